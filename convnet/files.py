@@ -1,0 +1,104 @@
+"""How is a file written so that a crash leaves the old one or the new one, never a torn one?
+
+Write beside the target, fsync, rename over it, fsync the folder. Everything that convnet keeps is written through this
+file; a full disk or a failing one becomes a DiskError that names the path.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from convnet.errors import DiskError, UsageError
+
+CHUNK = 1 << 20  # bytes read at a time
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError inside the block into a DiskError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(f"{path}: disk full; free some space and run the same command again") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DiskError(f"{path}: cannot be written: {reason}") from error
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` when the block ends well, and vanishes when it doesn't.
+
+    Raises: DiskError when anything on the way to the disk fails; the former file is then untouched.
+    """
+    part = path.with_name(f".{path.name}.part")
+    done = False
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            done = True
+            sync_folder(path.parent)
+    finally:
+        if not done:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Writes `data` to `path` so that a reader finds either the former file or the whole new one."""
+    with atomic(path) as file:
+        for piece in [data] if isinstance(data, bytes) else data:
+            file.write(piece)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable (a rename is only durable once its folder is)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The sha256 of a file in hexadecimal; `progress` is told the bytes of each piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+            if progress is not None:
+                progress(len(piece))
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock(folder: Path, doing: str) -> Iterator[None]:
+    """Holds `folder` for one process. The kernel drops the lock of a process that died, so it is never stale.
+
+    Raises: UsageError when another living process holds it.
+    """
+    path = folder / ".lock"
+    with disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(handle, 100).decode(errors="replace").strip() or "another process"
+            raise UsageError(f"{folder} is in use by {owner}; wait for it, or choose another folder") from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
