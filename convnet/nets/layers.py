@@ -1,0 +1,195 @@
+"""What the papers name and PyTorch lacks: response normalisation, sub-sampling, sparse connection, RBF units, columns.
+
+Every layer here stands alone: none knows a net. `Net` is what the rest of the project may expect of a net.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnet.errors import UsageError
+
+
+class Net(nn.Module):
+    """What every net is: a module that returns logits (N, K) and can say what happened on the way.
+
+    `forward(images, stages)` fills the dict `stages`, when it is given one, with each stage's activation in order.
+    """
+
+    in_channels: int
+    input_size: int  # pixels: the side of the paper's square input
+    num_classes: int
+    last: ClassVar[str]  # the prefix of the last layer's parameters: what a new task replaces
+    inits: ClassVar[tuple[str, ...]]  # the names that `initialize` knows
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """All outputs by name; "logits" is always one of them."""
+        return {"logits": self(images)}
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew by one of `inits`; they are a function of the generator's state alone."""
+        raise NotImplementedError
+
+
+def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
+    """`x` itself, noted in `stages` under its name if anyone asked."""
+    if stages is not None:
+        stages[name] = x
+    return x
+
+
+def check_images(images: Tensor, net: str, channels: int, sizes: range) -> None:
+    """Hold the pictures against what a net can take: (N, channels, H, W) with H and W in `sizes`.
+
+    Raises: UsageError with the shape and the rule.
+    """
+    if images.ndim != 4:
+        raise UsageError(f"{net} takes pictures (N, C, H, W), got a tensor of shape {tuple(images.shape)}")
+    if images.shape[1] != channels:
+        raise UsageError(f"{net} takes {channels} channel(s), got {images.shape[1]}: shape {tuple(images.shape)}")
+    height, width = images.shape[2:]
+    if height not in sizes or width not in sizes:
+        rule = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}")
+
+
+def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
+    """Local response normalisation across maps, of (N, C, ...); `x`'s shape and dtype; the sums are float32 or better.
+
+    Map i is divided by (k + alpha * sum of x_j^2 over the maps j = i - n//2 .. i + n//2 that exist)^beta. For odd n
+    that's n maps; for even n it's n + 1, as the paper's formula says when n/2 is whole.
+
+    torch's `F.local_response_norm` divides alpha by n, so that its `alpha` is n times this one: the paper's 1e-4 is
+    torch's 5e-4. For even n its window has n maps, and it raises on bfloat16 on the CPU.
+
+    Paper: AlexNet 3.3.
+    """
+    return plain_response_norm(x, n, k, alpha, beta)
+
+
+def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
+    """`response_norm` as the formula reads: the truth that the fast form is held against."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * (k + alpha * _window_sum(wide.square(), n)) ** -beta).to(x.dtype)
+
+
+def _window_sum(x: Tensor, n: int) -> Tensor:
+    """Sums over the maps i - n//2 .. i + n//2 that exist, for each map i of (N, C, ...)."""
+    half, maps = n // 2, x.shape[1]
+    padded = F.pad(x, (0, 0) * (x.ndim - 2) + (half, half))
+    total = padded[:, :maps]
+    for offset in range(1, 2 * half + 1):
+        total = total + padded[:, offset : offset + maps]
+    return total
+
+
+def max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
+    """The largest value of each size x size window; windows overlap where stride < size; a partial window is left out.
+
+    Paper: AlexNet 3.4 (z = 3, s = 2).
+    """
+    return F.max_pool2d(x, size, stride)
+
+
+def scaled_tanh(x: Tensor) -> Tensor:
+    """1.7159 tanh(2x/3): it maps -1 and 1 to themselves, where its curvature is largest. Paper: LeNet-5, eq. 6."""
+    return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+class SubSampling(nn.Module):
+    """Halves the picture: the mean of each 2x2 square, times a trainable coefficient, plus a bias, per map.
+
+    Differs: the paper adds the four, so that its coefficient is a quarter of this one.
+    """
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(maps))
+        self.bias = nn.Parameter(torch.zeros(maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class SparseConv2d(nn.Module):
+    """A convolution whose map o sees only the input maps `table[o]`; it holds the kernels of these connections alone.
+
+    weight: (connections, size, size), in the order of the table. The dense kernel is put together at each call.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def __init__(self, maps: int, table: Sequence[Sequence[int]], size: int) -> None:
+        super().__init__()
+        pairs = torch.tensor([(o, i) for o, inputs in enumerate(table) for i in inputs])
+        self.register_buffer("outputs", pairs[:, 0], persistent=False)
+        self.register_buffer("inputs", pairs[:, 1], persistent=False)
+        self.dense_shape = (len(table), maps, size, size)
+        self.weight = nn.Parameter(torch.zeros(len(pairs), size, size))
+        self.bias = nn.Parameter(torch.zeros(len(table)))
+
+    def dense(self) -> Tensor:
+        """The kernel as an ordinary convolution's, zero where there is no connection."""
+        return self.weight.new_zeros(self.dense_shape).index_put((self.outputs, self.inputs), self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.dense(), self.bias)
+
+
+class RBF(nn.Module):
+    """Radial basis function units: minus the squared distance of the features (N, D) to each class's fixed code (K, D).
+
+    Logits, so larger is nearer. They are float32 or better under autocast too: a distance is a difference of large
+    numbers. Paper: LeNet-5, eq. 7 (the distance itself).
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        return -(wide[:, None] - self.codes.to(wide.dtype)).square().sum(-1)
+
+
+def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
+    """The 1998 paper's discriminative loss on RBF logits, averaged over the pictures.
+
+    With y = -logits: y[label] + log(e^-j + sum_i e^-y_i). `j` stands for a class "rubbish" at that distance: pictures
+    that are already further from all other codes no longer push. With j infinite it's the cross entropy.
+
+    Paper: LeNet-5, eq. 9.
+    """
+    if j == math.inf:
+        return F.cross_entropy(logits, labels)
+    rubbish = logits.new_full((len(logits), 1), -j)
+    return F.cross_entropy(torch.cat([logits, rubbish], 1), labels)
+
+
+class Columns(nn.ModuleList):
+    """One dense convolution for each column, which reads its own column's maps only: (N, C, H, W) -> (N, C', H', W').
+
+    The maps of column 0 come first, then those of column 1. It's the function of a grouped convolution, as convolutions
+    that every device runs fast. Paper: AlexNet 3.2.
+    """
+
+    def __init__(self, n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> None:
+        super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return exchange([conv(own) for conv, own in zip(self, x.chunk(len(self), 1), strict=True)])
+
+
+def exchange(columns: list[Tensor]) -> Tensor:
+    """The maps of all columns side by side: what the paper's GPUs send each other."""
+    return torch.cat(columns, 1)
