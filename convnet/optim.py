@@ -1,0 +1,122 @@
+"""How do the weights move? The papers' update rule, and the rate at which it runs in each epoch.
+
+    v <- momentum v - decay lr w - lr gradient
+    w <- w + v
+
+Paper: Krizhevsky, Sutskever and Hinton 2012, section 5. The rate is inside the velocity, so steps already taken keep
+the rate that they were taken at. torch.optim.SGD keeps gradients in its velocity and multiplies by the present rate:
+the two are the same while lr stays, and differ for some 1 / (1 - momentum) steps after each change of it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from convnet.errors import DataError
+from convnet.recipe import Recipe
+
+
+class Momentum:
+    """The update rule and its velocity, for the parameters of a net that learn.
+
+    A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, and with decay_biases false it
+    doesn't decay. A parameter without a gradient counts as one with gradient 0.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        momentum: float = 0.9,
+        decay: float = 0.0005,
+        bias_lr_factor: float = 1.0,
+        decay_biases: bool = True,
+    ) -> None:
+        self.parameters = {name: weight for name, weight in parameters if weight.requires_grad}
+        self.momentum = momentum
+        self.factors = {name: bias_lr_factor if _is_bias(name) else 1.0 for name in self.parameters}
+        self.decays = {name: 0.0 if _is_bias(name) and not decay_biases else decay for name in self.parameters}
+        self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Moves every parameter once, by its gradient, at the rate `lr`."""
+        for name, weight in self.parameters.items():
+            velocity, rate = self.velocity[name], lr * self.factors[name]
+            velocity.mul_(self.momentum)
+            velocity.add_(weight, alpha=-self.decays[name] * rate)
+            if weight.grad is not None:
+                velocity.add_(weight.grad, alpha=-rate)
+            weight.add_(velocity)
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients, so that the next backward pass starts anew."""
+        for weight in self.parameters.values():
+            weight.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The velocity by parameter name: the tensors themselves, not copies."""
+        return dict(self.velocity)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes over the velocity of a former run. Raises: DataError when names or shapes differ."""
+        for name in sorted(state.keys() ^ self.velocity.keys()):
+            raise DataError(f"the velocity of {name} is {'missing' if name in self.velocity else 'of no parameter'}")
+        for name, velocity in self.velocity.items():
+            found, needed = tuple(state[name].shape), tuple(velocity.shape)
+            if found != needed:
+                raise DataError(f"the velocity of {name} has shape {found}, the parameter {needed}")
+            velocity.copy_(state[name])
+
+
+def optimizer(net: nn.Module, recipe: Recipe) -> Momentum:
+    """The update rule for a net by a recipe."""
+    return Momentum(
+        net.named_parameters(),
+        momentum=recipe.momentum,
+        decay=recipe.decay,
+        bias_lr_factor=recipe.bias_lr_factor,
+        decay_biases=recipe.decay_biases,
+    )
+
+
+def rate(recipe: Recipe, epoch: int, validation_errors: Sequence[float]) -> float:
+    """The learning rate of `epoch` (the first is 1): a function of the past alone, so resuming has nothing to restore.
+
+    validation_errors[i] is the validation error after epoch i + 1; only those before `epoch` count.
+
+    >>> rate(Recipe(patience=2), 4, [0.5, 0.6, 0.5])  # epochs 2 and 3 were no better than epoch 1
+    0.001
+    """
+    if recipe.schedule == "steps":
+        drops = sum(step <= epoch for step in recipe.lr_steps)
+    else:
+        drops = min(_plateaus(recipe.patience, validation_errors[: epoch - 1]), recipe.lr_drops)
+    return recipe.lr / recipe.lr_divisor**drops
+
+
+def finished(recipe: Recipe, epoch: int, validation_errors: Sequence[float]) -> bool:
+    """True when training ends before `epoch`: the epochs are used up, or a plateau came after the last drop."""
+    if epoch > recipe.epochs:
+        return True
+    if recipe.schedule == "steps":
+        return False
+    return _plateaus(recipe.patience, validation_errors[: epoch - 1]) > recipe.lr_drops
+
+
+def _plateaus(patience: int, errors: Sequence[float]) -> int:
+    """How often the best error so far stood for `patience` epochs in a row; each time the count begins anew."""
+    best, waited, plateaus = float("inf"), 0, 0
+    for error in errors:
+        if error < best:
+            best, waited = error, 0
+        else:
+            waited += 1
+        if waited == patience:
+            waited, plateaus = 0, plateaus + 1
+    return plateaus
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2] == "bias"

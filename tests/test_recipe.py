@@ -1,0 +1,255 @@
+import json
+import math
+import re
+from dataclasses import fields
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convnet.errors import UsageError
+from convnet.recipe import (
+    RANGES,
+    Recipe,
+    from_dict,
+    from_toml,
+    list_recipes,
+    load_recipe,
+    to_dict,
+    to_toml,
+    with_settings,
+)
+
+HINTS = get_type_hints(Recipe)
+
+
+def numbers(name):
+    allowed = RANGES[name]
+    if HINTS[name] is int:
+        return st.integers(int(allowed.low), int(allowed.high))
+    return st.floats(allowed.low, allowed.high, exclude_min=allowed.low_open, exclude_max=allowed.high_open)
+
+
+def values_of(name):
+    kind = HINTS[name]
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if kind is bool:
+        return st.booleans()
+    if kind is str:
+        return st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
+    if name == "net_options":
+        texts = st.text(max_size=20).filter(str.isprintable)
+        options = st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(-1e300, 1e300) | texts
+        return st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True), options, max_size=3)
+    if name == "lr_steps":
+        return st.sets(st.integers(2, 100000), max_size=4).map(lambda steps: tuple(sorted(steps)))
+    return numbers(name)
+
+
+@st.composite
+def recipes(draw):
+    values = {name: draw(values_of(name)) for name in HINTS}
+    values["crop"] = min(values["crop"], values["size"] + 2 * values["pad"])
+    if values["schedule"] == "plateau":
+        values["lr_steps"] = ()
+    if values["channels"] == "grey":
+        values["colour_std"] = 0.0
+    values["scale"] = values["scale"] or 1.0
+    return Recipe(**values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(recipes())
+def test_toml_and_json_give_an_equal_recipe_back(recipe):
+    assert from_toml(to_toml(recipe)) == recipe
+    assert from_dict(json.loads(json.dumps(to_dict(recipe), allow_nan=False))) == recipe
+    assert from_toml(to_toml(recipe).encode()) == recipe
+
+
+def test_the_docstring_tabulates_every_field_with_its_range():
+    rows = re.findall(r"^    (\w+) +(.+?)(?: {2,}|(?<=\d{7}) )", Recipe.__doc__, re.MULTILINE)
+    table = dict(row for row in rows if row[0] in HINTS)
+    assert list(table) == [each.name for each in fields(Recipe)]
+    for name, text in table.items():
+        if name in RANGES:
+            assert str(RANGES[name]) in text.replace("share, ", ""), name
+        elif get_origin(HINTS[name]) is Literal:
+            assert text == ", ".join(get_args(HINTS[name]))
+
+
+def test_every_number_has_a_range():
+    assert set(RANGES) == {name for name, kind in HINTS.items() if kind in (int, float)} | {"lr_steps"}
+
+
+def test_the_default_is_the_papers_alexnet():
+    paper = load_recipe("alexnet")
+    assert paper == Recipe()
+    assert (paper.batch, paper.momentum, paper.decay, paper.lr, paper.epochs) == (128, 0.9, 0.0005, 0.01, 90)
+
+
+def test_lenet5_sees_the_papers_pixels():
+    recipe = load_recipe("lenet5")
+    assert recipe.size + 2 * recipe.pad == recipe.crop == 32
+    assert 0 * recipe.scale + recipe.offset == pytest.approx(-0.1)
+    assert 255 * recipe.scale + recipe.offset == pytest.approx(1.175)
+
+
+def test_every_built_in_recipe_loads_under_its_own_name():
+    assert {"alexnet", "alexnet_small", "lenet5"} <= set(list_recipes())
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert from_toml(to_toml(recipe)) == recipe
+
+
+def test_a_recipe_file_loads_by_its_path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nlr = 1\nlr_steps = [3, 9]\nschedule = "steps"\n')
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.lr, recipe.lr_steps, recipe.batch) == ("mine", 1.0, (3, 9), 128)
+    assert type(recipe.lr) is float
+
+
+def test_all_errors_are_listed_at_once():
+    wrong = {"crop": 300, "bacth": 3, "lr": math.nan, "epochs": True, "mean": "rbg", "channels": "grey"}
+    with pytest.raises(UsageError) as caught:
+        from_dict(wrong, "mine.toml")
+    assert str(caught.value).splitlines() == [
+        "mine.toml has 6 errors:",
+        "  unknown field 'bacth': did you mean 'batch'?",
+        "  lr = nan: must be a number, above 0, at most 100",
+        "  epochs = true: must be an integer, 1 to 100000",
+        "  mean = \"rbg\": unknown choice 'rbg': did you mean 'rgb'?",
+        "  crop = 300: exceeds size + 2 pad = 256; make size larger or crop smaller",
+        '  colour_std = 0.1: must be 0 for grey pictures; set it, or channels = "rgb"',
+    ]
+    assert caught.value.exit_code == 2
+
+
+WRONG_TYPES = (None, [], {}, [1], {"a": 1}, "", "\x1b[31m", "nan", -1, -0.5, 10**400, math.inf, -math.inf, math.nan, 1j)
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_every_field_refuses_wrong_types_and_ranges(name):
+    """T20: each wrong value is refused by a line that begins with its field; right ones keep their exact type."""
+    refused = 0
+    for value in (*WRONG_TYPES, True, 1, 1.5, "x y"):
+        try:
+            recipe = from_dict({name: value})
+        except UsageError as error:
+            lines = str(error).splitlines()
+            assert len(lines) == 2, lines
+            assert lines[1].startswith((f"  {name} = ", "  crop = 224: exceeds", "  lr_steps = ")), lines
+            assert lines[1].isprintable()
+            refused += 1
+        else:
+            kind = HINTS[name] if isinstance(HINTS[name], type) else (str, dict, tuple)
+            assert isinstance(getattr(recipe, name), kind)
+    assert refused >= 12
+
+
+def test_ranges_end_where_they_say():
+    for name, allowed in RANGES.items():
+        if name in ("lr_steps", "size", "crop", "scale", "pad"):
+            continue
+        for end, is_open, outward in ((allowed.low, allowed.low_open, -1), (allowed.high, allowed.high_open, 1)):
+            beyond = end + outward if HINTS[name] is int else math.nextafter(end, outward * math.inf)
+            with pytest.raises(UsageError, match=name):
+                from_dict({name: beyond})
+            if is_open:
+                with pytest.raises(UsageError, match=name):
+                    from_dict({name: end})
+            else:
+                assert getattr(from_dict({name: end}), name) == end
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"lr_steps": [3]}, 'lr_steps = \\[3\\]: needs schedule = "steps"'),
+        ({"lr_steps": [9, 3], "schedule": "steps"}, "each epoch must be later"),
+        ({"lr_steps": [1], "schedule": "steps"}, "must be an integer, 2 to 100000"),
+        ({"scale": 0}, "must not be 0"),
+        ({"net_options": {"a-b": 1}}, "option 'a-b'"),
+        ({"net_options": {"a": [1]}}, "option a: must be true, false, a number or text"),
+        ({"net_options": {"a": math.inf}}, "option a: must be finite"),
+        ({"net_options": {"a": 2**63}}, "option a: must fit 64 bits"),
+        ({"net_options": {"a": "\x00"}}, "option a: must be printable"),
+        ({"name": "../up"}, 'name = "../up": must be text'),
+        ({"zzzzzz": 1}, "unknown field 'zzzzzz': Known: batch, "),
+        ({"\x1b[31mlr": 1}, r"unknown field ''\\x1b\[31mlr''"),
+    ],
+)
+def test_texts_of_errors(values, text):
+    with pytest.raises(UsageError, match=text):
+        from_dict(values)
+
+
+def test_a_recipe_that_breaks_a_rule_cannot_be_made():
+    with pytest.raises(UsageError, match=r"crop = 227: exceeds size \+ 2 pad = 224"):
+        Recipe(size=224, crop=227)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (b"name = \n", "line 1"),
+        (b"lr = 1\nlr = 2\n", "line 2"),
+        (b'name = "a\n', "line 1"),
+        (b"\xff\xfe", "utf-8"),
+        (b"lr = " + b"[" * 100_000, "RecursionError|nest|Nest|recursion"),
+        (b"seed = " + b"9" * 10_000, "digits"),
+    ],
+    ids=["no value", "twice", "open string", "not UTF-8", "deep", "long"],
+)
+def test_broken_toml(tmp_path, text, where):
+    path = tmp_path / "broken.toml"
+    path.write_bytes(text)
+    with pytest.raises(UsageError, match=f"broken.toml is not valid TOML: .*({where})"):
+        load_recipe(path)
+
+
+def test_wrong_values_too_long_to_show_are_still_named():
+    with pytest.raises(UsageError, match="seed = int too long to show: must be an integer"):
+        from_toml("seed = 0x" + "f" * 10_000)
+    with pytest.raises(UsageError, match=r"lr = 'aaa|lr = \"aaa") as caught:
+        from_dict({"lr": "a" * 10_000})
+    assert len(str(caught.value)) < 300
+
+
+def test_unknown_recipes_and_files(tmp_path):
+    with pytest.raises(UsageError, match="unknown recipe 'lenet': did you mean 'lenet5'"):
+        load_recipe("lenet")
+    with pytest.raises(UsageError, match=r"absent.toml: cannot be read: No such file"):
+        load_recipe(tmp_path / "absent.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(UsageError, match=r"folder.toml: cannot be read: Is a directory"):
+        load_recipe(tmp_path / "folder.toml")
+
+
+def test_settings():
+    changed = with_settings(
+        Recipe(), ["lr=2e-2", "mirror=false", "init=fan-in", "schedule = steps", "lr_steps=[3, 5]", "net_options.k=1"]
+    )
+    assert changed == Recipe(
+        lr=0.02, mirror=False, init="fan-in", schedule="steps", lr_steps=(3, 5), net_options={"k": 1}
+    )
+    assert with_settings(changed, []) == changed
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("lr", "setting 'lr' has no '='; write field=value"),
+        ("lr=high", 'lr = "high": must be a number'),
+        ("lr=1\nseed=2", "lr = .*must be a number"),
+        ("epoch=3", "did you mean 'epochs'"),
+        ("mirror=1", "mirror = 1: must be true or false"),
+        ("=3", "unknown field ''"),
+    ],
+)
+def test_wrong_settings(setting, text):
+    with pytest.raises(UsageError, match=text):
+        with_settings(Recipe(), [setting])
