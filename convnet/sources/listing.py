@@ -1,0 +1,331 @@
+"""What is a listing of labelled pictures, and how is one of its files read?
+
+Every kind of source ends in the same `Source`: classes, entries in a fixed order, and what was left out with the reason.
+Files found are arranged here: which folder is the split, which the class, who goes to `val` when nobody said.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet import draws
+from convnet.decode import BadPicture, sniff
+from convnet.errors import UsageError
+
+SPLITS = ("train", "val", "test")
+SPELLINGS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+SUFFIXES = frozenset(".jpg .jpeg .jpe .png .gif .bmp .tif .tiff .webp .ppm .pgm .pbm".split())
+SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
+LARGEST = 1 << 30  # bytes of one encoded picture
+
+Reason = tuple[str, str]
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One labelled picture of a source.
+
+    `key` is unique in the source, '/'-separated and encodable in UTF-8; `split` is train, val or test; `label` indexes
+    the source's classes; `place` is the source's own; `stamp` changes when the content does (size and time of a file).
+    """
+
+    key: str
+    split: str
+    label: int
+    place: Any
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A listing: every file that was found is in exactly one of `entries`, `skipped` and `failed`.
+
+    `entries` are ordered by split (train, val, test), label, key; those of arrays by split and index. `skipped` was never
+    meant to be a picture, `failed` was but cannot be used; both are (key, reason). `natural_size`: all pictures are
+    squares of so many pixels. `notes` are for the user. `name` is safe as a file's name.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    entries: Sequence[Entry]
+    skipped: tuple[Reason, ...]
+    failed: tuple[Reason, ...]
+    natural_size: int | None
+    notes: tuple[str, ...]
+    reader: Callable[[Entry], bytes | NDArray[np.uint8]]
+
+    def read(self, entry: Entry) -> bytes | NDArray[np.uint8]:
+        """The encoded bytes of a picture, or its pixels as uint8 (H, W, 3); several threads may read at once.
+
+        Raises: BadPicture with the reason when the picture has vanished, changed or cannot be read.
+        """
+        return self.reader(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that was come across; `problem` says why it is no picture (skipped) or an unusable one (failed)."""
+
+    parts: Parts
+    place: Any
+    stamp: str
+    problem: tuple[Literal["skipped", "failed"], str] | None = None
+
+
+def arrange(found: Iterable[Found], folders: Iterable[Parts], where: Path, kind: str, split: float, seed: int) -> Source:
+    """Class folders, with or without split folders above them, from all files and folders found (paths as parts).
+
+    Raises: UsageError when there is no class folder or no picture to train on.
+    """
+    files = sorted(found, key=lambda file: file.parts)
+    tree = {folder[:end] for folder in folders for end in range(1, len(folder) + 1)}
+    tree |= {file.parts[:end] for file in files for end in range(1, len(file.parts))}
+    depth = _depth(files, tree, where)
+    split_of = _split_folders(tree, depth, where)
+    level = len(depth) + (1 if split_of else 0)  # parts before the class
+    usable = [folder for folder in tree if folder[: len(depth)] == depth and len(folder) == level + 1]
+    classes = tuple(sorted({folder[-1] for folder in usable if not split_of or folder[:-1] in split_of}))
+    labels = {name: label for label, name in enumerate(classes)}
+    entries, left_out = [], []
+    for file in files:
+        part = split_of.get(file.parts[:level]) if split_of else "train"
+        if file.problem is not None:
+            left_out.append(file)
+        elif file.parts[: len(depth)] != depth or len(file.parts) < level + 2 or part is None:
+            left_out.append(Found(file.parts, None, "", ("skipped", "not in a class folder")))
+        else:
+            label = labels[file.parts[level]]
+            entries.append(Entry("/".join(file.parts), part, label, file.place, file.stamp))
+    notes = []
+    if set(split_of.values()) <= {"train"}:
+        entries, notes = divide(entries, classes, split, seed)
+    return finish(where, kind, classes, entries, left_out, notes, read_piece if kind.startswith("tar") else read_entry)
+
+
+def finish(
+    where: Path,
+    kind: str,
+    classes: tuple[str, ...],
+    entries: list[Entry],
+    left_out: Iterable[Found],
+    notes: Iterable[str],
+    reader: Callable[[Entry], bytes | NDArray[np.uint8]],
+    name: str | None = None,
+) -> Source:
+    """The Source of these entries, in order, with the problems sorted into skipped and failed.
+
+    Raises: UsageError when there is nothing to train on.
+    """
+    problems = sorted({("/".join(file.parts), *file.problem) for file in left_out if file.problem})
+    skipped = tuple((key, reason) for key, how, reason in problems if how == "skipped")
+    failed = tuple((key, reason) for key, how, reason in problems if how == "failed")
+    if not any(entry.split == "train" for entry in entries):
+        first = next(iter(failed or skipped), None)
+        hint = f"; first of them {first[0]!r}: {first[1]}" if first else ""
+        raise UsageError(
+            f"{shown(where)}: no pictures to train on ({len(skipped)} files skipped, {len(failed)} unusable{hint}); "
+            "a source needs pictures in class folders, with or without train/ and val/ above them"
+        )
+    order = {part: number for number, part in enumerate(SPLITS)}
+    entries.sort(key=lambda entry: (order[entry.split], entry.label, entry.key))
+    notes = [*notes, *_gaps(classes, entries)]
+    return Source(name or slug(where), kind, classes, entries, skipped, failed, None, tuple(notes), reader)
+
+
+def divide(entries: list[Entry], classes: Sequence[str], split: float, seed: int) -> tuple[list[Entry], list[str]]:
+    """Moves round(split * n) pictures of each class to `val`, at least 1 of 2; and the note that says so.
+
+    Who moves depends on the seed, the class's name and the pictures' keys: not on the other classes.
+    """
+    if split <= 0:
+        return entries, ["no validation pictures: the split is 0"]
+    groups: dict[int, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.label, []).append(entry)
+    divided = []
+    for label, group in groups.items():
+        n_val = min(max(round(split * len(group)), 1), len(group) - 1)
+        counters = np.array([draws.stream(entry.key) for entry in group], np.uint64)
+        drawn = draws.bits(seed, draws.stream("split"), draws.stream(classes[label]), counters)
+        ranked = sorted(zip(drawn.tolist(), (entry.key for entry in group), group, strict=True))
+        for rank, (_, key, entry) in enumerate(ranked):
+            part = "val" if rank < n_val else "train"
+            divided.append(Entry(key, part, label, entry.place, entry.stamp))
+    return divided, [f"split {100 * split:g} % of each class into val with seed {seed}"]
+
+
+def read_entry(entry: Entry) -> bytes:
+    """The whole file of an entry whose place is a path."""
+    return read_file(entry.place, entry.stamp)
+
+
+def read_piece(entry: Entry) -> bytes:
+    """The bytes of an entry whose place is (path, offset, length); its stamp begins with the whole file's."""
+    path, offset, length = entry.place
+    return read_file(path, ":".join(entry.stamp.split(":")[:2]), offset, length)
+
+
+def read_file(path: Path, stamp: str, offset: int = 0, length: int | None = None) -> bytes:
+    """A file (or a piece of it) that must still have this stamp before and after reading. Never waits on a fifo.
+
+    Raises: BadPicture with the reason.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadPicture(reason_of(error)) from error
+    try:
+        before = os.fstat(handle)
+        if not stat.S_ISREG(before.st_mode):
+            raise BadPicture(f"not a regular file but {what_is(before.st_mode)}")
+        wanted = before.st_size if length is None else length
+        if wanted > LARGEST:
+            raise BadPicture(f"{wanted:,} bytes are more than the {LARGEST:,} that one picture may have")
+        data = pread(handle, wanted, offset)
+        if stamp_of(before) != stamp or stamp_of(os.fstat(handle)) != stamp or len(data) != wanted:
+            raise BadPicture("changed while it was read")
+        return data
+    except OSError as error:
+        raise BadPicture(reason_of(error)) from error
+    finally:
+        os.close(handle)
+
+
+def pread(handle: int, length: int, offset: int) -> bytes:
+    """`length` bytes at `offset`, fewer only at the file's end."""
+    pieces = []
+    while length > 0 and (piece := os.pread(handle, length, offset)):
+        pieces.append(piece)
+        length -= len(piece)
+        offset += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def judge(name: str, head: Callable[[], bytes]) -> tuple[Literal["skipped"], str] | None:
+    """None for a regular file that is meant to be a picture, by its extension or by its first bytes; or why not."""
+    if name.startswith("."):
+        return "skipped", "hidden"
+    if has_picture_suffix(name) or sniff(head()) is not None:
+        return None
+    return "skipped", "not a picture"
+
+
+def has_picture_suffix(name: str) -> bool:
+    """Whether a name ends like a picture's."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """The cheap identity of a file's content: `size:mtime_ns`."""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that is always encodable in UTF-8: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def slug(where: Path) -> str:
+    """A short name that is safe as a file's: `My flowers.tar.gz` -> `My-flowers`."""
+    name = re.sub(r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz|txt|csv|tsv)$", "", shown(where.absolute().name), flags=re.I)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:64] or "pictures"
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file can't be read, in short."""
+    known = {
+        errno.ENOENT: "vanished",
+        errno.ENOTDIR: "vanished",
+        errno.EACCES: "no permission",
+        errno.EPERM: "no permission",
+        errno.ELOOP: "symlink loop",
+        errno.ENXIO: "not a regular file but a socket",
+        errno.ENAMETOOLONG: "its name is too long",
+    }
+    return known.get(error.errno or 0) or (os.strerror(error.errno) if error.errno else str(error))
+
+
+def what_is(mode: int) -> str:
+    """What a directory entry is when it is no regular file."""
+    for test, name in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a fifo"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISLNK, "a link"),
+    ):
+        if test(mode):
+            return name
+    return "something else"
+
+
+def _depth(files: list[Found], tree: set[Parts], where: Path) -> Parts:
+    """The folders to go down before the layout begins: `imagenette2/` in a tar that holds nothing else."""
+    top: Parts = ()
+    while True:
+        inside = sorted(folder for folder in tree if len(folder) == len(top) + 1 and folder[: len(top)] == top)
+        if not inside:
+            raise UsageError(
+                f"{shown(where)}: neither class folders, nor a list of (name, class) beside the pictures, nor ILSVRC, "
+                "CIFAR or IDX files; make one folder for each class and put its pictures there"
+            )
+        down = inside[0]
+        nested = any(len(folder) == len(down) + 1 and folder[: len(down)] == down for folder in tree)
+        loose = any(file.problem is None and len(file.parts) == len(top) + 1 for file in files if file.parts[:-1] == top)
+        if len(inside) > 1 or not nested or loose or down[-1].lower() in SPELLINGS:
+            return top
+        top = down
+
+
+def _split_folders(tree: set[Parts], depth: Parts, where: Path) -> dict[Parts, str]:
+    """Which folders are splits: {path: train, val or test}, or nothing when the class folders stand alone."""
+    level = [folder for folder in tree if len(folder) == len(depth) + 1 and folder[:-1] == depth]
+    named = {folder: SPELLINGS[folder[-1].lower()] for folder in sorted(level) if folder[-1].lower() in SPELLINGS}
+    nested = {folder[: len(depth) + 1] for folder in tree if len(folder) > len(depth) + 1}
+    holds_classes = {folder for folder in named if folder in nested}
+    if not any(named[folder] == "train" for folder in holds_classes):
+        if len(named) < len(level) or not named:
+            return {}  # class folders, one of which happens to be called "train" or "test"
+        raise UsageError(
+            f"{shown(where)} holds {', '.join(sorted(folder[-1] for folder in named))} but no train/ with class folders; "
+            "put the training pictures into train/CLASS/"
+        )
+    for part, n_folders in Counter(named.values()).items():
+        if n_folders > 1:
+            both = " and ".join(folder[-1] for folder in named if named[folder] == part)
+            raise UsageError(f"{shown(where)}: {both} are both spellings of '{part}'; keep one of them")
+    return named
+
+
+def _gaps(classes: Sequence[str], entries: Iterable[Entry]) -> list[str]:
+    """Notes on the classes that a split lacks."""
+    present: dict[str, set[int]] = {}
+    for entry in entries:
+        present.setdefault(entry.split, set()).add(entry.label)
+    notes = []
+    for part in [part for part in SPLITS if part in present]:
+        missing = [name for label, name in enumerate(classes) if label not in present[part]]
+        if missing:
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            notes.append(f"{len(missing)} of {len(classes)} classes have no pictures in {part}: {some}")
+    return notes
