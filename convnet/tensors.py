@@ -1,0 +1,97 @@
+"""How do named tensors lie in a file? As safetensors: 8 bytes of length, a JSON header, the numbers end to end.
+
+Our own reader and writer, because both must be frugal: writing copies nothing, reading gives views of one buffer, and a
+lying header costs no memory. Format: https://huggingface.co/docs/safetensors (version 0.x, little-endian).
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convnet import strictjson
+from convnet.errors import DataError
+
+MAX_HEADER = 1 << 20  # bytes; a net of 150 tensors has about 15 KiB
+MAX_SIDE = 1 << 40  # elements along one axis
+DTYPES = MappingProxyType(
+    {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }
+)
+
+
+def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, piece by piece, a function of names and contents alone.
+
+    Wide elements come first, then the names in order, so that each tensor lies at a multiple of its elements' width.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries, end = {}, 0
+    for name in order:
+        tensor, begin = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    yield struct.pack("<Q", len(header)) + header
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)  # a synchronisation when it is on a GPU
+        yield memoryview(flat.view(torch.uint8).numpy())
+
+
+def parse(data: Tensor) -> dict[str, Tensor]:
+    """The tensors in the bytes of a safetensors file (uint8, one axis): views of `data` where their place allows it.
+
+    Raises: DataError for bytes that aren't a safetensors file, or have gaps, overlaps, unknown types or odd shapes.
+    """
+    length = int.from_bytes(data[:8].numpy().tobytes(), "little")
+    if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
+        raise DataError(f"the header of the tensors says it has {length} bytes")
+    try:
+        header = strictjson.parse(data[8 : 8 + length].numpy().tobytes())
+    except ValueError as error:
+        raise DataError(f"the header of the tensors is not JSON: {error}") from error
+    header.pop("__metadata__", None)
+    values, end, tensors = data[8 + length :], 0, {}
+    entries = {name: _entry(name, entry) for name, entry in header.items()}
+    for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or stop > len(values):
+            raise DataError(f"tensor {name!r}: its place {begin} to {stop} is wrong")
+        end, flat = stop, values[begin:stop]
+        aligned = flat if flat.storage_offset() % dtype.itemsize == 0 else flat.clone()
+        tensors[name] = aligned.view(dtype).reshape(shape)
+    if end != len(values):
+        raise DataError(f"{len(values) - end} bytes after the tensors belong to none")
+    return tensors
+
+
+def _entry(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+    """(dtype, shape, begin, end) of one tensor; the types are checked, not yet the place."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise DataError(f"tensor {name!r}: needs dtype, shape and data_offsets")
+    dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise DataError(f"tensor {name!r}: unknown dtype {str(dtype)[:20]!r}")
+    if not _counts(shape) or len(shape) > 8 or not _counts(place) or len(place) != 2:
+        raise DataError(f"tensor {name!r}: its shape or place is not a short list of counts")
+    return DTYPES[dtype], tuple(shape), place[0], place[1]
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) is int and 0 <= each <= MAX_SIDE for each in value)
