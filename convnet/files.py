@@ -94,11 +94,14 @@ def lock(folder: Path, doing: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.read(handle, 100).decode(errors="replace").strip() or "another process"
             raise UsageError(f"{folder} is in use by {owner}; wait for it, or choose another folder") from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
+        except OSError as error:  # a file system without locks
+            raise DiskError(f"{path}: cannot be locked: {error.strerror}; choose a folder on another disk") from error
+        with disk_errors(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
         yield
     finally:
         os.close(handle)
