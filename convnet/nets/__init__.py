@@ -34,7 +34,7 @@ def create_model(
     known = [option for option in inspect.signature(MODELS[name]).parameters if option != "num_classes"]
     for option in options:
         if option not in known:
-            text = unknown("option", option, known) if known else f"unknown option '{option}': there are none"
+            text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
     if num_classes is not None:
         if num_classes < 1:

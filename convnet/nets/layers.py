@@ -5,11 +5,12 @@ Every layer here stands alone: none knows a net. `Net` is what the rest of the p
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from convnet.errors import UsageError
 
@@ -71,23 +72,85 @@ def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, be
 
     Paper: AlexNet 3.3.
     """
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return cast(Tensor, _BlockedResponseNorm.apply(x, n, k, alpha, beta))  # type: ignore[no-untyped-call]
     return plain_response_norm(x, n, k, alpha, beta)
 
 
 def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
     """`response_norm` as the formula reads: the truth that the fast form is held against."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    return (wide * (k + alpha * _window_sum(wide.square(), n)) ** -beta).to(x.dtype)
+    x_wide = wide(x)
+    squares = x_wide.square().movedim(1, -1)
+    return (x_wide * (k + alpha * window_sum(squares, n).movedim(-1, 1)) ** -beta).to(x.dtype)
 
 
-def _window_sum(x: Tensor, n: int) -> Tensor:
-    """Sums over the maps i - n//2 .. i + n//2 that exist, for each map i of (N, C, ...)."""
-    half, maps = n // 2, x.shape[1]
-    padded = F.pad(x, (0, 0) * (x.ndim - 2) + (half, half))
-    total = padded[:, :maps]
-    for offset in range(1, 2 * half + 1):
-        total = total + padded[:, offset : offset + maps]
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it has that already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def window_sum(x: Tensor, n: int) -> Tensor:
+    """For each i of the last dimension the sum over i - n//2 .. i + n//2, as far as these exist."""
+    half, length = n // 2, x.shape[-1]
+    padded = F.pad(x, (half, half))
+    total = padded[..., :length].clone()
+    for first in range(1, 2 * half + 1):
+        total += padded[..., first : first + length]
     return total
+
+
+BLOCK = 2**16  # elements per thread: what one block's intermediate results may be, so that they stay in the cache
+
+
+class _BlockedResponseNorm(torch.autograd.Function):
+    """`response_norm` for the CPU, block by block of pixels, keeping nothing for the gradient but `x`.
+
+    With S_i = k + alpha * sum over j in W(i) of x_j^2, y_i = x_i S_i^-beta and the gradient g of y:
+    dx_i = g_i S_i^-beta - 2 alpha beta x_i * sum over j in W(i) of g_j y_j / S_j, as i is in W(j) where j is in W(i).
+
+    Forward and backward at (64, 96, 55, 55) bfloat16 on 2 cores: 120 ms, plain 665 ms, as a 1x1 convolution with a
+    banded kernel 250 to 310 ms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
+        pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
+        ctx.save_for_backward(x)
+        ctx.constants = n, k, alpha, beta
+        y = torch.empty_like(pixels)
+        for block, out in zip(_blocks(pixels), _blocks(y), strict=True):
+            a = wide(block)
+            scale = window_sum(a.square(), n).mul_(alpha).add_(k)
+            out.copy_(_inverse_power(scale, beta).mul_(a))
+        return y.view(x.movedim(1, -1).shape).movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (x,) = ctx.saved_tensors
+        n, k, alpha, beta = ctx.constants
+        pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
+        g_pixels = grads[0].movedim(1, -1).reshape(pixels.shape)
+        dx = torch.empty_like(pixels)
+        for block, g, out in zip(_blocks(pixels), _blocks(g_pixels), _blocks(dx), strict=True):
+            a = wide(block)
+            scale = window_sum(a.square(), n).mul_(alpha).add_(k)
+            g_scaled = _inverse_power(scale, beta).mul_(g)
+            others = window_sum((a * g_scaled).div_(scale), n)
+            out.copy_(g_scaled.addcmul_(a, others, value=-2 * alpha * beta))
+        return dx.view(x.movedim(1, -1).shape).movedim(-1, 1), None, None, None, None
+
+
+def _blocks(pixels: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(pixels, max(1, BLOCK * torch.get_num_threads() // pixels.shape[1]))
+
+
+def _inverse_power(x: Tensor, beta: float) -> Tensor:
+    """x^-beta; for the paper's 0.75 by square roots, which took 0.8 of the time of `pow`."""
+    if beta == 0.75:
+        root = x.rsqrt()
+        return root.sqrt().mul_(root)
+    return x.pow(-beta)
 
 
 def max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
@@ -158,8 +221,8 @@ class RBF(nn.Module):
         self.register_buffer("codes", codes)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return -(wide[:, None] - self.codes.to(wide.dtype)).square().sum(-1)
+        x = wide(x)
+        return -(x[:, None] - self.codes.to(x.dtype)).square().sum(-1)
 
 
 def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:

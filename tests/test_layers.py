@@ -1,0 +1,205 @@
+"""Every layer against its formula, written as loops in float64."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from convnet.errors import UsageError
+from convnet.nets import layers
+from convnet.nets.layers import RBF, Columns, SparseConv2d, SubSampling, plain_response_norm, response_norm
+from convnet.nets.lenet5 import TABLE
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def fill(module: nn.Module) -> None:
+    with torch.no_grad():
+        for seed, parameter in enumerate(module.parameters()):
+            parameter.copy_(randn(*parameter.shape, seed=seed))
+
+
+def brute_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
+    maps = x.shape[1]
+    y = torch.empty_like(x)
+    for where in itertools.product(*map(range, x.shape)):
+        i = where[1]
+        window = range(max(0, i - n // 2), min(maps - 1, i + n // 2) + 1)
+        total = sum(float(x[(where[0], j, *where[2:])]) ** 2 for j in window)
+        y[where] = float(x[where]) / (k + alpha * total) ** beta
+    return y
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=0, max_size=3),
+    maps=st.integers(1, 9),
+    n=st.integers(1, 7),
+    constants=st.sampled_from([(2.0, 1e-4, 0.75), (1.0, 0.5, 0.75), (1.5, 0.3, 0.5)]),
+)
+def test_response_norm_is_the_formula(
+    shape: list[int], maps: int, n: int, constants: tuple[float, float, float]
+) -> None:
+    x = randn(2, maps, *shape)
+    expected = brute_norm(x, n, *constants)
+    torch.testing.assert_close(response_norm(x, n, *constants), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(plain_response_norm(x, n, *constants), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("maps", "n", "beta"), [(7, 5, 0.75), (3, 5, 0.75), (6, 4, 0.6), (5, 1, 1.0)])
+def test_response_norm_has_the_formulas_gradient(maps: int, n: int, beta: float) -> None:
+    x = randn(2, maps, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: response_norm(x, n, 2.0, 0.5, beta), x)
+    assert torch.autograd.gradcheck(lambda x: plain_response_norm(x, n, 2.0, 0.5, beta), x)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fast_response_norm_equals_plain_across_blocks(
+    dtype: torch.dtype, tolerance: float, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "BLOCK", 100)  # several blocks, the last one short
+    x = (40 * randn(3, 12, 5, 7)).to(dtype).to(memory_format=layout)
+    g = randn(3, 12, 5, 7, seed=1).to(dtype)
+    fast, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y_fast, y_plain = response_norm(fast), plain_response_norm(plain)
+    y_fast.backward(g)
+    y_plain.backward(g)
+    assert y_fast.dtype == dtype
+    torch.testing.assert_close(y_fast, y_plain, rtol=tolerance, atol=0)
+    torch.testing.assert_close(fast.grad, plain.grad, rtol=tolerance, atol=tolerance * 0.1)
+
+
+def test_response_norm_sums_bfloat16_in_float32() -> None:
+    x = (40 * randn(2, 96, 4, 4)).bfloat16()
+    exact = response_norm(x.double())
+    assert torch.equal(response_norm(x), exact.bfloat16())
+
+
+def test_torchs_alpha_is_n_times_the_papers() -> None:
+    x = 30 * randn(2, 9, 3, 3)
+    torch.testing.assert_close(response_norm(x), F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0))
+
+
+def test_even_n_reaches_as_far_on_both_sides() -> None:
+    x = 30 * randn(2, 9, 3, 3)
+    assert torch.equal(response_norm(x, n=4), response_norm(x, n=5))
+
+
+def test_response_norm_refuses_a_second_derivative() -> None:
+    x = randn(1, 3, 2, 2).requires_grad_()
+    (g,) = torch.autograd.grad(response_norm(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        g.sum().backward()
+
+
+@pytest.mark.parametrize(("side", "size", "stride"), [(9, 3, 2), (10, 3, 2), (6, 2, 2), (7, 3, 1)])
+def test_max_pool_is_the_largest_of_each_window(side: int, size: int, stride: int) -> None:
+    x = randn(2, 2, side, side)
+    out = (side - size) // stride + 1
+    y = layers.max_pool(x, size, stride)
+    assert y.shape == (2, 2, out, out)
+    for n, c, i, j in itertools.product(range(2), range(2), range(out), range(out)):
+        top, left = i * stride, j * stride
+        window = [x[n, c, top + a, left + b] for a in range(size) for b in range(size)]
+        assert y[n, c, i, j] == max(window)
+
+
+def test_sub_sampling_is_coefficient_times_mean_plus_bias() -> None:
+    layer, x = SubSampling(3).double(), randn(2, 3, 6, 4, seed=5)
+    fill(layer)
+    y = layer(x).detach()
+    for n, c, i, j in itertools.product(range(2), range(3), range(3), range(2)):
+        mean = sum(float(x[n, c, 2 * i + a, 2 * j + b]) for a in (0, 1) for b in (0, 1)) / 4
+        assert float(y[n, c, i, j]) == pytest.approx(layer.weight[c].item() * mean + layer.bias[c].item(), abs=1e-12)
+    assert torch.autograd.gradcheck(layer, x.requires_grad_())
+
+
+def test_sparse_convolution_sums_over_the_tables_connections() -> None:
+    layer, x = SparseConv2d(6, TABLE, 5).double(), randn(2, 6, 7, 6, seed=5)
+    fill(layer)
+    assert sum(p.numel() for p in layer.parameters()) == 1516
+    expected = torch.empty(2, 16, 3, 2, dtype=torch.float64)
+    for n, o, i, j in itertools.product(range(2), range(16), range(3), range(2)):
+        first = sum(len(inputs) for inputs in TABLE[:o])
+        total = layer.bias[o].clone()
+        for connection, source in enumerate(TABLE[o], first):
+            total += (layer.weight[connection] * x[n, source, i : i + 5, j : j + 5]).sum()
+        expected[n, o, i, j] = total
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_sparse_convolution_has_the_dense_ones_gradient_where_connected() -> None:
+    layer, x = SparseConv2d(6, TABLE, 5).double(), randn(2, 6, 7, 6, seed=5)
+    fill(layer)
+    layer(x).square().sum().backward()
+    dense = layer.dense().detach().requires_grad_()
+    F.conv2d(x, dense, layer.bias).square().sum().backward()
+    assert dense.grad is not None
+    expected = [dense.grad[o, i] for o, inputs in enumerate(TABLE) for i in inputs]
+    torch.testing.assert_close(layer.weight.grad, torch.stack(expected))
+
+
+def test_table_is_the_papers() -> None:
+    rows = ["".join("X" if i in inputs else "." for inputs in TABLE) for i in range(6)]
+    assert rows == [
+        "X...XXX..XXXX.XX",
+        "XX...XXX..XXXX.X",
+        "XXX...XXX..X.XXX",
+        ".XXX..XXXX..X.XX",
+        "..XXX..XXXX.XX.X",
+        "...XXX..XXXX.XXX",
+    ]
+
+
+def test_rbf_is_minus_the_squared_distance() -> None:
+    codes, x = randn(3, 5).sign(), randn(4, 5, seed=1)
+    y = RBF(codes)(x)
+    for n, k in itertools.product(range(4), range(3)):
+        assert float(y[n, k]) == pytest.approx(-sum(float(x[n, d] - codes[k, d]) ** 2 for d in range(5)))
+    assert torch.autograd.gradcheck(RBF(codes), x.requires_grad_())
+
+
+def test_rbf_loss_is_equation_9() -> None:
+    logits, labels = -randn(4, 3).square(), torch.tensor([0, 2, 1, 1])
+    for j in (0.5, 3.0, math.inf):
+        losses = [
+            -float(row[label]) + math.log(math.exp(-j) + sum(math.exp(float(v)) for v in row))
+            for row, label in zip(logits, labels, strict=True)
+        ]
+        assert float(layers.rbf_loss(logits, labels, j)) == pytest.approx(sum(losses) / 4)
+
+
+def test_scaled_tanh_keeps_one() -> None:
+    y = layers.scaled_tanh(torch.tensor([-1.0, 0.0, 1.0, 100.0]))
+    torch.testing.assert_close(y, torch.tensor([-1.0, 0.0, 1.0, 1.7159]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_columns_are_a_grouped_convolution(n: int) -> None:
+    columns, x = Columns(n, 8, 12, 3, padding=1), randn(2, 8, 5, 5, dtype=torch.float32)
+    grouped = nn.Conv2d(8, 12, 3, padding=1, groups=n)
+    with torch.no_grad():
+        grouped.weight.copy_(torch.cat([conv.weight for conv in columns]))
+        grouped.bias.copy_(torch.cat([conv.bias for conv in columns]))
+    torch.testing.assert_close(columns(x), grouped(x), atol=1e-5, rtol=1e-5)
+    assert next(iter(columns.state_dict())) == "0.weight"
+
+
+def test_check_images_names_what_it_got_and_the_rule() -> None:
+    layers.check_images(torch.zeros(1, 3, 224, 230), "alexnet", 3, range(224, 256))
+    with pytest.raises(UsageError, match=r"takes pictures \(N, C, H, W\), got a tensor of shape \(3, 224, 224\)"):
+        layers.check_images(torch.zeros(3, 224, 224), "alexnet", 3, range(224, 256))
+    with pytest.raises(UsageError, match=r"alexnet takes 3 channel\(s\), got 1"):
+        layers.check_images(torch.zeros(1, 1, 224, 224), "alexnet", 3, range(224, 256))
+    with pytest.raises(UsageError, match=r"sides of 224 to 255 pixels, got 223 x 224"):
+        layers.check_images(torch.zeros(1, 3, 223, 224), "alexnet", 3, range(224, 256))
+    with pytest.raises(UsageError, match=r"sides of 32 pixels, got 28 x 28"):
+        layers.check_images(torch.zeros(1, 1, 28, 28), "lenet5", 1, range(32, 33))
