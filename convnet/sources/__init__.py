@@ -10,11 +10,21 @@ IDX            *train-images-idx3-ubyte, plain or .gz
 class folders  any other folder
 """
 
+import errno
+import os
+import stat
 from pathlib import Path
 
-from convnet.errors import UsageError
+from convnet.containers import sniff
+from convnet.errors import DataError, UsageError
+from convnet.sources.cifar import find_cifar, open_cifar
+from convnet.sources.digits import open_digits
 from convnet.sources.folders import open_folders
-from convnet.sources.listing import SPLITS, Entry, Source
+from convnet.sources.idx import is_idx, open_idx
+from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
+from convnet.sources.listing import SPLITS, Entry, Source, reason_of, shown, what_is
+from convnet.sources.lists import find_list, open_list
+from convnet.sources.tars import is_tar, open_tar
 
 __all__ = ["SPLITS", "Entry", "Source", "open_source"]
 
@@ -27,4 +37,48 @@ def open_source(where: str | Path, *, split: float = 0.1, seed: int = 0, work: P
     """
     if not 0 <= split < 1:
         raise UsageError(f"split {split:g} is not in 0 <= split < 1; it is the part of each class that goes to val")
-    return open_folders(Path(where), split, seed)
+    if str(where) == "digits":
+        return open_digits()
+    path = Path(where)
+    try:
+        if path.is_dir():
+            return _folder(path, split, seed)
+        return _file(path, split, seed, work)
+    except OSError as error:
+        raise DataError(f"{shown(path)} can't be read: {reason_of(error)}") from error
+
+
+def _folder(path: Path, split: float, seed: int) -> Source:
+    names = os.listdir(path)
+    if "store.json" in names:
+        raise UsageError(f"{shown(path)} is already a store; give it to train, or point at the pictures it was made of")
+    if is_ilsvrc(path, names):
+        return open_ilsvrc(path, split, seed)
+    if (cifar := find_cifar(path, names)) is not None:
+        return open_cifar(cifar)
+    if is_idx(names):
+        return open_idx(path)
+    if (listed := find_list(path, names)) is not None:
+        return open_list(listed, split, seed)
+    return open_folders(path, split, seed)
+
+
+def _file(path: Path, split: float, seed: int, work: Path | None) -> Source:
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        raise UsageError(
+            f"{shown(path)}: no such file or folder; a source is a folder, a list, a tar or 'digits'"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{shown(path)} is {what_is(status.st_mode)}; a source is a folder, a list, a tar or 'digits'")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if is_tar(head):
+        return open_tar(path, split, seed, work)
+    if path.name.lower().endswith((".txt", ".csv", ".tsv")):
+        return open_list(path, split, seed)
+    what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar nor a list (.txt, .csv, .tsv)"
+    raise UsageError(f"{shown(path)} is {what}; a source is a folder of labelled pictures, a list, a tar or 'digits'")

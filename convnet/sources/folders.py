@@ -54,7 +54,11 @@ def walk(where: Path) -> tuple[list[Found], list[Parts]]:
         folders.append(parts)
         for item, mode in _scan(path, parts, found, keys):
             status = item.stat()
-            below = (Path(item.path), (*parts, _unique(item.name, parts, keys)), (*above, (status.st_dev, status.st_ino)))
+            below = (
+                Path(item.path),
+                (*parts, _unique(item.name, parts, keys)),
+                (*above, (status.st_dev, status.st_ino)),
+            )
             (links if mode == "link" else waiting).append(below)
     return found, folders[1:]
 

@@ -1,6 +1,7 @@
 """What is a listing of labelled pictures, and how is one of its files read?
 
-Every kind of source ends in the same `Source`: classes, entries in a fixed order, and what was left out with the reason.
+Every kind of source ends in the same `Source`: classes, entries in a fixed order, and what was
+left out with the reason.
 Files found are arranged here: which folder is the split, which the class, who goes to `val` when nobody said.
 """
 
@@ -8,6 +9,7 @@ import errno
 import os
 import re
 import stat
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet import draws
-from convnet.decode import BadPicture, sniff
+from convnet.containers import BadPicture, sniff
 from convnet.errors import UsageError
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +33,9 @@ SPELLINGS = {
     "test": "test",
     "testing": "test",
 }
-SUFFIXES = frozenset(".jpg .jpeg .jpe .png .gif .bmp .tif .tiff .webp .ppm .pgm .pbm".split())
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
+)
 SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
 LARGEST = 1 << 30  # bytes of one encoded picture
 
@@ -58,9 +62,9 @@ class Entry:
 class Source:
     """A listing: every file that was found is in exactly one of `entries`, `skipped` and `failed`.
 
-    `entries` are ordered by split (train, val, test), label, key; those of arrays by split and index. `skipped` was never
-    meant to be a picture, `failed` was but cannot be used; both are (key, reason). `natural_size`: all pictures are
-    squares of so many pixels. `notes` are for the user. `name` is safe as a file's name.
+    `entries` are ordered by split (train, val, test), label, key; those of arrays by split and index. `skipped` was
+    never meant to be a picture, `failed` was but cannot be used; both are (key, reason). `natural_size`: all pictures
+    are squares of so many pixels. `notes` are for the user. `name` is safe as a file's name.
     """
 
     name: str
@@ -91,7 +95,9 @@ class Found:
     problem: tuple[Literal["skipped", "failed"], str] | None = None
 
 
-def arrange(found: Iterable[Found], folders: Iterable[Parts], where: Path, kind: str, split: float, seed: int) -> Source:
+def arrange(
+    found: Iterable[Found], folders: Iterable[Parts], where: Path, kind: str, split: float, seed: int
+) -> Source:
     """Class folders, with or without split folders above them, from all files and folders found (paths as parts).
 
     Raises: UsageError when there is no class folder or no picture to train on.
@@ -115,7 +121,7 @@ def arrange(found: Iterable[Found], folders: Iterable[Parts], where: Path, kind:
         else:
             label = labels[file.parts[level]]
             entries.append(Entry("/".join(file.parts), part, label, file.place, file.stamp))
-    notes = []
+    notes: list[str] = []
     if set(split_of.values()) <= {"train"}:
         entries, notes = divide(entries, classes, split, seed)
     return finish(where, kind, classes, entries, left_out, notes, read_piece if kind.startswith("tar") else read_entry)
@@ -229,6 +235,11 @@ def judge(name: str, head: Callable[[], bytes]) -> tuple[Literal["skipped"], str
     return "skipped", "not a picture"
 
 
+def array_stamp(pixels: NDArray[np.uint8]) -> str:
+    """The identity of a picture that is no file: the CRC of its pixels."""
+    return f"{zlib.crc32(pixels.tobytes()):08x}"
+
+
 def has_picture_suffix(name: str) -> bool:
     """Whether a name ends like a picture's."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
@@ -291,7 +302,9 @@ def _depth(files: list[Found], tree: set[Parts], where: Path) -> Parts:
             )
         down = inside[0]
         nested = any(len(folder) == len(down) + 1 and folder[: len(down)] == down for folder in tree)
-        loose = any(file.problem is None and len(file.parts) == len(top) + 1 for file in files if file.parts[:-1] == top)
+        loose = any(
+            file.problem is None and len(file.parts) == len(top) + 1 for file in files if file.parts[:-1] == top
+        )
         if len(inside) > 1 or not nested or loose or down[-1].lower() in SPELLINGS:
             return top
         top = down
@@ -307,8 +320,8 @@ def _split_folders(tree: set[Parts], depth: Parts, where: Path) -> dict[Parts, s
         if len(named) < len(level) or not named:
             return {}  # class folders, one of which happens to be called "train" or "test"
         raise UsageError(
-            f"{shown(where)} holds {', '.join(sorted(folder[-1] for folder in named))} but no train/ with class folders; "
-            "put the training pictures into train/CLASS/"
+            f"{shown(where)} holds {', '.join(sorted(folder[-1] for folder in named))} but no train/ with class "
+            "folders; put the training pictures into train/CLASS/"
         )
     for part, n_folders in Counter(named.values()).items():
         if n_folders > 1:
@@ -322,7 +335,7 @@ def _gaps(classes: Sequence[str], entries: Iterable[Entry]) -> list[str]:
     present: dict[str, set[int]] = {}
     for entry in entries:
         present.setdefault(entry.split, set()).add(entry.label)
-    notes = []
+    notes: list[str] = []
     for part in [part for part in SPLITS if part in present]:
         missing = [name for label, name in enumerate(classes) if label not in present[part]]
         if missing:

@@ -1,0 +1,172 @@
+"""CIFAR-10 and CIFAR-100 as published: binary files, or python batches (pickles, read without unpickling).
+
+                 train                     test              class names              one record
+10, binary       data_batch_*.bin          test_batch.bin    batches.meta.txt         label, 3072 pixels
+100, binary      train.bin                 test.bin          fine_label_names.txt     coarse, fine label, 3072 pixels
+10, python       data_batch_*              test_batch        batches.meta             data, labels
+100, python      train                     test              meta                     data, fine_labels
+
+A picture is 3 planes of 32 x 32, red first. Keys count over the batches in order: `train/00000`.
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet.errors import DataError, UsageError
+from convnet.sources.listing import Entry, Source, array_stamp, shown
+from convnet.sources.pickles import Array, read_pickle
+
+SIDE = 32  # pixels
+PIXELS = 3 * SIDE * SIDE  # bytes of one picture
+PUBLISHED = {10: 10_000, 100: 50_000}  # pictures of one training file
+LARGEST = 1 << 30  # bytes of one file
+FOLDERS = ("cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python")
+
+
+def find_cifar(where: Path, names: list[str]) -> Path | None:
+    """The folder that holds CIFAR's files: this one, or the published folder in it; None when there is none."""
+    if any(re.fullmatch(r"data_batch_\d+(\.bin)?", name) for name in names) or {"train.bin", "test.bin"} <= set(names):
+        return where
+    if {"train", "test", "meta"} <= set(names) and (where / "train").is_file():
+        return where
+    inside = [name for name in FOLDERS if name in names and (where / name).is_dir()]
+    if len(inside) > 1:
+        raise UsageError(f"{shown(where)} holds {' and '.join(inside)}; point at one of them")
+    return where / inside[0] if inside else None
+
+
+def open_cifar(where: Path) -> Source:
+    """The source of a folder of CIFAR files.
+
+    Raises: UsageError when a file is missing; DataError when one is damaged.
+    """
+    names = sorted(os.listdir(where))
+    binary = any(name.endswith(".bin") for name in names)
+    end = ".bin" if binary else ""
+    batches = sorted(
+        (name for name in names if re.fullmatch(rf"data_batch_\d+{re.escape(end)}", name)),
+        key=lambda name: int(name.removesuffix(end).rsplit("_", 1)[1]),
+    )
+    hundred = not batches
+    files = {"train": batches or [f"train{end}"], "test": [f"test{end}" if hundred else f"test_batch{end}"]}
+    files = {part: [name for name in group if name in names] for part, group in files.items()}
+    if not files["train"]:
+        raise UsageError(f"{shown(where)}: train{end} is missing; put it there")
+    meta = _meta_name(hundred, binary)
+    classes = _classes(where / meta, hundred, binary) if meta in names else ()
+    notes = [] if classes else [f"{meta} is missing: the classes are named by their numbers"]
+    n_classes = len(classes) or (100 if hundred else 10)
+    reader = _binary if binary else _python
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    entries: list[Entry] = []
+    for part in [part for part, group in files.items() if group]:
+        read = [reader(where / name, hundred, n_classes) for name in files[part]]
+        arrays[part] = np.concatenate([pixels for pixels, _ in read]) if len(read) > 1 else read[0][0]
+        labels = [label for _, group in read for label in group]
+        entries += [
+            Entry(f"{part}/{n:05d}", part, label, n, array_stamp(arrays[part][n])) for n, label in enumerate(labels)
+        ]
+    if "test" not in arrays:
+        notes.append("there is no test split: its file is missing")
+    used = {*files["train"], *files["test"], meta}
+    skipped = tuple((shown(name), "not a CIFAR batch") for name in names if name not in used)
+
+    def picture(entry: Entry) -> NDArray[np.uint8]:
+        planes = arrays[entry.split][entry.place].reshape(3, SIDE, SIDE)
+        return np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+    kind = f"CIFAR-{100 if hundred else 10}, {'binary' if binary else 'python batches'}"
+    classes = classes or tuple(str(label) for label in range(n_classes))
+    name = "cifar100" if hundred else "cifar10"
+    return Source(name, kind, classes, entries, skipped, (), SIDE, tuple(notes), picture)
+
+
+def _meta_name(hundred: bool, binary: bool) -> str:
+    if binary:
+        return "fine_label_names.txt" if hundred else "batches.meta.txt"
+    return "meta" if hundred else "batches.meta"
+
+
+def _classes(path: Path, hundred: bool, binary: bool) -> tuple[str, ...]:
+    """The names of the classes, in the order of their labels."""
+    data = _bytes(path)
+    if binary:
+        names: Any = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+    else:
+        names = _item(_table(path, data), "fine_label_names" if hundred else "label_names", path)
+        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in _list(names, path)]
+    if not names or len(set(map(repr, names))) != len(names) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{shown(path)}: no list of different class names; get it again")
+    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
+
+
+def _binary(path: Path, hundred: bool, n_classes: int) -> tuple[NDArray[np.uint8], list[int]]:
+    """Pixels (N, 3072) and labels of one binary file."""
+    data = _bytes(path)
+    record = PIXELS + (2 if hundred else 1)
+    if not data or len(data) % record:
+        whole = record * PUBLISHED[100 if hundred else 10]
+        raise DataError(
+            f"{shown(path)}: {len(data):,} bytes are not a multiple of {record:,} (a published training file has "
+            f"{whole:,}); get it again"
+        )
+    rows = np.frombuffer(data, np.uint8).reshape(-1, record)
+    return rows[:, record - PIXELS :], _checked(rows[:, record - PIXELS - 1].tolist(), n_classes, path)
+
+
+def _python(path: Path, hundred: bool, n_classes: int) -> tuple[NDArray[np.uint8], list[int]]:
+    """Pixels (N, 3072) and labels of one python batch."""
+    table = _table(path, _bytes(path))
+    labels = _list(_item(table, "fine_labels" if hundred else "labels", path), path)
+    data = _item(table, "data", path)
+    pixels = data.numpy() if isinstance(data, Array) else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (len(labels), PIXELS) or not labels:
+        found = f"{pixels.dtype} {pixels.shape}" if pixels is not None else type(data).__name__
+        raise DataError(f"{shown(path)}: data is {found}, but must be uint8 ({len(labels)}, {PIXELS}); get it again")
+    return pixels, _checked(labels, n_classes, path)
+
+
+def _checked(labels: list[Any], n_classes: int, path: Path) -> list[int]:
+    for number, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < n_classes:
+            raise DataError(
+                f"{shown(path)}: picture {number} has the label {label!r}, but there are {n_classes} classes"
+            )
+    return labels
+
+
+def _table(path: Path, data: bytes) -> dict[Any, Any]:
+    table = read_pickle(data, shown(path))
+    if not isinstance(table, dict):
+        raise DataError(f"{shown(path)}: holds no table, but {type(table).__name__}")
+    return table
+
+
+def _item(table: dict[Any, Any], key: str, path: Path) -> Any:
+    for name in (key, key.encode()):
+        if name in table:
+            return table[name]
+    raise DataError(f"{shown(path)}: has no '{key}'; is it a CIFAR batch?")
+
+
+def _list(value: Any, path: Path) -> list[Any]:
+    if isinstance(value, Array):
+        return list(value.numpy().ravel().tolist())
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{shown(path)}: a list is expected, {type(value).__name__} found")
+    return list(value)
+
+
+def _bytes(path: Path) -> bytes:
+    """A whole file of bounded size, never waiting on a fifo."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+            raise DataError(f"{shown(path)} is not a regular file of at most {LARGEST:,} bytes")
+        return file.read(LARGEST)

@@ -1,0 +1,39 @@
+"""scikit-learn's digits: 1,797 pictures of 8 x 8, the data set that needs no download.
+
+Values 0..16 become round(v * 255 / 16). The split is fixed: per class, in the order drawn by
+permutation(n, 0, stream("digits"), label), the first round(0.2 n) are test, the next round(0.1 n) val, the rest train.
+Keys hold the row in scikit-learn's order: `val/00042`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet import draws
+from convnet.sources.listing import SPLITS, Entry, Source, array_stamp
+
+
+def open_digits() -> Source:
+    """The digits, split into train (1,257), val (180) and test (360)."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    pixels = np.rint(loaded.images * (255 / 16)).astype(np.uint8)
+    part_of = np.full(len(pixels), "train", dtype="U5")
+    for label in range(10):
+        rows = np.flatnonzero(loaded.target == label)
+        rows = rows[draws.permutation(len(rows), 0, draws.stream("digits"), label)]
+        n_test, n_val = round(0.2 * len(rows)), round(0.1 * len(rows))
+        part_of[rows[:n_test]] = "test"
+        part_of[rows[n_test : n_test + n_val]] = "val"
+
+    def read(entry: Entry) -> NDArray[np.uint8]:
+        return np.repeat(pixels[entry.place][:, :, None], 3, axis=2)
+
+    entries = [
+        Entry(f"{part}/{row:05d}", part, int(loaded.target[row]), int(row), array_stamp(pixels[row]))
+        for part in SPLITS
+        for row in np.flatnonzero(part_of == part)
+    ]
+    classes = tuple(str(label) for label in range(10))
+    notes = ("split 20 % of each class into test and 10 % into val, always the same",)
+    return Source("digits", "scikit-learn's digits", classes, entries, (), (), 8, notes, read)
