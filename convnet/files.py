@@ -88,20 +88,32 @@ def lock(folder: Path, doing: str) -> Iterator[None]:
     Raises: UsageError when another living process holds it.
     """
     path = folder / ".lock"
-    with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    handle = -1
+    while handle < 0:
+        with disk_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             owner = os.read(handle, 100).decode(errors="replace").strip() or "another process"
+            os.close(handle)
             raise UsageError(f"{folder} is in use by {owner}; wait for it, or choose another folder") from error
-        except OSError as error:  # a file system without locks
-            raise DiskError(f"{path}: cannot be locked: {error.strerror}; choose a folder on another disk") from error
-        with disk_errors(path):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
+        if not _is_at(handle, path):  # its owner removed it between our open and our flock
+            os.close(handle)
+            handle = -1
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
         yield
     finally:
+        with suppress(OSError):
+            path.unlink()
         os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False

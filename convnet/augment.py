@@ -1,0 +1,115 @@
+"""What happens to a batch between the store and the net? Crop, mirror, colour shift, mean, scale: pure functions.
+
+The draws are functions of (seed, epoch, picture): the order of work can't change them (AlexNet section 4.1).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convnet import draws
+from convnet.preprocess import Preprocessing
+from convnet.recipe import Recipe
+from convnet.store import Pixels, Statistics
+
+LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601, as Pillow's mode L
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each of N pictures.
+
+    tops, lefts: int64 (N,), the crop's first row and column in the stored square; negative in a padded border.
+    mirrored: bool (N,). colour: float32 (N, 3), grey levels added to R, G and B.
+    """
+
+    tops: NDArray[np.int64]
+    lefts: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+    colour: NDArray[np.float32]
+
+
+def draw(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int64]) -> Augmentation:
+    """The augmentation of the training pictures `ids` in `epoch`.
+
+    Paper: AlexNet 4.1: random crops and mirrors; to each picture [p1 p2 p3] [a1 l1, a2 l2, a3 l3] is added, with the
+    eigenvectors p and eigenvalues l of the RGB covariance and a ~ N(0, 0.1). Differs: nothing, but the text leaves the
+    pixels' scale open; the eigenvalues are those of pixels in 0..1 (in 0..255 the shift would be 1,500 grey levels).
+    """
+    n = len(ids)
+    room = recipe.size + 2 * recipe.pad - recipe.crop
+    centre = np.full(n, room // 2 - recipe.pad, np.int64)
+    tops, lefts, mirrored = centre, centre, np.zeros(n, bool)
+    if recipe.random_crop:
+        places = draws.integers(room + 1, recipe.seed, draws.stream("crop"), epoch, ids[:, None], np.arange(2))
+        tops, lefts = places[:, 0] - recipe.pad, places[:, 1] - recipe.pad
+    if recipe.mirror:
+        mirrored = draws.uniform(recipe.seed, draws.stream("mirror"), epoch, ids) < 0.5
+    colour = np.zeros((n, 3), np.float32)
+    if recipe.colour_std:
+        factors = draws.normal(recipe.seed, draws.stream("colour"), epoch, ids[:, None], np.arange(3))
+        colour = (factors * recipe.colour_std * magnitudes(recipe, statistics)) @ statistics.eigenvectors.T
+    return Augmentation(tops, lefts, mirrored, colour.astype(np.float32))
+
+
+def magnitudes(recipe: Recipe, statistics: Statistics) -> NDArray[np.float64]:
+    """(3,) grey levels along each eigenvector for a factor of 1.
+
+    "eigenvalue" is the paper's text, with pixels in 0..1; "std" the released net's: the root of the eigenvalue.
+    """
+    if recipe.colour_by == "eigenvalue":
+        return statistics.eigenvalues / 255**2 * 255
+    return np.sqrt(statistics.eigenvalues)
+
+
+def to_input(crops: Pixels, how: Augmentation, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """The net's input from uint8 (N, crop, crop, 3): float32 (N, C, crop, crop), channels-last, on `device`.
+
+    In this order: grey (by recipe), minus the mean at the crop's own place, plus the colour shift, mirror, scale, offset.
+    """
+    pixels = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    grey = preprocessing.channels == "grey"
+    images = (_luma(pixels.to(torch.int32)) if grey else pixels).to(torch.float32)
+    if preprocessing.mean is not None:
+        mean = _mean_crops(preprocessing, how, len(crops[0])).to(device)
+        images -= mean_luma(mean) if grey else mean
+    if how.colour.any():
+        colour = torch.from_numpy(how.colour).to(device)[:, :, None, None]
+        images += mean_luma(colour) if grey else colour
+    if how.mirrored.any():
+        mirrored = torch.from_numpy(how.mirrored).to(device)[:, None, None, None]
+        images = torch.where(mirrored, images.flip(3), images)
+    if preprocessing.scale != 1.0:
+        images *= preprocessing.scale
+    if preprocessing.offset:
+        images += preprocessing.offset
+    return images
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """int32 (N, 3, H, W) -> int32 (N, 1, H, W), exact for grey pictures."""
+    red, green, blue = (pixels[:, c : c + 1] * LUMA[c] for c in range(3))
+    return (red + green + blue + 32768) >> 16
+
+
+def mean_luma(values: Tensor) -> Tensor:
+    """float (..., 3, H, W) -> (..., 1, H, W)."""
+    weights = torch.tensor(LUMA, dtype=values.dtype, device=values.device) / 65536
+    return (values * weights[:, None, None]).sum(-3, keepdim=True)
+
+
+def _mean_crops(preprocessing: Preprocessing, how: Augmentation, crop: int) -> Tensor:
+    """float32 (N or 1, 3, crop or 1, crop or 1): the mean under each crop; 0 in a padded border."""
+    assert preprocessing.mean is not None
+    mean = torch.as_tensor(preprocessing.mean)
+    if mean.ndim == 1:
+        return mean[None, :, None, None]
+    pad = preprocessing.pad
+    picture = torch.nn.functional.pad(mean.permute(2, 0, 1), (pad, pad, pad, pad))
+    places = list(zip((how.tops + pad).tolist(), (how.lefts + pad).tolist(), strict=True))
+    if len(set(places)) == 1:
+        places = places[:1]
+    return torch.stack([picture[:, top : top + crop, left : left + crop] for top, left in places])

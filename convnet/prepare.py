@@ -1,0 +1,394 @@
+"""How do pictures become a store? Shorter side to S, centre crop, and the statistics of the training pictures.
+
+The paper (section 2) scales the shorter side to 256, cuts out the central 256 x 256, and subtracts the mean of the
+training set; section 4.1 needs the principal components of the RGB values. All of it is computed in one pass.
+
+The listing is cut into shards; each shard is finished on its own, so that a preparation that was killed goes on where
+it was. Threads decode and resize (Pillow releases the interpreter lock); one thread writes in listing order. All sums
+are sums of integers, exact in any order: neither the workers nor a kill can change a byte of the result.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from convnet import draws, files, store
+from convnet.decode import BadPicture, decode
+from convnet.errors import DataError, UsageError
+from convnet.progress import SILENT, Progress
+from convnet.sources import Entry, Source
+
+SIZE = 256  # pixels: AlexNet section 2
+QUALITY = 95  # of JPEG members
+SHARD_BYTES = 1 << 27  # about this much in a shard
+JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
+CHUNK = 16  # pictures a worker takes at a time; 16 x 255 fits the uint16 sums
+MAX_PIXELS = 1 << 26  # of a resized picture: bounds memory for extreme aspect ratios
+WORK = ".work"  # the folder of an unfinished store
+SUFFIX = {"raw": "npy", "jpeg": "jpg"}
+SPLITS = ("train", "val", "test")
+Encoding = Literal["raw", "jpeg"]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are stored: a square of `size` pixels (raw), or the frame with shorter side `shorter_side` (jpeg)."""
+
+    size: int
+    shorter_side: int
+    encoding: Encoding
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise UsageError(f"--size {self.size}: must be 1 to 4096 pixels")
+        if not self.size <= self.shorter_side <= 8192:
+            raise UsageError(f"--shorter-side {self.shorter_side}: must be {self.size} (the size) to 8192 pixels")
+        if self.encoding not in SUFFIX:
+            raise UsageError(f"--encoding {self.encoding}: must be raw or jpeg")
+
+
+def prepare(
+    source: Source,
+    path: Path,
+    *,
+    size: int | None = None,
+    encoding: Encoding = "raw",
+    shorter_side: int | None = None,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> store.Store:
+    """Makes the store at `path` from `source`, or goes on with one that was begun, and opens it.
+
+    size: pixels of the square; None: the source's own (MNIST 28, CIFAR 32, digits 8), for photos 256.
+    shorter_side: pixels; None: `size`. workers: threads; None: one for each core.
+
+    Raises: UsageError when `path` holds something else; DataError when no training picture can be used; DiskError.
+    """
+    square = size or source.natural_size or SIZE
+    settings = Settings(square, shorter_side or square, encoding)
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
+    jobs = _jobs(source, settings)
+    listing = _listing_hash(jobs, source, settings, stamps=False)
+    if store.is_store(path):
+        return _finished(path, listing, progress)
+    with files.lock(path, "preparing"):
+        _begin(path, _listing_hash(jobs, source, settings, stamps=True))
+        Image.core.set_blocks_max(64)  # Pillow keeps its memory blocks: 120 page faults fewer a picture
+        total, done = len(source.entries), 0
+        todo = [job for job in jobs if not _part(path, job).exists()]
+        done = total - sum(len(job.entries) for job in todo)
+        progress.start("preparing", total, done)
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            for job in todo:
+                for n in _make_shard(path, job, source, settings, pool, 2 * (workers or os.cpu_count() or 1)):
+                    done += n
+                    progress.update(done)
+        progress.finish()
+        return _commit(path, jobs, source, settings, listing)
+
+
+# ---- the work, cut into shards ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard: its split, its number, the position of its first picture in the split, its entries."""
+
+    split: str
+    number: int
+    first: int
+    entries: Sequence[Entry]
+
+
+def _jobs(source: Source, settings: Settings) -> list[Job]:
+    """Training pictures in a random order that never changes, so that a reader of the shards sees mixed classes."""
+    member = 3 * settings.size**2 + store.NPY_HEADER + 3 * store.BLOCK
+    per_shard = JPEG_PICTURES if settings.encoding == "jpeg" else max(1, SHARD_BYTES // member)
+    jobs = []
+    for split in SPLITS:
+        entries = [entry for entry in source.entries if entry.split == split]
+        if split == "train":
+            entries = [entries[i] for i in draws.permutation(len(entries), 0, draws.stream("store order"))]
+        for number, first in enumerate(range(0, len(entries), per_shard)):
+            jobs.append(Job(split, number, first, entries[first : first + per_shard]))
+    return jobs
+
+
+def _listing_hash(jobs: list[Job], source: Source, settings: Settings, stamps: bool) -> str:
+    """Stands for the settings and what the source lists; with `stamps` also for sizes and times of its files."""
+    digest = hashlib.sha256(json.dumps([asdict(settings), source.classes]).encode())
+    for job in jobs:
+        for entry in job.entries:
+            digest.update(json.dumps([entry.key, entry.split, entry.label, entry.stamp if stamps else ""]).encode())
+    for key, reason in (*source.skipped, *source.failed):
+        digest.update(json.dumps([key, reason]).encode())
+    return digest.hexdigest()
+
+
+def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
+    found = store.Store(path)
+    if found.header["listing"] != listing:
+        raise UsageError(
+            f"{path} holds a store made from other pictures or settings; remove it, or choose another folder"
+        )
+    progress.note(f"{path} is already prepared from these pictures: nothing to do")
+    return found
+
+
+def _begin(path: Path, plan: str) -> None:
+    """Makes room for this plan: keeps what an earlier run of the same plan finished, clears what another one began."""
+    mark = path / WORK / "plan"
+    if mark.exists() and mark.read_text() == plan:
+        return
+    strange = [p.name for p in path.iterdir() if not re.fullmatch(r"\.lock|\.work|\.?\w+-\d{5}\.tar(\.part)?", p.name)]
+    if strange and not mark.exists():
+        raise UsageError(f"{path} is not empty (it holds {sorted(strange)[0]!r}); choose a new folder for the store")
+    for old in path.glob("*.tar"):
+        old.unlink()
+    shutil.rmtree(path / WORK, ignore_errors=True)
+    files.write_atomic(mark, plan.encode())
+
+
+def _part(path: Path, job: Job) -> Path:
+    """The record that a shard is finished: its rows, keys, left-out pictures and sums."""
+    return path / WORK / f"{job.split}-{job.number:05d}.json"
+
+
+# ---- one shard ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sums:
+    """Integer sums over pictures: of each pixel (size, size, 3), and of products of channels (3, 3)."""
+
+    n: int
+    pixels: NDArray[np.int64] | NDArray[np.uint16]
+    products: NDArray[np.int64]
+
+    @classmethod
+    def zero(cls, size: int) -> "Sums":
+        return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
+
+    def add(self, other: "Sums") -> None:
+        self.n += other.n
+        self.pixels += other.pixels
+        self.products += other.products
+
+
+@dataclass
+class Made:
+    """What a worker made of a chunk: for each picture its record and row, what was left out, the sums."""
+
+    rows: list[tuple[bytes, str, tuple[int | str, ...]]]  # record, key, (payload, label, height, width, sha256)
+    left_out: list[dict[str, str]]
+    enlarged: int
+    sums: Sums
+
+
+def _make_shard(
+    path: Path, job: Job, source: Source, settings: Settings, pool: ThreadPoolExecutor, window: int
+) -> Iterator[int]:
+    """Writes one shard and its part; yields the number of pictures finished, chunk by chunk."""
+    rows: list[tuple[Any, ...]] = []
+    keys: list[str] = []
+    left_out: list[dict[str, str]] = []
+    enlarged, offset = 0, 0
+    sums = Sums.zero(settings.size)
+    chunks = [job.entries[i : i + CHUNK] for i in range(0, len(job.entries), CHUNK)]
+    starts = range(job.first, job.first + len(job.entries), CHUNK)
+    with files.atomic(path / store.shard_name(job.split, job.number)) as file:
+        work = zip(starts, chunks, strict=True)
+        for made in _in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
+            for data, key, row in made.rows:
+                rows.append((job.number, offset, len(data), *row))
+                keys.append(key)
+                file.write(data)
+                offset += len(data)
+            left_out += made.left_out
+            enlarged += made.enlarged
+            sums.add(made.sums)
+            yield len(made.rows) + sum(row["status"] == "failed" for row in made.left_out)
+        file.write(store.TRAILER)
+    part = {"rows": rows, "keys": keys, "left_out": left_out, "enlarged": enlarged, "n": sums.n}
+    part |= {"bytes": offset + len(store.TRAILER), "products": sums.products.tolist()}
+    files.write_atomic(_part(path, job).with_suffix(".sums"), sums.pixels.tobytes())
+    files.write_atomic(_part(path, job), json.dumps(part).encode())
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
+) -> Iterator[R]:
+    """The results of work(item) in the items' order, with at most `window` items ahead."""
+    ahead: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > window:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def _chunk(source: Source, settings: Settings, split: str, first: int, entries: Sequence[Entry]) -> Made:
+    pixels = np.zeros((settings.size, settings.size, 3), np.uint16)
+    products = np.zeros((3, 3), np.int64)
+    made = Made([], [], 0, Sums(0, pixels, products))
+    for position, entry in enumerate(entries, first):
+        try:
+            image, notes = _image(source.read(entry))
+            frame = _fit(image, settings)
+        except BadPicture as error:
+            made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
+            continue
+        made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
+        made.enlarged += min(image.size) < settings.shorter_side
+        array = np.asarray(frame)
+        payload = store.npy_bytes(array) if settings.encoding == "raw" else _jpeg_bytes(frame)
+        data = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
+        row = (len(payload), entry.label, *array.shape[:2], hashlib.sha256(data).hexdigest())
+        made.rows.append((data, entry.key, row))
+        if split == "train":
+            square = store.centre_square(array, settings.size)
+            pixels += square
+            products += _products(square)
+            made.sums.n += 1
+    return made
+
+
+def _image(data: bytes | NDArray[np.uint8]) -> tuple[Image.Image, tuple[str, ...]]:
+    pixels, notes = decode(data) if isinstance(data, bytes) else (data, ())
+    return Image.fromarray(pixels), notes
+
+
+def _fit(image: Image.Image, settings: Settings) -> Image.Image:
+    """Shorter side to S by bicubic interpolation; for a raw store also the centre crop."""
+    shorter = min(image.size)
+    width, height = (max(1, round(side * settings.shorter_side / shorter)) for side in image.size)
+    if width * height > MAX_PIXELS:
+        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
+    if shorter != settings.shorter_side:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if settings.encoding == "raw" and image.size != (settings.size, settings.size):
+        left, top = (width - settings.size) // 2, (height - settings.size) // 2
+        image = image.crop((left, top, left + settings.size, top + settings.size))
+    return image
+
+
+def _jpeg_bytes(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def _products(square: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(3, 3): sums over the pixels of the products of two channels; 255 x 255 fits a uint16."""
+    planes = [square[..., c].astype(np.uint16) for c in range(3)]
+    out = np.zeros((3, 3), np.int64)
+    for i in range(3):
+        for j in range(i, 3):
+            out[i, j] = out[j, i] = np.multiply(planes[i], planes[j]).sum(dtype=np.uint64)
+    return out
+
+
+# ---- the end -----------------------------------------------------------------------------------------------------------
+
+
+def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, listing: str) -> store.Store:
+    """Joins the parts into indexes, statistics and, last, store.json."""
+    rows: dict[str, list[tuple[Any, ...]]] = {job.split: [] for job in jobs}
+    keys: dict[str, list[str]] = {job.split: [] for job in jobs}
+    left_out = [{"status": "skipped", "key": key, "reason": reason} for key, reason in source.skipped]
+    left_out += [{"status": "failed", "key": key, "reason": reason} for key, reason in source.failed]
+    sums, enlarged = Sums.zero(settings.size), 0
+    shards: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        part = json.loads(_part(path, job).read_bytes())
+        rows[job.split] += [(*row[:7], tuple(bytes.fromhex(row[7]))) for row in part["rows"]]
+        keys[job.split] += part["keys"]
+        left_out += part["left_out"]
+        enlarged += part["enlarged"]
+        pixels = np.frombuffer(_part(path, job).with_suffix(".sums").read_bytes(), np.int64).reshape(sums.pixels.shape)
+        sums.add(Sums(part["n"], pixels, np.array(part["products"], np.int64)))
+        shards[store.shard_name(job.split, job.number)] = {"bytes": part["bytes"]}
+    if not sums.n:
+        raise DataError(f"no training picture could be used: {_first_reason(left_out)}; convnet check SOURCE tells more")
+    left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
+    contents: dict[str, bytes] = {}
+    for split in rows:
+        contents |= store.index_files(split, rows[split], keys[split])
+    mean = io.BytesIO()
+    np.save(mean, (sums.pixels / sums.n).astype(np.float32))
+    contents["mean.npy"] = mean.getvalue()
+    contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in left_out).encode()
+    header = {
+        "format": store.FORMAT,
+        "version": store.VERSION,
+        "source": {"name": source.name, "kind": source.kind, "notes": list(source.notes)},
+        **asdict(settings),
+        "classes": list(source.classes),
+        "splits": {split: _split_header(rows[split], len(source.classes), jobs, split) for split in rows},
+        "counts": _counts(source, rows, left_out, enlarged),
+        "statistics": _statistics(sums),
+        "listing": listing,
+        "files": shards | store.write_files(path, contents),
+    }
+    files.write_atomic(path / "store.json", store.header_bytes(header))
+    shutil.rmtree(path / WORK, ignore_errors=True)
+    return store.Store(path)
+
+
+def _split_header(rows: list[tuple[Any, ...]], n_classes: int, jobs: list[Job], split: str) -> dict[str, Any]:
+    per_class = np.bincount(np.array([row[4] for row in rows], np.int64), minlength=n_classes)
+    return {"n": len(rows), "shards": sum(job.split == split for job in jobs), "per_class": per_class.tolist()}
+
+
+def _counts(
+    source: Source, rows: dict[str, list[tuple[Any, ...]]], left_out: list[dict[str, str]], enlarged: int
+) -> dict[str, int]:
+    used = sum(len(split) for split in rows.values())
+    failed = sum(row["status"] == "failed" for row in left_out)
+    seen = len(source.entries) + len(source.skipped) + len(source.failed)
+    assert seen == used + len(source.skipped) + failed, "every picture seen is used, skipped or failed"
+    return {"seen": seen, "used": used, "skipped": len(source.skipped), "failed": failed, "enlarged": enlarged}
+
+
+def _statistics(sums: Sums) -> dict[str, Any]:
+    """Mean, covariance (dividing by the number of pixels) and its eigenvectors, from exact integers."""
+    n_pixels = sums.n * sums.pixels.shape[0] * sums.pixels.shape[1]
+    totals = [int(t) for t in sums.pixels.sum((0, 1))]
+    products = [[int(p) for p in row] for row in sums.products]
+    covariance = [[(products[i][j] * n_pixels - totals[i] * totals[j]) / n_pixels**2 for j in range(3)] for i in range(3)]
+    values, vectors = np.linalg.eigh(np.array(covariance))
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(0), range(3)] < 0, -1.0, 1.0)  # one sign, for all machines
+    return {
+        "n": sums.n,
+        "mean_rgb": [t / n_pixels for t in totals],
+        "covariance": covariance,
+        "eigenvalues": values.tolist(),
+        "eigenvectors": vectors.tolist(),
+    }
+
+
+def _first_reason(left_out: list[dict[str, str]]) -> str:
+    failed = [row for row in left_out if row["status"] == "failed"]
+    return f"{failed[0]['key']!r}: {failed[0]['reason']}" if failed else "none was found"

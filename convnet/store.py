@@ -1,0 +1,296 @@
+"""How do prepared pictures lie on disk? One folder, readable by any tar tool, mapped without decoding, checked by sha256.
+
+    store.json         the header and commit mark: written last, with its own sha256
+    train-00000.tar    a shard: per picture one member NNNNNNNNN.npy (raw) or .jpg (jpeg) and one NNNNNNNNN.cls (label)
+    train.index.npy    one row of ROW for each picture: shard, offset, length, label, height, width, sha256 of the record
+    train.keys.jsonl   one JSON string for each picture: its name in the source
+    mean.npy           the mean picture of the training split, float32 (size, size, 3)
+    left_out.jsonl     what was skipped or failed, and what is odd about used pictures, each with the reason
+
+docs/store.md states every byte. A record is everything from a picture's tar header to the next picture's, so that the
+records' hashes cover a whole shard.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet import files
+from convnet.decode import BadPicture, decode
+from convnet.errors import DataError, UsageError, unknown
+
+FORMAT = "convnet store"
+VERSION = 1
+BLOCK = 512  # bytes: tar's unit
+TRAILER = bytes(2 * BLOCK)  # ends a shard
+NPY_HEADER = 128  # bytes before the pixels of a raw member (npy version 1.0, padded to 64)
+ROW = np.dtype(
+    [
+        ("shard", "<u4"),  # number in the file's name
+        ("offset", "<u8"),  # of the record in the shard, bytes
+        ("length", "<u8"),  # of the record, bytes
+        ("payload", "<u8"),  # of the .npy or .jpg member, bytes; it begins BLOCK bytes into the record
+        ("label", "<i4"),
+        ("height", "<u4"),  # pixels as stored
+        ("width", "<u4"),
+        ("sha256", "u1", (32,)),  # of the record
+    ]
+)
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the training pictures as stored, central size x size pixels, on the scale 0..255.
+
+    `eigenvalues` (3,) in falling order and `eigenvectors` (3, 3), one in each column, are those of `covariance`.
+    """
+
+    n: int
+    mean_rgb: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    eigenvectors: NDArray[np.float64]
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def record(position: int, label: int, suffix: str, payload: bytes) -> bytes:
+    """The bytes of one picture in a shard: header, payload, padding, and the .cls member with its label."""
+    text = str(label).encode()
+    return b"".join(
+        [_tar_header(f"{position:09d}.{suffix}", len(payload)), payload, bytes(-len(payload) % BLOCK)]
+        + [_tar_header(f"{position:09d}.cls", len(text)), text, bytes(-len(text) % BLOCK)]
+    )
+
+
+def npy_bytes(pixels: Pixels) -> bytes:
+    """A uint8 (H, W, 3) array as the bytes of a .npy file, with a header of NPY_HEADER bytes."""
+    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {pixels.shape}, }}"
+    body = head.ljust(NPY_HEADER - 11) + "\n"
+    return b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little") + body.encode() + pixels.tobytes()
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def shard_name(split: str, shard: int) -> str:
+    return f"{split}-{shard:05d}.tar"
+
+
+def header_bytes(header: dict[str, Any]) -> bytes:
+    """store.json: the header and, before it, the sha256 of its exact bytes."""
+    body = json.dumps(header, indent=1, ensure_ascii=True, allow_nan=False).encode()
+    return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n"store": ' + body + b"}\n"
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def is_store(path: Path) -> bool:
+    """Whether `path` is a committed store."""
+    return (path / "store.json").is_file()
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of the store at `path`.
+
+    Raises: UsageError when there is no store; DataError when it is damaged or of another version.
+    """
+    file = path / "store.json"
+    if not file.is_file():
+        raise UsageError(f"{path} is not a store (it has no store.json); make one with: convnet prepare SOURCE {path}")
+    data = file.read_bytes()
+    start = data.find(b'"store": ') + len(b'"store": ')
+    body = data[start:-2]
+    digest = hashlib.sha256(body).hexdigest()
+    if data != b'{"sha256": "' + digest.encode() + b'",\n"store": ' + body + b"}\n":
+        raise DataError(f"{file} is damaged: its sha256 does not match; prepare the store again")
+    header: dict[str, Any] = json.loads(body)
+    if header["format"] != FORMAT or header["version"] != VERSION:
+        found = f"{header['format']} {header['version']}"
+        raise DataError(f"{file} is of format {found}, this convnet reads {FORMAT} {VERSION}; prepare the store again")
+    return header
+
+
+class Store:
+    """A committed store, open for reading; safe to use from several threads.
+
+    Raises: UsageError when there is none at `path`; DataError when the header or an index is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header = read_header(path)
+        self.encoding: str = self.header["encoding"]
+        self.size: int = self.header["size"]
+        self.classes: tuple[str, ...] = tuple(self.header["classes"])
+        self.splits = {name: Split(self, name) for name in self.header["splits"]}
+
+    def split(self, name: str) -> "Split":
+        """Raises: UsageError when the store has no such split."""
+        if name not in self.splits:
+            raise UsageError(f"{self.path}: {unknown('split', name, self.splits)}")
+        return self.splits[name]
+
+    @property
+    def identity(self) -> str:
+        """A sha256 that stands for the whole content: the header lists the hashes of the indexes, they of all records."""
+        return hashlib.sha256(header_bytes(self.header)).hexdigest()
+
+    @cached_property
+    def mean_picture(self) -> NDArray[np.float32]:
+        """float32 (size, size, 3), 0..255."""
+        return np.asarray(np.load(io.BytesIO(self.read_file("mean.npy")), allow_pickle=False), np.float32)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        found = self.header["statistics"]
+        names = ("mean_rgb", "covariance", "eigenvalues", "eigenvectors")
+        return Statistics(found["n"], *(np.array(found[name], np.float64) for name in names))
+
+    def read_file(self, name: str) -> bytes:
+        """A file that the header lists, checked against its sha256."""
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}; prepare the store again") from error
+        if hashlib.sha256(data).hexdigest() != self.header["files"][name]["sha256"]:
+            raise DataError(f"{path} is damaged: its sha256 does not match; prepare the store again")
+        return data
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = ", ".join(f"{name} {split.n:,}" for name, split in self.splits.items())
+        left = self.header["counts"]["skipped"] + self.header["counts"]["failed"]
+        return f"{len(self.classes)} classes, {self.encoding} {self.size} x {self.size}, {parts}" + (
+            f"; {left:,} left out (left_out.jsonl)" if left else ""
+        )
+
+
+class Split:
+    """The pictures of one split. Each record's sha256 is checked when it is read for the first time."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        rows = np.load(io.BytesIO(store.read_file(f"{name}.index.npy")), allow_pickle=False)
+        if rows.dtype != ROW:
+            raise DataError(f"{store.path / name}.index.npy has an unknown layout; prepare the store again")
+        self.rows = rows
+        self.n = len(rows)
+        self.labels: NDArray[np.int64] = rows["label"].astype(np.int64)
+        self._offsets = (rows["offset"] + BLOCK).astype(np.int64).tolist()
+        self._shards = rows["shard"].tolist()
+        self._checked = np.zeros(self.n, bool)
+        self._maps: dict[int, Pixels] = {}
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The pictures' names in the source."""
+        return [json.loads(line) for line in self.store.read_file(f"{self.name}.keys.jsonl").splitlines()]
+
+    def payload(self, i: int) -> Pixels:
+        """The bytes of picture i's member, mapped, not copied.
+
+        Raises: DataError naming the shard and the picture when the record's sha256 does not match.
+        """
+        if not self._checked[i]:
+            self.verify(i)
+            self._checked[i] = True
+        offset = self._offsets[i]
+        return self._map(self._shards[i])[offset : offset + int(self.rows["payload"][i])]
+
+    def verify(self, i: int) -> None:
+        """Raises: DataError when the record of picture i is not what was written."""
+        row = self.rows[i]
+        shard = self._map(int(row["shard"]))
+        found = shard[int(row["offset"]) : int(row["offset"] + row["length"])]
+        if hashlib.sha256(found).digest() != row["sha256"].tobytes():
+            file = self.store.path / shard_name(self.name, int(row["shard"]))
+            raise DataError(f"{file} is damaged at picture {self.keys[i]!r}; prepare the store again")
+
+    def picture(self, i: int) -> Pixels:
+        """uint8 (H, W, 3): the fixed square of a raw store, the full frame of a jpeg store."""
+        payload = self.payload(i)
+        if self.store.encoding == "raw":
+            size = self.store.size
+            return payload[NPY_HEADER:].reshape(size, size, 3)
+        try:
+            return decode(payload.tobytes())[0]
+        except BadPicture as error:
+            raise DataError(f"{self.store.path}: {self.keys[i]!r}: {error}") from error
+
+    def square(self, i: int) -> Pixels:
+        """uint8 (size, size, 3): the central square of picture i."""
+        return centre_square(self.picture(i), self.store.size)
+
+    def crops(self, ids: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], crop: int) -> Pixels:
+        """uint8 (N, crop, crop, 3): from the central square of each picture `ids`, crops at rows `tops`, columns `lefts`.
+
+        Offsets may be negative or reach beyond the square: what lies outside is black (LeNet-5's border).
+        """
+        out = np.empty((len(ids), crop, crop, 3), np.uint8)
+        size = self.store.size
+        for k, (i, top, left) in enumerate(zip(ids.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
+            square = self.square(i)
+            if top >= 0 and left >= 0 and top + crop <= size and left + crop <= size:
+                out[k] = square[top : top + crop, left : left + crop]
+            else:
+                _crop_over_the_edge(square, top, left, out[k])
+        return out
+
+    def _map(self, shard: int) -> Pixels:
+        if shard not in self._maps:
+            path = self.store.path / shard_name(self.name, shard)
+            expected = self.store.header["files"][path.name]["bytes"]
+            try:
+                mapped = np.memmap(path, np.uint8, "r")
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error
+            if len(mapped) != expected:
+                raise DataError(f"{path} has {len(mapped)} bytes instead of {expected}; prepare the store again")
+            self._maps[shard] = np.asarray(mapped)
+        return self._maps[shard]
+
+
+def centre_square(pixels: Pixels, size: int) -> Pixels:
+    """The central size x size pixels; where the margin is odd, the smaller part is above and to the left."""
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def _crop_over_the_edge(square: Pixels, top: int, left: int, out: Pixels) -> None:
+    out[:] = 0
+    crop, size = len(out), len(square)
+    rows = slice(max(top, 0), min(top + crop, size))
+    columns = slice(max(left, 0), min(left + crop, size))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = square[rows, columns]
+
+
+def index_files(split: str, rows: list[tuple[Any, ...]], keys: list[str]) -> dict[str, bytes]:
+    """The bytes of a split's index and key list."""
+    index = io.BytesIO()
+    np.save(index, np.array(rows, ROW))
+    lines = "".join(json.dumps(key) + "\n" for key in keys).encode()
+    return {f"{split}.index.npy": index.getvalue(), f"{split}.keys.jsonl": lines}
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Writes small files of a store; gives their entries for the header."""
+    for name, data in contents.items():
+        files.write_atomic(folder / name, data)
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
