@@ -2,7 +2,7 @@
 
 `draw(seed, epoch, picture, k)` never depends on what was drawn before it, so workers, ranks, resuming and evaluation in
 between can't change a run, and no generator's state has to be saved. The mixer is splitmix64 (Steele, Lea and Flood,
-OOPSLA 2014), applied once per counter; it is our own, so that a new version of numpy or torch can't change a run either.
+OOPSLA 2014), applied once per counter; it is our own, so that a new version of numpy or torch can't change a run.
 """
 
 import zlib
@@ -17,7 +17,7 @@ Counter = int | NDArray[np.integer]
 
 def bits(seed: int, *counters: Counter) -> NDArray[np.uint64]:
     """64 random bits for each element of the broadcast counters (each an int or an array of ints >= 0)."""
-    state = _mix(np.asarray(seed & MASK, np.uint64))
+    state = _mix(_mix(np.asarray(seed & MASK, np.uint64)))  # twice, or seed 5 at 2 would be seed 3 at 4
     for counter in counters:
         state = _mix(state ^ _mix(np.asarray(counter).astype(np.uint64) + np.uint64(1)))
     return state
@@ -29,7 +29,7 @@ def uniform(seed: int, *counters: Counter) -> NDArray[np.float64]:
     >>> float(uniform(0, 1, 2)) == float(uniform(0, 1, np.array([2]))[0])
     True
     """
-    return (bits(seed, *counters) >> np.uint64(11)) * 2.0**-53
+    return np.asarray((bits(seed, *counters) >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def integers(n: int, seed: int, *counters: Counter) -> NDArray[np.int64]:

@@ -85,7 +85,7 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
 def lock(folder: Path, doing: str) -> Iterator[None]:
     """Holds `folder` for one process. The kernel drops the lock of a process that died, so it is never stale.
 
-    Raises: UsageError when another living process holds it.
+    Raises: UsageError when another living process holds it; DiskError when the folder can't be locked at all.
     """
     path = folder / ".lock"
     handle = -1
@@ -95,16 +95,20 @@ def lock(folder: Path, doing: str) -> Iterator[None]:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.read(handle, 100).decode(errors="replace").strip() or "another process"
             os.close(handle)
             raise UsageError(f"{folder} is in use by {owner}; wait for it, or choose another folder") from error
+        except OSError as error:  # a file system without locks
+            os.close(handle)
+            raise DiskError(f"{path}: cannot be locked: {error.strerror}; choose a folder on another disk") from error
         if not _is_at(handle, path):  # its owner removed it between our open and our flock
             os.close(handle)
             handle = -1
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
+        with disk_errors(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
         yield
     finally:
         with suppress(OSError):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.errors import DataError
-from convnet.recipe import Recipe
+from convnet.recipe import RANGES, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,9 @@ def from_dict(values: Mapping[str, Any], mean: NDArray[np.float32] | None) -> Pr
             raise DataError(f"{name} is not {kind.__name__}")
     if values["mean"] != (mean is not None):
         raise DataError(f"the mean is {'missing' if mean is None else 'not announced'}")
-    fits = 1 <= values["crop"] <= values["size"] + 2 * values["pad"] and min(values["size"], values["pad"] + 1) >= 1
-    if not fits or values["channels"] not in ("rgb", "grey"):
-        raise DataError(f"size, pad, crop or channels is out of range: {dict(values)}")
+    for name in ("size", "pad", "crop", "scale", "offset"):
+        if values[name] not in RANGES[name]:
+            raise DataError(f"{name} is {values[name]:.6g}, it must be {RANGES[name]}")
+    if values["channels"] not in ("rgb", "grey") or values["crop"] > values["size"] + 2 * values["pad"]:
+        raise DataError("channels is neither rgb nor grey, or crop exceeds size + 2 pad")
     return Preprocessing(**{**values, "mean": mean})

@@ -1,0 +1,155 @@
+import builtins
+import errno
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from convnet import files
+from convnet.errors import DiskError, UsageError
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "new folder" / "a"
+    files.write_atomic(path, b"old")
+    with files.atomic(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    files.write_atomic(path, (piece for piece in (b"in ", b"pieces")))
+    assert path.read_bytes() == b"in pieces"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a"]
+
+
+def test_an_error_in_the_block_leaves_the_former_file(tmp_path):
+    path = tmp_path / "a"
+    files.write_atomic(path, b"old")
+
+    def work():
+        with files.atomic(path) as file:
+            file.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_order_is_write_fsync_rename_fsync_the_folder(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1])
+    files.write_atomic(tmp_path / "a", b"x")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+class Failing:
+    """A file whose writes fail."""
+
+    def __init__(self, path, mode, number):
+        self.file, self.number = builtins.open(path, mode), number  # noqa: SIM115 - closed by __exit__
+        self.flush, self.fileno = self.file.flush, self.file.fileno
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, data):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "a: disk full; free some space and run the same command again"),
+        (errno.EDQUOT, "a: disk full"),
+        (errno.EIO, "a: cannot be written: Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("where", ["write", "fsync", "replace", "open", "mkdir"])
+def test_every_failure_of_the_disk_names_the_path(tmp_path, monkeypatch, number, text, where):
+    path, fired = tmp_path / "a", []
+    files.write_atomic(path, b"old")
+
+    def fail(*_, **__):
+        fired.append(where)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        if where == "write":
+            patch.setattr(
+                files, "open", lambda path, mode: fired.append(1) or Failing(path, mode, number), raising=False
+            )
+        elif where == "open":
+            patch.setattr(files, "open", fail, raising=False)
+        elif where == "mkdir":
+            patch.setattr(type(path), "mkdir", fail)
+        else:
+            patch.setattr(os, where, fail)
+        with pytest.raises(DiskError, match=text) as caught:
+            files.write_atomic(path, b"new")
+    assert fired
+    assert caught.value.exit_code == 5
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_sha256_of_a_file(tmp_path):
+    data, told = os.urandom(files.CHUNK * 2 + 5), []
+    (tmp_path / "a").write_bytes(data)
+    assert files.sha256_file(tmp_path / "a", told.append) == hashlib.sha256(data).hexdigest()
+    assert sum(told) == len(data)
+
+
+HOLD = """
+import sys, pathlib
+from convnet.files import lock
+with lock(pathlib.Path(sys.argv[1]), "training"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        text = rf"is in use by process {holder.pid} \(training\); wait for it, or choose another folder"
+        with pytest.raises(UsageError, match=text), files.lock(tmp_path, "preparing"):
+            pass
+        holder.kill()
+        holder.communicate()
+    with files.lock(tmp_path, "preparing"):
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} (preparing)\n"
+        with pytest.raises(UsageError, match="in use by process"), files.lock(tmp_path, "again"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with files.lock(tmp_path / "made", "preparing"):
+        pass
+
+
+def test_a_lock_that_cannot_be_taken_or_written_says_why(tmp_path, monkeypatch):
+    def fail(number):
+        def call(*_):
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", fail(errno.ENOLCK))
+        with pytest.raises(DiskError, match="cannot be locked: No locks available"), files.lock(tmp_path, "x"):
+            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail(errno.ENOSPC))
+        with pytest.raises(DiskError, match=r"\.lock: disk full"), files.lock(tmp_path, "x"):
+            pass
+    with pytest.raises(OSError, match="of the work"), files.lock(tmp_path, "x"):
+        raise OSError("of the work inside, not of the lock")
