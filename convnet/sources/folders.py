@@ -6,6 +6,7 @@ from pathlib import Path
 
 from convnet.sources.listing import (
     SNIFFED,
+    SPELLINGS,
     Found,
     Parts,
     Source,
@@ -33,7 +34,7 @@ def open_folders(where: Path, split: float, seed: int) -> Source:
 def walk(where: Path) -> tuple[list[Found], list[Parts]]:
     """Every file below a folder and every folder, in an order that depends on names only.
 
-    A folder that is reached again by a link within the same two levels (a class) is listed once: the real one.
+    A folder that a link reaches again within the same class is listed once: the real one.
     """
     status = where.stat()
     found: list[Found] = []
@@ -47,10 +48,10 @@ def walk(where: Path) -> tuple[list[Found], list[Parts]]:
         if above[-1] in above[:-1]:
             found.append(Found(parts, None, "", ("failed", "symlink loop")))
             continue
-        if above[-1] in seen.setdefault(parts[:2], set()):
+        if above[-1] in seen.setdefault(_scope(parts), set()):
             found.append(Found(parts, None, "", ("skipped", "a link to a folder that is listed already")))
             continue
-        seen[parts[:2]].add(above[-1])
+        seen[_scope(parts)].add(above[-1])
         folders.append(parts)
         for item, mode in _scan(path, parts, found, keys):
             status = item.stat()
@@ -61,6 +62,12 @@ def walk(where: Path) -> tuple[list[Found], list[Parts]]:
             )
             (links if mode == "link" else waiting).append(below)
     return found, folders[1:]
+
+
+def _scope(parts: Parts) -> Parts:
+    """What is taken for the class of a folder while the layout is not known: the part below train, or the first."""
+    below = next((n + 2 for n, part in enumerate(parts[:3]) if part.lower() in SPELLINGS), 1)
+    return parts[:below]
 
 
 def _scan(path: Path, parts: Parts, found: list[Found], keys: set[Parts]) -> list[tuple["os.DirEntry[str]", str]]:
