@@ -265,6 +265,18 @@ def test_a_list_with_splits_and_its_problems(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+def test_other_text_beside_a_list_or_class_folders(tmp_path: Path) -> None:
+    fill(tmp_path, ["1.png", "2.png", "cat/1.png"])
+    (tmp_path / "README.txt").write_text("labels.csv holds the labels\n1.png is a cat\nsome more\nand more\n")
+    (tmp_path / "labels.csv").write_text("1.png,cat\n2.png,dog\ncat/1.png,cat\n")
+    assert open_source(tmp_path).kind == "list labels.csv"
+    (tmp_path / "labels.csv").write_text("1.png,cat\n2.png,dog\ncat/1.png\n")
+    with pytest.raises(UsageError, match="line 3: a name and a class are needed"):
+        open_source(tmp_path)
+    (tmp_path / "labels.csv").unlink()
+    assert open_source(tmp_path).classes == ("cat",)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

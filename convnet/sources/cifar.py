@@ -48,16 +48,9 @@ def open_cifar(where: Path) -> Source:
     """
     names = sorted(os.listdir(where))
     binary = any(name.endswith(".bin") for name in names)
-    end = ".bin" if binary else ""
-    batches = sorted(
-        (name for name in names if re.fullmatch(rf"data_batch_\d+{re.escape(end)}", name)),
-        key=lambda name: int(name.removesuffix(end).rsplit("_", 1)[1]),
-    )
-    hundred = not batches
-    files = {"train": batches or [f"train{end}"], "test": [f"test{end}" if hundred else f"test_batch{end}"]}
-    files = {part: [name for name in group if name in names] for part, group in files.items()}
+    hundred, files = _files(names, ".bin" if binary else "")
     if not files["train"]:
-        raise UsageError(f"{shown(where)}: train{end} is missing; put it there")
+        raise UsageError(f"{shown(where)}: CIFAR's training file is missing; put it there")
     meta = _meta_name(hundred, binary)
     classes = _classes(where / meta, hundred, binary) if meta in names else ()
     notes = [] if classes else [f"{meta} is missing: the classes are named by their numbers"]
@@ -85,6 +78,15 @@ def open_cifar(where: Path) -> Source:
     classes = classes or tuple(str(label) for label in range(n_classes))
     name = "cifar100" if hundred else "cifar10"
     return Source(name, kind, classes, entries, skipped, (), SIDE, tuple(notes), picture)
+
+
+def _files(names: list[str], end: str) -> tuple[bool, dict[str, list[str]]]:
+    """Whether it is CIFAR-100, and the files of each split that are there, in order."""
+    batches = [name for name in names if re.fullmatch(rf"data_batch_\d+{re.escape(end)}", name)]
+    batches.sort(key=lambda name: int(name.removesuffix(end).rsplit("_", 1)[1]))
+    if batches:
+        return False, {"train": batches, "test": [name for name in names if name == f"test_batch{end}"]}
+    return True, {part: [name for name in names if name == f"{part}{end}"] for part in ("train", "test")}
 
 
 def _meta_name(hundred: bool, binary: bool) -> str:

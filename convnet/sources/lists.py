@@ -66,6 +66,7 @@ PARTS = frozenset(
         "part",
     )
 )
+SAMPLE = 1000  # lines that are looked at to tell a list from other text
 LARGEST = 1 << 28  # bytes of a list
 
 
@@ -80,7 +81,7 @@ class Line:
 
 
 def find_list(where: Path, names: list[str]) -> Path | None:
-    """The list of pictures in a folder: the one text file whose first column names files that exist.
+    """The list of pictures in a folder: the one text file that names pictures in at least half of its lines.
 
     Raises: UsageError when there are several.
     """
@@ -90,10 +91,10 @@ def find_list(where: Path, names: list[str]) -> Path | None:
         if name.startswith(".") or not name.lower().endswith(SUFFIXES) or not path.is_file():
             continue
         try:
-            lines = read_list(path, lambda text: (where / text).is_file())
-        except (UsageError, DataError, OSError):
-            continue  # notes or a licence; those that are lists are read again, and then fail aloud
-        if any(_safe(line.name) and (where / line.name).is_file() for line in lines[:1000]):
+            rows = [row for _, row in _rows(_text(path), path)][:SAMPLE]
+        except (DataError, OSError):
+            continue
+        if 2 * sum(_names_picture(where, row) for row in rows) >= max(len(rows), 1):
             lists.append(path)
     if len(lists) > 1:
         raise UsageError(
@@ -101,6 +102,16 @@ def find_list(where: Path, names: list[str]) -> Path | None:
             f"point at one of them, as in: convnet prepare {shown(lists[0])} STORE"
         )
     return lists[0] if lists else None
+
+
+def _names_picture(where: Path, row: list[str]) -> bool:
+    """Whether one of two or more fields is the name of a picture in the folder."""
+    if sum(bool(field.strip()) for field in row) < 2:
+        return False
+    for name in map(str.strip, row):
+        if _safe(name) and (has_picture_suffix(name) or "." not in name) and (where / name).is_file():
+            return True
+    return False
 
 
 def open_list(path: Path, split: float, seed: int) -> Source:
