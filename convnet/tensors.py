@@ -52,7 +52,7 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield struct.pack("<Q", len(header)) + header
     for name in order:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)  # a synchronisation when it is on a GPU
-        yield memoryview(flat.view(torch.uint8).numpy())
+        yield flat.view(torch.uint8).numpy().data
 
 
 def parse(data: Tensor) -> dict[str, Tensor]:
