@@ -81,7 +81,7 @@ class Line:
 
 
 def find_list(where: Path, names: list[str]) -> Path | None:
-    """The list of pictures in a folder: the one text file that names pictures in at least half of its lines.
+    """The list of pictures in a folder: the one text file that names pictures, some of them there, in half of its lines.
 
     Raises: UsageError when there are several.
     """
@@ -94,7 +94,9 @@ def find_list(where: Path, names: list[str]) -> Path | None:
             rows = [row for _, row in _rows(_text(path), path)][:SAMPLE]
         except (DataError, OSError):
             continue
-        if 2 * sum(_names_picture(where, row) for row in rows) >= max(len(rows), 1):
+        there = [_names_picture(where, row) for row in rows]
+        named = [any(has_picture_suffix(field.strip()) for field in row) for row in rows]
+        if any(there) and 2 * sum(map(max, there, named)) >= len(rows):
             lists.append(path)
     if len(lists) > 1:
         raise UsageError(
