@@ -81,7 +81,7 @@ class Line:
 
 
 def find_list(where: Path, names: list[str]) -> Path | None:
-    """The list of pictures in a folder: the one text file that names pictures, some of them there, in half of its lines.
+    """The list of pictures in a folder: the one text file that names pictures, some of them there, in half its lines.
 
     Raises: UsageError when there are several.
     """
