@@ -16,9 +16,10 @@ from torch import nn
 
 from convnet.augment import to_input
 from convnet.device import Device
-from convnet.errors import DataError
+from convnet.errors import DataError, Interrupted, UsageError
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
+from convnet.stop import Stop
 from convnet.store import Split
 from convnet.views import View, views
 
@@ -93,11 +94,18 @@ def evaluate(
     views_name: str = "single",
     ids: NDArray[np.int64] | None = None,
     progress: Progress = SILENT,
+    stop: Stop | None = None,
 ) -> Scores:
     """Tests `net` on a split of a store (or on its pictures `ids`). The net is in eval mode meanwhile.
 
-    Raises: DataError when the net's outputs aren't finite, naming the picture.
+    Raises: DataError when the net's outputs aren't finite, naming the picture; UsageError when classes or sizes don't
+    fit; Interrupted when `stop` is asked for.
     """
+    if preprocessing.size != split.store.size:
+        raise UsageError(
+            f"{split.store.path} holds pictures of {split.store.size} pixels, the net was trained on {preprocessing.size}; "
+            f"prepare the source with --size {preprocessing.size}"
+        )
     chosen = np.arange(split.n) if ids is None else ids
     labels = split.labels[chosen]
     ranks, predicted, losses = [], [], []
@@ -111,6 +119,8 @@ def evaluate(
         ranks.append(rank(posteriors, truth))
         predicted.append(posteriors.argmax(1))
         losses.append(-np.log(np.maximum(posteriors[np.arange(len(part)), truth], 1e-300)))
+        if stop:
+            raise Interrupted(f"stopped while testing on {split.name}")
         done += len(part)
         progress.update(done)
     progress.finish()

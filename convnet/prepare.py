@@ -254,18 +254,19 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
     made = Made([], [], 0, Sums(0, pixels, products))
     for position, entry in enumerate(entries, first):
         try:
-            image, notes = _image(source.read(entry))
-            frame = _fit(image, settings)
+            data = source.read(entry)
+            picture, notes = decode(data) if isinstance(data, bytes) else (data, ())
+            frame = fit(picture, settings)
         except BadPicture as error:
             made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
             continue
         made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
-        made.enlarged += min(image.size) < settings.shorter_side
+        made.enlarged += min(picture.shape[:2]) < settings.shorter_side
         array = np.asarray(frame)
         payload = store.npy_bytes(array) if settings.encoding == "raw" else _jpeg_bytes(frame)
-        data = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
-        row = (len(payload), entry.label, *array.shape[:2], hashlib.sha256(data).hexdigest())
-        made.rows.append((data, entry.key, row))
+        member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
+        row = (len(payload), entry.label, *array.shape[:2], hashlib.sha256(member).hexdigest())
+        made.rows.append((member, entry.key, row))
         if split == "train":
             square = store.centre_square(array, settings.size)
             pixels += square
@@ -274,13 +275,12 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
     return made
 
 
-def _image(data: bytes | NDArray[np.uint8]) -> tuple[Image.Image, tuple[str, ...]]:
-    pixels, notes = decode(data) if isinstance(data, bytes) else (data, ())
-    return Image.fromarray(pixels), notes
+def fit(pixels: NDArray[np.uint8], settings: Settings) -> Image.Image:
+    """A picture (H, W, 3) with its shorter side scaled to S, bicubic; for a raw store its central square.
 
-
-def _fit(image: Image.Image, settings: Settings) -> Image.Image:
-    """Shorter side to S by bicubic interpolation; for a raw store also the centre crop."""
+    Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory.
+    """
+    image = Image.fromarray(pixels)
     shorter = min(image.size)
     width, height = (max(1, round(side * settings.shorter_side / shorter)) for side in image.size)
     if width * height > MAX_PIXELS:

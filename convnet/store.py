@@ -243,13 +243,8 @@ class Split:
         Offsets may be negative or reach beyond the square: what lies outside is black (LeNet-5's border).
         """
         out = np.empty((len(ids), crop, crop, 3), np.uint8)
-        size = self.store.size
         for k, (i, top, left) in enumerate(zip(ids.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
-            square = self.square(i)
-            if top >= 0 and left >= 0 and top + crop <= size and left + crop <= size:
-                out[k] = square[top : top + crop, left : left + crop]
-            else:
-                _crop_over_the_edge(square, top, left, out[k])
+            out[k] = crop_square(self.square(i), top, left, crop)
         return out
 
     def _map(self, shard: int) -> Pixels:
@@ -272,13 +267,17 @@ def centre_square(pixels: Pixels, size: int) -> Pixels:
     return pixels[top : top + size, left : left + size]
 
 
-def _crop_over_the_edge(square: Pixels, top: int, left: int, out: Pixels) -> None:
-    out[:] = 0
-    crop, size = len(out), len(square)
+def crop_square(square: Pixels, top: int, left: int, crop: int) -> Pixels:
+    """uint8 (crop, crop, 3): a crop of a square that may reach over its edges, where it is black."""
+    size = len(square)
+    if top >= 0 and left >= 0 and top + crop <= size and left + crop <= size:
+        return square[top : top + crop, left : left + crop]
+    out = np.zeros((crop, crop, 3), np.uint8)
     rows = slice(max(top, 0), min(top + crop, size))
     columns = slice(max(left, 0), min(left + crop, size))
     if rows.start < rows.stop and columns.start < columns.stop:
         out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = square[rows, columns]
+    return out
 
 
 def index_files(split: str, rows: list[tuple[Any, ...]], keys: list[str]) -> dict[str, bytes]:

@@ -1,0 +1,98 @@
+"""What does a trained net say of a picture? Its most probable classes."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from convnet.augment import to_input
+from convnet.decode import BadPicture, decode
+from convnet.device import Device
+from convnet.errors import UsageError
+from convnet.evaluate import posterior
+from convnet.prepare import Settings, fit
+from convnet.preprocess import Preprocessing
+from convnet.store import Pixels, crop_square
+from convnet.views import View, views
+
+BATCH = 32  # pictures at a time
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one picture, best first; or the reason why there is none, in `failed`."""
+
+    path: Path
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    failed: str | None = None
+
+
+def predict(
+    net: nn.Module,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    paths: Iterable[Path],
+    device: Device,
+    *,
+    top: int = 5,
+    views_name: str = "single",
+) -> Iterator[Prediction]:
+    """Predictions in the order of `paths`. Each picture is treated as in preparation: shorter side, centre square.
+
+    A picture that can't be read gives a Prediction with the reason in `failed`; nothing is raised for it.
+    """
+    if top < 1:
+        raise UsageError(f"--top {top}: must be at least 1")
+    looks = views(views_name, preprocessing)
+    batch: list[tuple[Path, Pixels | str]] = []
+    for path in paths:
+        batch.append((path, _square(path, preprocessing.size)))
+        if len(batch) == BATCH:
+            yield from _predict(net, preprocessing, classes, batch, device, top, looks)
+            batch = []
+    yield from _predict(net, preprocessing, classes, batch, device, top, looks)
+
+
+def _predict(
+    net: nn.Module,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    batch: list[tuple[Path, Pixels | str]],
+    device: Device,
+    top: int,
+    looks: list[View],
+) -> Iterator[Prediction]:
+    squares = [square for _, square in batch if not isinstance(square, str)]
+    rows: Iterator[NDArray[np.float64]] = iter(())
+    if squares:
+        total = np.zeros((len(squares), len(classes)))
+        for view in looks:
+            how = view.of(len(squares))
+            crops = np.stack([crop_square(s, view.top, view.left, preprocessing.crop) for s in squares])
+            total += posterior(net, to_input(crops, how, preprocessing, device.device), device)
+        rows = iter(total / len(looks))
+    for path, square in batch:
+        if isinstance(square, str):
+            yield Prediction(path, failed=square)
+            continue
+        row = next(rows)
+        best = np.argsort(-row, kind="stable")[:top]
+        yield Prediction(path, tuple(classes[k] for k in best), tuple(float(row[k]) for k in best))
+
+
+def _square(path: Path, size: int) -> Pixels | str:
+    """uint8 (size, size, 3), or why not."""
+    try:
+        if not path.is_file():
+            return "no such file" if not os.path.lexists(path) else "not a file"
+        pixels, _ = decode(path.read_bytes())
+        return np.asarray(fit(pixels, Settings(size, size, "raw")))
+    except BadPicture as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"

@@ -1,0 +1,397 @@
+"""How does a net learn? The loop, in plain sight: epochs, steps, the paper's update rule, checkpoints, validation.
+
+A run is a folder:
+
+    metrics.jsonl    a row every few steps and one an epoch; the same for the same recipe, store and machine
+    metrics.csv      the epochs as a table
+    timing.jsonl     seconds and pictures per second of each epoch (apart, because they differ from run to run)
+    last.ckpt        everything to go on from; last.previous.ckpt is the one before
+    best.ckpt        the net with the smallest validation error
+    recipe.toml      the recipe; environment.json: versions, device, store; summary.json: the result
+"""
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convnet import checkpoint, device, draws, files, optim, preprocess, runlog
+from convnet.checkpoint import BEST, LAST, Checkpoint, Position
+from convnet.errors import DataError, Diverged, Interrupted, UsageError
+from convnet.evaluate import Scores, evaluate
+from convnet.loader import Batch, Loader
+from convnet.nets import create_model
+from convnet.nets.layers import Net
+from convnet.progress import SILENT, Progress
+from convnet.recipe import Recipe, to_toml
+from convnet.stop import Stop
+from convnet.store import Split, Store
+
+ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
+STUCK = 0.985  # of ln K: a loss above this is that of a net that tells no class from another
+STUCK_EPOCHS = range(2, 6)  # in which it is looked for
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and validates on: pictures of a store by their positions. `val` is None when there is none."""
+
+    store: Store
+    train: Split
+    train_ids: NDArray[np.int64]
+    val: Split | None
+    val_ids: NDArray[np.int64]
+
+
+def train(
+    recipe: Recipe,
+    store: Store,
+    out: Path,
+    *,
+    resume: bool = False,
+    place: str = "auto",
+    workers: int = 1,
+    progress: Progress = SILENT,
+    stop: Stop | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Trains by `recipe` on `store` in the run folder `out`; returns what summary.json holds.
+
+    resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
+    threads). workers: threads that read ahead; they change nothing.
+
+    Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
+    """
+    data = _data(recipe, store)
+    where = device.choose(recipe.precision, place)
+    with files.lock(out, "training"):
+        run = _begin(recipe, data, out, where, resume, command, progress)
+        loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, where.device, workers)
+        while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
+            _train_epoch(run, loader, progress, stop)
+            _end_epoch(run, data, progress, stop)
+        return _finish(run, data, place, progress)
+
+
+# ---- an epoch ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """The state of a run: what a checkpoint keeps, and where it is kept."""
+
+    recipe: Recipe
+    preprocessing: preprocess.Preprocessing
+    classes: tuple[str, ...]
+    net: Net
+    rule: optim.Momentum
+    position: Position
+    provenance: Mapping[str, Any]
+    where: device.Device
+    out: Path
+    saved: float  # monotonic seconds of the last save
+
+
+def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None) -> None:
+    """The steps of the epoch that are still to do."""
+    recipe, epoch = run.recipe, run.position.epoch
+    lr = optim.rate(recipe, epoch, run.position.validation_errors)
+    began, first = monotonic(), run.position.pictures
+    per_epoch = len(loader.ids)
+    progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch * (recipe.epochs - epoch + 1), first)
+    run.net.train()
+    for batch in loader.epoch(epoch, run.position.batch):
+        loss, wrong = _step(run, batch, lr, loader.split)
+        position = run.position
+        run.position = replace(
+            position,
+            batch=position.batch + 1,
+            step=position.step + 1,
+            loss_sum=position.loss_sum + loss * len(batch.ids),
+            errors=position.errors + wrong,
+            pictures=position.pictures + len(batch.ids),
+        )
+        _log_step(run, loss, wrong / len(batch.ids), lr, len(loader))
+        _show(run, progress, len(loader))
+        if stop:
+            save(run)
+            raise Interrupted(f"stopped in epoch {epoch}, step {run.position.step:,}; everything is saved in {run.out}")
+        if monotonic() - run.saved > 60 * recipe.save_minutes:
+            save(run)
+    seconds, pictures = monotonic() - began, run.position.pictures - first
+    timing = {"epoch": epoch, "seconds": seconds, "pictures": pictures, "pictures_per_second": pictures / seconds}
+    runlog.append(run.out / "timing.jsonl", timing)
+
+
+def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
+    """One update; the batch's mean loss (nats) and how many of its pictures were wrong."""
+    torch.manual_seed(int(draws.bits(run.recipe.seed, draws.stream("dropout"), run.position.step)) >> 1)
+    with run.where.autocast():
+        logits = run.net(batch.images)
+    loss = _loss(logits.float(), batch.labels)
+    run.rule.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    wrong = (logits.argmax(1) != batch.labels).sum()
+    value = loss.item()  # a device synchronisation: a loss that isn't finite must stop the run before the update
+    if not math.isfinite(value):
+        raise _diverged(run, value, [split.keys[i] for i in batch.ids])
+    run.rule.step(lr)
+    return value, int(wrong.item())
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the batch of -log of the right class's softmax output (AlexNet 3.5), nats."""
+    return F.cross_entropy(logits, labels)
+
+
+def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:
+    path = run.out / "diverged.json"
+    report = {"epoch": run.position.epoch, "step": run.position.step + 1, "loss": str(loss), "pictures": keys}
+    files.write_atomic(path, json.dumps(report, indent=1).encode())
+    return Diverged(
+        f"the loss became {loss} in epoch {run.position.epoch}, step {run.position.step + 1:,}; its pictures are in {path}, "
+        f"the last good net in {run.out / LAST}; try a lower rate: --set lr={run.recipe.lr / 10:g}"
+    )
+
+
+def _log_step(run: Run, loss: float, error: float, lr: float, steps: int) -> None:
+    position = run.position
+    if (position.batch - 1) % max(1, steps // ROWS_AN_EPOCH) == 0:
+        row = {"kind": "step", "epoch": position.epoch, "step": position.step, "lr": lr, "loss": loss, "error": error}
+        _log(run, row)
+
+
+def _log(run: Run, row: runlog.Row) -> None:
+    runlog.append(run.out / "metrics.jsonl", row)
+    run.position = replace(run.position, rows=run.position.rows + 1)
+
+
+def _show(run: Run, progress: Progress, steps: int) -> None:
+    at = run.position
+    errors = {"train": f"{at.errors / at.pictures:.1%}"}
+    if at.validation_errors:
+        errors["val"] = f"{at.validation_errors[-1]:.1%}"
+    shown = ", ".join(f"{name} {error}" for name, error in errors.items())
+    progress.update(at.pictures, step=f"{at.batch}/{steps}", loss=f"{at.loss_sum / at.pictures:.3f}", error=shown)
+
+
+def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> None:
+    """Validation, the epoch's row, and the checkpoints."""
+    at, epoch = run.position, run.position.epoch
+    lr = optim.rate(run.recipe, epoch, at.validation_errors)
+    row: dict[str, runlog.Value] = {"kind": "epoch", "epoch": epoch, "step": at.step, "lr": lr}
+    row |= {"train_loss": at.loss_sum / at.pictures, "train_error": at.errors / at.pictures}
+    best = False
+    errors = at.validation_errors
+    if data.val is not None:
+        try:
+            scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
+        except Interrupted:
+            save(run)  # at the end of the epoch's steps: resuming validates again
+            raise
+        row |= {"val_loss": scores.loss, "val_top1_error": scores.top1, "val_top5_error": scores.top5}
+        best = at.best_error is None or scores.top1 < at.best_error
+        errors = (*errors, scores.top1)
+    progress.finish()
+    progress.note(_epoch_line(row, run.recipe.epochs))
+    _warn_if_stuck(run, at.loss_sum / at.pictures, progress)
+    _log(run, row)
+    run.position = replace(
+        run.position,
+        epoch=epoch + 1,
+        batch=0,
+        loss_sum=0.0,
+        errors=0,
+        pictures=0,
+        validation_errors=errors,
+        best_error=errors[-1] if best else at.best_error,
+    )
+    if best:
+        checkpoint.save(run.out / BEST, _checkpoint(run, velocity=False))
+    save(run)
+    rows = [row for row in runlog.read(run.out / "metrics.jsonl") if row["kind"] == "epoch"]
+    runlog.write_csv(rows, run.out / "metrics.csv")
+
+
+def _epoch_line(row: runlog.Row, epochs: int) -> str:
+    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:g}  train loss {row['train_loss']:.4f} error {row['train_error']:.2%}"
+    if "val_loss" in row:
+        text += f"  val loss {row['val_loss']:.4f} error {row['val_top1_error']:.2%}"
+    return text
+
+
+def _warn_if_stuck(run: Run, loss: float, progress: Progress) -> None:
+    """A net that gives every class the same probability has the loss ln K."""
+    k = len(run.classes)
+    if k > 1 and run.position.epoch in STUCK_EPOCHS and loss > STUCK * math.log(k):
+        progress.warn(
+            f"after {run.position.epoch} epochs the loss is {loss:.3f}, and ln {k} = {math.log(k):.3f} is that of a net "
+            "which tells no class from another: it has not begun to learn. The paper's initial values need many pictures; "
+            "for a small set use --recipe alexnet_small or --set init=fan-in. Otherwise try another rate (--set lr=...)."
+        )
+
+
+# ---- keeping -----------------------------------------------------------------------------------------------------------
+
+
+def save(run: Run) -> None:
+    """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters()):  # a device synchronisation
+        raise Diverged(f"the weights are no longer finite; the last good net is {run.out / LAST}; try a lower rate")
+    checkpoint.save(run.out / LAST, _checkpoint(run, velocity=True), keep_previous=True)
+    run.saved = monotonic()
+
+
+def _checkpoint(run: Run, velocity: bool) -> Checkpoint:
+    return Checkpoint(
+        recipe=run.recipe,
+        preprocessing=run.preprocessing,
+        classes=run.classes,
+        weights=dict(run.net.state_dict()),
+        velocity=run.rule.state() if velocity else None,
+        position=run.position,
+        provenance=run.provenance,
+    )
+
+
+# ---- the beginning and the end -----------------------------------------------------------------------------------------
+
+
+def _data(recipe: Recipe, store: Store) -> Data:
+    """What to train and validate on: the store's val split, or the share of train that the recipe holds out."""
+    if store.size != recipe.size:
+        raise UsageError(
+            f"{store.path} holds pictures of {store.size} pixels, recipe {recipe.name} wants {recipe.size}; "
+            f"prepare the source with --size {recipe.size}, or choose --set size={store.size} and a crop that fits"
+        )
+    split = store.split("train")
+    everything = np.arange(split.n)
+    if "val" in store.splits and store.splits["val"].n:
+        val = store.split("val")
+        return Data(store, split, everything, val, np.arange(val.n))
+    order = draws.permutation(split.n, recipe.seed, draws.stream("validation"))
+    held = round(recipe.validation * split.n)
+    if held:
+        return Data(store, split, np.sort(order[held:]), split, np.sort(order[:held]))
+    if recipe.schedule == "plateau":
+        raise UsageError(
+            f"recipe {recipe.name} lowers its rate by the validation error, but {store.path} has no val split; "
+            "hold out a part of train with --set validation=0.1"
+        )
+    return Data(store, split, everything, None, everything[:0])
+
+
+def _begin(
+    recipe: Recipe, data: Data, out: Path, where: device.Device, resume: bool, command: str, progress: Progress
+) -> Run:
+    """A run with fresh weights, or the one that `out` holds."""
+    store = data.store
+    environment = _environment(where, store, command)
+    if not resume:
+        if (out / LAST).exists() or (out / "metrics.jsonl").exists():
+            raise UsageError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out")
+        mean = store.statistics.mean_rgb
+        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean)
+        net = create_model(
+            recipe.net, num_classes=len(store.classes), init=recipe.init, seed=recipe.seed, **recipe.net_options
+        )
+        files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())
+        position, provenance, velocity = Position(), environment, None
+    else:
+        kept, path, warnings = checkpoint.load_newest(out)
+        for warning in warnings:
+            progress.warn(warning)
+        _check_same(kept, recipe, environment, store, path, progress)
+        preprocessing, position, provenance = kept.preprocessing, kept.position, kept.provenance
+        net, velocity = checkpoint.rebuild(replace(kept, recipe=recipe)), kept.velocity
+        if runlog.truncate(out / "metrics.jsonl", position.rows) < position.rows:
+            progress.warn(f"{out / 'metrics.jsonl'} has lost rows; the run goes on without them")
+        progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
+    files.write_atomic(out / "environment.json", json.dumps(environment, indent=1).encode())
+    net = net.to(where.device, memory_format=where.memory_format)
+    rule = optim.optimizer(net, recipe)
+    if velocity is not None:
+        rule.load(velocity)
+    run = Run(recipe, preprocessing, store.classes, net, rule, position, provenance, where, out, monotonic())
+    progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
+    if not resume:
+        save(run)  # a disk that can't hold the run says so now
+    return run
+
+
+def _check_same(
+    kept: Checkpoint, recipe: Recipe, environment: Mapping[str, Any], store: Store, path: Path, progress: Progress
+) -> None:
+    """Only the number of epochs may change when a run goes on."""
+    if replace(kept.recipe, epochs=recipe.epochs) != recipe:
+        raise UsageError(f"{path} was trained by another recipe; resume with its own, recipe.toml in the run's folder")
+    if kept.provenance.get("store_sha256") != environment["store_sha256"]:
+        raise UsageError(f"{path} was trained on another store than {store.path}; resume with the store it began with")
+    if kept.velocity is None:
+        raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
+    for name in ("threads", "device", "torch"):
+        was, now = kept.provenance.get(name), environment[name]
+        if was != now:
+            progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
+
+
+def _environment(where: device.Device, store: Store, command: str) -> dict[str, Any]:
+    from convnet import __version__
+
+    return {
+        "convnet": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": where.reason,
+        "threads": where.threads,
+        "store": str(store.path.resolve()),
+        "store_sha256": store.identity,
+        "command": command,
+    }
+
+
+def _finish(run: Run, data: Data, place: str, progress: Progress) -> dict[str, Any]:
+    """Tests the best net once on the pictures that had no part in training; writes summary.json."""
+    has_best = (run.out / BEST).exists()
+    chosen = run.out / (BEST if has_best else LAST)
+    kept = checkpoint.load(chosen)
+    exact = device.choose("fp32", place)  # as `convnet evaluate` does
+    net = checkpoint.rebuild(kept).to(exact.device, memory_format=exact.memory_format)
+    times = runlog.read(run.out / "timing.jsonl")
+    seconds, pictures = (sum(float(row[name] or 0) for row in times) for name in ("seconds", "pictures"))
+    counts = data.store.header["counts"]
+    summary: dict[str, Any] = {
+        "net": run.recipe.net,
+        "recipe": run.recipe.name,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "classes": len(run.classes),
+        "epochs": run.position.epoch - 1,
+        "steps": run.position.step,
+        "checkpoint": chosen.name,
+        "best_epoch": kept.position.epoch - 1,
+        "training_seconds": seconds,
+        "pictures_per_second": pictures / seconds if seconds else 0.0,
+        "left_out": {"skipped": counts["skipped"], "failed": counts["failed"]},
+    }
+    if data.val is not None:
+        scores = evaluate(net, data.val, run.preprocessing, exact, ids=data.val_ids)
+        summary["validation"] = _figures(scores)
+    if "test" in data.store.splits and data.store.splits["test"].n:
+        summary["test"] = _figures(evaluate(net, data.store.split("test"), run.preprocessing, exact))
+    files.write_atomic(run.out / "summary.json", json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def _figures(scores: Scores) -> dict[str, Any]:
+    return {"n": scores.n, "top1_error": scores.top1, "top5_error": scores.top5, "loss": scores.loss}
