@@ -48,11 +48,11 @@ def draw(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int
         tops, lefts = places[:, 0] - recipe.pad, places[:, 1] - recipe.pad
     if recipe.mirror:
         mirrored = draws.uniform(recipe.seed, draws.stream("mirror"), epoch, ids) < 0.5
-    colour = np.zeros((n, 3), np.float32)
+    shift = np.zeros((n, 3))
     if recipe.colour_std:
         factors = draws.normal(recipe.seed, draws.stream("colour"), epoch, ids[:, None], np.arange(3))
-        colour = (factors * recipe.colour_std * magnitudes(recipe, statistics)) @ statistics.eigenvectors.T
-    return Augmentation(tops, lefts, mirrored, colour.astype(np.float32))
+        shift = (factors * recipe.colour_std * magnitudes(recipe, statistics)) @ statistics.eigenvectors.T
+    return Augmentation(tops, lefts, mirrored, shift.astype(np.float32))
 
 
 def magnitudes(recipe: Recipe, statistics: Statistics) -> NDArray[np.float64]:
@@ -68,7 +68,7 @@ def magnitudes(recipe: Recipe, statistics: Statistics) -> NDArray[np.float64]:
 def to_input(crops: Pixels, how: Augmentation, preprocessing: Preprocessing, device: torch.device) -> Tensor:
     """The net's input from uint8 (N, crop, crop, 3): float32 (N, C, crop, crop), channels-last, on `device`.
 
-    In this order: grey (by recipe), minus the mean at the crop's own place, plus the colour shift, mirror, scale, offset.
+    In this order: grey (by recipe), minus the mean at the crop's own place, colour shift, mirror, scale, offset.
     """
     pixels = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2)
     grey = preprocessing.channels == "grey"

@@ -18,11 +18,12 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from convnet import files, preprocess, recipe, strictjson, tensors
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.nets import create_model
+from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 
@@ -135,7 +136,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint, Path, list[str]]:
     raise DataError("; ".join(damages))
 
 
-def rebuild(checkpoint: Checkpoint) -> nn.Module:
+def rebuild(checkpoint: Checkpoint) -> Net:
     """The net of a checkpoint with its weights, in eval mode, on the CPU. Raises: DataError when they don't fit."""
     chosen = checkpoint.recipe
     options: dict[str, Any] = dict(chosen.net_options)

@@ -3,14 +3,16 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from convnet.errors import UsageError
 
 CPU_BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags: multiplies bf16 in hardware
 CUDA_BF16 = (8, 0)  # compute capability (Ampere): the first with bf16 in its tensor cores
+Module = TypeVar("Module", bound=nn.Module)
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -30,6 +32,10 @@ class Device:
     memory_format: torch.memory_format
     threads: int
     reason: str
+
+    def take(self, net: Module) -> Module:
+        """The net on this device, in its memory layout."""
+        return net.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the net's forward pass computes in `dtype`; it changes nothing for float32."""

@@ -103,8 +103,8 @@ def evaluate(
     """
     if preprocessing.size != split.store.size:
         raise UsageError(
-            f"{split.store.path} holds pictures of {split.store.size} pixels, the net was trained on {preprocessing.size}; "
-            f"prepare the source with --size {preprocessing.size}"
+            f"{split.store.path} holds pictures of {split.store.size} pixels, the net was trained on "
+            f"{preprocessing.size}; prepare the source with --size {preprocessing.size}"
         )
     chosen = np.arange(split.n) if ids is None else ids
     labels = split.labels[chosen]
@@ -143,7 +143,7 @@ def rank(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[
     """
     truth = np.take_along_axis(posteriors, labels[:, None], 1)
     before = (posteriors > truth) | ((posteriors == truth) & (np.arange(posteriors.shape[1]) < labels[:, None]))
-    return before.sum(1)
+    return np.asarray(before.sum(1), np.int64)
 
 
 @torch.inference_mode()
@@ -151,7 +151,7 @@ def posterior(net: nn.Module, images: torch.Tensor, device: Device) -> NDArray[n
     """float64 (N, K): the softmax of the net's logits."""
     with device.autocast():
         logits = net(images)
-    return logits.float().softmax(1).double().cpu().numpy()  # a device synchronisation: the result is needed
+    return np.asarray(logits.float().softmax(1).double().cpu())  # a device synchronisation: the result is needed
 
 
 def _posteriors(

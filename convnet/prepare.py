@@ -47,7 +47,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are stored: a square of `size` pixels (raw), or the frame with shorter side `shorter_side` (jpeg)."""
+    """How pictures are stored: squares of `size` pixels (raw), or frames with shorter side `shorter_side` (jpeg)."""
 
     size: int
     shorter_side: int
@@ -89,7 +89,7 @@ def prepare(
         return _finished(path, listing, progress)
     with files.lock(path, "preparing"):
         _begin(path, _listing_hash(jobs, source, settings, stamps=True))
-        Image.core.set_blocks_max(64)  # Pillow keeps its memory blocks: 120 page faults fewer a picture
+        Image.core.set_blocks_max(64)  # type: ignore[attr-defined]  # Pillow keeps its memory blocks: 120 page faults fewer a picture
         total, done = len(source.entries), 0
         todo = [job for job in jobs if not _part(path, job).exists()]
         done = total - sum(len(job.entries) for job in todo)
@@ -103,7 +103,7 @@ def prepare(
         return _commit(path, jobs, source, settings, listing)
 
 
-# ---- the work, cut into shards ----------------------------------------------------------------------------------------
+# the work, cut into shards
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _part(path: Path, job: Job) -> Path:
     return path / WORK / f"{job.split}-{job.number:05d}.json"
 
 
-# ---- one shard ---------------------------------------------------------------------------------------------------------
+# one shard
 
 
 @dataclass
@@ -231,9 +231,7 @@ def _make_shard(
     files.write_atomic(_part(path, job), json.dumps(part).encode())
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int
-) -> Iterator[R]:
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
     """The results of work(item) in the items' order, with at most `window` items ahead."""
     ahead: deque[Future[R]] = deque()
     try:
@@ -309,7 +307,7 @@ def _products(square: NDArray[np.uint8]) -> NDArray[np.int64]:
     return out
 
 
-# ---- the end -----------------------------------------------------------------------------------------------------------
+# the end
 
 
 def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, listing: str) -> store.Store:
@@ -330,7 +328,9 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
         sums.add(Sums(part["n"], pixels, np.array(part["products"], np.int64)))
         shards[store.shard_name(job.split, job.number)] = {"bytes": part["bytes"]}
     if not sums.n:
-        raise DataError(f"no training picture could be used: {_first_reason(left_out)}; convnet check SOURCE tells more")
+        raise DataError(
+            f"no training picture could be used: {_first_reason(left_out)}; convnet check SOURCE tells more"
+        )
     left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
     contents: dict[str, bytes] = {}
     for split in rows:
@@ -376,10 +376,14 @@ def _statistics(sums: Sums) -> dict[str, Any]:
     n_pixels = sums.n * sums.pixels.shape[0] * sums.pixels.shape[1]
     totals = [int(t) for t in sums.pixels.sum((0, 1))]
     products = [[int(p) for p in row] for row in sums.products]
-    covariance = [[(products[i][j] * n_pixels - totals[i] * totals[j]) / n_pixels**2 for j in range(3)] for i in range(3)]
+    covariance = [
+        [(products[i][j] * n_pixels - totals[i] * totals[j]) / n_pixels**2 for j in range(3)] for i in range(3)
+    ]
     values, vectors = np.linalg.eigh(np.array(covariance))
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
-    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(0), range(3)] < 0, -1.0, 1.0)  # one sign, for all machines
+    vectors = vectors * np.where(
+        vectors[np.abs(vectors).argmax(0), range(3)] < 0, -1.0, 1.0
+    )  # one sign, for all machines
     return {
         "n": sums.n,
         "mean_rgb": [t / n_pixels for t in totals],

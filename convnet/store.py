@@ -1,8 +1,8 @@
-"""How do prepared pictures lie on disk? One folder, readable by any tar tool, mapped without decoding, checked by sha256.
+"""How do prepared pictures lie on disk? One folder, for any tar tool, mapped without decoding, checked by sha256.
 
     store.json         the header and commit mark: written last, with its own sha256
     train-00000.tar    a shard: per picture one member NNNNNNNNN.npy (raw) or .jpg (jpeg) and one NNNNNNNNN.cls (label)
-    train.index.npy    one row of ROW for each picture: shard, offset, length, label, height, width, sha256 of the record
+    train.index.npy    one ROW for each picture: shard, offset, length, label, height, width, sha256 of the record
     train.keys.jsonl   one JSON string for each picture: its name in the source
     mean.npy           the mean picture of the training split, float32 (size, size, 3)
     left_out.jsonl     what was skipped or failed, and what is odd about used pictures, each with the reason
@@ -61,15 +61,15 @@ class Statistics:
     eigenvectors: NDArray[np.float64]
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------
+# writing
 
 
 def record(position: int, label: int, suffix: str, payload: bytes) -> bytes:
     """The bytes of one picture in a shard: header, payload, padding, and the .cls member with its label."""
     text = str(label).encode()
+    members = ((f"{position:09d}.{suffix}", payload), (f"{position:09d}.cls", text))
     return b"".join(
-        [_tar_header(f"{position:09d}.{suffix}", len(payload)), payload, bytes(-len(payload) % BLOCK)]
-        + [_tar_header(f"{position:09d}.cls", len(text)), text, bytes(-len(text) % BLOCK)]
+        piece for name, data in members for piece in (_tar_header(name, len(data)), data, bytes(-len(data) % BLOCK))
     )
 
 
@@ -96,7 +96,7 @@ def header_bytes(header: dict[str, Any]) -> bytes:
     return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n"store": ' + body + b"}\n"
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------
+# reading
 
 
 def is_store(path: Path) -> bool:
@@ -147,7 +147,7 @@ class Store:
 
     @property
     def identity(self) -> str:
-        """A sha256 that stands for the whole content: the header lists the hashes of the indexes, they of all records."""
+        """A sha256 for the whole content: the header lists the hashes of the indexes, these those of all records."""
         return hashlib.sha256(header_bytes(self.header)).hexdigest()
 
     @cached_property
@@ -218,7 +218,7 @@ class Split:
         row = self.rows[i]
         shard = self._map(int(row["shard"]))
         found = shard[int(row["offset"]) : int(row["offset"] + row["length"])]
-        if hashlib.sha256(found).digest() != row["sha256"].tobytes():
+        if hashlib.sha256(found.data).digest() != row["sha256"].tobytes():
             file = self.store.path / shard_name(self.name, int(row["shard"]))
             raise DataError(f"{file} is damaged at picture {self.keys[i]!r}; prepare the store again")
 
@@ -238,7 +238,7 @@ class Split:
         return centre_square(self.picture(i), self.store.size)
 
     def crops(self, ids: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], crop: int) -> Pixels:
-        """uint8 (N, crop, crop, 3): from the central square of each picture `ids`, crops at rows `tops`, columns `lefts`.
+        """uint8 (N, crop, crop, 3): a crop of the central square of each picture `ids`, from row `tops`, column `lefts`.
 
         Offsets may be negative or reach beyond the square: what lies outside is black (LeNet-5's border).
         """

@@ -1,4 +1,4 @@
-"""How does progress look? A bar on a terminal, plain lines in a pipe, nothing when asked to be quiet. Always on stderr."""
+"""How does progress look? A bar on a terminal, plain lines in a pipe, nothing when asked to be quiet; on stderr."""
 
 import sys
 from time import monotonic

@@ -31,13 +31,14 @@ from convnet.errors import DataError, Diverged, Interrupted, UsageError
 from convnet.evaluate import Scores, evaluate
 from convnet.loader import Batch, Loader
 from convnet.nets import create_model
-from convnet.nets.layers import Net
+from convnet.nets.layers import Net, rbf_loss
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe, to_toml
 from convnet.stop import Stop
 from convnet.store import Split, Store
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
+RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open: a distance that no class need exceed
 STUCK = 0.985  # of ln K: a loss above this is that of a net that tells no class from another
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 
@@ -83,7 +84,7 @@ def train(
         return _finish(run, data, place, progress)
 
 
-# ---- an epoch ----------------------------------------------------------------------------------------------------------
+# an epoch
 
 
 @dataclass
@@ -138,7 +139,7 @@ def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
     torch.manual_seed(int(draws.bits(run.recipe.seed, draws.stream("dropout"), run.position.step)) >> 1)
     with run.where.autocast():
         logits = run.net(batch.images)
-    loss = _loss(logits.float(), batch.labels)
+    loss = _loss(run.recipe.loss, logits.float(), batch.labels)
     run.rule.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     wrong = (logits.argmax(1) != batch.labels).sum()
@@ -149,9 +150,10 @@ def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
     return value, int(wrong.item())
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the batch of -log of the right class's softmax output (AlexNet 3.5), nats."""
-    return F.cross_entropy(logits, labels)
+def _loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the batch, nats: "softmax" is -log of the right class's softmax output (AlexNet 3.5), "rbf" the
+    discriminative criterion over distances (LeNet-5, eq. 9)."""
+    return rbf_loss(logits, labels, RUBBISH) if kind == "rbf" else F.cross_entropy(logits, labels)
 
 
 def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:
@@ -159,15 +161,22 @@ def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:
     report = {"epoch": run.position.epoch, "step": run.position.step + 1, "loss": str(loss), "pictures": keys}
     files.write_atomic(path, json.dumps(report, indent=1).encode())
     return Diverged(
-        f"the loss became {loss} in epoch {run.position.epoch}, step {run.position.step + 1:,}; its pictures are in {path}, "
-        f"the last good net in {run.out / LAST}; try a lower rate: --set lr={run.recipe.lr / 10:g}"
+        f"the loss became {loss} in epoch {run.position.epoch}, step {run.position.step + 1:,}; its pictures are in "
+        f"{path}, the last good net in {run.out / LAST}; try a lower rate: --set lr={run.recipe.lr / 10:g}"
     )
 
 
 def _log_step(run: Run, loss: float, error: float, lr: float, steps: int) -> None:
     position = run.position
     if (position.batch - 1) % max(1, steps // ROWS_AN_EPOCH) == 0:
-        row = {"kind": "step", "epoch": position.epoch, "step": position.step, "lr": lr, "loss": loss, "error": error}
+        row: dict[str, runlog.Value] = {
+            "kind": "step",
+            "epoch": position.epoch,
+            "step": position.step,
+            "lr": lr,
+            "loss": loss,
+            "error": error,
+        }
         _log(run, row)
 
 
@@ -200,7 +209,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
             save(run)  # at the end of the epoch's steps: resuming validates again
             raise
         row |= {"val_loss": scores.loss, "val_top1_error": scores.top1, "val_top5_error": scores.top5}
-        best = at.best_error is None or scores.top1 < at.best_error
+        best = at.best_error is None or scores.top1 <= at.best_error  # of equals the later
         errors = (*errors, scores.top1)
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
@@ -224,7 +233,8 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
 
 
 def _epoch_line(row: runlog.Row, epochs: int) -> str:
-    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:g}  train loss {row['train_loss']:.4f} error {row['train_error']:.2%}"
+    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:g}"
+    text += f"  train loss {row['train_loss']:.4f} error {row['train_error']:.2%}"
     if "val_loss" in row:
         text += f"  val loss {row['val_loss']:.4f} error {row['val_top1_error']:.2%}"
     return text
@@ -235,13 +245,13 @@ def _warn_if_stuck(run: Run, loss: float, progress: Progress) -> None:
     k = len(run.classes)
     if k > 1 and run.position.epoch in STUCK_EPOCHS and loss > STUCK * math.log(k):
         progress.warn(
-            f"after {run.position.epoch} epochs the loss is {loss:.3f}, and ln {k} = {math.log(k):.3f} is that of a net "
-            "which tells no class from another: it has not begun to learn. The paper's initial values need many pictures; "
-            "for a small set use --recipe alexnet_small or --set init=fan-in. Otherwise try another rate (--set lr=...)."
+            f"after {run.position.epoch} epochs the loss is {loss:.3f}; ln {k} = {math.log(k):.3f} is that of a net "
+            "that tells no class from another: it has not begun to learn. The paper's initial values need many "
+            "pictures; for a small set use --recipe alexnet_small or --set init=fan-in. Otherwise try another rate (--set lr=...)."
         )
 
 
-# ---- keeping -----------------------------------------------------------------------------------------------------------
+# keeping
 
 
 def save(run: Run) -> None:
@@ -264,7 +274,7 @@ def _checkpoint(run: Run, velocity: bool) -> Checkpoint:
     )
 
 
-# ---- the beginning and the end -----------------------------------------------------------------------------------------
+# the beginning and the end
 
 
 def _data(recipe: Recipe, store: Store) -> Data:
@@ -306,19 +316,19 @@ def _begin(
             recipe.net, num_classes=len(store.classes), init=recipe.init, seed=recipe.seed, **recipe.net_options
         )
         files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())
-        position, provenance, velocity = Position(), environment, None
+        position, provenance, velocity = Position(), dict(environment), None
     else:
         kept, path, warnings = checkpoint.load_newest(out)
         for warning in warnings:
             progress.warn(warning)
         _check_same(kept, recipe, environment, store, path, progress)
-        preprocessing, position, provenance = kept.preprocessing, kept.position, kept.provenance
+        preprocessing, position, provenance = kept.preprocessing, kept.position, dict(kept.provenance)
         net, velocity = checkpoint.rebuild(replace(kept, recipe=recipe)), kept.velocity
         if runlog.truncate(out / "metrics.jsonl", position.rows) < position.rows:
             progress.warn(f"{out / 'metrics.jsonl'} has lost rows; the run goes on without them")
         progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
     files.write_atomic(out / "environment.json", json.dumps(environment, indent=1).encode())
-    net = net.to(where.device, memory_format=where.memory_format)
+    net = where.take(net)
     rule = optim.optimizer(net, recipe)
     if velocity is not None:
         rule.load(velocity)
@@ -367,7 +377,7 @@ def _finish(run: Run, data: Data, place: str, progress: Progress) -> dict[str, A
     chosen = run.out / (BEST if has_best else LAST)
     kept = checkpoint.load(chosen)
     exact = device.choose("fp32", place)  # as `convnet evaluate` does
-    net = checkpoint.rebuild(kept).to(exact.device, memory_format=exact.memory_format)
+    net = exact.take(checkpoint.rebuild(kept))
     times = runlog.read(run.out / "timing.jsonl")
     seconds, pictures = (sum(float(row[name] or 0) for row in times) for name in ("seconds", "pictures"))
     counts = data.store.header["counts"]

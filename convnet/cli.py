@@ -1,0 +1,413 @@
+"""The command `convnet VERB`: the only place that parses arguments, prints results and exits.
+
+Results go to stdout, progress to stderr. Errors are one line. Exit codes: errors.py.
+"""
+
+import csv
+import json
+import os
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from convnet import __version__
+from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
+from convnet.terminal import Bar, Lines, choose, plain
+
+if TYPE_CHECKING:
+    from convnet.recipe import Recipe
+    from convnet.store import Store
+
+# Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The classic ConvNets as their papers give them: from a folder of pictures to a trained, tested net.",
+)
+LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
+SMALL = {
+    "lenet5": 10_000,
+    "alexnet": 100_000,
+}  # training pictures, below which the net's recipe for small sets is chosen
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+
+
+def main() -> None:
+    """The entry point: runs a verb and turns every error into its line and exit code."""
+    try:
+        app(standalone_mode=True)
+    except ConvnetError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail(Interrupted("stopped; run the same command again to go on"))
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}"))
+
+
+def _fail(error: ConvnetError) -> None:
+    print(f"convnet: {plain(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
+    sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"convnet {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+# prepare and check
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="Class folders, a list, a tar, CIFAR, MNIST, ILSVRC, or: digits.")],
+    store: Annotated[Path, typer.Argument(help="The folder to make.")],
+    size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
+    encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",
+    shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
+    split: Annotated[float, typer.Option(help="Part of each class that goes to val when no split is given.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Chooses which pictures go to val.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Pictures to a store: convnet prepare photos/ stores/photos
+
+    Scales the shorter side to SIZE, cuts out the central square, and takes mean and principal components in the same
+    pass. A picture that can't be used is named with its reason. A preparation that was stopped goes on where it was.
+    """
+    made = _prepare(source, store, choose(as_json), size, encoding, shorter_side, workers, split, seed)
+    counts = made.header["counts"]
+    if as_json:
+        _print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
+    else:
+        line = "seen {seen:,} = used {used:,} + skipped {skipped:,} + failed {failed:,}"
+        print(f"{store}: {plain(made.describe())}")  # noqa: T201
+        print(line.format(**counts))  # noqa: T201
+    if strict and counts["failed"]:
+        raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
+
+
+def _prepare(
+    source: str,
+    path: Path,
+    progress: Lines | Bar,
+    size: int | None = None,
+    encoding: str = "raw",
+    shorter_side: int | None = None,
+    workers: int | None = None,
+    split: float = 0.1,
+    seed: int = 0,
+) -> "Store":
+    """Prepares and says what was odd."""
+    from convnet.prepare import SUFFIX, WORK
+    from convnet.prepare import prepare as run
+    from convnet.sources import open_source
+
+    if encoding not in SUFFIX:
+        raise UsageError(f"--encoding {encoding}: must be raw or jpeg")
+    chosen: Literal["raw", "jpeg"] = "jpeg" if encoding == "jpeg" else "raw"
+    listed = open_source(source, split=split, seed=seed, work=path / WORK)
+    progress.note(f"{source}: {listed.kind}, {len(listed.entries):,} pictures, {len(listed.classes):,} classes")
+    for note in listed.notes:
+        progress.note(note)
+    made = run(listed, path, size=size, encoding=chosen, shorter_side=shorter_side, workers=workers, progress=progress)
+    _say_what_was_odd(made, progress)
+    return made
+
+
+def _say_what_was_odd(store: "Store", progress: Lines | Bar, most: int = 20) -> None:
+    rows = [json.loads(line) for line in store.read_file("left_out.jsonl").splitlines()]
+    for row in rows[:most]:
+        progress.note(f"{row['status']}: {row['key']}: {row['reason']}")
+    if len(rows) > most:
+        progress.note(f"... and {len(rows) - most:,} more in {store.path / 'left_out.jsonl'}")
+    enlarged = store.header["counts"]["enlarged"]
+    if enlarged:
+        used, side = store.header["counts"]["used"], store.header["shorter_side"]
+        progress.note(f"{enlarged:,} of {used:,} pictures were smaller than {side} pixels and were enlarged")
+
+
+# train
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.")] = "digits",
+    net: Annotated[str | None, typer.Option(help="The net, by name [the recipe's].")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a .toml file [chosen by the data].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder [runs/RECIPE-DATA].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Pictures to a trained and tested net: convnet train photos/ --epochs 30
+
+    Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
+    Ctrl-C saves; --resume goes on as if never stopped.
+    """
+    from convnet.train import train as run
+
+    progress = choose(quiet)
+    if resume:
+        store, plan, out = _resumed(data, net, recipe, out, epochs, settings, progress)
+    else:
+        store, plan = _planned(data, net, recipe, epochs, settings or [], progress)
+        out = out or _free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
+    from convnet.stop import on_signals
+
+    workers = 1 if store.encoding == "raw" else os.cpu_count() or 1
+    progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
+    with on_signals() as stop:
+        try:
+            summary = run(
+                plan,
+                store,
+                out,
+                resume=resume,
+                workers=workers,
+                progress=progress,
+                stop=stop,
+                command=shlex.join(["convnet", *sys.argv[1:]]),
+            )
+        except Interrupted as error:
+            progress.finish()
+            again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
+            raise Interrupted(f"{error}; go on with: {again}") from error
+        finally:
+            progress.finish()
+    if as_json:
+        _print_json({"run": str(out), **summary})
+    else:
+        _print_summary(summary, out)
+
+
+def _planned(
+    data: str,
+    net: str | None,
+    recipe: str | None,
+    epochs: int | None,
+    settings: list[str],
+    progress: Lines | Bar,
+) -> tuple["Store", "Recipe"]:
+    """The recipe, and the store that it is run on: made first when `data` is not one yet."""
+    from convnet.nets import MODELS
+    from convnet.recipe import load_recipe, with_settings
+    from convnet.sources import open_source
+    from convnet.store import Store, is_store
+
+    if net is not None and net not in MODELS:
+        from convnet.errors import unknown
+
+        raise UsageError(unknown("net", net, MODELS))
+    path = Path(data)
+    store = Store(path) if data != "digits" and is_store(path) else None
+    given = load_recipe(recipe) if recipe is not None else None
+    work = Path("stores") / "unpacked"
+    source = open_source(data, work=work) if store is None else None
+    if given is None:
+        side, n = (store.size, store.split("train").n) if store is not None else (None, 0)
+        if source is not None:
+            side, n = source.natural_size, sum(entry.split == "train" for entry in source.entries)
+        given = load_recipe(_suits(net, side, n))
+        progress.note(f"recipe {given.name}, chosen for {n:,} training pictures; --recipe chooses another")
+    if net is not None:
+        given = replace(given, net=net)
+    if epochs is not None:
+        given = with_settings(given, [f"epochs={epochs}"])
+    plan = with_settings(given, settings)
+    if store is None and source is not None:
+        place = Path("stores") / f"{source.name}-{plan.size}"
+        if not is_store(place):
+            progress.note(f"{data} is not a store yet: preparing {place}")
+        store = _prepare(data, place, progress, size=plan.size)
+    assert store is not None
+    return store, plan
+
+
+def _suits(net: str | None, side: int | None, n: int) -> str:
+    """The recipe for a net (None: by the pictures' side, None for photos) and n training pictures."""
+    if net is None:
+        net = "lenet5" if side is not None and side <= LENET_SIDE else "alexnet"
+    return f"{net}_small" if n < SMALL.get(net, 0) else net
+
+
+def _resumed(
+    data: str,
+    net: str | None,
+    recipe: str | None,
+    out: Path | None,
+    epochs: int | None,
+    settings: list[str] | None,
+    progress: Lines | Bar,
+) -> tuple["Store", "Recipe", Path]:
+    from convnet.recipe import load_recipe, with_settings
+    from convnet.store import Store
+
+    if out is None:
+        runs = sorted(path.parent for path in Path("runs").glob("*/last.ckpt"))
+        known = f" (runs here: {', '.join(map(str, runs))})" if runs else ""
+        raise UsageError(f"--resume needs the run's folder: convnet train --resume --out runs/NAME{known}")
+    if net is not None or recipe is not None or settings:
+        raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
+    if not (out / "recipe.toml").is_file():
+        raise UsageError(f"{out} holds no run to resume (no recipe.toml)")
+    plan = load_recipe(out / "recipe.toml")
+    if epochs is not None:
+        plan = with_settings(plan, [f"epochs={epochs}"])
+    try:
+        path = Path(json.loads((out / "environment.json").read_bytes())["store"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if data == "digits":
+            raise UsageError(f"{out / 'environment.json'} does not say which store was used; name the store") from error
+        path = Path(data)
+    return Store(Path(data) if data != "digits" else path), plan, out
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2, -3 ... where a run is there already."""
+    number, path = 1, parent / name
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}"
+    return path
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    print(  # noqa: T201
+        f"trained {summary['net']} for {summary['epochs']} epochs, {summary['steps']:,} steps, "
+        f"in {summary['training_seconds']:.0f} s ({summary['pictures_per_second']:,.0f} pictures/s)"
+    )
+    left = summary["left_out"]
+    for name, title in (("validation", "validation (chose the net)"), ("test", "test")):
+        if name in summary:
+            print(f"{title}: {_score_line(summary[name], left)}")  # noqa: T201
+    if "test" not in summary:
+        print("no test pictures: the validation error is a little too good; keep a test/ folder for an honest figure")  # noqa: T201
+    print(f"net: {out / summary['checkpoint']}")  # noqa: T201
+
+
+def _score_line(scores: dict[str, Any], left: dict[str, int]) -> str:
+    return (
+        f"top-1 error {scores['top1_error']:.2%}, top-5 error {scores['top5_error']:.2%}, n {scores['n']:,} "
+        f"({left['skipped']:,} skipped, {left['failed']:,} failed in preparing)"
+    )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))  # noqa: T201
+
+
+# evaluate and predict
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
+    store: Annotated[Path, typer.Argument(help="The store to test on.")],
+    views: Annotated[str, typer.Option(help="single or ten-crop.")] = "single",
+    split: Annotated[str | None, typer.Option(help="train, val or test [test if there is one, else val].")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Tests a net: convnet evaluate runs/photos/best.ckpt stores/photos --views ten-crop
+
+    Top-1 and top-5 error with n, and per class. In float32 on any device.
+    """
+    from convnet.evaluate import evaluate as run
+    from convnet.store import Store
+
+    progress = choose(quiet)
+    net, kept, device = _load(checkpoint)
+    tested = Store(store)
+    if tested.classes != kept.classes:
+        missing = sorted(set(kept.classes) ^ set(tested.classes))[:5]
+        raise DataError(f"{store} and {checkpoint} have other classes (such as {', '.join(missing) or 'their order'})")
+    name = split or ("test" if "test" in tested.splits else "val" if "val" in tested.splits else "train")
+    scores = run(net, tested.split(name), kept.preprocessing, device, views_name=views, progress=progress)
+    result = scores.to_dict()
+    counts = tested.header["counts"]
+    result["left_out"] = {"skipped": counts["skipped"], "failed": counts["failed"]}
+    if as_json:
+        _print_json(result)
+        return
+    print(f"{name}, {views}: {_score_line(result, result['left_out'])}")  # noqa: T201
+    width = max(len(plain(row["class"])) for row in result["per_class"])
+    print(f"{'class':<{width}}  {'n':>6}  {'top-1':>8}  {'top-5':>8}")  # noqa: T201
+    for row in result["per_class"]:
+        cells = [f"{row[k]:8.2%}" if row[k] is not None else f"{'-':>8}" for k in ("top1_error", "top5_error")]
+        print(f"{plain(row['class']):<{width}}  {row['n']:>6,}  {'  '.join(cells)}")  # noqa: T201
+
+
+def _load(path: Path) -> tuple[Any, Any, Any]:
+    """(net on its device, checkpoint, device) of a file or of a run's folder."""
+    from convnet import checkpoint, device
+
+    if path.is_dir():
+        found = [path / name for name in (checkpoint.BEST, checkpoint.LAST) if (path / name).is_file()]
+        if not found:
+            raise UsageError(f"{path} holds no checkpoint ({checkpoint.BEST} or {checkpoint.LAST})")
+        path = found[0]
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint; a run keeps its own in runs/NAME/{checkpoint.BEST}")
+    kept = checkpoint.load(path)
+    where = device.choose("fp32")
+    return where.take(checkpoint.rebuild(kept)), kept, where
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    views: Annotated[str, typer.Option(help="single or ten-crop.")] = "single",
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table: picture, rank, class, probability.")] = False,
+) -> None:
+    """Names what is in pictures: convnet predict runs/photos/best.ckpt holiday/*.jpg --top 3
+
+    A picture that can't be read is named on stderr, the others are still answered, and the exit code is 3.
+    """
+    from convnet.predict import predict as run
+    from convnet.runlog import inert
+
+    net, kept, device = _load(checkpoint)
+    answers = run(net, kept.preprocessing, kept.classes, pictures, device, top=top, views_name=views)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if as_csv:
+        writer.writerow(["picture", "rank", "class", "probability"])
+    rows, failed = [], 0
+    for answer in answers:
+        if answer.failed is not None:
+            failed += 1
+            print(f"convnet: {plain(str(answer.path))}: {plain(answer.failed)}", file=sys.stderr)  # noqa: T201
+        pairs = list(zip(answer.classes, answer.probabilities, strict=True))
+        if as_json:
+            best = [{"class": name, "probability": p} for name, p in pairs]
+            rows.append({"picture": str(answer.path), "failed": answer.failed, "classes": best})
+        elif as_csv:
+            for rank, (name, p) in enumerate(pairs, 1):
+                writer.writerow([inert(str(answer.path)), rank, inert(name), f"{p:.6f}"])
+        elif pairs:
+            print(f"{plain(str(answer.path))}: " + ", ".join(f"{plain(name)} {p:.1%}" for name, p in pairs))  # noqa: T201
+    if as_json:
+        _print_json(rows)
+    if failed:
+        raise DataError(f"{failed} of {len(pictures)} pictures could not be read")
