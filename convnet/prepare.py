@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,16 +31,21 @@ from convnet.decode import BadPicture, decode
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
 from convnet.sources import Entry, Source
+from convnet.statistics import Sums, mean_picture, statistics
 
 SIZE = 256  # pixels: AlexNet section 2
 QUALITY = 95  # of JPEG members
 SHARD_BYTES = 1 << 27  # about this much in a shard
 JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
-CHUNK = 16  # pictures a worker takes at a time; 16 x 255 fits the uint16 sums
+CHUNK = 16  # pictures that a worker takes at a time
+CHUNK_BYTES = 1 << 26  # ... but no more than about this much
 MAX_PIXELS = 1 << 26  # of a resized picture: bounds memory for extreme aspect ratios
 WORK = ".work"  # the folder of an unfinished store
 SUFFIX = {"raw": "npy", "jpeg": "jpg"}
 SPLITS = ("train", "val", "test")
+OURS = re.compile(  # the files of a store that was begun; a source.tar in the work folder is kept
+    r"\.?((train|val|test)(-\d{5}\.(tar|json|sums)|\.index\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
+)
 Encoding = Literal["raw", "jpeg"]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,11 +90,15 @@ def prepare(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     jobs = _jobs(source, settings)
-    listing = _listing_hash(jobs, source, settings, stamps=False)
-    if store.is_store(path):
+    listing = _listing_hash(jobs, source, settings)
+    if store.is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
         return _finished(path, listing, progress)
     with files.lock(path, "preparing"):
-        _begin(path, _listing_hash(jobs, source, settings, stamps=True))
+        if store.is_store(path):  # by a process that was killed, or finished, just after it
+            found = _finished(path, listing, progress)
+            shutil.rmtree(path / WORK, ignore_errors=True)
+            return found
+        _begin(path, _plan(jobs, listing))
         Image.core.set_blocks_max(64)  # type: ignore[attr-defined]  # Pillow keeps its memory blocks: 120 page faults fewer a picture
         total, done = len(source.entries), 0
         todo = [job for job in jobs if not _part(path, job).exists()]
@@ -130,14 +140,23 @@ def _jobs(source: Source, settings: Settings) -> list[Job]:
     return jobs
 
 
-def _listing_hash(jobs: list[Job], source: Source, settings: Settings, stamps: bool) -> str:
-    """Stands for the settings and what the source lists; with `stamps` also for sizes and times of its files."""
+def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
+    """Stands for the settings and what the source lists: the same for a copy of the source elsewhere."""
     digest = hashlib.sha256(json.dumps([asdict(settings), source.classes]).encode())
     for job in jobs:
         for entry in job.entries:
-            digest.update(json.dumps([entry.key, entry.split, entry.label, entry.stamp if stamps else ""]).encode())
+            digest.update(json.dumps([entry.key, entry.split, entry.label]).encode())
     for key, reason in (*source.skipped, *source.failed):
         digest.update(json.dumps([key, reason]).encode())
+    return digest.hexdigest()
+
+
+def _plan(jobs: list[Job], listing: str) -> str:
+    """Stands for all that the bytes of a shard depend on: also the files' sizes and times, and Pillow's version."""
+    digest = hashlib.sha256(json.dumps([listing, store.VERSION, PIL.__version__]).encode())
+    for job in jobs:
+        stamps = [entry.stamp for entry in job.entries]
+        digest.update(json.dumps([job.split, job.number, job.first, stamps]).encode())
     return digest.hexdigest()
 
 
@@ -156,12 +175,13 @@ def _begin(path: Path, plan: str) -> None:
     mark = path / WORK / "plan"
     if mark.exists() and mark.read_text() == plan:
         return
-    strange = [p.name for p in path.iterdir() if not re.fullmatch(r"\.lock|\.work|\.?\w+-\d{5}\.tar(\.part)?", p.name)]
+    strange = sorted(p.name for p in path.iterdir() if p.name not in (".lock", WORK))
     if strange and not mark.exists():
-        raise UsageError(f"{path} is not empty (it holds {sorted(strange)[0]!r}); choose a new folder for the store")
-    for old in path.glob("*.tar"):
-        old.unlink()
-    shutil.rmtree(path / WORK, ignore_errors=True)
+        raise UsageError(f"{path} is not empty (it holds {strange[0]!r}); choose a new folder for the store")
+    with files.disk_errors(path):
+        for old in (*path.glob(f"{WORK}/*-*.*"), *path.iterdir()):  # parts first: none may outlive its shard
+            if OURS.fullmatch(old.name):
+                old.unlink()
     files.write_atomic(mark, plan.encode())
 
 
@@ -171,24 +191,6 @@ def _part(path: Path, job: Job) -> Path:
 
 
 # one shard
-
-
-@dataclass
-class Sums:
-    """Integer sums over pictures: of each pixel (size, size, 3), and of products of channels (3, 3)."""
-
-    n: int
-    pixels: NDArray[np.int64] | NDArray[np.uint16]
-    products: NDArray[np.int64]
-
-    @classmethod
-    def zero(cls, size: int) -> "Sums":
-        return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
-
-    def add(self, other: "Sums") -> None:
-        self.n += other.n
-        self.pixels += other.pixels
-        self.products += other.products
 
 
 @dataclass
@@ -210,8 +212,9 @@ def _make_shard(
     left_out: list[dict[str, str]] = []
     enlarged, offset = 0, 0
     sums = Sums.zero(settings.size)
-    chunks = [job.entries[i : i + CHUNK] for i in range(0, len(job.entries), CHUNK)]
-    starts = range(job.first, job.first + len(job.entries), CHUNK)
+    n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
+    chunks = [job.entries[i : i + n] for i in range(0, len(job.entries), n)]
+    starts = range(job.first, job.first + len(job.entries), n)
     with files.atomic(path / store.shard_name(job.split, job.number)) as file:
         work = zip(starts, chunks, strict=True)
         for made in _in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
@@ -247,9 +250,7 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[
 
 
 def _chunk(source: Source, settings: Settings, split: str, first: int, entries: Sequence[Entry]) -> Made:
-    pixels = np.zeros((settings.size, settings.size, 3), np.uint16)
-    products = np.zeros((3, 3), np.int64)
-    made = Made([], [], 0, Sums(0, pixels, products))
+    made = Made([], [], 0, Sums.small(settings.size))
     for position, entry in enumerate(entries, first):
         try:
             data = source.read(entry)
@@ -260,16 +261,13 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
             continue
         made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
         made.enlarged += min(picture.shape[:2]) < settings.shorter_side
-        array = np.asarray(frame)
-        payload = store.npy_bytes(array) if settings.encoding == "raw" else _jpeg_bytes(frame)
+        pixels = np.asarray(frame)
+        payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
         member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
-        row = (len(payload), entry.label, *array.shape[:2], hashlib.sha256(member).hexdigest())
+        row = (sum(map(len, payload)), entry.label, *pixels.shape[:2], hashlib.sha256(member).hexdigest())
         made.rows.append((member, entry.key, row))
         if split == "train":
-            square = store.centre_square(array, settings.size)
-            pixels += square
-            products += _products(square)
-            made.sums.n += 1
+            made.sums.count(store.centre_square(pixels, settings.size))
     return made
 
 
@@ -295,16 +293,6 @@ def _jpeg_bytes(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
-
-
-def _products(square: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(3, 3): sums over the pixels of the products of two channels; 255 x 255 fits a uint16."""
-    planes = [square[..., c].astype(np.uint16) for c in range(3)]
-    out = np.zeros((3, 3), np.int64)
-    for i in range(3):
-        for j in range(i, 3):
-            out[i, j] = out[j, i] = np.multiply(planes[i], planes[j]).sum(dtype=np.uint64)
-    return out
 
 
 # the end
@@ -336,7 +324,7 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
     for split in rows:
         contents |= store.index_files(split, rows[split], keys[split])
     mean = io.BytesIO()
-    np.save(mean, (sums.pixels / sums.n).astype(np.float32))
+    np.save(mean, mean_picture(sums))
     contents["mean.npy"] = mean.getvalue()
     contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in left_out).encode()
     header = {
@@ -347,7 +335,7 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
         "classes": list(source.classes),
         "splits": {split: _split_header(rows[split], len(source.classes), jobs, split) for split in rows},
         "counts": _counts(source, rows, left_out, enlarged),
-        "statistics": _statistics(sums),
+        "statistics": statistics(sums),
         "listing": listing,
         "files": shards | store.write_files(path, contents),
     }
@@ -369,28 +357,6 @@ def _counts(
     seen = len(source.entries) + len(source.skipped) + len(source.failed)
     assert seen == used + len(source.skipped) + failed, "every picture seen is used, skipped or failed"
     return {"seen": seen, "used": used, "skipped": len(source.skipped), "failed": failed, "enlarged": enlarged}
-
-
-def _statistics(sums: Sums) -> dict[str, Any]:
-    """Mean, covariance (dividing by the number of pixels) and its eigenvectors, from exact integers."""
-    n_pixels = sums.n * sums.pixels.shape[0] * sums.pixels.shape[1]
-    totals = [int(t) for t in sums.pixels.sum((0, 1))]
-    products = [[int(p) for p in row] for row in sums.products]
-    covariance = [
-        [(products[i][j] * n_pixels - totals[i] * totals[j]) / n_pixels**2 for j in range(3)] for i in range(3)
-    ]
-    values, vectors = np.linalg.eigh(np.array(covariance))
-    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
-    vectors = vectors * np.where(
-        vectors[np.abs(vectors).argmax(0), range(3)] < 0, -1.0, 1.0
-    )  # one sign, for all machines
-    return {
-        "n": sums.n,
-        "mean_rgb": [t / n_pixels for t in totals],
-        "covariance": covariance,
-        "eigenvalues": values.tolist(),
-        "eigenvectors": vectors.tolist(),
-    }
 
 
 def _first_reason(left_out: list[dict[str, str]]) -> str:

@@ -14,7 +14,7 @@ records' hashes cover a whole shard.
 import hashlib
 import io
 import json
-import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,26 +64,30 @@ class Statistics:
 # writing
 
 
-def record(position: int, label: int, suffix: str, payload: bytes) -> bytes:
-    """The bytes of one picture in a shard: header, payload, padding, and the .cls member with its label."""
-    text = str(label).encode()
-    members = ((f"{position:09d}.{suffix}", payload), (f"{position:09d}.cls", text))
-    return b"".join(
-        piece for name, data in members for piece in (_tar_header(name, len(data)), data, bytes(-len(data) % BLOCK))
-    )
+def record(position: int, label: int, suffix: str, payload: Sequence[bytes | memoryview]) -> bytes:
+    """The bytes of one picture in a shard: header, payload (in pieces), padding, and the .cls member with its label."""
+    text, length = str(label).encode(), sum(map(len, payload))
+    picture = [_tar_header(f"{position:09d}.{suffix}", length), *payload, bytes(-length % BLOCK)]
+    return b"".join([*picture, _tar_header(f"{position:09d}.cls", len(text)), text, bytes(-len(text) % BLOCK)])
 
 
-def npy_bytes(pixels: Pixels) -> bytes:
-    """A uint8 (H, W, 3) array as the bytes of a .npy file, with a header of NPY_HEADER bytes."""
-    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {pixels.shape}, }}"
-    body = head.ljust(NPY_HEADER - 11) + "\n"
-    return b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little") + body.encode() + pixels.tobytes()
+def npy_pieces(pixels: Pixels) -> list[bytes | memoryview]:
+    """A uint8 (H, W, 3) array as the bytes of a .npy file: a header of NPY_HEADER bytes, and the pixels."""
+    shape = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {pixels.shape}, }}"
+    text = shape.ljust(NPY_HEADER - 11) + "\n"
+    head = b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little") + text.encode()
+    return [head, pixels.reshape(-1).data]
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o644, 0
-    return info.tobuf(tarfile.USTAR_FORMAT)
+    """As Python's tarfile writes it (USTAR, mode 644, everything else zero), ten times as fast."""
+    head = bytearray(BLOCK)
+    head[: len(name)] = name.encode()
+    head[100:136] = b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" % size
+    head[136:157] = b"00000000000\0" + 8 * b" " + b"0"
+    head[257:265] = b"ustar\x0000"
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
 
 
 def shard_name(split: str, shard: int) -> str:
@@ -193,6 +197,7 @@ class Split:
         self.n = len(rows)
         self.labels: NDArray[np.int64] = rows["label"].astype(np.int64)
         self._offsets = (rows["offset"] + BLOCK).astype(np.int64).tolist()
+        self._payloads = rows["payload"].tolist()
         self._shards = rows["shard"].tolist()
         self._checked = np.zeros(self.n, bool)
         self._maps: dict[int, Pixels] = {}
@@ -211,7 +216,7 @@ class Split:
             self.verify(i)
             self._checked[i] = True
         offset = self._offsets[i]
-        return self._map(self._shards[i])[offset : offset + int(self.rows["payload"][i])]
+        return self._map(self._shards[i])[offset : offset + self._payloads[i]]
 
     def verify(self, i: int) -> None:
         """Raises: DataError when the record of picture i is not what was written."""
@@ -238,7 +243,7 @@ class Split:
         return centre_square(self.picture(i), self.store.size)
 
     def crops(self, ids: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], crop: int) -> Pixels:
-        """uint8 (N, crop, crop, 3): a crop of the central square of each picture `ids`, from row `tops`, column `lefts`.
+        """uint8 (N, crop, crop, 3): a crop of the central square of each picture `ids`, at row `tops`, column `lefts`.
 
         Offsets may be negative or reach beyond the square: what lies outside is black (LeNet-5's border).
         """
