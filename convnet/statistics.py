@@ -46,7 +46,7 @@ class Sums:
 
 def channel_products(square: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(3, 3): the sums over all pixels of the products of two channels. A product fits a uint16."""
-    planes = [square[..., c].ravel().astype(np.uint16) for c in range(3)]
+    planes = [square[..., c].astype(np.uint16).reshape(-1) for c in range(3)]
     out = np.zeros((3, 3), np.int64)
     for start in range(0, planes[0].size, BLOCK):
         part = [plane[start : start + BLOCK] for plane in planes]

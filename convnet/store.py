@@ -205,7 +205,7 @@ class Split:
     @cached_property
     def keys(self) -> list[str]:
         """The pictures' names in the source."""
-        return [json.loads(line) for line in self.store.read_file(f"{self.name}.keys.jsonl").splitlines()]
+        return read_keys(self.store.read_file(f"{self.name}.keys.jsonl"))
 
     def payload(self, i: int) -> Pixels:
         """The bytes of picture i's member, mapped, not copied.
@@ -291,6 +291,11 @@ def index_files(split: str, rows: list[tuple[Any, ...]], keys: list[str]) -> dic
     np.save(index, np.array(rows, ROW))
     lines = "".join(json.dumps(key) + "\n" for key in keys).encode()
     return {f"{split}.index.npy": index.getvalue(), f"{split}.keys.jsonl": lines}
+
+
+def read_keys(data: bytes) -> list[str]:
+    """The names in a key list."""
+    return [json.loads(line) for line in data.splitlines()]
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
