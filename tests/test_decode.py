@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pictures import encoded, exif, png
 from PIL import Image, ImageOps
 
 from convnet.containers import sniff
@@ -34,13 +35,6 @@ LOSSLESS = [
     ("PPM", {}),
 ]
 ALL = [*LOSSLESS, ("JPEG", {}), ("JPEG", {"progressive": True}), ("GIF", {}), ("WEBP", {})]
-
-
-def encoded(picture: Image.Image | NDArray[np.uint8], kind: str, **options: object) -> bytes:
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def three(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -66,19 +60,6 @@ def reason(data: bytes) -> str:
         decode(data)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG written by hand."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), *chunks]
-    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def exif(orientation: int, order: str = "<") -> bytes:
-    head = b"II*\0" if order == "<" else b"MM\0*"
-    return head + struct.pack(order + "IHHHIHHI", 8, 1, 274, 3, 1, orientation, 0, 0)
 
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS)
