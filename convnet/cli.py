@@ -8,19 +8,14 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from convnet import __version__
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
-from convnet.terminal import Bar, Lines, choose, plain
-
-if TYPE_CHECKING:
-    from convnet.recipe import Recipe
-    from convnet.store import Store
+from convnet.terminal import choose, plain
 
 # Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
 
@@ -32,11 +27,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The classic ConvNets as their papers give them: from a folder of pictures to a trained, tested net.",
 )
-LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
-SMALL = {
-    "lenet5": 10_000,
-    "alexnet": 100_000,
-}  # training pictures, below which the net's recipe for small sets is chosen
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 
@@ -91,7 +81,17 @@ def prepare(
     Scales the shorter side to SIZE, cuts out the central square, and takes mean and principal components in the same
     pass. A picture that can't be used is named with its reason. A preparation that was stopped goes on where it was.
     """
-    made = _prepare(source, store, choose(as_json), size, encoding, shorter_side, workers, split, seed)
+    from convnet.plan import make_store, open_for
+
+    made = make_store(
+        open_for(source, store, split, seed),
+        store,
+        choose(as_json),
+        size=size,
+        encoding=encoding,
+        shorter_side=shorter_side,
+        workers=workers,
+    )
     counts = made.header["counts"]
     if as_json:
         _print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
@@ -103,52 +103,12 @@ def prepare(
         raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
 
 
-def _prepare(
-    source: str,
-    path: Path,
-    progress: Lines | Bar,
-    size: int | None = None,
-    encoding: str = "raw",
-    shorter_side: int | None = None,
-    workers: int | None = None,
-    split: float = 0.1,
-    seed: int = 0,
-) -> "Store":
-    """Prepares and says what was odd."""
-    from convnet.prepare import SUFFIX, WORK
-    from convnet.prepare import prepare as run
-    from convnet.sources import open_source
-
-    if encoding not in SUFFIX:
-        raise UsageError(f"--encoding {encoding}: must be raw or jpeg")
-    chosen: Literal["raw", "jpeg"] = "jpeg" if encoding == "jpeg" else "raw"
-    listed = open_source(source, split=split, seed=seed, work=path / WORK)
-    progress.note(f"{source}: {listed.kind}, {len(listed.entries):,} pictures, {len(listed.classes):,} classes")
-    for note in listed.notes:
-        progress.note(note)
-    made = run(listed, path, size=size, encoding=chosen, shorter_side=shorter_side, workers=workers, progress=progress)
-    _say_what_was_odd(made, progress)
-    return made
-
-
-def _say_what_was_odd(store: "Store", progress: Lines | Bar, most: int = 20) -> None:
-    rows = [json.loads(line) for line in store.read_file("left_out.jsonl").splitlines()]
-    for row in rows[:most]:
-        progress.note(f"{row['status']}: {row['key']}: {row['reason']}")
-    if len(rows) > most:
-        progress.note(f"... and {len(rows) - most:,} more in {store.path / 'left_out.jsonl'}")
-    enlarged = store.header["counts"]["enlarged"]
-    if enlarged:
-        used, side = store.header["counts"]["used"], store.header["shorter_side"]
-        progress.note(f"{enlarged:,} of {used:,} pictures were smaller than {side} pixels and were enlarged")
-
-
 # train
 
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.")] = "digits",
+    data: Annotated[str | None, typer.Argument(help="A store, or anything that can be prepared [digits].")] = None,
     net: Annotated[str | None, typer.Option(help="The net, by name [the recipe's].")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a .toml file [chosen by the data].")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder [runs/RECIPE-DATA].")] = None,
@@ -163,15 +123,19 @@ def train(
     Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
     Ctrl-C saves; --resume goes on as if never stopped.
     """
+    from convnet.plan import free_folder, plan_run, resume_run
+    from convnet.stop import on_signals
     from convnet.train import train as run
 
     progress = choose(quiet)
+    changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     if resume:
-        store, plan, out = _resumed(data, net, recipe, out, epochs, settings, progress)
+        if net is not None or recipe is not None or settings:
+            raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
+        store, plan, out = resume_run(data, out, changes)
     else:
-        store, plan = _planned(data, net, recipe, epochs, settings or [], progress)
-        out = out or _free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
-    from convnet.stop import on_signals
+        store, plan = plan_run(data or "digits", net, recipe, changes, progress)
+        out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
 
     workers = 1 if store.encoding == "raw" else os.cpu_count() or 1
     progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
@@ -197,97 +161,6 @@ def train(
         _print_json({"run": str(out), **summary})
     else:
         _print_summary(summary, out)
-
-
-def _planned(
-    data: str,
-    net: str | None,
-    recipe: str | None,
-    epochs: int | None,
-    settings: list[str],
-    progress: Lines | Bar,
-) -> tuple["Store", "Recipe"]:
-    """The recipe, and the store that it is run on: made first when `data` is not one yet."""
-    from convnet.nets import MODELS
-    from convnet.recipe import load_recipe, with_settings
-    from convnet.sources import open_source
-    from convnet.store import Store, is_store
-
-    if net is not None and net not in MODELS:
-        from convnet.errors import unknown
-
-        raise UsageError(unknown("net", net, MODELS))
-    path = Path(data)
-    store = Store(path) if data != "digits" and is_store(path) else None
-    given = load_recipe(recipe) if recipe is not None else None
-    work = Path("stores") / "unpacked"
-    source = open_source(data, work=work) if store is None else None
-    if given is None:
-        side, n = (store.size, store.split("train").n) if store is not None else (None, 0)
-        if source is not None:
-            side, n = source.natural_size, sum(entry.split == "train" for entry in source.entries)
-        given = load_recipe(_suits(net, side, n))
-        progress.note(f"recipe {given.name}, chosen for {n:,} training pictures; --recipe chooses another")
-    if net is not None:
-        given = replace(given, net=net)
-    if epochs is not None:
-        given = with_settings(given, [f"epochs={epochs}"])
-    plan = with_settings(given, settings)
-    if store is None and source is not None:
-        place = Path("stores") / f"{source.name}-{plan.size}"
-        if not is_store(place):
-            progress.note(f"{data} is not a store yet: preparing {place}")
-        store = _prepare(data, place, progress, size=plan.size)
-    assert store is not None
-    return store, plan
-
-
-def _suits(net: str | None, side: int | None, n: int) -> str:
-    """The recipe for a net (None: by the pictures' side, None for photos) and n training pictures."""
-    if net is None:
-        net = "lenet5" if side is not None and side <= LENET_SIDE else "alexnet"
-    return f"{net}_small" if n < SMALL.get(net, 0) else net
-
-
-def _resumed(
-    data: str,
-    net: str | None,
-    recipe: str | None,
-    out: Path | None,
-    epochs: int | None,
-    settings: list[str] | None,
-    progress: Lines | Bar,
-) -> tuple["Store", "Recipe", Path]:
-    from convnet.recipe import load_recipe, with_settings
-    from convnet.store import Store
-
-    if out is None:
-        runs = sorted(path.parent for path in Path("runs").glob("*/last.ckpt"))
-        known = f" (runs here: {', '.join(map(str, runs))})" if runs else ""
-        raise UsageError(f"--resume needs the run's folder: convnet train --resume --out runs/NAME{known}")
-    if net is not None or recipe is not None or settings:
-        raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
-    if not (out / "recipe.toml").is_file():
-        raise UsageError(f"{out} holds no run to resume (no recipe.toml)")
-    plan = load_recipe(out / "recipe.toml")
-    if epochs is not None:
-        plan = with_settings(plan, [f"epochs={epochs}"])
-    try:
-        path = Path(json.loads((out / "environment.json").read_bytes())["store"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if data == "digits":
-            raise UsageError(f"{out / 'environment.json'} does not say which store was used; name the store") from error
-        path = Path(data)
-    return Store(Path(data) if data != "digits" else path), plan, out
-
-
-def _free_folder(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2, -3 ... where a run is there already."""
-    number, path = 1, parent / name
-    while path.exists():
-        number += 1
-        path = parent / f"{name}-{number}"
-    return path
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:

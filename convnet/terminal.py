@@ -26,18 +26,16 @@ def state(rate: Rate, values: dict[str, str]) -> str:
 
 
 class Lines:
-    """Plain lines: one at the start, one every ten seconds, one at the end of each piece of work."""
+    """Plain lines: what is worth noting, and every ten seconds how far the work is."""
 
     def __init__(self) -> None:
         self.what, self.rate, self.last = "", Rate(0), 0.0
-        self.values: dict[str, str] = {}
 
     def start(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.rate, self.last, self.values = what, Rate(total, done), monotonic(), {}
+        self.what, self.rate, self.last = what, Rate(total, done), monotonic()
 
     def update(self, done: int, **values: str) -> None:
         self.rate.update(done)
-        self.values = values
         if monotonic() - self.last >= EVERY_SECONDS:
             self.last = monotonic()
             self.note(f"{self.what}: {state(self.rate, values)}")
@@ -48,9 +46,7 @@ class Lines:
     def warn(self, text: str) -> None:
         self.note(f"warning: {text}")
 
-    def finish(self) -> None:
-        if self.rate.total:
-            self.note(f"{self.what}: {state(self.rate, self.values)}")
+    def finish(self) -> None: ...
 
 
 class Bar:

@@ -12,9 +12,7 @@ A run is a folder:
 
 import json
 import math
-import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,36 +20,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet import checkpoint, device, draws, files, optim, preprocess, runlog
-from convnet.checkpoint import BEST, LAST, Checkpoint, Position
-from convnet.errors import DataError, Diverged, Interrupted, UsageError
+from convnet import checkpoint, device, draws, files, optim, runlog
+from convnet.checkpoint import BEST, LAST
+from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import Scores, evaluate
 from convnet.loader import Batch, Loader
-from convnet.nets import create_model
-from convnet.nets.layers import Net, rbf_loss
+from convnet.nets.layers import rbf_loss
 from convnet.progress import SILENT, Progress
-from convnet.recipe import Recipe, to_toml
+from convnet.recipe import Recipe
+from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, save, snapshot
 from convnet.stop import Stop
 from convnet.store import Split, Store
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
-RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open: a distance that no class need exceed
-STUCK = 0.985  # of ln K: a loss above this is that of a net that tells no class from another
+RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open
+STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains and validates on: pictures of a store by their positions. `val` is None when there is none."""
-
-    store: Store
-    train: Split
-    train_ids: NDArray[np.int64]
-    val: Split | None
-    val_ids: NDArray[np.int64]
 
 
 def train(
@@ -73,34 +59,15 @@ def train(
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
-    data = _data(recipe, store)
+    data = choose_data(recipe, store)
     where = device.choose(recipe.precision, place)
     with files.lock(out, "training"):
-        run = _begin(recipe, data, out, where, resume, command, progress)
+        run = begin(recipe, data, out, where, resume, command, progress)
         loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, where.device, workers)
         while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
             _train_epoch(run, loader, progress, stop)
             _end_epoch(run, data, progress, stop)
         return _finish(run, data, place, progress)
-
-
-# an epoch
-
-
-@dataclass
-class Run:
-    """The state of a run: what a checkpoint keeps, and where it is kept."""
-
-    recipe: Recipe
-    preprocessing: preprocess.Preprocessing
-    classes: tuple[str, ...]
-    net: Net
-    rule: optim.Momentum
-    position: Position
-    provenance: Mapping[str, Any]
-    where: device.Device
-    out: Path
-    saved: float  # monotonic seconds of the last save
 
 
 def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None) -> None:
@@ -131,7 +98,7 @@ def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None
             save(run)
     seconds, pictures = monotonic() - began, run.position.pictures - first
     timing = {"epoch": epoch, "seconds": seconds, "pictures": pictures, "pictures_per_second": pictures / seconds}
-    runlog.append(run.out / "timing.jsonl", timing)
+    runlog.append(run.out / TIMING, timing)
 
 
 def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
@@ -181,7 +148,7 @@ def _log_step(run: Run, loss: float, error: float, lr: float, steps: int) -> Non
 
 
 def _log(run: Run, row: runlog.Row) -> None:
-    runlog.append(run.out / "metrics.jsonl", row)
+    runlog.append(run.out / METRICS, row)
     run.position = replace(run.position, rows=run.position.rows + 1)
 
 
@@ -213,7 +180,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         errors = (*errors, scores.top1)
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
-    _warn_if_stuck(run, at.loss_sum / at.pictures, progress)
+    _warn_if_stuck(run, data, at.loss_sum / at.pictures, at.errors / at.pictures, progress)
     _log(run, row)
     run.position = replace(
         run.position,
@@ -226,10 +193,10 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         best_error=errors[-1] if best else at.best_error,
     )
     if best:
-        checkpoint.save(run.out / BEST, _checkpoint(run, velocity=False))
-    save(run)
-    rows = [row for row in runlog.read(run.out / "metrics.jsonl") if row["kind"] == "epoch"]
+        checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
+    rows = [row for row in runlog.read(run.out / METRICS) if row["kind"] == "epoch"]
     runlog.write_csv(rows, run.out / "metrics.csv")
+    save(run)  # last: a run that is killed before it does this epoch's end again
 
 
 def _epoch_line(row: runlog.Row, epochs: int) -> str:
@@ -240,135 +207,18 @@ def _epoch_line(row: runlog.Row, epochs: int) -> str:
     return text
 
 
-def _warn_if_stuck(run: Run, loss: float, progress: Progress) -> None:
-    """A net that gives every class the same probability has the loss ln K."""
-    k = len(run.classes)
-    if k > 1 and run.position.epoch in STUCK_EPOCHS and loss > STUCK * math.log(k):
+def _warn_if_stuck(run: Run, data: Data, loss: float, error: float, progress: Progress) -> None:
+    """Says when a net still ignores its pictures: its loss is then the entropy of the classes, ln K if equal."""
+    shares = np.bincount(data.train.labels[data.train_ids], minlength=len(run.classes)) / len(data.train_ids)
+    entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    ignorant = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK and error > STUCK * (1 - shares.max())
+    if run.position.epoch in STUCK_EPOCHS and ignorant:
+        what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
         progress.warn(
-            f"after {run.position.epoch} epochs the loss is {loss:.3f}; ln {k} = {math.log(k):.3f} is that of a net "
-            "that tells no class from another: it has not begun to learn. The paper's initial values need many "
-            "pictures; for a small set use --recipe alexnet_small or --set init=fan-in. Otherwise try another rate (--set lr=...)."
+            f"after {run.position.epoch} epochs the loss is {loss:.3f}; {what} = {entropy:.3f} is that of a net that "
+            "ignores the pictures: it has not begun to learn. The paper's initial values need many pictures; for a "
+            "small set use --recipe alexnet_small or --set init=fan-in; otherwise try another rate (--set lr=...)"
         )
-
-
-# keeping
-
-
-def save(run: Run) -> None:
-    """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite."""
-    if not all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters()):  # a device synchronisation
-        raise Diverged(f"the weights are no longer finite; the last good net is {run.out / LAST}; try a lower rate")
-    checkpoint.save(run.out / LAST, _checkpoint(run, velocity=True), keep_previous=True)
-    run.saved = monotonic()
-
-
-def _checkpoint(run: Run, velocity: bool) -> Checkpoint:
-    return Checkpoint(
-        recipe=run.recipe,
-        preprocessing=run.preprocessing,
-        classes=run.classes,
-        weights=dict(run.net.state_dict()),
-        velocity=run.rule.state() if velocity else None,
-        position=run.position,
-        provenance=run.provenance,
-    )
-
-
-# the beginning and the end
-
-
-def _data(recipe: Recipe, store: Store) -> Data:
-    """What to train and validate on: the store's val split, or the share of train that the recipe holds out."""
-    if store.size != recipe.size:
-        raise UsageError(
-            f"{store.path} holds pictures of {store.size} pixels, recipe {recipe.name} wants {recipe.size}; "
-            f"prepare the source with --size {recipe.size}, or choose --set size={store.size} and a crop that fits"
-        )
-    split = store.split("train")
-    everything = np.arange(split.n)
-    if "val" in store.splits and store.splits["val"].n:
-        val = store.split("val")
-        return Data(store, split, everything, val, np.arange(val.n))
-    order = draws.permutation(split.n, recipe.seed, draws.stream("validation"))
-    held = round(recipe.validation * split.n)
-    if held:
-        return Data(store, split, np.sort(order[held:]), split, np.sort(order[:held]))
-    if recipe.schedule == "plateau":
-        raise UsageError(
-            f"recipe {recipe.name} lowers its rate by the validation error, but {store.path} has no val split; "
-            "hold out a part of train with --set validation=0.1"
-        )
-    return Data(store, split, everything, None, everything[:0])
-
-
-def _begin(
-    recipe: Recipe, data: Data, out: Path, where: device.Device, resume: bool, command: str, progress: Progress
-) -> Run:
-    """A run with fresh weights, or the one that `out` holds."""
-    store = data.store
-    environment = _environment(where, store, command)
-    if not resume:
-        if (out / LAST).exists() or (out / "metrics.jsonl").exists():
-            raise UsageError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out")
-        mean = store.statistics.mean_rgb
-        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean)
-        net = create_model(
-            recipe.net, num_classes=len(store.classes), init=recipe.init, seed=recipe.seed, **recipe.net_options
-        )
-        files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())
-        position, provenance, velocity = Position(), dict(environment), None
-    else:
-        kept, path, warnings = checkpoint.load_newest(out)
-        for warning in warnings:
-            progress.warn(warning)
-        _check_same(kept, recipe, environment, store, path, progress)
-        preprocessing, position, provenance = kept.preprocessing, kept.position, dict(kept.provenance)
-        net, velocity = checkpoint.rebuild(replace(kept, recipe=recipe)), kept.velocity
-        if runlog.truncate(out / "metrics.jsonl", position.rows) < position.rows:
-            progress.warn(f"{out / 'metrics.jsonl'} has lost rows; the run goes on without them")
-        progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
-    files.write_atomic(out / "environment.json", json.dumps(environment, indent=1).encode())
-    net = where.take(net)
-    rule = optim.optimizer(net, recipe)
-    if velocity is not None:
-        rule.load(velocity)
-    run = Run(recipe, preprocessing, store.classes, net, rule, position, provenance, where, out, monotonic())
-    progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
-    if not resume:
-        save(run)  # a disk that can't hold the run says so now
-    return run
-
-
-def _check_same(
-    kept: Checkpoint, recipe: Recipe, environment: Mapping[str, Any], store: Store, path: Path, progress: Progress
-) -> None:
-    """Only the number of epochs may change when a run goes on."""
-    if replace(kept.recipe, epochs=recipe.epochs) != recipe:
-        raise UsageError(f"{path} was trained by another recipe; resume with its own, recipe.toml in the run's folder")
-    if kept.provenance.get("store_sha256") != environment["store_sha256"]:
-        raise UsageError(f"{path} was trained on another store than {store.path}; resume with the store it began with")
-    if kept.velocity is None:
-        raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
-    for name in ("threads", "device", "torch"):
-        was, now = kept.provenance.get(name), environment[name]
-        if was != now:
-            progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
-
-
-def _environment(where: device.Device, store: Store, command: str) -> dict[str, Any]:
-    from convnet import __version__
-
-    return {
-        "convnet": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": where.reason,
-        "threads": where.threads,
-        "store": str(store.path.resolve()),
-        "store_sha256": store.identity,
-        "command": command,
-    }
 
 
 def _finish(run: Run, data: Data, place: str, progress: Progress) -> dict[str, Any]:
@@ -378,7 +228,7 @@ def _finish(run: Run, data: Data, place: str, progress: Progress) -> dict[str, A
     kept = checkpoint.load(chosen)
     exact = device.choose("fp32", place)  # as `convnet evaluate` does
     net = exact.take(checkpoint.rebuild(kept))
-    times = runlog.read(run.out / "timing.jsonl")
+    times = runlog.read(run.out / TIMING)
     seconds, pictures = (sum(float(row[name] or 0) for row in times) for name in ("seconds", "pictures"))
     counts = data.store.header["counts"]
     summary: dict[str, Any] = {

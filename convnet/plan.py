@@ -1,0 +1,138 @@
+"""What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from convnet.errors import UsageError, unknown
+from convnet.nets import MODELS
+from convnet.prepare import SUFFIX, prepare
+from convnet.progress import Progress
+from convnet.recipe import Recipe, load_recipe, with_settings
+from convnet.sources import Source, open_source
+from convnet.store import Store, is_store
+
+LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
+SMALL = {
+    "lenet5": 10_000,
+    "alexnet": 100_000,
+}  # training pictures below which the net's recipe for small sets is chosen
+STORES = Path("stores")  # where `convnet train` puts the stores that it makes itself
+TOLD = 20  # left-out pictures that are named on the screen
+
+
+def open_for(where: str, store: Path, split: float = 0.1, seed: int = 0) -> Source:
+    """The source at `where`; a compressed tar is unpacked beside the store that is made of it, until that is done."""
+    return open_source(where, split=split, seed=seed, work=_unpacked(store))
+
+
+def make_store(
+    source: Source,
+    path: Path,
+    progress: Progress,
+    *,
+    size: int | None = None,
+    encoding: str = "raw",
+    shorter_side: int | None = None,
+    workers: int | None = None,
+) -> Store:
+    """Prepares `source` into the store `path`, and says what was odd."""
+    if encoding not in SUFFIX:
+        raise UsageError(f"--encoding {encoding}: must be raw or jpeg")
+    chosen: Literal["raw", "jpeg"] = "jpeg" if encoding == "jpeg" else "raw"
+    progress.note(f"{source.name}: {source.kind}, {len(source.entries):,} pictures, {len(source.classes):,} classes")
+    for note in source.notes:
+        progress.note(note)
+    made = prepare(
+        source, path, size=size, encoding=chosen, shorter_side=shorter_side, workers=workers, progress=progress
+    )
+    shutil.rmtree(_unpacked(path), ignore_errors=True)
+    _say_what_was_odd(made, progress)
+    return made
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unpacked")
+
+
+def _say_what_was_odd(store: Store, progress: Progress) -> None:
+    rows = [json.loads(line) for line in store.read_file("left_out.jsonl").splitlines()]
+    for row in rows[:TOLD]:
+        progress.note(f"{row['status']}: {row['key']}: {row['reason']}")
+    if len(rows) > TOLD:
+        progress.note(f"... and {len(rows) - TOLD:,} more in {store.path / 'left_out.jsonl'}")
+    enlarged = store.header["counts"]["enlarged"]
+    if enlarged:
+        used, side = store.header["counts"]["used"], store.header["shorter_side"]
+        progress.note(f"{enlarged:,} of {used:,} pictures were smaller than {side} pixels and were enlarged")
+
+
+def plan_run(
+    data: str,
+    net: str | None,
+    recipe: str | None,
+    settings: list[str],
+    progress: Progress,
+) -> tuple[Store, Recipe]:
+    """The store and the recipe of a new run; the store is made first when `data` is not one yet."""
+    if net is not None and net not in MODELS:
+        raise UsageError(unknown("net", net, MODELS))
+    path = Path(data)
+    place = STORES / path.name
+    store = Store(path) if data != "digits" and is_store(path) else None
+    source = open_for(data, place) if store is None else None
+    if recipe is not None:
+        chosen = load_recipe(recipe)
+    else:
+        if source is not None:
+            side, n = source.natural_size, sum(entry.split == "train" for entry in source.entries)
+        else:
+            assert store is not None
+            side, n = store.size, store.split("train").n
+        chosen = load_recipe(_suits(net, side, n))
+        progress.note(f"recipe {chosen.name}, chosen for {n:,} training pictures; --recipe chooses another")
+    plan = with_settings(chosen if net is None else replace(chosen, net=net), settings)
+    if source is not None:
+        made = STORES / f"{source.name}-{plan.size}"
+        if not is_store(made):
+            progress.note(f"{data} is not a store yet: preparing {made}")
+        store = make_store(source, made, progress, size=plan.size)
+        shutil.rmtree(_unpacked(place), ignore_errors=True)
+    assert store is not None
+    return store, plan
+
+
+def _suits(net: str | None, side: int | None, n: int) -> str:
+    """The recipe for a net (None: by the pictures' side, None for photos) and n training pictures."""
+    if net is None:
+        net = "lenet5" if side is not None and side <= LENET_SIDE else "alexnet"
+    return f"{net}_small" if n < SMALL.get(net, 0) else net
+
+
+def resume_run(data: str | None, out: Path | None, settings: list[str]) -> tuple[Store, Recipe, Path]:
+    """The store, the recipe and the folder of a run to go on with; of its recipe only the epochs may change."""
+    if out is None:
+        runs = sorted(path.parent for path in Path("runs").glob("*/last.ckpt"))
+        known = f" (runs here: {', '.join(map(str, runs))})" if runs else ""
+        raise UsageError(f"--resume needs the run's folder: convnet train --resume --out runs/NAME{known}")
+    if not (out / "recipe.toml").is_file():
+        raise UsageError(f"{out} holds no run to resume (no recipe.toml)")
+    plan = with_settings(load_recipe(out / "recipe.toml"), settings)
+    if data is not None:
+        return Store(Path(data)), plan, out
+    try:
+        path = Path(json.loads((out / "environment.json").read_bytes())["store"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{out / 'environment.json'} does not say which store was used; name the store") from error
+    return Store(path), plan, out
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2, -3 ... where something is there already."""
+    number, path = 1, parent / name
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}"
+    return path

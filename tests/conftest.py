@@ -1,0 +1,48 @@
+"""What several tests share: small stores, made once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convnet.prepare import prepare
+from convnet.sources import open_source
+from convnet.store import Store
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """scikit-learn's digits at 28 x 28: train 1,259, val 179, test 359."""
+    return prepare(open_source("digits"), tmp_path_factory.mktemp("digits") / "store", size=28)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Synthetic colour pictures at 32 x 32 in 3 classes: train 90, val 30, test 100; the class is the main colour."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for split, n in {"train": 30, "val": 10, "test": 34}.items():
+        for label, name in enumerate(("blue", "green", "red")):
+            place = folder / "source" / split / name
+            place.mkdir(parents=True)
+            for i in range(n if (split, label) != ("test", 2) else n - 2):
+                pixels = generator.integers(0, 180, (36, 44, 3), np.uint8)
+                pixels[..., 2 - label] += 50
+                Image.fromarray(pixels).save(place / f"{i:03d}.png")
+    return prepare(open_source(folder / "source"), folder / "store", size=32)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """Small nets don't gain from threads, and crawl with them where the cores are busy."""
+    torch.set_num_threads(1)
+
+
+def square(store: Store, split: str, i: int) -> np.ndarray:
+    """The stored square by the plainest way: the shard's bytes, without the reader under test."""
+    row = store.split(split).rows[i]
+    data = Path(store.path / f"{split}-{row['shard']:05d}.tar").read_bytes()
+    start = int(row["offset"]) + 512 + 128
+    return np.frombuffer(data, np.uint8, store.size**2 * 3, start).reshape(store.size, store.size, 3)

@@ -1,0 +1,71 @@
+"""Trains in forked children and kills them: run by test_train.py in a process of its own (forks need a young process).
+
+    python kill_driver.py STORE FOLDER KILLS SEED
+
+Prints JSON: the kills that hit a living run, and the folders whose result differs from the undisturbed run's.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convnet.recipe import load_recipe, with_settings
+from convnet.store import Store
+from convnet.train import train
+
+SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")  # everything but times
+
+
+def main() -> None:
+    store, folder, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(seed)
+    began = time.monotonic()
+    assert wait(start(store, folder / "undisturbed"))
+    seconds = time.monotonic() - began
+    hits, places, different, number = 0, [], [], 0
+    while hits < kills:
+        number += 1
+        out = folder / f"run{number}"
+        finished = False
+        while not finished:
+            child = start(store, out)
+            if hits < kills:
+                time.sleep(generator.uniform(0, seconds))
+                os.kill(child, signal.SIGKILL)
+            finished = wait(child)
+            if not finished:
+                hits += 1
+                places.append((out / "last.ckpt").exists())
+        names = [n for n in SAME if (out / n).read_bytes() != (folder / "undisturbed" / n).read_bytes()]
+        different += [f"{out.name}/{name}" for name in names]
+    print(json.dumps({"kills": hits, "after_the_first_save": sum(places), "runs": number, "different": different}))
+
+
+def start(store: Path, out: Path) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        recipe = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64", "save_minutes=0.001"])
+        train(recipe, Store(store), out, resume=(out / "last.ckpt").exists())
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def wait(child: int) -> bool:
+    """True when the child ended well, False when it was killed."""
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "a run failed"
+    return not os.WIFSIGNALED(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""The loop: it learns, a refactoring doesn't change a digit, and nothing that happens to it loses or changes a run."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convnet import checkpoint, files, runlog
+from convnet.errors import DataError, DiskError, Diverged, Interrupted, UsageError
+from convnet.nets import create_model
+from convnet.progress import Silent
+from convnet.recipe import Recipe, list_recipes, load_recipe, with_settings
+from convnet.run import choose_data
+from convnet.stop import Stop
+from convnet.store import Store
+from convnet.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64"])
+
+
+class Notes(Silent):
+    """Remembers notes and warnings; asks `stop` after some updates."""
+
+    def __init__(self, stop: Stop | None = None, after: int = 0) -> None:
+        self.lines: list[str] = []
+        self.stop, self.after = stop, after
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(f"warning: {text}")
+
+    def update(self, done: int, **values: str) -> None:
+        self.after -= 1
+        if self.stop is not None and self.after == 0:
+            self.stop.ask(15)
+
+
+def result(out: Path) -> dict[str, bytes]:
+    """What must not differ between two runs that are the same."""
+    return {name: (out / name).read_bytes() for name in ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(SMALL, digits, out)
+    return out
+
+
+def test_the_default_job_learns_the_digits(digits: Store, tmp_path: Path) -> None:
+    summary = train(with_settings(load_recipe("lenet5_small"), ["epochs=12", "lr_steps=[9]"]), digits, tmp_path / "run")
+    assert summary["test"]["n"] == 359
+    assert summary["test"]["top1_error"] <= 0.04
+    assert summary["parameters"] == 60_000
+
+
+def test_golden_loss(digits: Store, tmp_path: Path) -> None:
+    """20 seeded steps. A change that isn't meant to alter results leaves these numbers; other machines round a little."""
+    train(with_settings(SMALL, ["epochs=1"]), digits, tmp_path / "run")
+    rows = [row for row in runlog.read(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "step"]
+    losses = [row["loss"] for row in rows]
+    assert len(losses) == 20
+    np.testing.assert_allclose(losses, GOLDEN, rtol=1e-4)
+
+
+def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
+    """Five steps written out: the same batches, cross entropy, and the paper's rule in float64 velocity arithmetic."""
+    recipe = with_settings(SMALL, ["loss=softmax", "net_options.output=linear", "decay=0.01", "lr=0.05", "epochs=1"])
+    recipe = replace(recipe, batch=256, bias_lr_factor=2.0)
+    train(recipe, digits, tmp_path / "run")
+    found = checkpoint.load(tmp_path / "run" / "last.ckpt")
+    from convnet.loader import Loader
+    from convnet.preprocess import of_recipe
+
+    net = create_model("lenet5", num_classes=10, seed=recipe.seed, output="linear")
+    split = digits.split("train")
+    pre = of_recipe(recipe, digits.mean_picture, None)
+    load = Loader(split, digits.statistics, np.arange(split.n), recipe, pre, torch.device("cpu"), 0)
+    velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for batch in load.epoch(1):
+        net.zero_grad()
+        F.cross_entropy(net(batch.images), batch.labels).backward()
+        with torch.no_grad():
+            for name, w in net.named_parameters():
+                rate = 0.05 * (2 if name.endswith("bias") else 1)
+                velocity[name] = 0.9 * velocity[name] - 0.01 * rate * w - rate * w.grad
+                w += velocity[name]
+    for name, w in net.named_parameters():
+        torch.testing.assert_close(found.weights[name], w.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_real_step_of_every_recipe(name: str, digits: Store, photos: Store, tmp_path: Path) -> None:
+    """The recipe's own net, preprocessing and rule, on the few pictures at hand."""
+    recipe = load_recipe(name)
+    store = digits if recipe.size == 28 else photos
+    if store is photos:
+        from convnet.prepare import prepare
+        from convnet.sources import open_source
+
+        store = prepare(open_source(photos.path.parent / "source"), tmp_path / "store", size=recipe.size)
+    stop = Stop()
+    with pytest.raises(Interrupted, match="stopped in epoch 1, step 1"):
+        train(replace(recipe, batch=4), store, tmp_path / "run", progress=Notes(stop, 1), stop=stop)
+    kept = checkpoint.load(tmp_path / "run" / "last.ckpt")
+    assert kept.position.step == 1
+    assert kept.recipe == replace(recipe, batch=4)
+    assert 0 < kept.position.loss_sum / 4 < 100
+    assert any(v.abs().max() > 0 for v in (kept.velocity or {}).values())
+    assert checkpoint.rebuild(kept).num_classes == len(store.classes)
+
+
+def test_the_same_seed_twice_gives_the_same_run_and_another_seed_another(
+    digits: Store, undisturbed: Path, tmp_path: Path
+) -> None:
+    train(SMALL, digits, tmp_path / "again", workers=3)
+    assert result(tmp_path / "again") == result(undisturbed)
+    train(replace(SMALL, seed=1), digits, tmp_path / "other")
+    assert result(tmp_path / "other")["metrics.jsonl"] != result(undisturbed)["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("step", [1, 7, 19, 20, 21, 33])
+def test_stopped_at_any_step_and_resumed_it_is_as_if_never_stopped(
+    step: int, digits: Store, undisturbed: Path, tmp_path: Path
+) -> None:
+    out, stop = tmp_path / "run", Stop()
+    with pytest.raises(Interrupted, match=f"step {step}; everything is saved"):
+        train(SMALL, digits, out, progress=Notes(stop, step), stop=stop)
+    train(SMALL, digits, out, resume=True, workers=2)
+    assert result(out) == result(undisturbed)
+
+
+def test_killed_at_random_moments(digits: Store, tmp_path: Path) -> None:
+    check_kills(digits, tmp_path, kills=20, seed=0)
+
+
+@pytest.mark.large
+def test_killed_at_random_moments_large(digits: Store, tmp_path: Path) -> None:
+    check_kills(digits, tmp_path, kills=100, seed=1)
+
+
+def check_kills(digits: Store, folder: Path, kills: int, seed: int) -> None:
+    driver = Path(__file__).with_name("kill_driver.py")
+    command = [sys.executable, str(driver), str(digits.path), str(folder), str(kills), str(seed)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    print(report)
+    assert report["kills"] == kills
+    assert report["after_the_first_save"] > kills // 2
+    assert not report["different"]
+
+
+def test_more_epochs_go_on_where_the_run_ended(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(replace(SMALL, epochs=1), digits, out)
+    summary = train(SMALL, digits, out, resume=True)
+    assert summary["epochs"] == 2
+    assert (out / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+    weights = [checkpoint.load(place / "last.ckpt").weights for place in (out, undisturbed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+    out, stop = tmp_path / "run", Stop()
+    with pytest.raises(Interrupted):
+        train(SMALL, digits, out, progress=Notes(stop, 25), stop=stop)
+    data = bytearray((out / "last.ckpt").read_bytes())
+    data[-100] ^= 1
+    (out / "last.ckpt").write_bytes(data)
+    notes = Notes()
+    train(SMALL, digits, out, resume=True, progress=notes)
+    assert any("last.ckpt: damaged velocity" in line and line.startswith("warning") for line in notes.lines)
+    assert result(out) == result(undisturbed)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_net(digits: Store, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+; .* --set lr=") as caught:
+        train(with_settings(SMALL, ["lr=100", "decay=100", "momentum=0.999999"]), digits, out)
+    assert caught.value.exit_code == 4
+    report = json.loads((out / "diverged.json").read_text())
+    assert len(report["pictures"]) in (64, 1259 % 64)
+    assert set(report["pictures"]) <= set(digits.split("train").keys)
+    kept = checkpoint.load(out / "last.ckpt")
+    assert all(bool(torch.isfinite(w).all()) for w in kept.weights.values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(digits: Store, tmp_path: Path) -> None:
+    out, stop = tmp_path / "run", Stop()
+    recipe = with_settings(SMALL, ["lr=100", "decay=100", "momentum=0.999999", "epochs=9", "save_minutes=1e-9"])
+    with pytest.raises(Diverged):
+        train(recipe, digits, out, stop=stop)
+    kept = checkpoint.load(out / "last.ckpt")
+    assert all(bool(torch.isfinite(w).all()) for w in kept.weights.values())
+
+
+def test_a_full_disk_is_named(digits: Store, tmp_path: Path) -> None:
+    for name in ("timing.jsonl", "metrics.jsonl"):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).symlink_to("/dev/full")
+        if name == "metrics.jsonl":
+            (out / name).unlink()
+        stop = Stop()
+
+        class Fill(Notes):
+            def note(self, text: str, out: Path = out) -> None:
+                if "parameters" in text and not (out / "timing.jsonl").is_symlink():
+                    (out / "metrics.jsonl").symlink_to("/dev/full")
+
+        with pytest.raises(DiskError, match=rf"{name}: disk full; free some space") as caught:
+            train(SMALL, digits, out, progress=Fill(), stop=stop)
+        assert caught.value.exit_code == 5
+        assert checkpoint.load_newest(out)[0].position.step >= 0
+
+
+def test_a_second_run_in_the_same_folder_is_refused(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+    with (
+        files.lock(tmp_path / "run", "training"),
+        pytest.raises(UsageError, match=r"is in use by process \d+ \(training"),
+    ):
+        train(SMALL, digits, tmp_path / "run")
+    with pytest.raises(UsageError, match="holds a run; go on with it by --resume, or choose another folder with --out"):
+        train(SMALL, digits, undisturbed)
+    with pytest.raises(DataError, match="no checkpoint"):
+        train(SMALL, digits, tmp_path / "empty", resume=True)
+
+
+def test_resuming_refuses_another_recipe_or_store(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="was trained by another recipe"):
+        train(replace(SMALL, lr=0.1), digits, undisturbed, resume=True)
+    from convnet.prepare import prepare
+    from convnet.sources import open_source
+
+    other = prepare(open_source("digits"), tmp_path / "store", size=28, encoding="jpeg")
+    with pytest.raises(UsageError, match="was trained on another store"):
+        train(SMALL, other, undisturbed, resume=True)
+
+
+def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tmp_path: Path) -> None:
+    recipe = Recipe(name="stuck", net="lenet5", net_options={"output": "linear"}, size=32, crop=32, channels="grey",
+                    scale=0.01, mean="none", colour_std=0.0, mirror=False, lr=1e-9, batch=30, epochs=3, precision="fp32")  # fmt: skip
+    recipe = replace(recipe, init="paper")
+    notes = Notes()
+    train(recipe, photos, tmp_path / "run", progress=notes)
+    warnings = [line for line in notes.lines if line.startswith("warning")]
+    assert warnings
+    assert "ln 3 = 1.099" in warnings[0]
+    assert "--recipe alexnet_small or --set init=fan-in" in warnings[0]
+    learning = Notes()
+    train(replace(SMALL, epochs=3), Store(photos_digits(photos, tmp_path)), tmp_path / "learning", progress=learning)
+    assert not [line for line in learning.lines if line.startswith("warning")]
+
+
+def photos_digits(photos: Store, folder: Path) -> Path:
+    from convnet.prepare import prepare
+    from convnet.sources import open_source
+
+    return prepare(open_source("digits"), folder / "digits", size=28).path
+
+
+def test_what_is_validated_on(digits: Store, tmp_path: Path) -> None:
+    data = choose_data(SMALL, digits)
+    assert data.val is not None
+    assert data.val.name == "val"
+    assert len(data.val_ids) == 179
+    with pytest.raises(UsageError, match=r"holds pictures of 28 pixels, recipe alexnet wants 256; .*--size 256"):
+        choose_data(Recipe(), digits)
+
+
+def test_a_share_of_train_is_held_out_when_there_is_no_val(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from convnet.prepare import prepare
+    from convnet.sources import open_source
+
+    for split, n in {"train": 20, "test": 5}.items():
+        for name in "ab":
+            (tmp_path / "source" / split / name).mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (28, 28), (i, i, 200)).save(tmp_path / "source" / split / name / f"{i}.png")
+    store = prepare(open_source(tmp_path / "source"), tmp_path / "store", size=28)
+    data = choose_data(replace(SMALL, validation=0.25), store)
+    assert len(data.val_ids) == 10
+    assert sorted([*data.val_ids, *data.train_ids]) == list(range(40))
+    assert choose_data(replace(SMALL, validation=0.0), store).val is None
+    with pytest.raises(UsageError, match=r"has no val split; hold out a part of train with --set validation=0\.1"):
+        choose_data(replace(SMALL, validation=0.0, schedule="plateau", lr_steps=()), store)
+
+
+def test_the_run_folder(undisturbed: Path, digits: Store) -> None:
+    assert load_recipe(undisturbed / "recipe.toml") == SMALL
+    rows = runlog.read(undisturbed / "metrics.jsonl")
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [1, 2]
+    assert all(0 <= row["val_top1_error"] <= 1 and math.isfinite(row["train_loss"]) for row in epochs)
+    assert (undisturbed / "metrics.csv").read_text().count("\n") == 3
+    environment = json.loads((undisturbed / "environment.json").read_text())
+    assert environment["threads"] == 1
+    assert environment["store_sha256"] == digits.identity
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    assert summary["steps"] == 40
+    assert {path.name for path in undisturbed.iterdir()} == {
+        "best.ckpt", "environment.json", "last.ckpt", "last.previous.ckpt", "metrics.csv", "metrics.jsonl",
+        "recipe.toml", "summary.json", "timing.jsonl",
+    }  # fmt: skip
+
+
+GOLDEN: list[float] = [
+    63.87114,
+    63.11263,
+    61.53407,
+    59.12773,
+    54.20655,
+    43.8236,
+    31.21914,
+    38.82773,
+    38.98013,
+    45.64265,
+    37.23985,
+    38.08589,
+    37.93006,
+    36.38978,
+    36.43158,
+    37.01685,
+    31.57511,
+    32.63639,
+    37.78712,
+    41.56887,
+]
