@@ -85,8 +85,8 @@ def prepare(
 
     Raises: UsageError when `path` holds something else; DataError when no training picture can be used; DiskError.
     """
-    square = size or source.natural_size or SIZE
-    settings = Settings(square, shorter_side or square, encoding)
+    square = size if size is not None else source.natural_size or SIZE
+    settings = Settings(square, shorter_side if shorter_side is not None else square, encoding)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     jobs = _jobs(source, settings)
