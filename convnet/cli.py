@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,8 @@ def main() -> None:
 
 
 def _fail(error: ConvnetError) -> None:
-    print(f"convnet: {plain(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
+    text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
+    print(f"convnet: {text}", file=sys.stderr, flush=True)  # noqa: T201
     sys.exit(error.exit_code)
 
 
@@ -101,6 +103,39 @@ def prepare(
         print(line.format(**counts))  # noqa: T201
     if strict and counts["failed"]:
         raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
+
+
+@app.command()
+def check(
+    where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
+    workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Is a store whole, is a folder fit to train on? convnet check photos/
+
+    A store: every byte against its sha256; exit code 3 when one is wrong. Pictures: unreadable ones, small classes,
+    classes that are missing in a split, and the same picture twice, worst of all in training and test.
+    """
+    from convnet.check import check_folder, check_store
+    from convnet.plan import open_for
+    from convnet.store import is_store
+
+    progress, path = choose(quiet), Path(where)
+    stored = where != "digits" and is_store(path)
+    if stored:
+        report = check_store(path, progress)
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            report = check_folder(open_for(where, Path(place) / "check"), progress, workers)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        for line in report.lines():
+            print(plain(line))  # noqa: T201
+    if not report.ok and (stored or strict):
+        raise typer.Exit(DataError.exit_code)
 
 
 # train
@@ -284,3 +319,7 @@ def predict(
         _print_json(rows)
     if failed:
         raise DataError(f"{failed} of {len(pictures)} pictures could not be read")
+
+
+if __name__ == "__main__":
+    main()

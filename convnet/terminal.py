@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from convnet.progress import Rate
 
 EVERY_SECONDS = 10.0  # between plain lines
-PRINTABLE = str.maketrans({c: "?" for c in [*range(32), *range(127, 160)] if c != 10})
+PRINTABLE = str.maketrans(dict.fromkeys([*range(32), *range(127, 160)], "?"))
 
 
 def plain(text: str) -> str:

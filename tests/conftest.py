@@ -1,6 +1,9 @@
-"""What several tests share: small stores, made once."""
+"""What several tests share: small stores, made once; one thread for each test process."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: small nets crawl with threads on busy cores
 
 import numpy as np
 import pytest

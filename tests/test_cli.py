@@ -1,0 +1,239 @@
+"""The command as a user meets it: results on stdout, progress on stderr, errors in one line with their exit code."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnet import checkpoint, cli, terminal
+from convnet.progress import Rate
+from convnet.store import Store
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = ["--epochs", "1", "--set", "batch=64"]
+
+
+class Ended(Exception):  # noqa: N818
+    pass
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """run("train", ...) -> (exit code, stdout, stderr), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["convnet", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """60 pictures of 2 classes in one level of folders, one of them broken."""
+    generator = np.random.default_rng(0)
+    for k, name in enumerate(("rose", "tulip")):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 120, (40, 50, 3), np.uint8)
+            pixels[..., k] += 130
+            Image.fromarray(pixels).save(tmp_path / "flowers" / name / f"{i}.jpg")
+    (tmp_path / "flowers" / "rose" / "broken.jpg").write_bytes(b"")
+    return tmp_path / "flowers"
+
+
+def test_a_stranger_trains_on_a_folder_of_photos(run, flowers: Path, tmp_path: Path) -> None:
+    code, out, err = run("prepare", flowers, "store", "--size", 32)
+    assert code == 0
+    assert "seen 61 = used 60 + skipped 0 + failed 1" in out
+    assert "failed: rose/broken.jpg: empty file" in err
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'name = "mine"\nnet = "lenet5"\nsize = 32\ncrop = 32\nchannels = "grey"\nmean = "rgb"\nscale = 0.01\n'
+        "mirror = false\ncolour_std = 0.0\nbatch = 8\nlr = 0.02\nepochs = 12\npatience = 99\n"
+        'precision = "fp32"\n'
+        '[net_options]\noutput = "linear"\n'
+    )
+    code, out, err = run("train", "store", "--recipe", recipe, "--out", "run")
+    assert code == 0, err
+    assert "validation (chose the net): top-1 error" in out
+    assert "n 6 (0 skipped, 1 failed in preparing)" in out
+    assert "no test pictures" in out
+    assert "epoch 12/12" in err
+    code, out, err = run("evaluate", "run", "store", "--views", "ten-crop", "--json")
+    assert code == 0, err
+    scores = json.loads(out)
+    assert scores["n"] == 6
+    assert scores["split"] == "val"
+    assert scores["left_out"] == {"skipped": 0, "failed": 1}
+    code, out, err = run("evaluate", "run/best.ckpt", "store")
+    assert code == 0
+    assert out.startswith("val, single: top-1 error")
+    assert "rose" in out
+    code, out, err = run("predict", "run", flowers / "rose" / "0.jpg", flowers / "tulip" / "0.jpg", "--top", 1, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [row["class"] for row in rows] == ["rose", "tulip"]
+    code, out, err = run("predict", "run", flowers / "rose" / "broken.jpg", flowers / "rose" / "1.jpg", "--json")
+    assert code == 3
+    answers = json.loads(out)
+    assert answers[0]["failed"] == "empty file"
+    assert answers[1]["classes"][0]["class"] == "rose"
+    assert "broken.jpg: empty file" in err
+
+
+def test_the_default_job_prepares_trains_and_tests(run, tmp_path: Path) -> None:
+    code, out, err = run("train", *QUICK)
+    assert code == 0, err
+    assert "digits is not a store yet: preparing stores/digits-28" in err
+    assert "test: top-1 error" in out
+    assert "n 359" in out
+    code, out, _ = run("train", *QUICK, "--json", "--quiet")
+    assert json.loads(out)["run"] == "runs/lenet5_small-digits-2"
+
+
+def test_quiet_says_nothing(run, tmp_path: Path) -> None:
+    code, _, err = run("train", *QUICK, "--quiet")
+    assert (code, err) == (0, "")
+
+
+def test_strict(run, flowers: Path) -> None:
+    code, out, err = run("prepare", flowers, "store", "--size", 16, "--strict")
+    assert code == 3
+    assert "1 pictures could not be used" in err.splitlines()[-1]
+    assert Store(Path("store")).header["counts"]["used"] == 60
+
+
+def test_check(run, flowers: Path) -> None:
+    assert run("prepare", flowers, "store", "--size", 16)[0] == 0
+    assert run("check", "store")[0] == 0
+    shard = Path("store/train-00000.tar")
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 4
+    shard.write_bytes(data)
+    code, out, _ = run("check", "store")
+    assert code == 3
+    assert "train-00000.tar" in out
+    code, out, _ = run("check", flowers)
+    assert "broken.jpg" in out
+    code, out, _ = run("check", flowers, "--json")
+    assert isinstance(json.loads(out), dict)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train", "--net", "alexnt"], "unknown net 'alexnt': did you mean 'alexnet'?"),
+        (["train", "--recipe", "lenet"], "unknown recipe 'lenet': did you mean 'lenet5'?"),
+        (["train", "--set", "bach=3", "--set", "lr=fast"], "did you mean 'batch'?"),
+        (["train", "--epochs", "0"], "epochs"),
+        (["train", "nowhere"], "nowhere"),
+        (["train", "--resume"], "--resume needs the run's folder"),
+        (["train", "--resume", "--out", "nowhere"], "holds no run to resume"),
+        (["prepare", "digits", "store", "--size", "0"], "--size 0: must be 1 to 4096 pixels"),
+        (["prepare", "digits", "store", "--encoding", "png"], "--encoding png: must be raw or jpeg"),
+        (["prepare", "digits", "store", "--size", "32", "--shorter-side", "16"], "--shorter-side 16: must be 32"),
+        (["prepare", "digits", "store", "--workers", "0"], "--workers 0: must be at least 1"),
+        (["prepare", "nowhere", "store"], "nowhere"),
+        (["evaluate", "nowhere", "store"], "nowhere: no such checkpoint"),
+        (["predict", "nowhere", "x.jpg"], "nowhere: no such checkpoint"),
+        (["check", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_arguments(run, arguments: list[str], text: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert text in err
+    assert "Traceback" not in err
+
+
+def test_unknown_options_and_verbs_are_typers_usage_errors(run) -> None:
+    assert run("train", "--nett", "alexnet")[0] == 2
+    assert run("trian")[0] == 2
+    code, out, _ = run("--version")
+    assert (code, out) == (0, "convnet 0.1.0\n")
+    for verb in ("prepare", "check", "train", "evaluate", "predict"):
+        code, out, _ = run(verb, "--help")
+        assert code == 0
+        assert f"convnet {verb} " in out, "help shows a real example"
+        assert out.count("--") - out.count("--help") <= 14, "at most eight options and their mentions"
+
+
+def test_another_stores_classes_are_refused(run, flowers: Path, digits: Store) -> None:
+    assert run("train", str(digits.path), *QUICK, "--out", "run", "-q")[0] == 0
+    assert run("prepare", flowers, "store", "--size", 28)[0] == 0
+    code, _, err = run("evaluate", "run", "store")
+    assert code == 3
+    assert "other classes (such as 0, 1, 2, 3, 4)" in err
+
+
+def test_ctrl_c_saves_and_the_named_command_goes_on(digits: Store, tmp_path: Path) -> None:
+    """The real process: SIGINT in the middle, exit 130, and the command that it names ends like an undisturbed run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    base = [sys.executable, "-m", "convnet.cli", "train"]
+    changes = ["--epochs", "4", "--set", "batch=64"]
+    for out in ("whole", "stopped"):
+        with subprocess.Popen([*base, str(digits.path), *changes, "--out", out], cwd=tmp_path, env=environment,
+                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+            if out == "stopped":
+                metrics = tmp_path / out / "metrics.jsonl"
+                while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+                    time.sleep(0.005)
+                process.send_signal(signal.SIGINT)
+            _, err = process.communicate()
+            assert process.returncode == (130 if out == "stopped" else 0), err
+    assert err.splitlines()[-1].endswith("go on with: convnet train --resume --out stopped")
+    resumed = subprocess.run(
+        [*base, "--resume", "--out", "stopped"], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    whole, stopped = (checkpoint.load(tmp_path / out / "last.ckpt") for out in ("whole", "stopped"))
+    assert all((whole.weights[name] == stopped.weights[name]).all() for name in whole.weights)
+    for name in ("metrics.jsonl", "metrics.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys, convnet.cli; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_names_can_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = terminal.Lines()
+    lines.note("\x1b[31mred\x07\n\r\x9bnext")
+    assert capsys.readouterr().err == "?[31mred????next\n"
+
+
+def test_plain_lines_tell_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("convnet.progress.monotonic", lambda: now[0])
+    monkeypatch.setattr("convnet.terminal.monotonic", lambda: now[0])
+    lines = terminal.Lines()
+    lines.start("epoch 1/2", 2000, done=1000)
+    now[0] += 5
+    lines.update(1100, loss="0.5")
+    assert capsys.readouterr().err == ""
+    now[0] += 5
+    lines.update(1200, loss="0.4")
+    assert capsys.readouterr().err == "epoch 1/2: 1,200/2,000  loss 0.4  20 pictures/s  0:40 left\n"
+    rate = Rate(10)
+    assert rate.left == "?"
