@@ -40,6 +40,7 @@ JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
 CHUNK = 16  # pictures that a worker takes at a time
 CHUNK_BYTES = 1 << 26  # ... but no more than about this much
 MAX_PIXELS = 1 << 26  # of a resized picture: bounds memory for extreme aspect ratios
+JPEG_SIDE = 65535  # pixels: a JPEG can't be longer
 WORK = ".work"  # the folder of an unfinished store
 SUFFIX = {"raw": "npy", "jpeg": "jpg"}
 SPLITS = ("train", "val", "test")
@@ -274,12 +275,12 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
 def fit(pixels: NDArray[np.uint8], settings: Settings) -> Image.Image:
     """A picture (H, W, 3) with its shorter side scaled to S, bicubic; for a raw store its central square.
 
-    Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory.
+    Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory, or into a JPEG.
     """
     image = Image.fromarray(pixels)
     shorter = min(image.size)
     width, height = (max(1, round(side * settings.shorter_side / shorter)) for side in image.size)
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS or (settings.encoding == "jpeg" and max(width, height) > JPEG_SIDE):
         raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
     if shorter != settings.shorter_side:
         image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Preparation: geometry and statistics against brute force; killed, interrupted, out of disk: the same bytes at last."""
+"""Preparation: geometry and statistics against brute force; killed, interrupted, out of disk: the same bytes."""
 
 import errno
 import io
@@ -275,7 +275,7 @@ class FullDisk:
     def __init__(self, patch: pytest.MonkeyPatch, fail_at: int) -> None:
         self.left, self.fired = fail_at, False
         real_open = open
-        for name in ("fsync", "replace", "pwrite", "mkdir"):
+        for name in ("fsync", "replace", "pwrite"):
             patch.setattr(os, name, self.failing(getattr(os, name)))
 
         def opened(path: Path, mode: str = "r") -> object:
