@@ -144,8 +144,8 @@ def _split(
     try:
         data = index.read_bytes()
         rows = np.frombuffer(data, store.ROW, offset=len(data) - n_bytes)  # numpy's reader trips over damage
-    except (OSError, ValueError) as error:
-        yield [_damage("index", index, f"cannot be read ({error}): the pictures of {split} were not checked")]
+    except (OSError, ValueError):  # the file itself is reported among the others
+        yield [_damage("index", index, f"is of no use: the pictures of {split} were not checked")]
         return
     if wrong := _rows(index, rows, entry, n_classes):
         yield wrong
