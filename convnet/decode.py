@@ -33,7 +33,7 @@ from PIL import (
 
 from convnet.containers import BadPicture, Facts, look, sniff
 
-__all__ = ["MAX_PIXELS", "BadPicture", "decode"]
+__all__ = ["MAX_PIXELS", "BadPicture", "decode", "decode_image"]
 
 MAX_PIXELS = (1 << 28) // 3  # more is taken for a bomb: 256 MiB of RGB
 WHITE = (255, 255, 255)
@@ -59,36 +59,42 @@ def decode(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
     Raises: BadPicture for any bytes that are no whole picture.
     """
+    picture, notes = decode_image(data)
+    return np.array(picture), notes
+
+
+def decode_image(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
+    """As `decode`, an RGB picture for Pillow: to resize it, its pixels need not be copied out and in again."""
     kind = sniff(data[:32])
     if kind is None:
         raise BadPicture(_stranger(data))
     try:
         facts = look(kind, data)
-        pixels = np.ascontiguousarray(_turned(_pixels(kind, facts), facts.orientation))
+        picture = _turned(_picture(kind, facts), facts.orientation)
     except BadPicture:
         raise
     except Exception as error:  # Pillow raises whatever its parsers stumble over; the bytes are to blame
         raise BadPicture(_blame(kind, error)) from error
-    return pixels, tuple(facts.notes)
+    return picture, tuple(facts.notes)
 
 
-def _pixels(kind: str, facts: Facts) -> NDArray[np.uint8]:
-    """The pixels as they are stored, before they are turned."""
+def _picture(kind: str, facts: Facts) -> Image.Image:
+    """The picture as it is stored, before it is turned."""
     if facts.size is not None:
         _limit(*facts.size)
     plugin = _PLUGIN[kind]
     with plugin(io.BytesIO(facts.data)) as picture:
         _limit(*picture.size)
         if kind == "PPM" and (deep := _deep_ppm(facts.data, picture.size)) is not None:
-            return deep
+            return Image.fromarray(deep)
         picture.load()
         if kind == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info:
             return _rgb(picture.point(lambda value: 255 - value), kind, facts)
         return _rgb(picture, kind, facts)
 
 
-def _rgb(picture: Image.Image, kind: str, facts: Facts) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of a loaded picture in any of the modes that are understood."""
+def _rgb(picture: Image.Image, kind: str, facts: Facts) -> Image.Image:
+    """RGB, without any metadata, of a loaded picture in any of the modes that are understood."""
     mode = picture.mode
     if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
         grey = np.asarray(picture)
@@ -97,7 +103,7 @@ def _rgb(picture: Image.Image, kind: str, facts: Facts) -> NDArray[np.uint8]:
         shades: NDArray[np.uint8] = np.repeat(values[:, :, None], 3, axis=2)
         if facts.key is not None:
             shades[grey == int.from_bytes(facts.key[:2], "big")] = 255
-        return shades
+        return Image.fromarray(shades)
     if mode in ("P", "PA"):
         clear = mode == "PA" or "transparency" in picture.info
         picture = picture.convert("RGBA" if clear else "RGB")
@@ -111,11 +117,13 @@ def _rgb(picture: Image.Image, kind: str, facts: Facts) -> NDArray[np.uint8]:
         white = Image.new("RGB", picture.size, WHITE)
         white.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
         picture = white
-    picture.info.pop("transparency", None)
-    pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    picture.info.clear()  # or Pillow would write comments and the like into a copy
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     if facts.key is not None:
+        pixels = np.array(picture)
         pixels[(pixels == _key_colour(facts)).all(axis=2)] = 255
-    return pixels
+        picture = Image.fromarray(pixels)
+    return picture
 
 
 def _key_colour(facts: Facts) -> NDArray[np.uint8]:
@@ -137,15 +145,18 @@ def _deep_ppm(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     return (values >> 8).astype(np.uint8).reshape(height, width, 3)
 
 
-def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
     """The picture as it is meant to be seen; EXIF's orientation says where its first row and column lie."""
-    if orientation in (5, 6, 7, 8):  # the stored row is the seen column
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    return picture.transpose(turns[orientation]) if orientation in turns else picture
 
 
 def _limit(width: int, height: int) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from convnet.augment import to_input
-from convnet.decode import BadPicture, decode
+from convnet.decode import BadPicture, decode_image
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluate import posterior
@@ -90,8 +90,8 @@ def _square(path: Path, size: int) -> Pixels | str:
     try:
         if not path.is_file():
             return "no such file" if not os.path.lexists(path) else "not a file"
-        pixels, _ = decode(path.read_bytes())
-        return np.asarray(fit(pixels, Settings(size, size, "raw")))
+        picture, _ = decode_image(path.read_bytes())
+        return np.asarray(fit(picture, Settings(size, size, "raw")))
     except BadPicture as error:
         return str(error)
     except OSError as error:

@@ -17,17 +17,17 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
 from PIL import Image
 
 from convnet import draws, files, store
-from convnet.decode import BadPicture, decode
+from convnet.decode import BadPicture, decode_image
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
 from convnet.sources import Entry, Source
@@ -37,6 +37,7 @@ SIZE = 256  # pixels: AlexNet section 2
 QUALITY = 95  # of JPEG members
 SHARD_BYTES = 1 << 27  # about this much in a shard
 JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
+FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
 CHUNK = 16  # pictures that a worker takes at a time
 CHUNK_BYTES = 1 << 26  # ... but no more than about this much
 MAX_PIXELS = 1 << 26  # of a resized picture: bounds memory for extreme aspect ratios
@@ -216,7 +217,7 @@ def _make_shard(
     n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
     chunks = [job.entries[i : i + n] for i in range(0, len(job.entries), n)]
     starts = range(job.first, job.first + len(job.entries), n)
-    with files.atomic(path / store.shard_name(job.split, job.number)) as file:
+    with files.atomic(path / store.shard_name(job.split, job.number)) as file, _flushing(file) as flush:
         work = zip(starts, chunks, strict=True)
         for made in _in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
             for data, key, row in made.rows:
@@ -224,6 +225,7 @@ def _make_shard(
                 keys.append(key)
                 file.write(data)
                 offset += len(data)
+            flush(offset)
             left_out += made.left_out
             enlarged += made.enlarged
             sums.add(made.sums)
@@ -233,6 +235,25 @@ def _make_shard(
     part |= {"bytes": offset + len(store.TRAILER), "products": sums.products.tolist()}
     files.write_atomic(_part(path, job).with_suffix(".sums"), sums.pixels.tobytes())
     files.write_atomic(_part(path, job), json.dumps(part).encode())
+
+
+@contextmanager
+def _flushing(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
+    """A function to be told how much is written: now and then a thread flushes it, so that the end waits for little."""
+    running: Future[None] | None = None
+    flushed = 0
+
+    def flush(written: int) -> None:
+        nonlocal running, flushed
+        if written - flushed >= FLUSH_BYTES and (running is None or running.done()):
+            if running is not None:
+                running.result()
+            running, flushed = disk.submit(os.fsync, file.fileno()), written
+
+    with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk:
+        yield flush
+        if running is not None:
+            running.result()
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
@@ -255,13 +276,13 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
     for position, entry in enumerate(entries, first):
         try:
             data = source.read(entry)
-            picture, notes = decode(data) if isinstance(data, bytes) else (data, ())
+            picture, notes = decode_image(data) if isinstance(data, bytes) else (Image.fromarray(data), ())
             frame = fit(picture, settings)
         except BadPicture as error:
             made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
             continue
         made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
-        made.enlarged += min(picture.shape[:2]) < settings.shorter_side
+        made.enlarged += min(picture.size) < settings.shorter_side
         pixels = np.asarray(frame)
         payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
         member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
@@ -272,12 +293,11 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
     return made
 
 
-def fit(pixels: NDArray[np.uint8], settings: Settings) -> Image.Image:
-    """A picture (H, W, 3) with its shorter side scaled to S, bicubic; for a raw store its central square.
+def fit(image: Image.Image, settings: Settings) -> Image.Image:
+    """An RGB picture with its shorter side scaled to S, bicubic; for a raw store its central square.
 
     Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory, or into a JPEG.
     """
-    image = Image.fromarray(pixels)
     shorter = min(image.size)
     width, height = (max(1, round(side * settings.shorter_side / shorter)) for side in image.size)
     if width * height > MAX_PIXELS or (settings.encoding == "jpeg" and max(width, height) > JPEG_SIDE):
