@@ -46,13 +46,13 @@ class Sums:
 
 def channel_products(square: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(3, 3): the sums over all pixels of the products of two channels. A product fits a uint16."""
-    planes = [square[..., c].astype(np.uint16).reshape(-1) for c in range(3)]
+    flat = square.reshape(-1, 3)  # twice as fast to take planes from
     out = np.zeros((3, 3), np.int64)
-    for start in range(0, planes[0].size, BLOCK):
-        part = [plane[start : start + BLOCK] for plane in planes]
+    for start in range(0, len(flat), BLOCK):
+        planes = [flat[start : start + BLOCK, c].astype(np.uint16) for c in range(3)]
         for i in range(3):
             for j in range(i, 3):
-                out[i, j] += np.multiply(part[i], part[j]).sum(dtype=np.uint32)
+                out[i, j] += np.multiply(planes[i], planes[j]).sum(dtype=np.uint32)
     return np.maximum(out, out.T)
 
 
