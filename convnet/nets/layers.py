@@ -26,6 +26,9 @@ class Net(nn.Module):
     num_classes: int
     last: ClassVar[str]  # the prefix of the last layer's parameters: what a new task replaces
     inits: ClassVar[tuple[str, ...]]  # the names that `initialize` knows
+    paper: str  # its authors and year, or the program whose net it is
+    year: int
+    columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         raise NotImplementedError
@@ -46,8 +49,13 @@ def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
     return x
 
 
+NO_LIMIT = 2**31  # pixels: the end of the range of sides of a net that takes any from the smallest on
+
+
 def check_images(images: Tensor, net: str, channels: int, sizes: range) -> None:
     """Hold the pictures against what a net can take: (N, channels, H, W) with H and W in `sizes`.
+
+    A range that ends at `NO_LIMIT` is said as "at least".
 
     Raises: UsageError with the shape and the rule.
     """
@@ -58,6 +66,8 @@ def check_images(images: Tensor, net: str, channels: int, sizes: range) -> None:
     height, width = images.shape[2:]
     if height not in sizes or width not in sizes:
         rule = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        if sizes.stop == NO_LIMIT:
+            rule = f"at least {sizes[0]}"
         raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}")
 
 
@@ -82,6 +92,17 @@ def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e
     x_wide = wide(x)
     squares = x_wide.square().movedim(1, -1)
     return (x_wide * (k + alpha * window_sum(squares, n).movedim(-1, 1)) ** -beta).to(x.dtype)
+
+
+def within_map_norm(x: Tensor, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> Tensor:
+    """Response normalisation within each map, of (N, C, H, W); the sums are float32 or better.
+
+    Each pixel is divided by (k + alpha * sum of squares over the size x size pixels around it that exist)^beta; `size`
+    is odd. The defaults are the released AlexNet's, scale 0.001 over 25 pixels.
+    """
+    x_wide = wide(x)
+    squares = F.avg_pool2d(x_wide.square(), size, stride=1, padding=size // 2, divisor_override=1)
+    return (x_wide * (k + alpha * squares) ** -beta).to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:
