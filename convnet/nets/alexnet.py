@@ -31,32 +31,33 @@ edges, which gives its 55 x 55 from 224 (the "253,440 neurons" of figure 2 contr
 0.5 in training where the paper multiplies by 0.5 in testing: the same net, with weights of fc7 and fc8 scaled alike.
 """
 
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.errors import UsageError, unknown
+from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Columns, Net, check_images, max_pool, record, response_norm
 
-PIXEL_STD = 65.0  # of mean-subtracted photographs on the scale 0..255
 SIDES = range(224, 256)  # pixels: the sides that give 6 x 6 maps at pool5
 
 
 class AlexNet(Net):
     """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes)."""
 
-    in_channels = 3
+    paper = "Krizhevsky, Sutskever and Hinton 2012"
+    year = 2012
     input_size = 224
+    columns = 2
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
 
-    def __init__(self, num_classes: int = 1000) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.conv1 = nn.Conv2d(3, 96, 11, stride=4)
+        self.in_channels = in_channels
+        self.conv1 = nn.Conv2d(in_channels, 96, 11, stride=4)
         self.conv2 = Columns(2, 96, 256, 5, padding=2)
         self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
         self.conv4 = Columns(2, 384, 384, 3, padding=1)
@@ -100,16 +101,8 @@ class AlexNet(Net):
 
         Raises: UsageError for another name.
         """
-        if init not in self.inits:
-            raise UsageError(unknown("init", init, self.inits))
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                layer = name.partition(".")[0]
-                if name.endswith("bias"):
-                    ones = init == "paper" and layer in ("conv2", "conv4", "conv5", "fc6", "fc7")
-                    parameter.fill_(1.0 if ones else 0.0)
-                elif init == "paper" or layer == self.last:
-                    parameter.normal_(0, 0.01, generator=generator)
-                else:
-                    bound = math.sqrt(1 / parameter[0].numel()) / (PIXEL_STD if layer == "conv1" else 1)
-                    parameter.uniform_(-bound, bound, generator=generator)
+        check_init(self, init)
+        if init == "paper":
+            gaussian(self, generator, bias=dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0))
+        else:
+            uniform_by_fan_in(self, generator)

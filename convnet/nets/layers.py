@@ -51,9 +51,6 @@ def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
     return x
 
 
-NO_LIMIT = 2**31  # pixels: the end of the range of sides of a net that takes any from the smallest on
-
-
 NO_LIMIT = 2**31  # `range(smallest, NO_LIMIT)`: sides without an upper limit
 
 
@@ -72,8 +69,6 @@ def check_images(images: Tensor, net: str, channels: int, sizes: range) -> None:
     if height not in sizes or width not in sizes:
         rule = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         rule = f"at least {sizes[0]}" if sizes.stop == NO_LIMIT else rule
-        if sizes.stop == NO_LIMIT:
-            rule = f"at least {sizes[0]}"
         raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}")
 
 
@@ -98,17 +93,6 @@ def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e
     x_wide = wide(x)
     squares = x_wide.square().movedim(1, -1)
     return (x_wide * (k + alpha * window_sum(squares, n).movedim(-1, 1)) ** -beta).to(x.dtype)
-
-
-def within_map_norm(x: Tensor, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> Tensor:
-    """Response normalisation within each map, of (N, C, H, W); the sums are float32 or better.
-
-    Each pixel is divided by (k + alpha * sum of squares over the size x size pixels around it that exist)^beta; `size`
-    is odd. The defaults are the released AlexNet's, scale 0.001 over 25 pixels.
-    """
-    x_wide = wide(x)
-    squares = F.avg_pool2d(x_wide.square(), size, stride=1, padding=size // 2, divisor_override=1)
-    return (x_wide * (k + alpha * squares) ** -beta).to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -61,12 +61,13 @@ def digit_codes() -> Tensor:
 class LeNet5(Net):
     """Pictures (N, 1, 32, 32) to logits (N, num_classes)."""
 
-    in_channels = 1
+    paper = "LeCun, Bottou, Bengio and Haffner 1998"
+    year = 1998
     input_size = 32
     last: ClassVar[str] = "output"
     inits: ClassVar[tuple[str, ...]] = ("paper",)
 
-    def __init__(self, num_classes: int = 10, output: Literal["rbf", "linear"] = "rbf") -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, output: Literal["rbf", "linear"] = "rbf") -> None:
         super().__init__()
         if output not in ("rbf", "linear"):
             raise UsageError(unknown("output", output, ("rbf", "linear")))
@@ -74,7 +75,8 @@ class LeNet5(Net):
             raise UsageError(f"lenet5's rbf output has codes for the ten digits, not for {num_classes} classes: "
                              "use output=linear")  # fmt: skip
         self.num_classes = num_classes
-        self.c1 = nn.Conv2d(1, 6, 5)
+        self.in_channels = in_channels
+        self.c1 = nn.Conv2d(in_channels, 6, 5)
         self.s2 = SubSampling(6)
         self.c3 = SparseConv2d(6, TABLE, 5)
         self.s4 = SubSampling(16)
@@ -103,7 +105,7 @@ class LeNet5(Net):
         if init not in self.inits:
             raise UsageError(unknown("init", init, self.inits))
         fan_in_c3 = torch.tensor([25.0 * len(inputs) for inputs in TABLE])
-        fan_in = {"c1": 25.0, "s2": 4.0, "s4": 4.0, "c5": 400.0, "f6": 120.0, "output": 84.0}
+        fan_in = {"c1": 25.0 * self.in_channels, "s2": 4.0, "s4": 4.0, "c5": 400.0, "f6": 120.0, "output": 84.0}
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 layer, kind = name.split(".")

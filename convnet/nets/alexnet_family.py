@@ -1,0 +1,110 @@
+"""What do the nets of AlexNet's family share? Five convolutions or so, three fully connected layers, in a given order.
+
+`alexnet.py` is the paper's net in plain sight. The others state what they change: the order of the stages, the maps,
+the columns, the normalisation, the initial values. `order` is a net's forward pass; a stage is a kind and a layer's
+number, so that `norm2` is layer 2's response normalisation.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
+from convnet.nets.layers import Columns, Net, check_images, max_pool, record, response_norm
+
+POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads
+PAPER_BIAS = {"conv2": 1.0, "conv4": 1.0, "conv5": 1.0, "fc6": 1.0, "fc7": 1.0}  # section 5; elsewhere 0
+
+
+class Family(Net):
+    """A net by its `order`; what a subclass does not state is as the paper's text has it (`alexnet`)."""
+
+    paper = "Krizhevsky, Sutskever and Hinton 2012"
+    year = 2012
+    input_size = 224
+    columns = 2
+    inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
+    last: ClassVar[str] = "fc8"
+
+    name: ClassVar[str]  # as errors call it
+    order: ClassVar[str] = (
+        "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 "
+        "fc6 relu6 fc7 relu7 fc8"
+    )
+    sides: ClassVar[range] = range(224, 256)  # pixels: the sides that give 6 x 6 maps after the last pooling
+    edge: ClassVar[int] = 3  # zeros that conv1 reads past the right and bottom edges
+    maps: ClassVar[Mapping[str, int]] = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
+    padding: ClassVar[Mapping[str, int]] = {"conv2": 2}  # elsewhere 1
+    joined: ClassVar[tuple[str, ...]] = ("conv3",)  # the convolutions that read all columns
+    std: ClassVar[Mapping[str, float]] = NONE  # of a layer's initial weights; elsewhere 0.01
+    bias: ClassVar[Mapping[str, float]] = PAPER_BIAS
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        n_below = in_channels
+        for stage in self.order.split():
+            if stage.startswith("conv"):
+                setattr(self, stage, self.convolution(stage, n_below))
+                n_below = self.maps[stage]
+            elif stage.startswith("fc"):
+                n_inputs = n_below * POOLED**2 if stage == self.first_linear else n_below
+                n_below = num_classes if stage == self.last else 4096
+                setattr(self, stage, nn.Linear(n_inputs, n_below))
+
+    @property
+    def first_linear(self) -> str:
+        return next(stage for stage in self.order.split() if stage.startswith("fc"))
+
+    def convolution(self, stage: str, n_below: int) -> nn.Module:
+        """conv1 reads the picture, a joined layer all maps below; the others read their own column's."""
+        maps = self.maps[stage]
+        if stage == "conv1":
+            return nn.Conv2d(n_below, maps, 11, stride=4)
+        size, padding = 5 if stage == "conv2" else 3, self.padding.get(stage, 1)
+        if self.columns == 1 or stage in self.joined:
+            return nn.Conv2d(n_below, maps, size, padding=padding)
+        return Columns(self.columns, n_below, maps, size, padding=padding)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, self.name, self.in_channels, self.sides)
+        x = F.pad(images, (0, self.edge, 0, self.edge)) if self.edge else images
+        for stage in self.order.split():
+            x = record(stages, stage, self.apply_stage(stage, x))
+        return x
+
+    def apply_stage(self, stage: str, x: Tensor) -> Tensor:
+        kind = stage.rstrip("0123456789")
+        if kind == "relu":
+            return F.relu(x)
+        if kind == "norm":
+            return self.norm(x)
+        if kind == "pool":
+            return self.pool(x)
+        if kind == "fc":
+            x = x.flatten(1) if stage == self.first_linear else F.dropout(x, 0.5, self.training)
+        y: Tensor = getattr(self, stage)(x)
+        return y
+
+    def norm(self, x: Tensor) -> Tensor:
+        return response_norm(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return max_pool(x)
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew.
+
+        "paper": N(0, `std`) and the constants `bias`, layer by layer. "fan-in": `uniform_by_fan_in`.
+
+        Raises: UsageError for another name.
+        """
+        check_init(self, init)
+        if init == "paper":
+            gaussian(self, generator, self.std, self.bias)
+        else:
+            uniform_by_fan_in(self, generator)
