@@ -107,7 +107,7 @@ def test_nothing_is_unpickled_and_only_the_command_prints() -> None:
 
 
 def test_public_names() -> None:
-    assert convnet.__all__ == ["__version__", "create_model", "list_models", "response_norm", "trace"]
+    assert convnet.__all__ == ["__version__", "create_model", "features", "list_models", "response_norm", "trace"]
     for name in convnet.__all__:
         assert getattr(convnet, name) is not None
 

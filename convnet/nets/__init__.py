@@ -2,7 +2,7 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,26 +20,34 @@ MODELS: dict[str, Callable[..., Net]] = {
 
 
 def create_model(
-    name: str, *, num_classes: int | None = None, init: str = "paper", seed: int | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    init: str = "paper",
+    seed: int | None = None,
+    **options: Any,
 ) -> Net:
     """A net with fresh weights, on the CPU, in training mode.
 
-    num_classes: None is the paper's. init: one of the net's `inits`; "paper" is every net's. seed: the weights are a
+    num_classes, in_channels: None is the paper's. init: one of the net's `inits`; "paper" is every net's. seed: the weights are a
     function of it; None draws one from torch's global generator. options: the net's own, as `output="linear"`.
 
     Raises: UsageError for a name, an init or an option that isn't known, or that doesn't fit the others.
     """
     if name not in MODELS:
         raise UsageError(unknown("net", name, MODELS))
-    known = [option for option in inspect.signature(MODELS[name]).parameters if option != "num_classes"]
+    counts = {"num_classes": num_classes, "in_channels": in_channels}
+    known = [option for option in inspect.signature(MODELS[name]).parameters if option not in counts]
     for option in options:
         if option not in known:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
-    if num_classes is not None:
-        if num_classes < 1:
-            raise UsageError(f"num_classes is {num_classes}; it must be at least 1")
-        options["num_classes"] = num_classes
+    for count, value in counts.items():
+        if value is not None:
+            if value < 1:
+                raise UsageError(f"{count} is {value}; it must be at least 1")
+            options[count] = value
     if seed is None:
         seed = int(torch.randint(2**62, ()))
     with torch.random.fork_rng(devices=[]):  # torch's own initial values are drawn and thrown away
@@ -51,20 +59,49 @@ def create_model(
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the nets that match a shell pattern, in alphabetical order.
 
-    >>> list_models("alex*")
-    ['alexnet']
+    >>> list_models("lenet*")
+    ['lenet5']
     """
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
-def trace(net: Net, images: Tensor) -> dict[str, Tensor]:
-    """{stage: activation} of each stage, in order, in eval mode and without gradients; the net is left as it was."""
+def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """{stage: activation} in eval mode and without gradients; the net is left as it was.
+
+    stages: None is each stage of the net, in its order; else these, in this order. Where a net has columns,
+    "conv2.0" and "conv2.1" are the two columns' maps of conv2, and so for every stage but the last.
+
+    Raises: UsageError for a stage that the net doesn't have.
+    """
     modes = [(module, module.training) for module in net.modules()]
-    stages: dict[str, Tensor] = {}
+    everything: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
-            net.eval()(images, stages)
+            net.eval()(images, everything)
     finally:
         for module, training in modes:
             module.training = training
-    return stages
+    if stages is None:
+        return everything
+    return {stage: _stage(net, everything, stage) for stage in stages}
+
+
+def features(net: Net, images: Tensor, stage: str) -> Tensor:
+    """The activation of a stage as features (N, D), in eval mode and without gradients; pictures (N, C, H, W) at once.
+
+    Raises: UsageError for a stage that the net doesn't have.
+    """
+    return trace(net, images, [stage])[stage].flatten(1)
+
+
+def _stage(net: Net, everything: dict[str, Tensor], stage: str) -> Tensor:
+    if stage in everything:
+        return everything[stage]
+    whole, _, column = stage.rpartition(".")
+    columns = [str(i) for i in range(net.columns)] if net.columns > 1 else []
+    if whole in list(everything)[:-1] and column in columns:
+        return everything[whole].chunk(net.columns, 1)[int(column)]
+    known = list(everything)
+    if "." in stage and columns:
+        known += [f"{whole}.{column}" for whole in known[:-1] for column in columns]
+    raise UsageError(unknown("stage", stage, known))
