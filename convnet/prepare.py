@@ -199,7 +199,7 @@ def _part(path: Path, job: Job) -> Path:
 class Made:
     """What a worker made of a chunk: for each picture its record and row, what was left out, the sums."""
 
-    rows: list[tuple[bytes, str, tuple[int | str, ...]]]  # record, key, (payload, label, height, width, sha256)
+    rows: list[tuple[bytes, str, tuple[int | str, ...]]]  # record, key, (payload, label, height, width, sum, sha256)
     left_out: list[dict[str, str]]
     enlarged: int
     sums: Sums
@@ -286,7 +286,8 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
         pixels = np.asarray(frame)
         payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
         member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
-        row = (sum(map(len, payload)), entry.label, *pixels.shape[:2], hashlib.sha256(member).hexdigest())
+        sums = store.weighted_sum(np.frombuffer(member, np.uint8)), hashlib.sha256(member).hexdigest()
+        row = (sum(map(len, payload)), entry.label, *pixels.shape[:2], *sums)
         made.rows.append((member, entry.key, row))
         if split == "train":
             made.sums.count(store.centre_square(pixels, settings.size))
@@ -329,7 +330,7 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
     shards: dict[str, dict[str, Any]] = {}
     for job in jobs:
         part = json.loads(_part(path, job).read_bytes())
-        rows[job.split] += [(*row[:7], tuple(bytes.fromhex(row[7]))) for row in part["rows"]]
+        rows[job.split] += [(*row[:8], tuple(bytes.fromhex(row[8]))) for row in part["rows"]]
         keys[job.split] += part["keys"]
         left_out += part["left_out"]
         enlarged += part["enlarged"]

@@ -57,11 +57,11 @@ def test_the_page_alone_is_enough_to_read_a_store(made: Store) -> None:
     assert header == json.loads(body)
     assert (header["format"], header["version"]) == ("convnet store", 1)
     row = [("shard", "<u4"), ("offset", "<u8"), ("length", "<u8"), ("payload", "<u8"), ("label", "<i4")]
-    row += [("height", "<u4"), ("width", "<u4"), ("sha256", "u1", (32,))]
+    row += [("height", "<u4"), ("width", "<u4"), ("sum", "<u8"), ("sha256", "u1", (32,))]
     for split, about in header["splits"].items():
         index = np.load(folder / f"{split}.index.npy")
         assert index.dtype == np.dtype(row)
-        assert index.dtype.itemsize == 72
+        assert index.dtype.itemsize == 80
         keys = [json.loads(line) for line in (folder / f"{split}.keys.jsonl").read_text("ascii").splitlines()]
         assert len(index) == len(keys) == about["n"] == sum(about["per_class"])
         assert np.bincount(index["label"], minlength=len(header["classes"])).tolist() == about["per_class"]
@@ -75,6 +75,8 @@ def test_the_page_alone_is_enough_to_read_a_store(made: Store) -> None:
                 assert index["offset"][i] == place
                 record = data[place : place + int(index["length"][i])]
                 assert hashlib.sha256(record).digest() == index["sha256"][i].tobytes()
+                words = [int.from_bytes(record[k : k + 8], "little") for k in range(0, len(record), 8)]
+                assert sum(word * (2 * k + 1) for k, word in enumerate(words)) % 2**64 == index["sum"][i]
                 check_record(record, index[i], header, made.split(split).picture(i))
                 place += len(record)
             assert data[place:] == bytes(1024)
