@@ -10,12 +10,44 @@ from torch import Tensor
 
 from convnet.errors import UsageError, unknown
 from convnet.nets.alexnet import AlexNet
+from convnet.nets.alexnet_2012 import AlexNet2012
+from convnet.nets.alexnet_ablations import (
+    AlexNetNoConv3,
+    AlexNetNoConv4,
+    AlexNetNoConv5,
+    AlexNetNoExchange,
+    AlexNetNoLRN,
+    AlexNetPool2,
+    AlexNetTanh,
+)
+from convnet.nets.alexnet_bn import AlexNetBN
+from convnet.nets.alexnet_caffe import AlexNetCaffe
+from convnet.nets.alexnet_columns import AlexNet1Col, AlexNet4Col, AlexNetHalf
+from convnet.nets.alexnet_conv6 import AlexNetConv6
+from convnet.nets.alexnet_owt import AlexNetOWT
+from convnet.nets.caffenet import CaffeNet
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 
 MODELS: dict[str, Callable[..., Net]] = {
     "lenet5": LeNet5,
     "alexnet": AlexNet,
+    "alexnet_2012": AlexNet2012,
+    "caffenet": CaffeNet,
+    "alexnet_caffe": AlexNetCaffe,
+    "alexnet_owt": AlexNetOWT,
+    "alexnet_bn": AlexNetBN,
+    "alexnet_conv6": AlexNetConv6,
+    "alexnet_half": AlexNetHalf,
+    "alexnet_1col": AlexNet1Col,
+    "alexnet_4col": AlexNet4Col,
+    "alexnet_no_lrn": AlexNetNoLRN,
+    "alexnet_pool2": AlexNetPool2,
+    "alexnet_no_exchange": AlexNetNoExchange,
+    "alexnet_no_conv3": AlexNetNoConv3,
+    "alexnet_no_conv4": AlexNetNoConv4,
+    "alexnet_no_conv5": AlexNetNoConv5,
+    "alexnet_tanh": AlexNetTanh,
 }
 
 
@@ -30,8 +62,9 @@ def create_model(
 ) -> Net:
     """A net with fresh weights, on the CPU, in training mode.
 
-    num_classes, in_channels: None is the paper's. init: one of the net's `inits`; "paper" is every net's. seed: the weights are a
-    function of it; None draws one from torch's global generator. options: the net's own, as `output="linear"`.
+    num_classes, in_channels: None is the paper's. init: one of the net's `inits`; "paper" is every net's. seed: the
+    weights are a function of it; None draws one from torch's global generator. options: the net's own, as
+    `output="linear"`.
 
     Raises: UsageError for a name, an init or an option that isn't known, or that doesn't fit the others.
     """

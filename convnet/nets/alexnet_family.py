@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, check_images, max_pool, record, response_norm
+from convnet.nets.layers import Columns, Net, ceil_max_pool, check_images, max_pool, record, response_norm
+from convnet.nets.norms import response_norm_mean
 
 POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads
 PAPER_BIAS = {"conv2": 1.0, "conv4": 1.0, "conv5": 1.0, "fc6": 1.0, "fc7": 1.0}  # section 5; elsewhere 0
@@ -39,6 +40,7 @@ class Family(Net):
     maps: ClassVar[Mapping[str, int]] = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
     padding: ClassVar[Mapping[str, int]] = {"conv2": 2}  # elsewhere 1
     joined: ClassVar[tuple[str, ...]] = ("conv3",)  # the convolutions that read all columns
+    dropout: ClassVar[float] = 0.5  # after all fully connected layers but the last
     std: ClassVar[Mapping[str, float]] = NONE  # of a layer's initial weights; elsewhere 0.01
     bias: ClassVar[Mapping[str, float]] = PAPER_BIAS
 
@@ -86,7 +88,7 @@ class Family(Net):
         if kind == "pool":
             return self.pool(x)
         if kind == "fc":
-            x = x.flatten(1) if stage == self.first_linear else F.dropout(x, 0.5, self.training)
+            x = x.flatten(1) if stage == self.first_linear else F.dropout(x, self.dropout, self.training)
         y: Tensor = getattr(self, stage)(x)
         return y
 
@@ -108,3 +110,19 @@ class Family(Net):
             gaussian(self, generator, self.std, self.bias)
         else:
             uniform_by_fan_in(self, generator)
+
+
+class CaffeFamily(Family):
+    """As Caffe runs these nets: 227 pixels without padding, pools with partial windows, LRN with k 1 and alpha / n."""
+
+    paper = "Jia et al. 2014 (Caffe)"
+    year = 2014
+    input_size = 227
+    sides: ClassVar[range] = range(199, 231)
+    edge: ClassVar[int] = 0
+
+    def norm(self, x: Tensor) -> Tensor:
+        return response_norm_mean(x, k=1.0)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return ceil_max_pool(x)

@@ -1,0 +1,158 @@
+"""AlexNet without one of its parts: the nets against which the paper measures what each part is worth.
+
+A part is taken from the paper's text (`alexnet`); the published figures are of the released net, with the same part
+taken out. Tables that say "but for" list the stages that differ from `alexnet`'s table.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from convnet.nets.alexnet_family import NONE, Family
+from convnet.nets.layers import ceil_max_pool
+
+
+def without(*stages: str) -> str:
+    """The order of the paper's stages without these."""
+    return " ".join(stage for stage in Family.order.split() if stage not in stages)
+
+
+class AlexNetNoLRN(Family):
+    """No response normalisation (section 3.3: 1.4 % and 1.2 % worse). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    norm1   none                        0
+    norm2   none                        0
+    total                      60,965,224
+    """
+
+    name = "alexnet_no_lrn"
+    order = without("norm1", "norm2")
+
+
+class AlexNetPool2(Family):
+    """Pools of 2 x 2 that do not overlap (section 3.4: 0.4 % and 0.3 % worse). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    pool1     96   28   28              0   2x2, stride 2, the partial windows kept
+    conv2    256   26   26        307,456   padding 1
+    relu2    256   26   26              0
+    norm2    256   26   26              0
+    pool2    256   13   13              0   2x2, stride 2
+    conv3    384   11   11        885,120   no padding
+    relu3    384   11   11              0
+    conv4    384   11   11        663,936
+    relu4    384   11   11              0
+    conv5    256   11   11        442,624
+    relu5    256   11   11              0
+    pool5    256    6    6              0   2x2, stride 2, the partial windows kept
+    total                      60,965,224
+
+    Differs: the sides 55, 28, 26, 13, 11, 6 are the released settings'; which of conv3, conv4 and conv5 has no padding
+    is not known: it is conv3 here.
+    """
+
+    name = "alexnet_pool2"
+    sides: ClassVar[range] = range(216, 248)
+    padding: ClassVar[dict[str, int]] = {"conv2": 1, "conv3": 0}
+
+    def pool(self, x: Tensor) -> Tensor:
+        return ceil_max_pool(x, 2, 2)
+
+
+class AlexNetNoExchange(Family):
+    """No communication between the columns: conv3, too, reads its own column only. As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    conv3    384   13   13        442,752   3x3x128, each column its own maps
+    total                      60,522,856
+
+    Differs: the columns meet in fc6. Whether they did in the net that was measured isn't published.
+    """
+
+    name = "alexnet_no_exchange"
+    joined = ()
+
+
+class AlexNetNoConv3(Family):
+    """Without the third convolution (section 7: a middle layer is worth about 2 %). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    conv3   none                        0
+    relu3   none                        0
+    conv4    384   13   13        442,752   3x3x128, each column its own maps of pool2
+    total                      59,858,920
+
+    Differs: the columns then meet in fc6 only; the paper does not say how it closed the gap.
+    """
+
+    name = "alexnet_no_conv3"
+    order = without("conv3", "relu3")
+
+
+class AlexNetNoConv4(Family):
+    """Without the fourth convolution (section 7: a middle layer is worth about 2 %). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    conv4   none                        0
+    relu4   none                        0
+    total                      60,301,288
+    """
+
+    name = "alexnet_no_conv4"
+    order = without("conv4", "relu4")
+
+
+class AlexNetNoConv5(Family):
+    """Without the fifth convolution (section 7: a middle layer is worth about 2 %). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    conv5   none                        0
+    relu5   none                        0
+    pool5    384    6    6              0   of conv4
+    fc6     4096               56,627,200   reads 384 maps
+    total                      79,396,968
+
+    Differs: the paper does not say how it closed the gap; with 256 maps in conv4 it would be `alexnet_no_conv4`.
+    """
+
+    name = "alexnet_no_conv5"
+    order = without("conv5", "relu5")
+
+
+class AlexNetTanh(Family):
+    """Hyperbolic tangents instead of ReLUs.
+
+    stage    output (C, H, W)   parameters   paper
+    conv1     96   55   55         34,944   3.5: 11x11, stride 4
+    tanh1     96   55   55              0   3.1: "the standard way to model a neuron's output"
+    norm1     96   55   55              0   3.3: over the layer's 96 maps
+    pool1     96   27   27              0
+    conv2    256   27   27        307,456   3.5: 5x5x48, each column its own maps
+    tanh2    256   27   27              0
+    norm2    256   27   27              0   3.3: over the layer's 256 maps
+    pool2    256   13   13              0
+    conv3    384   13   13        885,120   3.5: both columns read both
+    tanh3    384   13   13              0
+    conv4    384   13   13        663,936   3.5: each column its own maps
+    tanh4    384   13   13              0
+    conv5    256   13   13        442,624   3.5: each column its own maps
+    tanh5    256   13   13              0
+    pool5    256    6    6              0
+    fc6     4096               37,752,832
+    tanh6   4096                        0   4.2: dropout 0.5 follows
+    fc7     4096               16,781,312
+    tanh7   4096                        0   4.2: dropout 0.5 follows
+    fc8     1000                4,097,000
+    total                      60,965,224
+
+    Differs: the paper compares the two on CIFAR-10 only (figure 1). Biases begin at 0: the paper's 1 are for ReLUs.
+    """
+
+    name = "alexnet_tanh"
+    order = Family.order.replace("relu", "tanh")
+    bias = NONE
+
+    def apply_stage(self, stage: str, x: Tensor) -> Tensor:
+        return torch.tanh(x) if stage.startswith("tanh") else super().apply_stage(stage, x)
