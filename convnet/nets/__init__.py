@@ -26,8 +26,11 @@ from convnet.nets.alexnet_columns import AlexNet1Col, AlexNet4Col, AlexNetHalf
 from convnet.nets.alexnet_conv6 import AlexNetConv6
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.caffenet import CaffeNet
+from convnet.nets.cifar import Cifar11, Cifar13, Cifar18, Cifar26, CifarReLU, CifarTanh
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
+from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
+from convnet.nets.zfnet import ZFNet
 
 MODELS: dict[str, Callable[..., Net]] = {
     "lenet5": LeNet5,
@@ -48,6 +51,16 @@ MODELS: dict[str, Callable[..., Net]] = {
     "alexnet_no_conv4": AlexNetNoConv4,
     "alexnet_no_conv5": AlexNetNoConv5,
     "alexnet_tanh": AlexNetTanh,
+    "cifar_26": Cifar26,
+    "cifar_18": Cifar18,
+    "cifar_13": Cifar13,
+    "cifar_11": Cifar11,
+    "cifar_relu": CifarReLU,
+    "cifar_tanh": CifarTanh,
+    "zfnet": ZFNet,
+    "nin_cifar10": NINCifar10,
+    "nin_imagenet": NINImageNet,
+    "nin_small": NINSmall,
 }
 
 

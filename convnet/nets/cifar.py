@@ -1,0 +1,321 @@
+"""The CIFAR-10 nets of cuda-convnet, by their test error in percent, and the net of figure 1 of the AlexNet paper.
+
+`cifar_26` is "80 seconds" of training on a GPU of 2011; `cifar_13` and `cifar_11` are the "four-layer CNN" of AlexNet
+3.3, "13 % test error rate without normalization and 11 % with". Each class has its table. The layers have the names of
+the settings files; `relu`, `tanh` and `norm` are ours, numbered with their layer.
+
+All: pixels 0..255 with the mean picture subtracted; convolutions 5x5, pad 2; pools 3x3, stride 2, with the partial
+windows at the right and bottom edges, and averages over the pixels inside; weights N(0, std of the layer), biases 0.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnet.nets.initial import check_init, gaussian
+from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, check_images, record
+from convnet.nets.local import LocallyConnected2d
+from convnet.nets.norms import response_norm_mean, within_map_norm
+
+SIDES_4 = range(32, 40)  # pixels: the sides that give 4 x 4 maps after three pools
+SIDES_6 = range(24, 28)  # pixels: the sides that give 6 x 6 maps after two pools
+
+
+class CifarNet(Net):
+    """What the nets of this file share: their sizes and how their weights begin."""
+
+    paper = "cuda-convnet (Krizhevsky 2011)"
+    year = 2011
+    input_size = 32
+    last: ClassVar[str] = "fc10"
+    inits: ClassVar[tuple[str, ...]] = ("paper",)
+    std: ClassVar[dict[str, float]]  # of each layer's initial weights
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew: N(0, `std` of the layer), biases 0. Raises: UsageError for an init but "paper"."""
+        check_init(self, init)
+        gaussian(self, generator, std=self.std)
+
+
+class Cifar26(CifarNet):
+    """Pictures (N, 3, 32, 32) to logits (N, num_classes): the net of 26 % error.
+
+    stage   output (C, H, W)   parameters   settings
+    conv1     32   32   32          2,432   5x5 pad 2; std 1e-4
+    pool1     32   16   16              0   max
+    relu1     32   16   16              0
+    conv2     32   16   16         25,632   std 0.01
+    relu2     32   16   16              0
+    pool2     32    8    8              0   average
+    conv3     64    8    8         51,264   std 0.01
+    relu3     64    8    8              0
+    pool3     64    4    4              0   average
+    fc64      64                   65,600   std 0.1
+    relu4     64                        0
+    fc10      10                      650   std 0.1
+    total                         145,578
+
+    Differs: nothing.
+    """
+
+    std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0.1}
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
+        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
+        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
+        self.fc64 = nn.Linear(64 * 4 * 4, 64)
+        self.fc10 = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "cifar_26", self.in_channels, SIDES_4)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "pool2", ceil_avg_pool(x))
+        x = record(stages, "conv3", self.conv3(x))
+        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, "pool3", ceil_avg_pool(x))
+        x = record(stages, "fc64", self.fc64(x.flatten(1)))
+        x = record(stages, "relu4", F.relu(x))
+        return record(stages, "fc10", self.fc10(x))
+
+
+class Cifar18(CifarNet):
+    """Pictures (N, 3, 32, 32) to logits (N, num_classes): the net of 18 % error, with normalisation within the maps.
+
+    stage   output (C, H, W)   parameters   settings
+    conv1     32   32   32          2,432   5x5 pad 2; std 1e-4
+    pool1     32   16   16              0   max
+    relu1     32   16   16              0
+    norm1     32   16   16              0   within the map: 3x3, k 1, alpha 5e-5 / 9 of the plain sum, beta 0.75
+    conv2     32   16   16         25,632   std 0.01
+    relu2     32   16   16              0
+    pool2     32    8    8              0   average
+    norm2     32    8    8              0   as norm1
+    conv3     64    8    8         51,264   std 0.01
+    relu3     64    8    8              0
+    pool3     64    4    4              0   average
+    fc10      10                   10,250   std 0.01
+    total                          89,578
+
+    Differs: nothing.
+    """
+
+    std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc10": 0.01}
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
+        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
+        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
+        self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "cifar_18", self.in_channels, SIDES_4)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, "norm1", within_map_norm(x, 3, 1.0, 5e-5 / 9, 0.75))
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "pool2", ceil_avg_pool(x))
+        x = record(stages, "norm2", within_map_norm(x, 3, 1.0, 5e-5 / 9, 0.75))
+        x = record(stages, "conv3", self.conv3(x))
+        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, "pool3", ceil_avg_pool(x))
+        return record(stages, "fc10", self.fc10(x.flatten(1)))
+
+
+class Cifar13(CifarNet):
+    """Pictures (N, 3, 24, 24) to logits (N, num_classes): the net of 13 % error, with two locally connected layers.
+
+    stage    output (C, H, W)   parameters   settings
+    conv1      64   24   24          4,864   5x5 pad 2; std 1e-4
+    relu1      64   24   24              0
+    pool1      64   12   12              0   max
+    conv2      64   12   12        102,464   std 0.01
+    relu2      64   12   12              0
+    pool2      64    6    6              0   max
+    local3     32    6    6        664,704   3x3 pad 1, locally connected; std 0.04
+    relu3      32    6    6              0
+    local4     32    6    6        332,928   3x3 pad 1, locally connected; std 0.04
+    relu4      32    6    6              0
+    fc10       10                   11,530   std 0.01
+    total                        1,116,490
+
+    Differs: nothing.
+    """
+
+    input_size = 24
+    std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 64, 5, padding=2)
+        self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
+        self.local3 = LocallyConnected2d(64, 32, side=6, size=3, padding=1)
+        self.local4 = LocallyConnected2d(32, 32, side=6, size=3, padding=1)
+        self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "cifar_13", self.in_channels, SIDES_6)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "pool2", ceil_max_pool(x))
+        x = record(stages, "local3", self.local3(x))
+        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, "local4", self.local4(x))
+        x = record(stages, "relu4", F.relu(x))
+        return record(stages, "fc10", self.fc10(x.flatten(1)))
+
+
+class Cifar11(CifarNet):
+    """Pictures (N, 3, 24, 24) to logits (N, num_classes): the net of 11 % error, with normalisation across the maps.
+
+    stage    output (C, H, W)   parameters   settings
+    conv1      64   24   24          4,864   5x5 pad 2; std 1e-4
+    relu1      64   24   24              0
+    pool1      64   12   12              0   max
+    norm1      64   12   12              0   n 9, k 1, alpha 0.001 / 9 of the plain sum, beta 0.75
+    conv2      64   12   12        102,464   std 0.01
+    relu2      64   12   12              0
+    norm2      64   12   12              0   as norm1
+    pool2      64    6    6              0   max
+    local3     64    6    6      1,329,408   3x3 pad 1, locally connected; std 0.04
+    relu3      64    6    6              0
+    local4     32    6    6        664,704   3x3 pad 1, locally connected; std 0.04
+    relu4      32    6    6              0
+    fc10       10                   11,530   std 0.01
+    total                        2,112,970
+
+    Differs: nothing.
+    """
+
+    input_size = 24
+    std: ClassVar[dict[str, float]] = Cifar13.std
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 64, 5, padding=2)
+        self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
+        self.local3 = LocallyConnected2d(64, 64, side=6, size=3, padding=1)
+        self.local4 = LocallyConnected2d(64, 32, side=6, size=3, padding=1)
+        self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "cifar_11", self.in_channels, SIDES_6)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = record(stages, "norm1", response_norm_mean(x, 9, 1.0, 0.001, 0.75))
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "norm2", response_norm_mean(x, 9, 1.0, 0.001, 0.75))
+        x = record(stages, "pool2", ceil_max_pool(x))
+        x = record(stages, "local3", self.local3(x))
+        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, "local4", self.local4(x))
+        x = record(stages, "relu4", F.relu(x))
+        return record(stages, "fc10", self.fc10(x.flatten(1)))
+
+
+class CifarReLU(CifarNet):
+    """Pictures (N, 3, 32, 32) to logits (N, num_classes): the net of the AlexNet paper's figure 1, with ReLU.
+
+    stage   output (C, H, W)   parameters   settings
+    conv1     32   32   32          2,432   5x5 pad 2; std 1e-4
+    pool1     32   16   16              0   max
+    relu1     32   16   16              0
+    conv2     32   16   16         25,632   std 0.01
+    relu2     32   16   16              0
+    pool2     32    8    8              0   average
+    conv3     64    8    8         51,264   std 0.01
+    relu3     64    8    8              0
+    pool3     64    4    4              0   average
+    fc10      10                   10,250   std 0.01
+    total                          89,578
+
+    Differs: the paper says four layers and no regularisation, no more. This is `cifar_18` without its normalisation.
+    """
+
+    paper = "Krizhevsky, Sutskever and Hinton 2012, figure 1"
+    year = 2012
+    std: ClassVar[dict[str, float]] = Cifar18.std
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
+        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
+        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
+        self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "cifar_relu", self.in_channels, SIDES_4)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "pool2", ceil_avg_pool(x))
+        x = record(stages, "conv3", self.conv3(x))
+        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, "pool3", ceil_avg_pool(x))
+        return record(stages, "fc10", self.fc10(x.flatten(1)))
+
+
+class CifarTanh(CifarNet):
+    """Pictures (N, 3, 32, 32) to logits (N, num_classes): figure 1's "equivalent network with tanh neurons".
+
+    stage   output (C, H, W)   parameters   settings
+    conv1     32   32   32          2,432   5x5 pad 2; std 1e-4
+    pool1     32   16   16              0   max
+    tanh1     32   16   16              0
+    conv2     32   16   16         25,632   std 0.01
+    tanh2     32   16   16              0
+    pool2     32    8    8              0   average
+    conv3     64    8    8         51,264   std 0.01
+    tanh3     64    8    8              0
+    pool3     64    4    4              0   average
+    fc10      10                   10,250   std 0.01
+    total                          89,578
+
+    Differs: as `cifar_relu`.
+    """
+
+    paper = CifarReLU.paper
+    year = CifarReLU.year
+    std: ClassVar[dict[str, float]] = Cifar18.std
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
+        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
+        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
+        self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "cifar_tanh", self.in_channels, SIDES_4)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = record(stages, "tanh1", torch.tanh(x))
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "tanh2", torch.tanh(x))
+        x = record(stages, "pool2", ceil_avg_pool(x))
+        x = record(stages, "conv3", self.conv3(x))
+        x = record(stages, "tanh3", torch.tanh(x))
+        x = record(stages, "pool3", ceil_avg_pool(x))
+        return record(stages, "fc10", self.fc10(x.flatten(1)))

@@ -1,0 +1,182 @@
+"""Network in Network (2013): every convolution is followed by 1x1 convolutions, and no layer is fully connected.
+
+Three nets, each with its table. A stage `conv1`, `cccp1` ... is the layer and its ReLU, the last layer's too, so that
+no logit is negative; cccp, "cascaded cross-channel parametric pooling", is the paper's word for a 1x1 convolution. The
+last layer has a map for each class, and the logits are the means of these maps: they show where a class is.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convnet.nets.initial import check_init, gaussian
+from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record
+from convnet.nets.local import MLPConv, mlpconv
+
+CONVS = tuple(f"conv{i}" for i in range(1, 5))
+CCCPS = tuple(f"cccp{i}" for i in range(1, 9))
+
+
+class NINNet(Net):
+    """What the nets of this file share: how a block of layers is named and run, and how weights begin."""
+
+    paper = "Lin, Chen and Yan 2013"
+    year = 2013
+    inits: ClassVar[tuple[str, ...]] = ("paper",)
+    std: ClassVar[dict[str, float]] = {}  # of a layer's initial weights; elsewhere 0.01
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+
+    def add(self, names: Sequence[str], block: MLPConv) -> None:
+        """The layers of the block as layers of this net."""
+        for name, layer in zip(names, block.values(), strict=True):
+            self.add_module(name, layer)
+
+    def run(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
+        return mlpconv(x, {name: self.get_submodule(name) for name in names}, stages)
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew: N(0, `std` of the layer), biases 0. Raises: UsageError for an init but "paper"."""
+        check_init(self, init)
+        gaussian(self, generator, std=self.std)
+
+
+class NINCifar10(NINNet):
+    """Pictures (N, 3, 32, 32) to logits (N, num_classes): 10.4 % error, 8.8 % with mirrors and shifts.
+
+    stage   output (C, H, W)   parameters   settings
+    conv1    192   32   32         14,592   5x5 pad 2; std 0.05 in all layers
+    cccp1    160   32   32         30,880
+    cccp2     96   32   32         15,456
+    pool1     96   16   16              0   max 3x3, stride 2; dropout 0.5 follows
+    conv2    192   16   16        460,992   5x5 pad 2
+    cccp3    192   16   16         37,056
+    cccp4    192   16   16         37,056
+    pool2    192    8    8              0   max 3x3, stride 2; dropout 0.5 follows
+    conv3    192    8    8        331,968   3x3 pad 1
+    cccp5    192    8    8         37,056
+    cccp6     10    8    8          1,930
+    pool3     10                        0   mean of the whole map
+    total                         966,986
+
+    Differs: nothing for 32 x 32. Larger pictures are averaged over the whole map too.
+    """
+
+    input_size = 32
+    last: ClassVar[str] = "cccp6"
+    std: ClassVar[dict[str, float]] = dict.fromkeys((*CONVS[:3], *CCCPS[:6]), 0.05)
+    sides: ClassVar[range] = range(4, NO_LIMIT)
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.add(("conv1", "cccp1", "cccp2"), MLPConv(in_channels, (192, 160, 96), 5, padding=2))
+        self.add(("conv2", "cccp3", "cccp4"), MLPConv(96, (192, 192, 192), 5, padding=2))
+        self.add(("conv3", "cccp5", "cccp6"), MLPConv(192, (192, 192, num_classes), 3, padding=1))
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "nin_cifar10", self.in_channels, self.sides)
+        x = self.run(images, stages, "conv1", "cccp1", "cccp2")
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = self.run(F.dropout(x, 0.5, self.training), stages, "conv2", "cccp3", "cccp4")
+        x = record(stages, "pool2", ceil_max_pool(x))
+        x = self.run(F.dropout(x, 0.5, self.training), stages, "conv3", "cccp5", "cccp6")
+        return record(stages, "pool3", x.mean((2, 3)))
+
+
+class NINImageNet(NINNet):
+    """Pictures (N, 3, 224, 224) to logits (N, num_classes): the authors' net for ImageNet, as released for Caffe.
+
+    stage   output (C, H, W)   parameters   settings
+    conv1     96   54   54         34,944   11x11, stride 4; std 0.01
+    cccp1     96   54   54          9,312   std 0.05, as wherever none is given
+    cccp2     96   54   54          9,312
+    pool1     96   27   27              0   max 3x3, stride 2
+    conv2    256   27   27        614,656   5x5 pad 2
+    cccp3    256   27   27         65,792
+    cccp4    256   27   27         65,792
+    pool2    256   13   13              0
+    conv3    384   13   13        885,120   3x3 pad 1; std 0.01
+    cccp5    384   13   13        147,840
+    cccp6    384   13   13        147,840
+    pool3    384    6    6              0   dropout 0.5 follows
+    conv4   1024    6    6      3,539,968   3x3 pad 1
+    cccp7   1024    6    6      1,049,600
+    cccp8   1000    6    6      1,025,000   std 0.01
+    pool4   1000                        0   mean of the whole map
+    total                       7,595,176
+
+    Differs: names; the release calls the first pool pool0 and the last three layers conv4-1024, cccp7-1024 and
+    cccp8-1024. Larger pictures are averaged over the whole map, the release's over its first 6 x 6.
+    """
+
+    input_size = 224
+    last: ClassVar[str] = "cccp8"
+    std: ClassVar[dict[str, float]] = dict.fromkeys(("conv2", "conv4", *CCCPS[:7]), 0.05)
+    sides: ClassVar[range] = range(39, NO_LIMIT)
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.add(("conv1", "cccp1", "cccp2"), MLPConv(in_channels, (96, 96, 96), 11, stride=4))
+        self.add(("conv2", "cccp3", "cccp4"), MLPConv(96, (256, 256, 256), 5, padding=2))
+        self.add(("conv3", "cccp5", "cccp6"), MLPConv(256, (384, 384, 384), 3, padding=1))
+        self.add(("conv4", "cccp7", "cccp8"), MLPConv(384, (1024, 1024, num_classes), 3, padding=1))
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "nin_imagenet", self.in_channels, self.sides)
+        x = self.run(images, stages, "conv1", "cccp1", "cccp2")
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = self.run(x, stages, "conv2", "cccp3", "cccp4")
+        x = record(stages, "pool2", ceil_max_pool(x))
+        x = self.run(x, stages, "conv3", "cccp5", "cccp6")
+        x = record(stages, "pool3", ceil_max_pool(x))
+        x = self.run(F.dropout(x, 0.5, self.training), stages, "conv4", "cccp7", "cccp8")
+        return record(stages, "pool4", x.mean((2, 3)))
+
+
+class NINSmall(NINNet):
+    """Pictures (N, 3, 32, 32) to logits (N, num_classes): a small example with one 1x1 layer a block, for CIFAR-100.
+
+    stage   output (C, H, W)   parameters   notes
+    conv1     16   30   30            448   table 4.4: L11, 3x3
+    cccp1     16   30   30            272   L12
+    conv2     64   28   28          9,280   L21, 3x3
+    cccp2     64   28   28          4,160   L22
+    conv3    100   26   26         57,700   L31, 3x3
+    cccp3    100   26   26         10,100   L32
+    pool      100                       0   GAP: the mean of the whole map
+    total                          81,960
+
+    Differs: this net is of no paper; it's the example of the notes on classic nets. They give no initial values: here
+    N(0, 2 / inputs), which keeps the scale through ReLUs (He and others 2015), for pictures of variance about 1.
+    """
+
+    paper = "notes on classic nets, table 4.4, after Lin, Chen and Yan 2013"
+    input_size = 32
+    last: ClassVar[str] = "cccp3"
+    sides: ClassVar[range] = range(7, NO_LIMIT)
+
+    def __init__(self, num_classes: int = 100, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels)
+        self.add(("conv1", "cccp1"), MLPConv(in_channels, (16, 16), 3))
+        self.add(("conv2", "cccp2"), MLPConv(16, (64, 64), 3))
+        self.add(("conv3", "cccp3"), MLPConv(64, (100, num_classes), 3))
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, "nin_small", self.in_channels, self.sides)
+        x = self.run(images, stages, "conv1", "cccp1")
+        x = self.run(x, stages, "conv2", "cccp2")
+        x = self.run(x, stages, "conv3", "cccp3")
+        return record(stages, "pool", x.mean((2, 3)))
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew: N(0, 2 / inputs), biases 0. Raises: UsageError for an init but "paper"."""
+        check_init(self, init)
+        inputs = {name: parameter[0].numel() for name, parameter in self.named_parameters() if parameter.ndim > 1}
+        gaussian(self, generator, std={name.partition(".")[0]: math.sqrt(2 / n) for name, n in inputs.items()})
