@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet import checkpoint, device, draws, files, optim, runlog
-from convnet.checkpoint import BEST, LAST
+from convnet.checkpoint import BEST, LAST, Position
 from convnet.errors import Diverged, Interrupted
-from convnet.evaluate import Scores, evaluate
+from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.loader import Batch, Loader
 from convnet.nets.layers import rbf_loss
 from convnet.progress import SILENT, Progress
@@ -67,7 +67,7 @@ def train(
         while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
             _train_epoch(run, loader, progress, stop)
             _end_epoch(run, data, progress, stop)
-        return _finish(run, data, place, progress)
+        return _finish(run, data, place, progress, stop)
 
 
 def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None) -> None:
@@ -76,40 +76,50 @@ def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None
     lr = optim.rate(recipe, epoch, run.position.validation_errors)
     began, first = monotonic(), run.position.pictures
     per_epoch = len(loader.ids)
-    progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch * (recipe.epochs - epoch + 1), first)
+    progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch, first, per_epoch * (recipe.epochs - epoch))
     run.net.train()
-    for batch in loader.epoch(epoch, run.position.batch):
-        loss, wrong = _step(run, batch, lr, loader.split)
-        position = run.position
-        run.position = replace(
-            position,
-            batch=position.batch + 1,
-            step=position.step + 1,
-            loss_sum=position.loss_sum + loss * len(batch.ids),
-            errors=position.errors + wrong,
-            pictures=position.pictures + len(batch.ids),
-        )
-        _log_step(run, loss, wrong / len(batch.ids), lr, len(loader))
-        _show(run, progress, len(loader))
-        if stop:
-            save(run)
-            raise Interrupted(f"stopped in epoch {epoch}, step {run.position.step:,}; everything is saved in {run.out}")
-        if monotonic() - run.saved > 60 * recipe.save_minutes:
-            save(run)
-    seconds, pictures = monotonic() - began, run.position.pictures - first
-    timing = {"epoch": epoch, "seconds": seconds, "pictures": pictures, "pictures_per_second": pictures / seconds}
-    runlog.append(run.out / TIMING, timing)
+    try:
+        for batch in loader.epoch(epoch, run.position.batch):
+            _count(run, batch, *_step(run, batch, lr, loader.split), lr, len(loader))
+            _show(run, progress, len(loader))
+            if stop:
+                save(run)
+                text = f"stopped in epoch {epoch}, step {run.position.step:,}; everything is saved in {run.out}"
+                raise Interrupted(text)
+            if monotonic() - run.saved > 60 * recipe.save_minutes:
+                save(run)
+    finally:
+        seconds, pictures = monotonic() - began, run.position.pictures - first
+        timing = {"epoch": epoch, "seconds": seconds, "pictures": pictures, "pictures_per_second": pictures / seconds}
+        runlog.append(run.out / TIMING, timing)
+
+
+def _count(run: Run, batch: Batch, loss: float, wrong: int, lr: float, steps: int) -> None:
+    """Moves the position by one step; every few steps a row."""
+    n, at = len(batch.ids), run.position
+    run.position = replace(
+        at,
+        batch=at.batch + 1,
+        step=at.step + 1,
+        loss_sum=at.loss_sum + loss * n,
+        errors=at.errors + wrong,
+        pictures=at.pictures + n,
+    )
+    if at.batch % max(1, steps // ROWS_AN_EPOCH) == 0:
+        row: dict[str, runlog.Value] = {"kind": "step", "epoch": at.epoch, "step": at.step + 1, "lr": lr}
+        _log(run, row | {"loss": loss, "error": wrong / n})
 
 
 def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
     """One update; the batch's mean loss (nats) and how many of its pictures were wrong."""
     torch.manual_seed(int(draws.bits(run.recipe.seed, draws.stream("dropout"), run.position.step)) >> 1)
     with run.where.autocast():
-        logits = run.net(batch.images)
-    loss = _loss(run.recipe.loss, logits.float(), batch.labels)
+        heads = run.net.heads(batch.images)
+    weights, kind = run.net.loss_weights, run.recipe.loss
+    loss = torch.stack([w * _loss(kind, heads[name].float(), batch.labels) for name, w in weights.items()]).sum()
     run.rule.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    wrong = (logits.argmax(1) != batch.labels).sum()
+    wrong = (heads["logits"].argmax(1) != batch.labels).sum()
     value = loss.item()  # a device synchronisation: a loss that isn't finite must stop the run before the update
     if not math.isfinite(value):
         raise _diverged(run, value, [split.keys[i] for i in batch.ids])
@@ -129,22 +139,12 @@ def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:
     files.write_atomic(path, json.dumps(report, indent=1).encode())
     return Diverged(
         f"the loss became {loss} in epoch {run.position.epoch}, step {run.position.step + 1:,}; its pictures are in "
-        f"{path}, the last good net in {run.out / LAST}; try a lower rate: --set lr={run.recipe.lr / 10:g}"
+        f"{path}, the last good net in {run.out / LAST}; {_lower(run.recipe)}"
     )
 
 
-def _log_step(run: Run, loss: float, error: float, lr: float, steps: int) -> None:
-    position = run.position
-    if (position.batch - 1) % max(1, steps // ROWS_AN_EPOCH) == 0:
-        row: dict[str, runlog.Value] = {
-            "kind": "step",
-            "epoch": position.epoch,
-            "step": position.step,
-            "lr": lr,
-            "loss": loss,
-            "error": error,
-        }
-        _log(run, row)
+def _lower(recipe: Recipe) -> str:
+    return f"try a lower rate: --set lr={recipe.lr / 10:g}"
 
 
 def _log(run: Run, row: runlog.Row) -> None:
@@ -175,12 +175,11 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again
             raise
+        except NotFinite as error:
+            raise Diverged(f"{error}; the last good net is {run.out / LAST}; {_lower(run.recipe)}") from error
         row |= {"val_loss": scores.loss, "val_top1_error": scores.top1, "val_top5_error": scores.top5}
         best = at.best_error is None or scores.top1 <= at.best_error  # of equals the later
         errors = (*errors, scores.top1)
-    progress.finish()
-    progress.note(_epoch_line(row, run.recipe.epochs))
-    _warn_if_stuck(run, data, at.loss_sum / at.pictures, at.errors / at.pictures, progress)
     _log(run, row)
     run.position = replace(
         run.position,
@@ -197,6 +196,10 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     rows = [row for row in runlog.read(run.out / METRICS) if row["kind"] == "epoch"]
     runlog.write_csv(rows, run.out / "metrics.csv")
     save(run)  # last: a run that is killed before it does this epoch's end again
+    progress.finish()
+    progress.note(_epoch_line(row, run.recipe.epochs))
+    if epoch in STUCK_EPOCHS:
+        _warn_if_stuck(run, data, at, progress)
 
 
 def _epoch_line(row: runlog.Row, epochs: int) -> str:
@@ -207,21 +210,28 @@ def _epoch_line(row: runlog.Row, epochs: int) -> str:
     return text
 
 
-def _warn_if_stuck(run: Run, data: Data, loss: float, error: float, progress: Progress) -> None:
+def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) -> None:
     """Says when a net still ignores its pictures: its loss is then the entropy of the classes, ln K if equal."""
+    loss, error = epoch.loss_sum / epoch.pictures, epoch.errors / epoch.pictures
     shares = np.bincount(data.train.labels[data.train_ids], minlength=len(run.classes)) / len(data.train_ids)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    ignorant = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK and error > STUCK * (1 - shares.max())
-    if run.position.epoch in STUCK_EPOCHS and ignorant:
-        what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
-        progress.warn(
-            f"after {run.position.epoch} epochs the loss is {loss:.3f}; {what} = {entropy:.3f} is that of a net that "
-            "ignores the pictures: it has not begun to learn. The paper's initial values need many pictures; for a "
-            "small set use --recipe alexnet_small or --set init=fan-in; otherwise try another rate (--set lr=...)"
+    at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK or run.recipe.loss == "rbf"
+    if not at_entropy or error < STUCK * (1 - shares.max()):
+        return
+    what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
+    hint = "try another rate (--set lr=...)"
+    if run.recipe.init == "paper" and "fan-in" in run.net.inits:
+        hint = (
+            "the paper's initial values need many pictures, so for a small set use "
+            f"--recipe {run.recipe.net}_small or --set init=fan-in; otherwise {hint}"
         )
+    progress.warn(
+        f"after {epoch.epoch} epochs the training error is {error:.1%} and the loss {loss:.3f} ({what} is {entropy:.3f}): "
+        f"the net ignores its pictures, it has not begun to learn; {hint}"
+    )
 
 
-def _finish(run: Run, data: Data, place: str, progress: Progress) -> dict[str, Any]:
+def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | None) -> dict[str, Any]:
     """Tests the best net once on the pictures that had no part in training; writes summary.json."""
     has_best = (run.out / BEST).exists()
     chosen = run.out / (BEST if has_best else LAST)
@@ -245,10 +255,12 @@ def _finish(run: Run, data: Data, place: str, progress: Progress) -> dict[str, A
         "left_out": {"skipped": counts["skipped"], "failed": counts["failed"]},
     }
     if data.val is not None:
-        scores = evaluate(net, data.val, run.preprocessing, exact, ids=data.val_ids)
+        scores = evaluate(net, data.val, run.preprocessing, exact, ids=data.val_ids, stop=stop)
         summary["validation"] = _figures(scores)
     if "test" in data.store.splits and data.store.splits["test"].n:
-        summary["test"] = _figures(evaluate(net, data.store.split("test"), run.preprocessing, exact))
+        summary["test"] = _figures(
+            evaluate(net, data.store.split("test"), run.preprocessing, exact, progress=progress, stop=stop)
+        )
     files.write_atomic(run.out / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 

@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +28,11 @@ from convnet.nets.alexnet_conv6 import AlexNetConv6
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.caffenet import CaffeNet
 from convnet.nets.cifar import Cifar11, Cifar13, Cifar18, Cifar26, CifarReLU, CifarTanh
+from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
+from convnet.nets.vgg import VGG
 from convnet.nets.zfnet import ZFNet
 
 MODELS: dict[str, Callable[..., Net]] = {
@@ -61,6 +64,27 @@ MODELS: dict[str, Callable[..., Net]] = {
     "nin_cifar10": NINCifar10,
     "nin_imagenet": NINImageNet,
     "nin_small": NINSmall,
+    "googlenet": partial(GoogLeNet, False),
+    "googlenet_bn": partial(GoogLeNet, True),
+    "vgg_a": partial(VGG, "a", False),
+    "vgg_a_lrn": partial(VGG, "a_lrn", False),
+    "vgg_b": partial(VGG, "b", False),
+    "vgg_b_shallow": partial(VGG, "b_shallow", False),
+    "vgg_c": partial(VGG, "c", False),
+    "vgg_d": partial(VGG, "d", False),
+    "vgg_e": partial(VGG, "e", False),
+    "vgg_a_bn": partial(VGG, "a", True),
+    "vgg_b_bn": partial(VGG, "b", True),
+    "vgg_d_bn": partial(VGG, "d", True),
+    "vgg_e_bn": partial(VGG, "e", True),
+    "vgg11": partial(VGG, "a", False),
+    "vgg11_bn": partial(VGG, "a", True),
+    "vgg13": partial(VGG, "b", False),
+    "vgg13_bn": partial(VGG, "b", True),
+    "vgg16": partial(VGG, "d", False),
+    "vgg16_bn": partial(VGG, "d", True),
+    "vgg19": partial(VGG, "e", False),
+    "vgg19_bn": partial(VGG, "e", True),
 }
 
 

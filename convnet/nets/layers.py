@@ -4,7 +4,8 @@ Every layer here stands alone: none knows a net. `Net` is what the rest of the p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import torch
@@ -29,6 +30,8 @@ class Net(nn.Module):
     paper: str  # its authors and year, or the program whose net it is
     year: int
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
+
+    loss_weights: Mapping[str, float] = MappingProxyType({"logits": 1.0})  # of the heads, in training
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         raise NotImplementedError

@@ -1,0 +1,198 @@
+"""GoogLeNet: the net of "Going Deeper with Convolutions" (2014), table 1 and section 5.
+
+stage          output (C, H, W)   parameters   paper
+conv1            64  112  112         9,472   7x7, stride 2
+pool1            64   56   56             0   max 3x3, stride 2
+norm1            64   56   56             0   5: LocalRespNorm
+conv2_reduce     64   56   56         4,160   1x1
+conv2           192   56   56       110,784   3x3
+norm2           192   56   56             0
+pool2           192   28   28             0   max 3x3, stride 2
+inception_3a    256   28   28       163,696   64, 96-128, 16-32, 32: 1x1, 3x3 reduce - 3x3, 5x5 reduce - 5x5, pool proj
+inception_3b    480   28   28       388,736   128, 128-192, 32-96, 64
+pool3           480   14   14             0   max 3x3, stride 2
+inception_4a    512   14   14       376,176   192, 96-208, 16-48, 64
+head1          1000               3,188,840   5: on 4a: average 5x5/3, 1x1 128, fc 1024, dropout 0.7, fc 1000
+inception_4b    512   14   14       449,160   160, 112-224, 24-64, 64
+inception_4c    512   14   14       510,104   128, 128-256, 24-64, 64
+inception_4d    528   14   14       605,376   112, 144-288, 32-64, 64
+head2          1000               3,190,888   5: on 4d
+inception_4e    832   14   14       868,352   256, 160-320, 32-128, 128
+pool4           832    7    7             0   max 3x3, stride 2
+inception_5a    832    7    7     1,043,456   256, 160-320, 32-128, 128
+inception_5b   1024    7    7     1,444,080   384, 192-384, 48-128, 128
+pool5          1024                       0   average 7x7; 40 % dropout follows
+fc             1000               1,025,000   linear; the softmax's logits
+total                            13,378,280
+
+Every convolution is followed by ReLU, and the stage is what follows it. `heads=False` leaves out head1 and head2:
+6,998,552 parameters. They read 14x14 maps, that is sides of 223 to 270 pixels; the net itself takes larger and smaller
+pictures, whose last maps are averaged whole. In training the losses of the heads count 0.3 each (section 5).
+
+`googlenet_bn` is torchvision's net, whose weights are the ones that can be had: batch norm (epsilon 0.001) after every
+convolution instead of biases and response normalisation, 3x3 kernels in the branch that is called 5x5, a 2x2 pool4, and
+dropout 0.2 before the last layer: 13,004,888 parameters, 6,624,904 without heads. It reads RGB scaled to -1..1.
+
+Differs: the paper's text leaves open the padding, the rounding up in pooling, the constants of the response
+normalisation (here AlexNet's) and the initial weights: `init="paper"` is that of Caffe's bvlc_googlenet, uniform within
+sqrt(3 / fan-in) and biases 0.2, in the last layers 0. Dropout divides in training.
+"""
+
+import math
+from collections import OrderedDict
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnet.errors import UsageError, unknown
+from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
+
+# Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
+TABLE_1 = {
+    "inception_3a": (64, 96, 128, 16, 32, 32),
+    "inception_3b": (128, 128, 192, 32, 96, 64),
+    "inception_4a": (192, 96, 208, 16, 48, 64),
+    "inception_4b": (160, 112, 224, 24, 64, 64),
+    "inception_4c": (128, 128, 256, 24, 64, 64),
+    "inception_4d": (112, 144, 288, 32, 64, 64),
+    "inception_4e": (256, 160, 320, 32, 128, 128),
+    "inception_5a": (256, 160, 320, 32, 128, 128),
+    "inception_5b": (384, 192, 384, 48, 128, 128),
+}
+HEADS = {"inception_4a": "head1", "inception_4d": "head2"}  # section 5: what each auxiliary head reads
+HEAD_MAPS = range(14, 17)  # the sides of the maps that its 5x5 average with stride 3 turns into 4 x 4
+SIDES = range(31, NO_LIMIT)  # pixels: from 31 on something is left at pool4
+
+
+def convolution(maps_in: int, maps: int, size: int, stride: int = 1, *, bn: bool) -> nn.Module:
+    """A convolution that keeps the size but for its stride; with batch norm instead of biases if asked."""
+    conv = nn.Conv2d(maps_in, maps, size, stride, padding=size // 2, bias=not bn)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(maps, eps=0.001))) if bn else conv
+
+
+class Inception(nn.Module):
+    """Four views of the same maps, side by side: 1x1, 3x3, 5x5, and the largest of 3x3. Paper: figure 2(b)."""
+
+    def __init__(self, maps_in: int, maps: tuple[int, int, int, int, int, int], *, bn: bool) -> None:
+        super().__init__()
+        n1, reduce3, n3, reduce5, n5, proj = maps
+        self.conv1x1 = convolution(maps_in, n1, 1, bn=bn)
+        self.reduce3x3 = convolution(maps_in, reduce3, 1, bn=bn)
+        self.conv3x3 = convolution(reduce3, n3, 3, bn=bn)
+        self.reduce5x5 = convolution(maps_in, reduce5, 1, bn=bn)
+        self.conv5x5 = convolution(reduce5, n5, 3 if bn else 5, bn=bn)
+        self.pool_proj = convolution(maps_in, proj, 1, bn=bn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        views = [
+            self.conv1x1(x),
+            self.conv3x3(F.relu(self.reduce3x3(x))),
+            self.conv5x5(F.relu(self.reduce5x5(x))),
+            self.pool_proj(F.max_pool2d(x, 3, 1, padding=1)),
+        ]
+        return F.relu(torch.cat(views, 1))
+
+
+class Head(nn.Module):
+    """An auxiliary classifier. Paper: section 5."""
+
+    def __init__(self, maps_in: int, num_classes: int, *, bn: bool) -> None:
+        super().__init__()
+        self.conv = convolution(maps_in, 128, 1, bn=bn)
+        self.fc1 = nn.Linear(128 * 4 * 4, 1024)
+        self.fc2 = nn.Linear(1024, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(F.avg_pool2d(x, 5, 3)))
+        x = F.relu(self.fc1(x.flatten(1)))
+        return self.fc2(F.dropout(x, 0.7, self.training))  # type: ignore[no-any-return]
+
+
+class GoogLeNet(Net):
+    """Pictures (N, in_channels, 224, 224), less their mean, to logits (N, num_classes)."""
+
+    input_size = 224
+    last: ClassVar[str] = "fc"
+    inits: ClassVar[tuple[str, ...]] = ("paper",)
+
+    def __init__(self, bn: bool, /, num_classes: int = 1000, in_channels: int = 3, heads: bool = True) -> None:
+        super().__init__()
+        self.name = "googlenet_bn" if bn else "googlenet"
+        self.paper, self.year = ("torchvision", 2019) if bn else ("Szegedy et al. 2014", 2014)
+        self.bn, self.in_channels, self.num_classes = bn, in_channels, num_classes
+        self.conv1 = convolution(in_channels, 64, 7, 2, bn=bn)
+        self.conv2_reduce = convolution(64, 64, 1, bn=bn)
+        self.conv2 = convolution(64, 192, 3, bn=bn)
+        maps = 192
+        for stage, views in TABLE_1.items():
+            self.add_module(stage, Inception(maps, views, bn=bn))
+            n1, _, n3, _, n5, proj = views
+            maps = n1 + n3 + n5 + proj
+            if heads and stage in HEADS:
+                self.add_module(HEADS[stage], Head(maps, num_classes, bn=bn))
+        self.fc = nn.Linear(maps, num_classes)
+        weights = dict.fromkeys(HEADS.values(), 0.3) if heads else {}  # section 5
+        self.loss_weights = MappingProxyType({"logits": 1.0, **weights})
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""
+        check_images(images, self.name, self.in_channels, SIDES)
+        x = record(stages, "conv1", F.relu(self.conv1(images)))
+        x = record(stages, "pool1", ceil_max_pool(x))
+        x = x if self.bn else record(stages, "norm1", response_norm(x))
+        x = record(stages, "conv2_reduce", F.relu(self.conv2_reduce(x)))
+        x = record(stages, "conv2", F.relu(self.conv2(x)))
+        x = x if self.bn else record(stages, "norm2", response_norm(x))
+        x = record(stages, "pool2", ceil_max_pool(x))
+        for stage in TABLE_1:
+            x = record(stages, stage, getattr(self, stage)(x))
+            if stages is not None and HEADS.get(stage) in self.loss_weights and _fit_heads(x):
+                record(stages, HEADS[stage], getattr(self, HEADS[stage])(x))
+            if stage == "inception_3b":
+                x = record(stages, "pool3", ceil_max_pool(x))
+            if stage == "inception_4e":
+                x = record(stages, "pool4", ceil_max_pool(x, 2 if self.bn else 3))
+        x = record(stages, "pool5", x.mean((2, 3)))
+        return record(stages, "fc", self.fc(F.dropout(x, 0.2 if self.bn else 0.4, self.training)))
+
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """{"logits", "head1", "head2"}: three times (N, num_classes); "logits" alone for a net without heads.
+
+        Raises: UsageError for pictures of sizes that give the heads other maps than they read.
+        """
+        stages: dict[str, Tensor] = {}
+        outputs = {"logits": self(images, stages)}
+        for name in self.loss_weights:
+            if name != "logits" and name not in stages:
+                raise UsageError(f"{self.name}'s heads read pictures with sides of 223 to 270 pixels, got "
+                                 f"{images.shape[2]} x {images.shape[3]}: use the option heads=False")  # fmt: skip
+        return outputs | {name: stages[name] for name in self.loss_weights if name != "logits"}
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew.
+
+        googlenet: uniform within sqrt(3 / fan-in); biases 0.2, in the last layers 0 (Caffe's bvlc_googlenet).
+        googlenet_bn: N(0, 0.01); batch norm's factors 1, biases 0 (torchvision's).
+
+        Raises: UsageError for another name than "paper".
+        """
+        if init not in self.inits:
+            raise UsageError(unknown("init", init, self.inits))
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.fill_(0.0 if self.bn or "fc." in name or "fc2." in name else 0.2)
+                elif ".bn." in name:
+                    parameter.fill_(1.0)
+                elif self.bn:
+                    parameter.normal_(0, 0.01, generator=generator)
+                else:
+                    bound = math.sqrt(3 / parameter[0].numel())
+                    parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _fit_heads(x: Tensor) -> bool:
+    return x.shape[2] in HEAD_MAPS and x.shape[3] in HEAD_MAPS
