@@ -1,0 +1,60 @@
+"""Small forms of the nets for tests: without weights, or with an eighth of the maps and units."""
+
+from contextlib import ExitStack
+from functools import cache
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from convnet.nets import MODELS, create_model
+from convnet.nets.layers import Net
+
+THIN = 8
+SMALL = 2_000_000  # parameters: a net that has no more stays as it is
+
+
+@cache
+def shapes_of(name: str) -> Net:
+    """The net without its weights: shapes and counts only."""
+    with torch.device("meta"):
+        return MODELS[name]()
+
+
+@cache
+def thin_net(name: str) -> Net:
+    """`new_thin_net`, made once: a test that changes it takes a copy."""
+    return new_thin_net(name)
+
+
+def new_thin_net(name: str) -> Net:
+    """The net with an eighth of its maps and units, four classes and initial values with which it starts to learn."""
+    if sum(parameter.numel() for parameter in shapes_of(name).parameters()) <= SMALL:
+        return create_model(name, seed=0)
+    inits = shapes_of(name).inits
+    init = next(init for init in ("fan-in", "glorot", "paper") if init in inits)
+    with ExitStack() as stack:
+        for cls, n_counts in ((nn.Conv2d, 2), (nn.Linear, 2), (nn.BatchNorm2d, 1), (nn.BatchNorm1d, 1)):
+            stack.enter_context(mock.patch.object(cls, "__init__", _thin(cls, n_counts)))
+        return create_model(name, num_classes=4, init=init, seed=0)
+
+
+def _thin(cls, n_counts):
+    whole = cls.__init__
+
+    def start(self, *counts, **others):
+        fewer = [n if n % THIN else n // THIN for n in counts[:n_counts]]
+        whole(self, *fewer, *counts[n_counts:], **others)
+
+    return start
+
+
+def images_for(net: Net, n: int = 2) -> Tensor:
+    """Noise with the standard deviation of photographs, or 1 for grey ones."""
+    shape = (n, net.in_channels, net.input_size, net.input_size)
+    scale = 65 if net.in_channels == 3 else 1
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def empty_for(net: Net) -> Tensor:
+    return torch.empty(1, net.in_channels, net.input_size, net.input_size, device="meta")
