@@ -14,6 +14,8 @@ from convnet.errors import UsageError
 from convnet.nets import layers
 from convnet.nets.layers import RBF, Columns, SparseConv2d, SubSampling, plain_response_norm, response_norm
 from convnet.nets.lenet5 import TABLE
+from convnet.nets.local import LocallyConnected2d, MLPConv
+from convnet.nets.norms import response_norm_mean, within_map_norm
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -88,6 +90,50 @@ def test_torchs_alpha_is_n_times_the_papers() -> None:
     torch.testing.assert_close(response_norm(x), F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0))
 
 
+def test_response_norm_mean_has_torchs_constants() -> None:
+    x = 30 * randn(2, 9, 3, 3)
+    for n, alpha in ((9, 1e-3), (5, 1e-4)):
+        torch.testing.assert_close(response_norm_mean(x, n, 1.0, alpha), F.local_response_norm(x, n, alpha, 0.75, 1.0))
+        torch.testing.assert_close(response_norm_mean(x, n, 1.0, alpha), brute_norm(x, n, 1.0, alpha / n, 0.75))
+
+
+def brute_within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
+    """Written as a graph of scalars, so that its gradient is autograd's."""
+    rows = []
+    for n, c, i, j in itertools.product(*map(range, x.shape)):
+        total = x.new_zeros(())
+        for a, b in itertools.product(range(size), repeat=2):
+            above, left = i - size // 2 + a, j - size // 2 + b
+            if 0 <= above < x.shape[2] and 0 <= left < x.shape[3]:
+                total = total + x[n, c, above, left] ** 2
+        rows.append(x[n, c, i, j] / (k + alpha * total) ** beta)
+    return torch.stack(rows).view_as(x)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    side=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    size=st.integers(1, 5),
+    constants=st.sampled_from([(1.0, 5e-5 / 9, 0.75), (1.0, 0.4, 0.75), (2.0, 0.3, 0.5)]),
+)
+def test_within_map_norm_is_the_formula_and_its_gradient(
+    side: tuple[int, int], size: int, constants: tuple[float, float, float]
+) -> None:
+    x = randn(2, 2, *side).requires_grad_()
+    g = randn(2, 2, *side, seed=1)
+    y, expected = within_map_norm(x, size, *constants), brute_within_map_norm(x, size, *constants)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-14)
+    (dx,), (dx_expected,) = torch.autograd.grad(y, x, g), torch.autograd.grad(expected, x, g)
+    torch.testing.assert_close(dx, dx_expected, rtol=1e-10, atol=1e-12)
+
+
+def test_within_map_norm_sums_bfloat16_in_float32() -> None:
+    x = (40 * randn(2, 6, 5, 4)).bfloat16()
+    y = within_map_norm(x, 3, 1.0, 1e-3)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, within_map_norm(x.double(), 3, 1.0, 1e-3).bfloat16())
+
+
 def test_even_n_reaches_as_far_on_both_sides() -> None:
     x = 30 * randn(2, 9, 3, 3)
     assert torch.equal(response_norm(x, n=4), response_norm(x, n=5))
@@ -110,6 +156,112 @@ def test_max_pool_is_the_largest_of_each_window(side: int, size: int, stride: in
         top, left = i * stride, j * stride
         window = [x[n, c, top + a, left + b] for a in range(size) for b in range(size)]
         assert y[n, c, i, j] == max(window)
+
+
+def brute_ceil_pool(x: Tensor, size: int, stride: int, kind: str) -> Tensor:
+    n, c, height, width = x.shape
+    rows = [math.ceil((side - size) / stride) + 1 for side in (height, width)]
+    values = []
+    for a, b, i, j in itertools.product(range(n), range(c), *map(range, rows)):
+        window = x[a, b, i * stride : i * stride + size, j * stride : j * stride + size]  # a slice ends at the edge
+        values.append(window.max() if kind == "max" else window.sum() / window.numel())
+    return torch.stack(values).view(n, c, *rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    side=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    shape=st.sampled_from([(3, 2), (2, 2), (3, 3), (3, 1), (2, 1)]),
+    kind=st.sampled_from(["max", "average"]),
+)
+def test_ceil_pooling_is_the_formula_and_its_gradient(side: tuple[int, int], shape: tuple[int, int], kind: str) -> None:
+    x = randn(1, 2, *side).requires_grad_()
+    pool = layers.ceil_max_pool if kind == "max" else layers.ceil_avg_pool
+    y, expected = pool(x, *shape), brute_ceil_pool(x, *shape, kind)
+    assert y.shape == expected.shape
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-14)
+    g = randn(*y.shape, seed=1)
+    (dx,), (dx_expected,) = torch.autograd.grad(y, x, g), torch.autograd.grad(expected, x, g)
+    torch.testing.assert_close(dx, dx_expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("side", "out"), [(32, 16), (16, 8), (8, 4), (24, 12), (12, 6), (110, 55), (26, 13), (13, 6)])
+def test_ceil_pooling_has_the_papers_sizes(side: int, out: int) -> None:
+    x = torch.empty(1, 1, side, side, device="meta")
+    assert layers.ceil_max_pool(x).shape[2:] == layers.ceil_avg_pool(x).shape[2:] == (out, out)
+
+
+def brute_local(layer: LocallyConnected2d, x: Tensor) -> Tensor:
+    padded = F.pad(x, (layer.padding,) * 4)
+    maps, height, width = layer.bias.shape
+    rows = []
+    for n, o, i, j in itertools.product(range(len(x)), range(maps), range(height), range(width)):
+        window = padded[n, :, i : i + layer.size, j : j + layer.size]
+        rows.append((layer.weight[i, j, o] * window).sum() + layer.bias[o, i, j])
+    return torch.stack(rows).view(len(x), maps, height, width)
+
+
+@pytest.mark.parametrize(("side", "size", "padding"), [(5, 3, 1), (4, 3, 0), (3, 2, 1), (2, 1, 0)])
+def test_local_connection_is_the_formula_and_its_gradient(side: int, size: int, padding: int) -> None:
+    layer = LocallyConnected2d(2, 3, side, size, padding).double()
+    fill(layer)
+    x = randn(2, 2, side, side, seed=9).requires_grad_()
+    y, expected = layer(x), brute_local(layer, x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    inputs, g = (x, layer.weight, layer.bias), randn(*y.shape, seed=1)
+    for found, wanted in zip(torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(layer, x)
+
+
+def test_local_connection_with_equal_weights_is_a_convolution() -> None:
+    layer, conv = LocallyConnected2d(3, 4, 6, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+    with torch.no_grad():
+        layer.weight.copy_(conv.weight.expand_as(layer.weight))
+        layer.bias.copy_(conv.bias[:, None, None].expand_as(layer.bias))
+    x = randn(2, 3, 6, 6, dtype=torch.float32)
+    torch.testing.assert_close(layer(x), conv(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(x.to(memory_format=torch.channels_last)), conv(x), atol=1e-5, rtol=1e-5)
+
+
+def test_local_connection_under_autocast_is_bfloat16_and_close() -> None:
+    layer, x = LocallyConnected2d(8, 4, 6, 3, padding=1), randn(2, 8, 6, 6, dtype=torch.float32)
+    fill(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        y.sum().backward()
+    exact = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert layer.weight.grad is not None
+    assert float((y.float() - exact).detach().norm() / exact.detach().norm()) < 0.01
+
+
+def test_local_connection_names_the_side_it_has_weights_for() -> None:
+    with pytest.raises(UsageError, match="has weights for 6 x 6 pixels, got 6 x 7"):
+        LocallyConnected2d(1, 1, 6, 3)(torch.zeros(1, 1, 6, 7))
+
+
+def test_mlpconv_is_a_perceptron_at_each_place() -> None:
+    layer, x = MLPConv(2, (4, 3, 5), 3, stride=2, padding=1).double(), randn(2, 2, 5, 4, seed=9).requires_grad_()
+    fill(layer)
+    weights = list(layer.parameters())
+    assert list(layer) == ["conv", "cccp1", "cccp2"]
+    padded, columns = F.pad(x, (1, 1, 1, 1)), []
+    for n, i, j in itertools.product(range(2), range(3), range(2)):
+        h = padded[n, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten()
+        for weight, bias in zip(weights[::2], weights[1::2], strict=True):
+            h = (weight.flatten(1) @ h + bias).clamp(min=0)
+        columns.append(h)
+    expected = torch.stack(columns).view(2, 3, 2, 5).permute(0, 3, 1, 2)
+    stages: dict[str, Tensor] = {}
+    y = layer(x, stages)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    assert {name: tuple(h.shape) for name, h in stages.items()} == {
+        "conv": (2, 4, 3, 2), "cccp1": (2, 3, 3, 2), "cccp2": (2, 5, 3, 2),
+    }  # fmt: skip
+    inputs, g = (x, *weights), randn(*y.shape, seed=1)
+    for found, wanted in zip(torch.autograd.grad(y, inputs, g), torch.autograd.grad(expected, inputs, g), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_sub_sampling_is_coefficient_times_mean_plus_bias() -> None:
