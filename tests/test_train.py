@@ -105,8 +105,8 @@ def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
 def test_a_real_step_of_every_recipe(name: str, digits: Store, photos: Store, tmp_path: Path) -> None:
     """The recipe's own net, preprocessing and rule, on the few pictures at hand."""
     recipe = load_recipe(name)
-    store = digits if recipe.size == 28 else photos
-    if store is photos:
+    store = digits if recipe.size == digits.size else photos
+    if store.size != recipe.size:
         from convnet.prepare import prepare
         from convnet.sources import open_source
 
@@ -210,19 +210,14 @@ def test_weights_that_are_not_finite_are_not_saved(digits: Store, tmp_path: Path
 def test_a_full_disk_is_named(digits: Store, tmp_path: Path) -> None:
     for name in ("timing.jsonl", "metrics.jsonl"):
         out = tmp_path / name
-        out.mkdir()
-        (out / name).symlink_to("/dev/full")
-        if name == "metrics.jsonl":
-            (out / name).unlink()
-        stop = Stop()
 
         class Fill(Notes):
-            def note(self, text: str, out: Path = out) -> None:
-                if "parameters" in text and not (out / "timing.jsonl").is_symlink():
-                    (out / "metrics.jsonl").symlink_to("/dev/full")
+            def note(self, text: str, full: Path = out / name) -> None:
+                if "parameters" in text:
+                    full.symlink_to("/dev/full")
 
         with pytest.raises(DiskError, match=rf"{name}: disk full; free some space") as caught:
-            train(SMALL, digits, out, progress=Fill(), stop=stop)
+            train(SMALL, digits, out, progress=Fill())
         assert caught.value.exit_code == 5
         assert checkpoint.load_newest(out)[0].position.step >= 0
 
@@ -255,12 +250,34 @@ def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tm
     notes = Notes()
     train(recipe, photos, tmp_path / "run", progress=notes)
     warnings = [line for line in notes.lines if line.startswith("warning")]
-    assert warnings
-    assert "ln 3 = 1.099" in warnings[0]
-    assert "--recipe alexnet_small or --set init=fan-in" in warnings[0]
+    assert len(warnings) == 2
+    assert "ln 3 is 1.099" in warnings[0]
+    assert "it has not begun to learn; try another rate (--set lr=...)" in warnings[0]
     learning = Notes()
     train(replace(SMALL, epochs=3), Store(photos_digits(photos, tmp_path)), tmp_path / "learning", progress=learning)
     assert not [line for line in learning.lines if line.startswith("warning")]
+
+
+def test_a_run_that_can_not_begin_leaves_nothing(digits: Store, tmp_path: Path) -> None:
+    for changes, text in (
+        (["crop=30"], "lenet5 takes pictures with sides of 32"),
+        (["channels=rgb"], "takes 1 channel"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            train(with_settings(SMALL, changes), digits, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"is not empty \(it holds 'cat.jpg'\); choose a new folder with --out"):
+        train(SMALL, digits, tmp_path / "photos")
+    with pytest.raises(UsageError, match="leaves none of the 1259 pictures"):
+        choose_data(replace(SMALL, validation=0.9999), no_val(digits))
+
+
+def no_val(store: Store) -> Store:
+    store = Store(store.path)
+    del store.splits["val"]
+    return store
 
 
 def photos_digits(photos: Store, folder: Path) -> Path:
