@@ -1,0 +1,267 @@
+"""Where are the published weights, and how do they get here whole? Known files by name; resumed, verified, never wrong.
+
+PyTorch's files carry the first eight hexadecimal digits of their sha256 in their names; Caffe's zoo publishes the sha1
+of its files; the Oxford group publishes none, so those two are held against their length and the net's shapes only.
+"""
+
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from convnet import files
+from convnet.errors import ConvnetError, DataError, UsageError, unknown
+from convnet.progress import SILENT, Progress
+
+MIB = 1 << 20
+MAX_BYTES = 2 << 30  # the largest known file has 575 MB
+STALL_SECONDS = 30.0  # without a byte, then the connection is given up and made anew
+ATTEMPTS = 5  # in a row without a byte gained
+PAUSE_SECONDS = 1.0  # between attempts
+PYTORCH = "https://download.pytorch.org/models"
+BERKELEY = "http://dl.caffe.berkeleyvision.org"
+OXFORD = "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
+
+Pixels = Literal["imagenet", "half"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published file.
+
+    net          which of our nets it is for
+    address      where it is
+    digest       "sha256:..." or "sha1:...", in full or its first digits; "" when nothing is published
+    pixels       for state dicts: how its pixels were scaled (`convnet.weights.PIXELS`)
+    mean_colour  for Caffe's files: grey levels R, G, B that are subtracted
+    """
+
+    net: str
+    address: str
+    digest: str
+    pixels: Pixels | None = None
+    mean_colour: tuple[float, float, float] | None = None
+
+    @property
+    def file_name(self) -> str:
+        return self.address.rpartition("/")[2]
+
+
+def _pytorch(net: str, file_name: str, pixels: Pixels = "imagenet") -> Known:
+    prefix = file_name.removesuffix(".pth").rpartition("-")[2]
+    return Known(net, f"{PYTORCH}/{file_name}", f"sha256:{prefix}", pixels)
+
+
+CAFFE_COLOUR = (122.67891434, 116.66876762, 104.00698793)  # the colour of Caffe's mean picture of ILSVRC 2012
+VGG_COLOUR = (123.68, 116.779, 103.939)  # as its authors publish it
+
+KNOWN = MappingProxyType(
+    {
+        "alexnet.torchvision": _pytorch("alexnet_owt", "alexnet-owt-7be5be79.pth"),
+        "vgg11.torchvision": _pytorch("vgg_a", "vgg11-8a719046.pth"),
+        "vgg13.torchvision": _pytorch("vgg_b", "vgg13-19584684.pth"),
+        "vgg16.torchvision": _pytorch("vgg_d", "vgg16-397923af.pth"),
+        "vgg19.torchvision": _pytorch("vgg_e", "vgg19-dcbb9e9d.pth"),
+        "vgg11_bn.torchvision": _pytorch("vgg_a_bn", "vgg11_bn-6002323d.pth"),
+        "vgg13_bn.torchvision": _pytorch("vgg_b_bn", "vgg13_bn-abd245e5.pth"),
+        "vgg16_bn.torchvision": _pytorch("vgg_d_bn", "vgg16_bn-6c64b313.pth"),
+        "vgg19_bn.torchvision": _pytorch("vgg_e_bn", "vgg19_bn-c79401a0.pth"),
+        "googlenet.torchvision": _pytorch("googlenet_bn", "googlenet-1378be20.pth", "half"),
+        "alexnet.caffe": Known(
+            "alexnet_caffe",
+            f"{BERKELEY}/bvlc_alexnet.caffemodel",
+            "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
+            mean_colour=CAFFE_COLOUR,
+        ),
+        "caffenet.caffe": Known(
+            "caffenet",
+            f"{BERKELEY}/bvlc_reference_caffenet.caffemodel",
+            "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+            mean_colour=CAFFE_COLOUR,
+        ),
+        "googlenet.caffe": Known(
+            "googlenet",
+            f"{BERKELEY}/bvlc_googlenet.caffemodel",
+            "sha1:405fc5acd08a3bb12de8ee5e23a96bec22f08204",
+            mean_colour=(123.0, 117.0, 104.0),
+        ),
+        "vgg16.oxford": Known("vgg_d", f"{OXFORD}/VGG_ILSVRC_16_layers.caffemodel", "", mean_colour=VGG_COLOUR),
+        "vgg19.oxford": Known("vgg_e", f"{OXFORD}/VGG_ILSVRC_19_layers.caffemodel", "", mean_colour=VGG_COLOUR),
+    }
+)
+
+
+class _WrongError(Exception):
+    """What the server sent is not the file; asking again won't help."""
+
+
+def known(name: str) -> Known:
+    """The published file of this name. Raises: UsageError that lists the known ones."""
+    if name not in KNOWN:
+        raise UsageError(f"{unknown('file', name, KNOWN)}; a file of your own ends in .caffemodel, .pth, .pt, "
+                         ".safetensors or .npz")  # fmt: skip
+    return KNOWN[name]
+
+
+def known_by_digest(sha256: str) -> Known | None:
+    """The published file with this sha256 (in full, hexadecimal), as far as its first digits tell."""
+    for each in KNOWN.values():
+        kind, _, digits = each.digest.partition(":")
+        if kind == "sha256" and sha256.startswith(digits):
+            return each
+    return None
+
+
+def fetch(
+    file: Known,
+    folder: Path,
+    progress: Progress = SILENT,
+    *,
+    stall_seconds: float = STALL_SECONDS,
+    pause_seconds: float = PAUSE_SECONDS,
+) -> Path:
+    """The path of the file in `folder`, downloaded if it isn't there; only a verified one gets its name.
+
+    A download that breaks off goes on where it was, also in a later call, when a published digest can prove the whole.
+
+    Raises: DataError when what comes is not the file; ConvnetError when it can't be had; DiskError.
+    """
+    path = folder / file.file_name
+    if path.exists():
+        _verify(path, file, path)
+        return path
+    part = folder / f".{file.file_name}.part"
+    with files.disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.digest:
+            part.unlink(missing_ok=True)
+    with files.lock(folder, f"downloading {file.file_name}"):
+        failed = 0
+        while True:
+            before = _size(part)
+            try:
+                _download(file, part, progress, stall_seconds)
+                break
+            except _WrongError as error:
+                part.unlink(missing_ok=True)
+                raise DataError(f"{file.address}: {error}") from error
+            except (OSError, http.client.HTTPException) as error:
+                failed = 1 if _size(part) > before else failed + 1
+                if failed >= ATTEMPTS:
+                    reason = str(getattr(error, "reason", error)) or type(error).__name__
+                    raise ConvnetError(f"{file.address}: {reason}; run the same command again to go on") from error
+                if not file.digest:
+                    part.unlink(missing_ok=True)
+                time.sleep(pause_seconds)
+            finally:
+                progress.finish()
+        _verify(part, file, path)
+        with files.disk_errors(path):
+            os.replace(part, path)
+            files.sync_folder(folder)
+    return path
+
+
+def _download(file: Known, part: Path, progress: Progress, stall_seconds: float) -> None:
+    """Gets what is missing of the file. Raises: _WrongError; OSError or HTTPException when the connection fails."""
+    have = _size(part)
+    request = urllib.request.Request(file.address, headers={"User-Agent": "convnet", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=stall_seconds)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing is left to send, or the file is another one
+            if _content_total(error.headers.get("Content-Range")) == have:
+                return
+            part.unlink(missing_ok=True)
+            raise OSError("the part that was here didn't fit; starting again") from error
+        if error.code in (408, 429) or error.code >= 500:
+            raise
+        raise _WrongError(f"the server answers {error.code} {error.reason}") from error
+    with response:
+        begin, total = _announced(response, have)
+        _receive(response, part, begin, total, progress, file.file_name)
+
+
+def _announced(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """(where what comes begins, bytes of the whole file or None when the server doesn't say)."""
+    kind = response.headers.get_content_type()
+    if kind.startswith("text/"):
+        raise _WrongError(f"the server sends {kind}, not weights")
+    if response.status == 206:
+        begin, total = _content_range(response.headers.get("Content-Range"))
+        if begin != have:
+            raise _WrongError(f"the server goes on at byte {begin:,}, asked was {have:,}")
+    else:
+        length = response.headers.get("Content-Length")
+        begin, total = 0, int(length) if length is not None and length.isdecimal() else None
+    if total is not None and total > MAX_BYTES:
+        raise _WrongError(f"the server announces {total:,} bytes")
+    return begin, total
+
+
+def _receive(
+    response: http.client.HTTPResponse, part: Path, begin: int, total: int | None, progress: Progress, name: str
+) -> None:
+    done = begin
+    progress.start(name, (total or MAX_BYTES) // MIB, done // MIB, unit="MiB")
+    with open(part, "r+b" if begin else "wb") as target:
+        target.truncate(begin)
+        target.seek(begin)
+        while piece := response.read1(files.CHUNK):
+            done += len(piece)
+            if done > (total or MAX_BYTES):
+                raise _WrongError(f"the server sends more than the {total or MAX_BYTES:,} bytes it may")
+            with files.disk_errors(part):
+                target.write(piece)
+            progress.update(done // MIB)
+    if total is not None and done < total:
+        raise OSError(f"the connection broke off at {done:,} of {total:,} bytes")
+
+
+def _content_range(text: str | None) -> tuple[int, int | None]:
+    match = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", text or "")
+    if not match:
+        raise _WrongError(f"the server's Content-Range is {text!r}")
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _content_total(text: str | None) -> int | None:
+    match = re.fullmatch(r"bytes \*/(\d{1,15})", text or "")
+    return int(match[1]) if match else None
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _verify(found: Path, file: Known, path: Path) -> None:
+    """Holds the bytes against the published digest. A wrong download is removed, a wrong file of the user's is not."""
+    if not file.digest:
+        return
+    kind, _, digits = file.digest.partition(":")
+    with open(found, "rb") as stream:
+        have = hashlib.file_digest(stream, kind).hexdigest()
+    if have.startswith(digits):
+        return
+    if found != path:
+        with suppress(OSError):
+            found.unlink()
+        raise DataError(
+            f"{file.address}: its {kind} begins with {have[: len(digits)]}, published is {digits}; thrown away"
+        )
+    raise DataError(f"{path}: its {kind} begins with {have[: len(digits)]}, published is {digits}; "
+                    "remove it to download it again")  # fmt: skip

@@ -1,0 +1,121 @@
+"""What was done to pictures before a net of others saw them, and what are its classes called?"""
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet.errors import DataError, UsageError, unknown
+from convnet.nets.googlenet import GoogLeNet
+from convnet.nets.layers import Net
+from convnet.preprocess import Preprocessing
+from convnet.weights import archives, caffe, download
+from convnet.weights.report import Report
+
+# What others do to pixels of 0 to 255 before the net: (pixel / 255 - mean) / std, for R, G, B.
+PIXELS = MappingProxyType(
+    {
+        "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    }
+)
+SIZE = 256  # pixels: the shorter side, of which a square is cut out
+
+
+def pixels_of(net_name: str, writer: str, sha256: str, pixels: str | None) -> str | None:
+    """How the pixels were scaled: as said, as is known of this very file, or by the one way that is in use."""
+    if writer not in ("torchvision", "timm"):
+        if pixels is not None:
+            raise UsageError(f"--pixels {pixels} is for torchvision's and timm's files; this one has {writer}'s names")
+        return None
+    if pixels is not None:
+        if pixels not in PIXELS:
+            raise UsageError(unknown("scaling of pixels", pixels, PIXELS))
+        return pixels
+    if (file := download.known_by_digest(sha256)) is not None and file.pixels is not None:
+        return file.pixels
+    if "googlenet" in net_name:
+        raise UsageError(
+            "a GoogLeNet of torchvision doesn't say how its pixels were scaled: give --pixels half for one that was "
+            "trained on from torchvision's published file, --pixels imagenet for one trained from the start"
+        )
+    return "imagenet"
+
+
+def preprocessing_of(
+    net: Net,
+    writer: str,
+    mean: Path | tuple[float, float, float] | None,
+    pixels: str | None,
+    report: Report,
+) -> tuple[Preprocessing, tuple[float, ...] | None]:
+    """What is done to pictures, and what the first convolution's input channels are to be divided by."""
+    scale, factors, levels = 1.0, None, None
+    if pixels is not None:
+        if mean is not None:
+            raise UsageError(f"--mean is for Caffe's files; {writer}'s have their own mean")
+        centre, std = PIXELS[pixels]
+        scale = 1 / (255 * std[0]) if len(set(std)) == 1 else 1.0
+        levels = np.asarray([255 * level for level in centre], np.float32)
+        factors = tuple(1.0 if len(set(std)) == 1 else 255 * each for each in std)
+        report.notes.append(
+            f"{writer}'s pixels were (pixel / 255 - mean) / std, mean {centre}, std {std}; "
+            "here they are pixel - 255 mean, "
+            + (f"times {scale:.6g}" if scale != 1 else "and 255 std is in the first convolution's weights")
+        )
+    elif mean is not None:
+        levels = mean_of(mean) if isinstance(mean, Path) else np.asarray(mean, np.float32)
+    else:
+        report.notes.append("no mean is subtracted: none was given (--mean), and the file has none")
+    if isinstance(net, GoogLeNet) and not net.bn and writer == "caffe":
+        report.notes.append(
+            "Caffe's bvlc_googlenet has response normalisation with k 1 and alpha / n; this net has AlexNet's constants"
+        )
+    size = SIZE if net.input_size > SIZE // 2 else net.input_size
+    channels: Literal["rgb", "grey"] = "rgb" if net.in_channels == 3 else "grey"
+    done = Preprocessing(
+        size=size,
+        shorter_side=size,
+        pad=0,
+        crop=net.input_size,
+        channels=channels,
+        mean=levels,
+        scale=scale,
+        offset=0.0,
+    )
+    return done, factors
+
+
+def mean_of(path: Path) -> NDArray[np.float32]:
+    """Caffe's mean as ours: (3,) or (size, size, 3), RGB."""
+    try:
+        if path.suffix == ".binaryproto":
+            found: NDArray[Any] = caffe.read_mean(path)
+        elif path.suffix == ".npy":
+            found = archives.read_npy(path)
+        else:
+            raise UsageError(f"{path}: a mean's name must end in .binaryproto or .npy")
+        if found.shape not in ((3,), (3, SIZE, SIZE)):
+            raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {SIZE}, {SIZE}), BGR")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except DataError as error:
+        raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
+    return np.ascontiguousarray(np.moveaxis(found[::-1], 0, -1), np.float32)
+
+
+def classes_of(path: Path | None, n: int, report: Report) -> tuple[str, ...]:
+    if path is None:
+        report.notes.append(f'the classes are called "0" to "{n - 1}": no file with their names was given (--classes)')
+        return tuple(str(k) for k in range(n))
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if all(len(line) > 9 and line[0] == "n" and line[1:9].isdecimal() and line[9] in " \t" for line in lines):
+        lines = [line[:9] for line in lines]
+    if len(lines) != n or len(set(lines)) < n:
+        raise DataError(f"{path}: {len(lines)} names, {len(set(lines))} of them different; the net has {n} classes")
+    return tuple(lines)

@@ -1,0 +1,330 @@
+"""Others' weights into our nets: names, shapes, pixels, what doesn't fit; and files that want to run something."""
+
+import collections
+import io
+import json
+import pickle
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from convnet import checkpoint, cli
+from convnet.augment import to_input
+from convnet.errors import DataError, UsageError
+from convnet.nets import create_model
+from convnet.views import views
+from convnet.weights import READERS, names, pictures, read_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def nin() -> dict[str, torch.Tensor]:
+    """A small net's weights under our names."""
+    return create_model("nin_cifar10", seed=1).state_dict()
+
+
+def test_our_names_in_every_kind_of_file(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
+    torch.save(nin, tmp_path / "a.pth")
+    torch.save(nin, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
+    save_file(nin, tmp_path / "c.safetensors")
+    arrays = {name: tensor.numpy() for name, tensor in nin.items()}
+    np.savez(tmp_path / "d.npz", **arrays)
+    np.savez_compressed(tmp_path / "e.npz", **{name: np.asfortranarray(array) for name, array in arrays.items()})
+    for path in sorted(tmp_path.iterdir()):
+        kept, report = read_weights(path, "nin_cifar10")
+        assert all(torch.equal(kept.weights[name], tensor) for name, tensor in nin.items()), path
+        assert (report.writer, {row.done for row in report.rows}) == ("convnet", {"copied"})
+        assert kept.classes == tuple("0123456789")
+        assert [note.partition(":")[0] for note in report.notes] == [
+            "no mean is subtracted",
+            'the classes are called "0" to "9"',
+        ]
+        checkpoint.save(tmp_path / "kept" / "x.ckpt", kept)
+        again = checkpoint.rebuild(checkpoint.load(tmp_path / "kept" / "x.ckpt"))
+        assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in nin.items())
+        (tmp_path / "kept" / "x.ckpt").unlink()
+        (tmp_path / "kept").rmdir()
+
+
+def test_half_and_double_precision_are_said(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
+    torch.save({name: tensor.half() for name, tensor in nin.items()}, tmp_path / "a.pth")
+    kept, report = read_weights(tmp_path / "a.pth", "nin_cifar10")
+    assert {row.done for row in report.rows} == {"float16 to float32"}
+    assert all(each.dtype == torch.float32 for each in kept.weights.values())
+
+
+def misfits(nin: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    first, *rest = nin
+    return {
+        f"{first}: not in the file": {name: nin[name] for name in rest},
+        "extra: the net has no such tensor": {**nin, "extra": torch.zeros(1)},
+        f"{first}: its shape is \\(3, 5\\), .* needs \\(192, 3, 5, 5\\)": {**nin, first: torch.zeros(3, 5)},
+        f"{first} holds values that are not finite": {**nin, first: nin[first] / 0},
+        "none of its names, such as 'x'": {"x": torch.zeros(1)},
+    }
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_what_does_not_fit_is_an_error(tmp_path: Path, nin: dict[str, torch.Tensor], case: int) -> None:
+    text, weights = list(misfits(nin).items())[case]
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(DataError, match=text):
+        read_weights(tmp_path / "a.pth", "nin_cifar10")
+    if case < 3:
+        kept, report = read_weights(tmp_path / "a.pth", "nin_cifar10", partial=True)
+        assert len(report.missing) == (case != 1)
+        assert len(report.left_over) == (case != 0)
+        assert len(kept.weights) == len(nin)
+        assert list(kept.weights) == list(nin)
+        assert any(line.startswith(("missing: ", "left over: ")) for line in report.lines())
+
+
+def test_wrong_arguments_are_named(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(nin, path)
+    with pytest.raises(UsageError, match="unknown net 'nin_cifar': did you mean"):
+        read_weights(path, "nin_cifar")
+    with pytest.raises(UsageError, match=r"a.h5: its name must end in .caffemodel, .pth"):
+        read_weights(tmp_path / "a.h5", "nin_cifar10")
+    with pytest.raises(DataError, match="no such file"):
+        read_weights(tmp_path / "b.pth", "nin_cifar10")
+    with pytest.raises(UsageError, match="--pixels half is for torchvision's and timm's files"):
+        read_weights(path, "nin_cifar10", pixels="half")
+    (tmp_path / "names").write_text("one\ntwo\n\n")
+    with pytest.raises(DataError, match="2 names, 2 of them different; the net has 10 classes"):
+        read_weights(path, "nin_cifar10", classes=tmp_path / "names")
+    np.save(tmp_path / "mean.npy", np.zeros((3, 4, 4), np.float32))
+    with pytest.raises(DataError, match=r"a mean of shape \(3, 4, 4\); it must be \(3,\)"):
+        read_weights(path, "nin_cifar10", mean=tmp_path / "mean.npy")
+
+
+# torchvision's and timm's names and pixels
+
+
+def test_the_places_in_torchvisions_vgg() -> None:
+    """features.N of vgg16 and vgg11_bn, as their state dicts list them."""
+    with torch.device("meta"):
+        plain, normed = create_model("vgg_d", seed=0), create_model("vgg_a_bn", seed=0)
+    found = names.in_state_dicts(plain)["torchvision"]
+    places = [int(name.split(".")[1]) for name in found if name.startswith("features") and name.endswith("bias")]
+    assert places == [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    assert found["classifier.6.bias"] == ("fc8.bias",)
+    found = names.in_state_dicts(normed)["torchvision"]
+    places = [int(name.split(".")[1]) for name in found if name.startswith("features") and name.endswith("bias")]
+    assert places == [0, 1, 4, 5, 8, 9, 11, 12, 15, 16, 18, 19, 22, 23, 25, 26]
+    assert "head.fc.weight" in names.in_state_dicts(normed)["timm"]
+    assert len(names.in_state_dicts(normed)["torchvision"]) == 8 * 7 + 6
+
+
+def torchvision_names(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    (writer,) = names.in_state_dicts(net).keys() - {"convnet"}  # type: ignore[arg-type]
+    return {theirs: net.state_dict()[ours] for theirs, (ours,) in names.in_state_dicts(net)[writer].items()}
+
+
+@pytest.mark.parametrize("pixels", ["imagenet", "half"])
+def test_outputs_are_those_of_their_pixels(tmp_path: Path, pixels: str) -> None:
+    net = create_model("googlenet_bn", num_classes=4, heads=False, seed=0).eval()
+    weights = torchvision_names(net)
+    assert weights["inception3a.branch2.0.conv.weight"].shape == (96, 192, 1, 1)
+    path = tmp_path / "googlenet.safetensors"
+    save_file({name: t for name, t in weights.items() if not name.endswith("num_batches_tracked")}, path)
+    with pytest.raises(UsageError, match="doesn't say how its pixels were scaled: give --pixels half"):
+        read_weights(path, "googlenet_bn")
+    kept, report = read_weights(path, "googlenet_bn", pixels=pixels)
+    squares = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    crops = squares[:, 16:240, 16:240]
+    how = views("single", kept.preprocessing)[0].of(2)
+    images = to_input(crops, how, kept.preprocessing, torch.device("cpu"))
+    mean, std = (torch.tensor(each)[:, None, None] for each in pictures.PIXELS[pixels])
+    with torch.no_grad():
+        ours = checkpoint.rebuild(kept)(images)
+        theirs = net((torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std)
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    rows = {row.source: row.done for row in report.rows}
+    divided = "input channels divided by 58.395, 57.12, 57.375"
+    assert rows["conv1.conv.weight"] == (divided if pixels == "imagenet" else "copied")
+    assert "writer" in report.to_dict()
+
+
+def test_timms_convolutions_are_fully_connected_layers(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        net = create_model("vgg_a", seed=0)
+    timm = names.in_state_dicts(net)["timm"]
+    assert timm["pre_logits.fc1.weight"] == ("fc6.weight",)
+    weights = torch.arange(2 * 3 * 7 * 7.0).reshape(2, 3, 7, 7)
+    x = torch.randn(1, 3, 7, 7)
+    whole = F.conv2d(x, weights)[:, :, 0, 0]
+    torch.testing.assert_close(whole, F.linear(x.flatten(1), weights.reshape(2, -1)))
+
+
+# Files that want to run something
+
+
+class Calls:
+    """A pickle of it calls `function` when it's loaded."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.called = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.called
+
+
+def malicious(marker: str) -> dict[str, bytes]:
+    """Files of different kinds; each of the first ones makes the file `marker` when something runs it."""
+    import builtins
+    import os
+    import runpy
+    import shutil
+    import subprocess
+    import webbrowser
+
+    code = f"open({marker!r}, 'w')"
+    attacks: dict[str, Any] = {
+        "os.system": Calls(os.system, f"touch {marker}"),
+        "open": Calls(open, marker, "w"),
+        "exec": Calls(builtins.exec, code),
+        "eval": Calls(builtins.eval, code),
+        "popen": Calls(os.popen, f"touch {marker}"),
+        "subprocess": Calls(subprocess.check_call, ["touch", marker]),
+        "Popen class": Calls(subprocess.Popen, ["touch", marker]),
+        "runpy": Calls(runpy.run_path, marker),
+        "shutil": Calls(shutil.copy, "/etc/passwd", marker),
+        "rename": Calls(os.rename, "/nowhere", marker),
+        "browser": Calls(webbrowser.open, "http://127.0.0.1:1/"),
+        "getattr": Calls(getattr, "text", "upper"),
+        "import": Calls(__import__, "os"),
+        "compile": Calls(compile, code, "x", "exec"),
+        "torch.load again": Calls(torch.load, marker),
+        "numpy.load": Calls(np.load, marker),
+        "pickle in a pickle": Calls(pickle.loads, pickle.dumps(Calls(os.system, f"touch {marker}"))),
+        "bytearray bomb": Calls(bytearray, 10**12),
+        "Counter": collections.Counter("aab"),
+        "a whole module": torch.nn.Linear(1, 1),
+        "in a dict's value": {"w": torch.zeros(1), "x": Calls(os.system, f"touch {marker}")},
+        "in a dict's key": {frozenset([1]): Calls(os.system, f"touch {marker}")},
+    }
+    files: dict[str, bytes] = {}
+    for name, attack in attacks.items():
+        for kind, new in (("zip", True), ("legacy", False)):
+            out = io.BytesIO()
+            torch.save(attack, out, _use_new_zipfile_serialization=new)
+            files[f"{name}, {kind}"] = out.getvalue()
+        if not isinstance(attack, torch.nn.Module | dict):
+            files |= {f"{name}, protocol {p}": pickle.dumps(attack, protocol=p) for p in (0, 2, 4)}
+    hand = {
+        "INST": b"(S'touch %s'\nios\nsystem\n." % marker.encode(),
+        "OBJ": b"(cos\nsystem\nS'touch %s'\no." % marker.encode(),
+        "NEWOBJ": b"\x80\x02csubprocess\nPopen\n(X\x01\x00\x00\x00xt\x81.",
+        "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93X\x04\x00\x00\x00true\x85R.",
+        "EXT1": b"\x80\x02\x82\x01)R.",
+        "BUILD": b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00xcos\nsystem\nsb.",
+        "dotted name": b"\x80\x04ctorch\nserialization.os.system\nX\x04\x00\x00\x00true\x85R.",
+        "persistent id": b"Pos.system\n.",
+        "no end": b"\x80\x02cos\nsystem\n",
+    }
+    for name, program in hand.items():
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("x/data.pkl", program)
+            archive.writestr("x/version", "3\n")
+        files |= {f"{name}, zip": out.getvalue(), f"{name}, bare": program}
+    return files
+
+
+def test_malicious_pickles_run_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    cases = malicious(str(marker))
+    assert len(cases) > 100
+    n_named = 0
+    for i, (name, data) in enumerate(cases.items()):
+        path = tmp_path / f"evil{('.pth', '.pt', '.pkl')[i % 3]}"
+        path.write_bytes(data)
+        with pytest.raises(DataError) as caught:
+            read_weights(path, "nin_cifar10", partial=True)
+        n_named += "refused, nothing was run: it wants to import" in str(caught.value)
+        assert str(caught.value).startswith(f"{path}: "), name
+        assert not marker.exists(), name
+    assert n_named > 60
+
+
+def test_what_is_no_dict_of_tensors_is_refused(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
+    first = next(iter(nin))
+    cases: dict[str, Any] = {
+        "'state_dict' is a OrderedDict, not a plain tensor": {"state_dict": nin, "epoch": 3},
+        "it holds a list, not a dict": [torch.zeros(1)],
+        "it holds a Tensor, not a dict": torch.zeros(1),
+        "a name in its dict is no printable text": {"\x1b[2J": torch.zeros(1)},
+        "parts are used repeatedly": {first: torch.zeros(1).expand(192, 3, 500, 500)},
+        "it wants to import": {first: torch.zeros(5).to_sparse()},
+    }
+    for text, content in cases.items():
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(DataError, match=text.replace("[", r"\[")):
+            read_weights(tmp_path / "a.pth", "nin_cifar10")
+
+
+def test_damaged_archives_only_raise_our_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    tensors = {"conv1.weight": torch.ones(4, 3, 2, 2), "conv1.bias": torch.ones(4)}
+    new, old, safe, npz = (tmp_path / f"seed.{end}" for end in ("pth", "pt", "safetensors", "npz"))
+    torch.save(tensors, new)
+    torch.save(tensors, old, _use_new_zipfile_serialization=False)
+    save_file(tensors, safe)
+    np.savez_compressed(npz, **{name: each.numpy() for name, each in tensors.items()})
+    for seed in (new, old, safe, npz):
+        data, path = seed.read_bytes(), tmp_path / f"bad{seed.suffix}"
+        for i in range(150):
+            bad = bytearray(data)
+            for at in generator.integers(0, len(bad), 1 + i % 4):
+                bad[at] = generator.integers(0, 256)
+            path.write_bytes(bad if i % 5 else bad[: generator.integers(0, len(bad))])
+            with pytest.raises(DataError):
+                read_weights(path, "nin_cifar10")
+            with suppress(DataError):
+                for each in READERS[seed.suffix](path):
+                    each.read()
+
+
+# The command
+
+
+def test_the_command_imports(
+    tmp_path: Path, nin: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(nin, "mine.pth")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["convnet", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    code, out, err = run("import", "mine.pth", "--net", "nin_cifar10")
+    assert code == 0, err
+    assert "conv1.weight" in out
+    assert "note: no mean is subtracted" in out
+    assert out.endswith("net: weights/mine.ckpt\n")
+    assert checkpoint.load(Path("weights/mine.ckpt")).recipe.net == "nin_cifar10"
+    code, _, err = run("import", "mine.pth", "--net", "nin_cifar10")
+    assert (code, "weights/mine.ckpt exists; choose another --out" in err) == (2, True)
+    code, out, _ = run("import", "mine.pth", "--net", "nin_cifar10", "--out", "b.ckpt", "--json")
+    assert code == 0
+    assert json.loads(out)["checkpoint"] == "b.ckpt"
+    assert len(json.loads(out)["rows"]) == len(nin)
+    code, _, err = run("import", "mine.pth")
+    assert (code, "--net" in err) == (2, True)
+    code, _, err = run("import", "vgg16.torchvison")
+    assert (code, "did you mean 'vgg16.torchvision'?" in err) == (2, True)
