@@ -1,4 +1,4 @@
-"""Small forms of the nets for tests: without weights, or with an eighth of the maps and units."""
+"""Small forms of the nets for tests: without weights, or with a part of the maps and units."""
 
 from contextlib import ExitStack
 from functools import cache
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from convnet.nets import MODELS, create_model
 from convnet.nets.layers import Net
 
+SMALL = 3_000_000  # parameters: a net that has no more stays as it is
 THIN = 8
-SMALL = 2_000_000  # parameters: a net that has no more stays as it is
+THINNER = 32  # for nets of more than LARGE parameters
+LARGE = 100_000_000
 
 
 @cache
@@ -28,22 +30,25 @@ def thin_net(name: str) -> Net:
 
 
 def new_thin_net(name: str) -> Net:
-    """The net with an eighth of its maps and units, four classes and initial values with which it starts to learn."""
-    if sum(parameter.numel() for parameter in shapes_of(name).parameters()) <= SMALL:
+    """The net with a part of its maps and units, four classes and initial values with which it starts to learn."""
+    total = sum(parameter.numel() for parameter in shapes_of(name).parameters())
+    if total <= SMALL:
         return create_model(name, seed=0)
     inits = shapes_of(name).inits
     init = next(init for init in ("fan-in", "glorot", "paper") if init in inits)
     with ExitStack() as stack:
         for cls, n_counts in ((nn.Conv2d, 2), (nn.Linear, 2), (nn.BatchNorm2d, 1), (nn.BatchNorm1d, 1)):
-            stack.enter_context(mock.patch.object(cls, "__init__", _thin(cls, n_counts)))
+            stack.enter_context(
+                mock.patch.object(cls, "__init__", _thin(cls, n_counts, THIN if total <= LARGE else THINNER))
+            )
         return create_model(name, num_classes=4, init=init, seed=0)
 
 
-def _thin(cls, n_counts):
+def _thin(cls, n_counts, part):
     whole = cls.__init__
 
     def start(self, *counts, **others):
-        fewer = [n if n % THIN else n // THIN for n in counts[:n_counts]]
+        fewer = [n if n % part else n // part for n in counts[:n_counts]]
         whole(self, *fewer, *counts[n_counts:], **others)
 
     return start

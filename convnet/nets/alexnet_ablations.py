@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convnet.nets.alexnet_family import NONE, Family
-from convnet.nets.layers import ceil_max_pool
+from convnet.nets.layers import ceil_max_pool, exchange, response_norm
 
 
 def without(*stages: str) -> str:
@@ -62,9 +62,11 @@ class AlexNetPool2(Family):
 
 
 class AlexNetNoExchange(Family):
-    """No communication between the columns: conv3, too, reads its own column only. As `alexnet` but for:
+    """No communication between the columns: what is shared elsewhere stays within them. As `alexnet` but for:
 
     stage    output (C, H, W)   parameters   differs
+    norm1     96   55   55              0   over a column's 48 maps
+    norm2    256   27   27              0   over a column's 128 maps
     conv3    384   13   13        442,752   3x3x128, each column its own maps
     total                      60,522,856
 
@@ -73,6 +75,9 @@ class AlexNetNoExchange(Family):
 
     name = "alexnet_no_exchange"
     joined = ()
+
+    def norm(self, x: Tensor) -> Tensor:
+        return exchange([response_norm(column) for column in x.chunk(self.columns, 1)])
 
 
 class AlexNetNoConv3(Family):
