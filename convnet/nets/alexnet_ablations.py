@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from convnet.nets.alexnet_family import NONE, Family
+from convnet.nets.alexnet_family import Family
+from convnet.nets.initial import NONE
 from convnet.nets.layers import ceil_max_pool, exchange, response_norm
 
 
