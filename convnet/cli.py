@@ -321,5 +321,36 @@ def predict(
         raise DataError(f"{failed} of {len(pictures)} pictures could not be read")
 
 
+# the nets
+
+
+@app.command()
+def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", as_json: Json = False) -> None:
+    """Lists the nets: convnet nets "vgg*"
+
+    Year, parameters, multiply-adds for one picture, the input (C x H x W), and whose net it is.
+    """
+    from convnet.explain import summaries, table_lines
+
+    rows = summaries(pattern)
+    print(json.dumps(rows, indent=1) if as_json else "\n".join(table_lines(rows)))  # noqa: T201
+
+
+@app.command()
+def explain(
+    net: Annotated[str, typer.Argument(help="A net, by name.")],
+    other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is in a net, and what differs: convnet explain alexnet alexnet_2012
+
+    Its layers; then each difference from its paper, from released nets or from OTHER, with its source.
+    """
+    from convnet import explain as of
+
+    told = of.explain(net, other)
+    print(json.dumps(told, indent=1) if as_json else "\n".join(of.explain_lines(told)))  # noqa: T201
+
+
 if __name__ == "__main__":
     main()

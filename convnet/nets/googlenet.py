@@ -40,7 +40,6 @@ sqrt(3 / fan-in) and biases 0.2, in the last layers 0. Dropout divides in traini
 
 import math
 from collections import OrderedDict
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -121,7 +120,7 @@ class GoogLeNet(Net):
     def __init__(self, bn: bool, /, num_classes: int = 1000, in_channels: int = 3, heads: bool = True) -> None:
         super().__init__()
         self.name = "googlenet_bn" if bn else "googlenet"
-        self.paper, self.year = ("torchvision", 2019) if bn else ("Szegedy et al. 2014", 2014)
+        self.paper, self.year = ("torchvision 2019", 2019) if bn else ("Szegedy et al. 2014", 2014)
         self.bn, self.in_channels, self.num_classes = bn, in_channels, num_classes
         self.conv1 = convolution(in_channels, 64, 7, 2, bn=bn)
         self.conv2_reduce = convolution(64, 64, 1, bn=bn)
@@ -135,7 +134,7 @@ class GoogLeNet(Net):
                 self.add_module(HEADS[stage], Head(maps, num_classes, bn=bn))
         self.fc = nn.Linear(maps, num_classes)
         weights = dict.fromkeys(HEADS.values(), 0.3) if heads else {}  # section 5
-        self.loss_weights = MappingProxyType({"logits": 1.0, **weights})
+        self.loss_weights = {"logits": 1.0, **weights}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""

@@ -1,0 +1,225 @@
+"""What is in a net, and what does it differ in? Its layers from a run without pixels, and the known differences.
+
+Nothing here is read from a docstring but the paragraph "Differs:": the net runs on torch's meta device, which knows
+shapes only. The differences in settings stand in nets/differences.toml, each with its source.
+"""
+
+import copy
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convnet.errors import UsageError, unknown
+from convnet.nets import MODELS, list_models
+from convnet.nets.layers import Net
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A stage of a net: the shape of one picture's activation, its parameters, multiply-adds for one picture."""
+
+    stage: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What `here` and `there` do differently; `there` is a net, or somebody's net or text; and who says so."""
+
+    what: str
+    here: str
+    there: str
+    of_here: str
+    of_there: str
+    source: str
+
+
+class _Stages(dict[str, Tensor]):
+    """What a net fills with its stages; notes the operations between one stage and the next."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        super().__init__()
+        self.counter, self.before = counter, 0
+        self.multiply_adds: dict[str, int] = {}
+
+    def __setitem__(self, stage: str, x: Tensor) -> None:
+        total = self.counter.get_total_flops()
+        self.multiply_adds[stage] = (total - self.before) // 2
+        self.before = total
+        super().__setitem__(stage, x)
+
+
+def layer_table(net: Net) -> list[Layer]:
+    """The stages of a net, in order, for a picture of the paper's size; the net is left as it was.
+
+    Multiply-adds are those of convolutions and matrix products, as papers count them; LeNet-5's sparse C3 counts as the
+    dense convolution that it runs as. GoogLeNet's auxiliary heads are stages like the others.
+    """
+    bare = _on_meta(net)
+    images = torch.empty(1, net.in_channels, net.input_size, net.input_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        stages = _Stages(counter)
+        bare(images, stages)
+    counts = dict.fromkeys(stages, 0)
+    for name, parameter in net.named_parameters():
+        counts[next(part for part in reversed(name.split(".")) if part in counts)] += parameter.numel()
+    return [Layer(name, tuple(x.shape[1:]), counts[name], stages.multiply_adds[name]) for name, x in stages.items()]
+
+
+def multiply_adds(net: Net) -> int:
+    """The multiply-adds of a net for one picture of the paper's size: the sum of its layer table."""
+    return sum(layer.multiply_adds for layer in layer_table(net))
+
+
+def summary(name: str) -> dict[str, Any]:
+    """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), paper."""
+    net = skeleton(name)
+    layers = layer_table(net)
+    return {
+        "name": name,
+        "year": net.year,
+        "parameters": sum(layer.parameters for layer in layers),
+        "multiply_adds": sum(layer.multiply_adds for layer in layers),
+        "input": (net.in_channels, net.input_size, net.input_size),
+        "paper": net.paper,
+    }
+
+
+def summaries(pattern: str = "*") -> list[dict[str, Any]]:
+    """The rows of all nets whose names match a shell pattern, in alphabetical order. Raises: UsageError for none."""
+    names = list_models(pattern)
+    if not names:
+        raise UsageError(unknown("net", pattern, MODELS))
+    return [summary(name) for name in names]
+
+
+def differences(name: str, other: str | None = None) -> list[Difference]:
+    """The known differences of a net's settings from every text or net that it was held against, or from `other`."""
+    name, other = _own_name(name), other and _own_name(other)
+    found = [each if each.here == name else _turned(each) for each in _known() if name in (each.here, each.there)]
+    return [each for each in found if other is None or each.there == other]
+
+
+def differing_layers(net: Net, other: Net) -> list[tuple[str, Layer | None, Layer | None]]:
+    """(stage, layer of net, layer of other) where shape or parameters differ; None where one has no such stage."""
+    left, right = ({layer.stage: layer for layer in layer_table(each)} for each in (net, other))
+    rows = [(stage, left.get(stage), right.get(stage)) for stage in {**left, **right}]
+    return [
+        (stage, a, b)
+        for stage, a, b in rows
+        if a is None or b is None or (a.shape, a.parameters) != (b.shape, b.parameters)
+    ]
+
+
+def differs(net: Net) -> str:
+    """The paragraph of a net's documentation that says where it deviates from its paper; "" if there is none."""
+    texts = [type(net).__doc__ or "", sys.modules[type(net).__module__].__doc__ or ""]
+    found = (re.search(r"^ *(Differs\b.*?)\s*(?:\n\s*\n|\Z)", text, re.DOTALL | re.MULTILINE) for text in texts)
+    return next((" ".join(each[1].split()) for each in found if each), "")
+
+
+def skeleton(name: str) -> Net:
+    """A net by its name, without weights: shapes and counts only. Raises: UsageError for an unknown name."""
+    if name not in MODELS:
+        raise UsageError(unknown("net", name, MODELS))
+    with torch.device("meta"):
+        return MODELS[name]()
+
+
+def explain(name: str, other: str | None = None) -> dict[str, Any]:
+    """All that is known of a net, and of how it differs from `other`, as what JSON holds."""
+    net = skeleton(name)
+    result: dict[str, Any] = {
+        **summary(name),
+        "layers": [asdict(layer) for layer in layer_table(net)],
+        "differs": differs(net),
+        "differences": [asdict(each) for each in differences(name, other)],
+    }
+    if other is not None:
+        rows = differing_layers(net, skeleton(other))
+        result["other"] = other
+        result["differing_layers"] = [
+            {"stage": stage, "here": a and asdict(a), "there": b and asdict(b)} for stage, a, b in rows
+        ]
+    return result
+
+
+def table_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The table of nets as text."""
+    width = max(len(row["name"]) for row in rows)
+    yield f"{'net':<{width}}  year  {'parameters':>11}  {'multiply-adds':>15}  {'input':<13}  paper"
+    for row in rows:
+        counts = f"{row['parameters']:>11,}  {row['multiply_adds']:>15,}"
+        size = " x ".join(map(str, row["input"]))
+        yield f"{row['name']:<{width}}  {row['year']}  {counts}  {size:<13}  {row['paper']}"
+
+
+def explain_lines(told: dict[str, Any]) -> Iterator[str]:
+    """What `explain` found, as text."""
+    yield f"{told['name']}: {told['paper']}"
+    yield ""
+    width = max(len(layer["stage"]) for layer in told["layers"])
+    yield f"{'stage':<{width}}  {'output':<15}  {'parameters':>11}  {'multiply-adds':>15}"
+    for layer in told["layers"]:
+        yield f"{layer['stage']:<{width}}  {_layer(layer)}  {layer['multiply_adds']:>15,}"
+    yield f"{'total':<{width}}  {'':<15}  {told['parameters']:>11,}  {told['multiply_adds']:>15,}"
+    if told["differs"]:
+        yield from ("", told["differs"])
+    if "other" in told:
+        yield from ("", f"layers that differ from {told['other']}'s:" if told["differing_layers"] else
+                    f"every layer has the shape and the parameters of {told['other']}'s")  # fmt: skip
+        for row in told["differing_layers"]:
+            yield f"  {row['stage']}: {_layer_or_none(row['here'])}; {told['other']}: {_layer_or_none(row['there'])}"
+    there = None
+    for each in told["differences"]:
+        if each["there"] != there:
+            there = each["there"]
+            yield from ("", f"settings that differ from {there}:")
+        yield f"  {each['what']}: {each['of_here']}; {there}: {each['of_there']} [{each['source']}]"
+
+
+def _layer(layer: dict[str, Any]) -> str:
+    return f"{' x '.join(map(str, layer['shape'])):<15}  {layer['parameters']:>11,}"
+
+
+def _layer_or_none(layer: dict[str, Any] | None) -> str:
+    if layer is None:
+        return "has none"
+    return f"{' x '.join(map(str, layer['shape']))}, {layer['parameters']:,} parameters"
+
+
+def _on_meta(net: Net) -> Net:
+    """A copy in eval mode without its weights, which the copying takes for copied already."""
+    bare: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
+    bare |= {id(b): b.to("meta") for b in net.buffers()}
+    return copy.deepcopy(net, bare).eval()
+
+
+@cache
+def _known() -> tuple[Difference, ...]:
+    tables = tomllib.loads((files("convnet") / "nets" / "differences.toml").read_text(encoding="utf-8"))["pair"]
+    return tuple(
+        Difference(what, pair["here"], pair["there"], here, there, source)
+        for pair in tables
+        for what, here, there, source in pair["rows"]
+    )
+
+
+def _own_name(name: str) -> str:
+    """The name that a net of many configurations has for itself: `vgg_d` for the name `vgg16`."""
+    return str(getattr(skeleton(name), "name", name))
+
+
+def _turned(each: Difference) -> Difference:
+    return Difference(each.what, each.there, each.here, each.of_there, each.of_here, each.source)

@@ -1,0 +1,157 @@
+"""Layer tables and multiply-adds against published counts, the known differences, and the verbs that show them."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnet import cli
+from convnet.errors import UsageError
+from convnet.explain import differences, differing_layers, differs, explain, layer_table, multiply_adds, skeleton
+from convnet.nets import MODELS, create_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GIGA = {
+    "alexnet": 0.724,
+    "zfnet": 1.168,
+    "nin_imagenet": 1.100,
+    "googlenet": 1.591,
+    "vgg_a": 7.61,
+    "vgg_b": 11.31,
+    "vgg_c": 11.77,
+    "vgg_d": 15.47,
+    "vgg_e": 19.63,
+}
+
+
+@pytest.mark.parametrize("name", GIGA)
+def test_multiply_adds(name: str) -> None:
+    digits = 3 if GIGA[name] < 2 else 2
+    assert round(multiply_adds(skeleton(name)) / 1e9, digits) == GIGA[name]
+
+
+def test_multiply_adds_of_googlenet_without_heads() -> None:
+    with torch.device("meta"):
+        net = MODELS["googlenet"](heads=False)
+    assert round(multiply_adds(net) / 1e9, 3) == 1.583
+
+
+def test_multiply_adds_of_a_layer_are_its_kernels_times_its_pixels() -> None:
+    rows = {layer.stage: layer for layer in layer_table(skeleton("alexnet"))}
+    assert rows["conv1"].multiply_adds == 96 * 55 * 55 * 11 * 11 * 3
+    assert rows["conv2"].multiply_adds == 256 * 27 * 27 * 5 * 5 * 48
+    assert rows["fc8"].multiply_adds == 4096 * 1000
+    assert rows["pool1"].multiply_adds == rows["norm1"].multiply_adds == 0
+    assert rows["conv2"].shape == (256, 27, 27)
+    assert rows["conv2"].parameters == 307_456
+
+
+def test_a_real_net_is_left_as_it_was() -> None:
+    net = create_model("lenet5", seed=0)
+    before, training = copy.deepcopy(net.state_dict()), net.training
+    assert layer_table(net) == layer_table(skeleton("lenet5"))
+    assert net.training is training
+    assert all(torch.equal(x, before[key]) for key, x in net.state_dict().items())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in net.parameters())
+
+
+def test_every_table_adds_up() -> None:
+    for name in MODELS:
+        net = skeleton(name)
+        rows = layer_table(net)
+        assert sum(layer.parameters for layer in rows) == sum(p.numel() for p in net.parameters()), name
+        assert rows[-1].shape == (net.num_classes,), name
+
+
+def test_known_differences_name_nets_that_exist_and_have_a_source() -> None:
+    found = [each for name in MODELS for each in differences(name)]
+    assert {each.here for each in found} <= set(MODELS)
+    assert all(each.source and each.what and each.of_here != each.of_there for each in found)
+    for name in ("alexnet", "alexnet_2012", "alexnet_owt", "caffenet", "alexnet_caffe", "zfnet", "googlenet", "vgg_d"):
+        assert differences(name), name
+
+
+def test_differences_read_from_either_side() -> None:
+    there, back = differences("alexnet", "alexnet_2012"), differences("alexnet_2012", "alexnet")
+    assert len(there) == len(back) == 11
+    assert [(each.of_here, each.of_there) for each in there] == [(each.of_there, each.of_here) for each in back]
+    alpha = next(each for each in there if each.what == "LRN's alpha")
+    assert "plain sum" in alpha.of_here
+    assert "divided by n" in alpha.of_there
+    assert differences("vgg16") == differences("vgg_d")
+
+
+def test_differing_layers() -> None:
+    rows = differing_layers(skeleton("vgg_c"), skeleton("vgg_d"))
+    assert [stage for stage, _, _ in rows] == ["conv3_3", "conv4_3", "conv5_3"]
+    stage, ours, theirs = differing_layers(skeleton("vgg_a"), skeleton("vgg_a_lrn"))[0]
+    assert (stage, ours) == ("norm1", None)
+    assert theirs is not None
+    assert theirs.shape == (64, 224, 224)
+    assert differing_layers(skeleton("vgg16"), skeleton("vgg_d")) == []
+
+
+def test_what_the_file_says_of_its_deviations() -> None:
+    assert differs(skeleton("alexnet")).startswith("Differs: nothing in the function.")
+    assert "bvlc_googlenet" in differs(skeleton("googlenet"))
+    assert "\n" not in differs(skeleton("vgg_a"))
+
+
+def test_unknown_nets_are_named() -> None:
+    with pytest.raises(UsageError, match="unknown net 'vgg_f': did you mean 'vgg_"):
+        explain("vgg_f")
+    with pytest.raises(UsageError, match="unknown net 'googlenett': did you mean 'googlenet'"):
+        explain("googlenet", "googlenett")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["convnet", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_the_verb_nets(run) -> None:
+    code, out, _ = run("nets", "vgg_?")
+    lines = out.splitlines()
+    assert code == 0
+    assert len(lines) == 6
+    assert lines[1].split()[:4] == ["vgg_a", "2014", "132,863,336", "7,609,090,048"]
+    assert lines[1].endswith("3 x 224 x 224  Simonyan and Zisserman 2014")
+    code, out, _ = run("nets", "--json")
+    rows = json.loads(out)
+    assert {row["name"] for row in rows} == set(MODELS)
+    assert next(row for row in rows if row["name"] == "lenet5")["input"] == [1, 32, 32]
+    code, out, err = run("nets", "resnet*")
+    assert (code, out) == (2, "")
+    assert "unknown net 'resnet*'" in err
+
+
+def test_the_verb_explain(run) -> None:
+    code, out, _ = run("explain", "alexnet", "alexnet_2012")
+    assert code == 0
+    assert "total                    60,965,224      724,406,816" in out
+    assert "settings that differ from alexnet_2012:" in out
+    assert "conv3, conv4, conv5 N(0, 0.03) [paper 5; settings]" in out
+    code, out, _ = run("explain", "vgg16", "vgg_d")
+    assert "every layer has the shape and the parameters of vgg_d's" in out
+    code, out, _ = run("explain", "googlenet", "--json")
+    told = json.loads(out)
+    assert told["layers"][0] == {
+        "stage": "conv1", "shape": [64, 112, 112], "parameters": 9472, "multiply_adds": 118_013_952,
+    }  # fmt: skip
+    assert {each["there"] for each in told["differences"]} == {"googlenet_bn"}
+    code, _, err = run("explain", "gogglenet")
+    assert code == 2
+    assert "did you mean 'googlenet'" in err

@@ -1,0 +1,181 @@
+"""VGG's configurations against tables 1 and 2, SPEED's counts and torchvision's published names and shapes."""
+
+import math
+
+import pytest
+import torch
+from steps import losses
+from thin import new_thin_net
+from torch import nn
+
+from convnet.errors import UsageError
+from convnet.nets import MODELS, create_model, trace
+from convnet.nets.vgg import TABLE_1, VGG
+from convnet.weights.names import in_state_dicts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TOTALS = {
+    "vgg_a": 132_863_336,
+    "vgg_a_lrn": 132_863_336,
+    "vgg_b": 133_047_848,
+    "vgg_b_shallow": 134_503_528,
+    "vgg_c": 133_638_952,
+    "vgg_d": 138_357_544,
+    "vgg_e": 143_667_240,
+    "vgg_a_bn": 132_868_840,
+    "vgg_b_bn": 133_053_736,
+    "vgg_d_bn": 138_365_992,
+    "vgg_e_bn": 143_678_248,
+}
+ALIASES = {"vgg11": "vgg_a", "vgg13": "vgg_b", "vgg16": "vgg_d", "vgg19": "vgg_e"}
+
+
+def shapes_of(name: str, **options: int) -> VGG:
+    with torch.device("meta"):
+        net = MODELS[name](**options)
+    assert isinstance(net, VGG)
+    return net
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_parameters(name: str) -> None:
+    net = shapes_of(name)
+    assert sum(p.numel() for p in net.parameters()) == TOTALS[name]
+    assert net.name == name
+    layers = [key for key, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    documented = {"a": 11, "a_lrn": 11, "b": 13, "b_shallow": 8, "c": 16, "d": 16, "e": 19}
+    assert len(layers) == documented[name.removeprefix("vgg_").removesuffix("_bn")]
+    assert layers[-3:] == ["fc6", "fc7", "fc8"]
+
+
+def test_the_table_of_totals_in_the_file_is_this_one() -> None:
+    import convnet.nets.vgg as file
+
+    rows = (file.__doc__ or "").split("with batch norm\n")[1].split("\n\n")[0].splitlines()
+    found = {}
+    for name, _, total, *bn in map(str.split, rows):
+        found[name] = int(total.replace(",", ""))
+        found |= {f"{name}_bn": int(each.replace(",", "")) for each in bn}
+    assert found == TOTALS
+    assert len(rows) == len(TABLE_1)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_the_numbers_of_layers_are_names_too(alias: str) -> None:
+    for suffix in ("", "_bn"):
+        assert shapes_of(alias + suffix).name == ALIASES[alias] + suffix
+
+
+def test_configurations_are_table_1() -> None:
+    c, d = shapes_of("vgg_c"), shapes_of("vgg_d")
+    kernels = {key: module.kernel_size[0] for key, module in c.named_modules() if isinstance(module, nn.Conv2d)}
+    assert {key for key, size in kernels.items() if size == 1} == {"conv3_3", "conv4_3", "conv5_3"}
+    assert {module.kernel_size for module in d.modules() if isinstance(module, nn.Conv2d)} == {(3, 3)}
+    lrn = trace(shapes_of("vgg_a_lrn"), torch.empty(1, 3, 224, 224, device="meta"))
+    assert list(lrn)[:4] == ["conv1_1", "relu1_1", "norm1", "pool1"]
+    assert [stage for stage in lrn if stage.startswith("norm")] == ["norm1"]
+    bn = trace(shapes_of("vgg_a_bn"), torch.empty(1, 3, 224, 224, device="meta"))
+    assert list(bn)[:4] == ["conv1_1", "bn1_1", "relu1_1", "pool1"]
+
+
+def test_two_3x3_see_what_one_5x5_sees() -> None:
+    """Section 2.3: the same receptive field; the shallow net keeps every stage's size."""
+    images = torch.empty(1, 3, 224, 224, device="meta")
+    deep, shallow = (trace(shapes_of(name), images) for name in ("vgg_b", "vgg_b_shallow"))
+    for b in range(1, 6):
+        assert deep[f"pool{b}"].shape == shallow[f"pool{b}"].shape
+
+
+def test_the_net_is_the_plain_one() -> None:
+    """Thin A and D with batch norm, against nn.Sequential as torchvision builds it."""
+    for name in ("vgg_a", "vgg_d_bn"):
+        net = new_thin_net(name).eval()
+        assert isinstance(net, VGG)
+        modules: list[nn.Module] = []
+        for b, block in enumerate(net.blocks, 1):
+            for i in range(1, len(block) + 1):
+                modules.append(net.get_submodule(f"conv{b}_{i}"))
+                if net.batch_norm:
+                    modules.append(net.get_submodule(f"bn{b}_{i}"))
+                modules.append(nn.ReLU())
+            modules.append(nn.MaxPool2d(2, 2))
+        plain = nn.Sequential(*modules, nn.Flatten(), net.fc6, nn.ReLU(), nn.Dropout(), net.fc7, nn.ReLU(),
+                              nn.Dropout(), net.fc8).eval()  # fmt: skip
+        x = 60 * torch.randn(2, 3, 224, 230)
+        with torch.no_grad():
+            assert torch.equal(net(x), plain(x))
+
+
+def torchvisions(sizes: list[int | str], batch_norm: bool) -> dict[str, tuple[int, ...]]:
+    """The state dict of torchvision's vgg by its rule: `make_layers` and the classifier."""
+    found: dict[str, tuple[int, ...]] = {}
+    at, maps = 0, 3
+    for size in sizes:
+        if isinstance(size, str):
+            at += 1
+            continue
+        found |= {f"features.{at}.weight": (size, maps, 3, 3), f"features.{at}.bias": (size,)}
+        if batch_norm:
+            for kind in ("weight", "bias", "running_mean", "running_var"):
+                found[f"features.{at + 1}.{kind}"] = (size,)
+            found[f"features.{at + 1}.num_batches_tracked"] = ()
+        at, maps = at + (3 if batch_norm else 2), size
+    for i, shape in ((0, (4096, 25088)), (3, (4096, 4096)), (6, (1000, 4096))):
+        found |= {f"classifier.{i}.weight": shape, f"classifier.{i}.bias": shape[:1]}
+    return found
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("alias", ALIASES)
+def test_torchvisions_names_and_shapes_fit(alias: str, batch_norm: bool) -> None:
+    counts = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+    sizes: list[int | str] = []
+    for n, maps in zip(counts[alias], (64, 128, 256, 512, 512), strict=True):
+        sizes += [*[maps] * n, "M"]
+    theirs = torchvisions(sizes, batch_norm)
+    net = shapes_of(alias + ("_bn" if batch_norm else ""))
+    ours = {key: tuple(x.shape) for key, x in net.state_dict().items()}
+    assert list(theirs.values()) == list(ours.values())
+    assert {name: ours[own] for name, (own,) in in_state_dicts(net)["torchvision"].items()} == theirs
+
+
+def test_input_sizes() -> None:
+    net = shapes_of("vgg_e", in_channels=1)
+    for side in (224, 255):
+        assert trace(net, torch.empty(1, 1, side, 224, device="meta"))["pool5"].shape == (1, 512, 7, 7)
+    for side in (223, 256):
+        with pytest.raises(UsageError, match=f"vgg_e takes pictures with sides of 224 to 255 pixels, got {side} x 224"):
+            net(torch.empty(1, 1, side, 224, device="meta"))
+
+
+def test_initial_values() -> None:
+    net = new_thin_net("vgg_a_bn")
+    for init in ("paper", "glorot"):
+        net.initialize(init, torch.Generator().manual_seed(0))
+        for key, parameter in net.named_parameters():
+            if key.endswith("bias"):
+                assert not parameter.any(), key
+            elif key.startswith("bn"):
+                assert bool((parameter == 1).all()), key
+            else:
+                fan_in, fan_out = parameter[0].numel(), parameter[:, 0].numel()
+                std = 0.1 if init == "paper" else math.sqrt(2 / (fan_in + fan_out))
+                assert parameter.std().item() == pytest.approx(std, rel=4 / math.sqrt(parameter.numel())), key
+    with pytest.raises(UsageError, match="unknown init 'golrot': did you mean 'glorot'"):
+        net.initialize("golrot", torch.Generator())
+
+
+def test_loss_falls_from_glorots_values() -> None:
+    found = losses(new_thin_net("vgg_a"), "vgg_a")
+    assert found[-1] < 0.9 * found[0], found
+
+
+@pytest.mark.large
+def test_vgg_a_starts_from_glorots_values_and_not_from_the_papers() -> None:
+    net = create_model("vgg_a", num_classes=4, init="glorot", seed=0)
+    found = losses(net, "vgg_a", lr_factor=0.3)
+    assert found[-1] < 0.9 * min(found[0], math.log(4)), found
+    net.initialize("paper", torch.Generator().manual_seed(0))
+    found = losses(net, "vgg_a", steps=2)
+    assert found[0] > 1e6
+    assert not math.isfinite(found[1])
