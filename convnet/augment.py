@@ -74,7 +74,7 @@ def to_input(crops: Pixels, how: Augmentation, preprocessing: Preprocessing, dev
     grey = preprocessing.channels == "grey"
     images = (_luma(pixels.to(torch.int32)) if grey else pixels).to(torch.float32)
     if preprocessing.mean is not None:
-        mean = _mean_crops(preprocessing, how, len(crops[0])).to(device)
+        mean = _mean_crops(preprocessing, how, len(crops[0]), device)
         images -= mean_luma(mean) if grey else mean
     if how.colour.any():
         colour = torch.from_numpy(how.colour).to(device)[:, :, None, None]
@@ -101,10 +101,10 @@ def mean_luma(values: Tensor) -> Tensor:
     return (values * weights[:, None, None]).sum(-3, keepdim=True)
 
 
-def _mean_crops(preprocessing: Preprocessing, how: Augmentation, crop: int) -> Tensor:
+def _mean_crops(preprocessing: Preprocessing, how: Augmentation, crop: int, device: torch.device) -> Tensor:
     """float32 (N or 1, 3, crop or 1, crop or 1): the mean under each crop; 0 in a padded border."""
     assert preprocessing.mean is not None
-    mean = torch.as_tensor(preprocessing.mean)
+    mean = torch.as_tensor(preprocessing.mean).to(device)
     if mean.ndim == 1:
         return mean[None, :, None, None]
     pad = preprocessing.pad

@@ -18,7 +18,7 @@ import numpy as np
 
 from convnet import store
 from convnet.decode import BadPicture, decode
-from convnet.errors import DataError
+from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
 from convnet.sources import SPLITS, Entry, Source
 
@@ -227,6 +227,8 @@ class Looked:
 
 def check_folder(source: Source, progress: Progress = SILENT, workers: int | None = None) -> Report:
     """Decodes every picture of `source` and reports on the whole; `workers` threads, one for each core."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
     looked: list[Looked] = []
     progress.start("checking", len(source.entries))
     for one in _look_at_all(source, workers or os.cpu_count() or 1):

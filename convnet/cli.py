@@ -4,19 +4,24 @@ Results go to stdout, progress to stderr. Errors are one line. Exit codes: error
 """
 
 import csv
+import io
 import json
 import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
 from convnet import __version__
+from convnet.cli_weights import import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
-from convnet.terminal import choose, plain
+from convnet.terminal import plain, shown
 
 # Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
 
@@ -28,31 +33,48 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The classic ConvNets as their papers give them: from a folder of pictures to a trained, tested net.",
 )
+P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 
 
 def main() -> None:
     """The entry point: runs a verb and turns every error into its line and exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal can't show is no reason to stop
     try:
         app(standalone_mode=True)
     except ConvnetError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        _fail(Interrupted("stopped; run the same command again to go on"))
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}"))
 
 
-def _fail(error: ConvnetError) -> None:
+def _fail(error: ConvnetError) -> NoReturn:
     text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
-    print(f"convnet: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    with suppress(OSError):
+        print(f"convnet: {text}", file=sys.stderr, flush=True)  # noqa: T201
     sys.exit(error.exit_code)
+
+
+def _verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Adds a verb, with what happens to every verb: Ctrl-C, a reader that leaves, a stdout that can't be written."""
+
+    @wraps(function)
+    def verb(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            function(*arguments, **options)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; run the same command again to go on") from None
+        except BrokenPipeError:  # the reader of our output has left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if error.filename is None:  # not a file of ours: the output
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise DiskError(f"stdout: {error.strerror}") from error
+            raise DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
+
+    return app.command(function.__name__.strip("_"))(verb)  # import_ is the verb import
 
 
 @app.callback(invoke_without_command=True)
@@ -65,7 +87,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 # prepare and check
 
 
-@app.command()
+@_verb
 def prepare(
     source: Annotated[str, typer.Argument(help="Class folders, a list, a tar, CIFAR, MNIST, ILSVRC, or: digits.")],
     store: Annotated[Path, typer.Argument(help="The folder to make.")],
@@ -85,15 +107,16 @@ def prepare(
     """
     from convnet.plan import make_store, open_for
 
-    made = make_store(
-        open_for(source, store, split, seed),
-        store,
-        choose(as_json),
-        size=size,
-        encoding=encoding,
-        shorter_side=shorter_side,
-        workers=workers,
-    )
+    with shown(as_json) as progress:
+        made = make_store(
+            open_for(source, store, split, seed),
+            store,
+            progress,
+            size=size,
+            encoding=encoding,
+            shorter_side=shorter_side,
+            workers=workers,
+        )
     counts = made.header["counts"]
     if as_json:
         _print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
@@ -105,7 +128,7 @@ def prepare(
         raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
 
 
-@app.command()
+@_verb
 def check(
     where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
     workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
@@ -122,13 +145,13 @@ def check(
     from convnet.plan import open_for
     from convnet.store import is_store
 
-    progress, path = choose(quiet), Path(where)
+    path = Path(where)
     stored = where != "digits" and is_store(path)
-    if stored:
-        report = check_store(path, progress)
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            report = check_folder(open_for(where, Path(place) / "check"), progress, workers)
+    with shown(quiet) as progress, tempfile.TemporaryDirectory() as place:
+        if stored:
+            report = check_store(path, progress)
+        else:
+            report = check_folder(open_for(where, Path(place) / "store"), progress, workers)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -141,7 +164,7 @@ def check(
 # train
 
 
-@app.command()
+@_verb
 def train(
     data: Annotated[str | None, typer.Argument(help="A store, or anything that can be prepared [digits].")] = None,
     net: Annotated[str | None, typer.Option(help="The net, by name [the recipe's].")] = None,
@@ -162,36 +185,29 @@ def train(
     from convnet.stop import on_signals
     from convnet.train import train as run
 
-    progress = choose(quiet)
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
-    if resume:
-        if net is not None or recipe is not None or settings:
-            raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
-        store, plan, out = resume_run(data, out, changes)
-    else:
-        store, plan = plan_run(data or "digits", net, recipe, changes, progress)
-        out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
-
-    workers = 1 if store.encoding == "raw" else os.cpu_count() or 1
-    progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
-    with on_signals() as stop:
-        try:
-            summary = run(
-                plan,
-                store,
-                out,
-                resume=resume,
-                workers=workers,
-                progress=progress,
-                stop=stop,
-                command=shlex.join(["convnet", *sys.argv[1:]]),
-            )
-        except Interrupted as error:
-            progress.finish()
-            again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
-            raise Interrupted(f"{error}; go on with: {again}") from error
-        finally:
-            progress.finish()
+    with shown(quiet) as progress:
+        if resume:
+            if net is not None or recipe is not None or settings:
+                raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
+            store, plan, out = resume_run(data, out, changes, progress)
+        else:
+            store, plan = plan_run(data or "digits", net, recipe, changes, progress)
+            out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
+        workers = 1 if store.encoding == "raw" else os.cpu_count() or 1
+        progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
+        again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
+        command = shlex.join(["convnet", *sys.argv[1:]])
+        with on_signals() as stop:
+            try:
+                summary = run(
+                    plan, store, out, resume=resume, workers=workers, progress=progress, stop=stop, command=command
+                )
+            except Interrupted as error:
+                raise Interrupted(f"{error}; go on with: {again}") from error
+            except DiskError as error:
+                text = str(error).replace("run the same command again", f"go on with: {again}")
+                raise DiskError(text) from error
     if as_json:
         _print_json({"run": str(out), **summary})
     else:
@@ -215,7 +231,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
 def _score_line(scores: dict[str, Any], left: dict[str, int]) -> str:
     return (
         f"top-1 error {scores['top1_error']:.2%}, top-5 error {scores['top5_error']:.2%}, n {scores['n']:,} "
-        f"({left['skipped']:,} skipped, {left['failed']:,} failed in preparing)"
+        f"({left['skipped']:,} skipped, {left['failed']:,} failed in preparing the store)"
     )
 
 
@@ -226,7 +242,7 @@ def _print_json(value: Any) -> None:
 # evaluate and predict
 
 
-@app.command()
+@_verb
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
     store: Annotated[Path, typer.Argument(help="The store to test on.")],
@@ -242,14 +258,19 @@ def evaluate(
     from convnet.evaluate import evaluate as run
     from convnet.store import Store
 
-    progress = choose(quiet)
-    net, kept, device = _load(checkpoint)
-    tested = Store(store)
-    if tested.classes != kept.classes:
-        missing = sorted(set(kept.classes) ^ set(tested.classes))[:5]
-        raise DataError(f"{store} and {checkpoint} have other classes (such as {', '.join(missing) or 'their order'})")
-    name = split or ("test" if "test" in tested.splits else "val" if "val" in tested.splits else "train")
-    scores = run(net, tested.split(name), kept.preprocessing, device, views_name=views, progress=progress)
+    with shown(quiet) as progress:
+        net, kept, device = _load(checkpoint)
+        tested = Store(store)
+        if tested.classes != kept.classes:
+            differ = sorted(set(kept.classes) ^ set(tested.classes))[:5]
+            raise UsageError(
+                f"{store} and {checkpoint} have other classes (such as {', '.join(differ) or 'their order'}); "
+                "prepare a store with the classes that the net was trained on"
+            )
+        name = split or next(
+            name for name in ("test", "val", "train") if tested.splits.get(name) and tested.split(name).n
+        )
+        scores = run(net, tested.split(name), kept.preprocessing, device, views_name=views, progress=progress)
     result = scores.to_dict()
     counts = tested.header["counts"]
     result["left_out"] = {"skipped": counts["skipped"], "failed": counts["failed"]}
@@ -280,7 +301,7 @@ def _load(path: Path) -> tuple[Any, Any, Any]:
     return where.take(checkpoint.rebuild(kept)), kept, where
 
 
-@app.command()
+@_verb
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
     pictures: Annotated[list[Path], typer.Argument(help="Pictures.")],
@@ -296,6 +317,8 @@ def predict(
     from convnet.predict import predict as run
     from convnet.runlog import inert
 
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other; choose one")
     net, kept, device = _load(checkpoint)
     answers = run(net, kept.preprocessing, kept.classes, pictures, device, top=top, views_name=views)
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -306,6 +329,8 @@ def predict(
         if answer.failed is not None:
             failed += 1
             print(f"convnet: {plain(str(answer.path))}: {plain(answer.failed)}", file=sys.stderr)  # noqa: T201
+        for note in answer.notes:
+            print(f"convnet: {plain(str(answer.path))}: {plain(note)}", file=sys.stderr)  # noqa: T201
         pairs = list(zip(answer.classes, answer.probabilities, strict=True))
         if as_json:
             best = [{"class": name, "probability": p} for name, p in pairs]
@@ -324,7 +349,7 @@ def predict(
 # the nets
 
 
-@app.command()
+@_verb
 def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", as_json: Json = False) -> None:
     """Lists the nets: convnet nets "vgg*"
 
@@ -336,7 +361,7 @@ def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", a
     print(json.dumps(rows, indent=1) if as_json else "\n".join(table_lines(rows)))  # noqa: T201
 
 
-@app.command()
+@_verb
 def explain(
     net: Annotated[str, typer.Argument(help="A net, by name.")],
     other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
@@ -350,6 +375,9 @@ def explain(
 
     told = of.explain(net, other)
     print(json.dumps(told, indent=1) if as_json else "\n".join(of.explain_lines(told)))  # noqa: T201
+
+
+_verb(import_)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ from convnet.views import View, views
 BATCH = 64  # pictures; a view at a time
 
 
+class NotFinite(DataError):  # noqa: N818 - the state of the net
+    """The net's output for a picture is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """The result of a test of n pictures over K classes.
@@ -98,14 +102,10 @@ def evaluate(
 ) -> Scores:
     """Tests `net` on a split of a store (or on its pictures `ids`). The net is in eval mode meanwhile.
 
-    Raises: DataError when the net's outputs aren't finite, naming the picture; UsageError when classes or sizes don't
+    Raises: NotFinite when the net's outputs aren't finite, naming the picture; UsageError when classes or sizes don't
     fit; Interrupted when `stop` is asked for.
     """
-    if preprocessing.size != split.store.size:
-        raise UsageError(
-            f"{split.store.path} holds pictures of {split.store.size} pixels, the net was trained on "
-            f"{preprocessing.size}; prepare the source with --size {preprocessing.size}"
-        )
+    _check_fits(preprocessing, split)
     chosen = np.arange(split.n) if ids is None else ids
     labels = split.labels[chosen]
     ranks, predicted, losses = [], [], []
@@ -114,7 +114,7 @@ def evaluate(
     for part, posteriors in _posteriors(net, split, preprocessing, device, views(views_name, preprocessing), chosen):
         if not np.isfinite(posteriors).all():
             bad = part[~np.isfinite(posteriors).all(1)][0]
-            raise DataError(f"the net's output for {split.keys[bad]!r} is not finite; its weights may be damaged")
+            raise NotFinite(f"the net's output for {split.keys[bad]!r} is not finite; its weights may be damaged")
         truth = split.labels[part]
         ranks.append(rank(posteriors, truth))
         predicted.append(posteriors.argmax(1))
@@ -135,6 +135,18 @@ def evaluate(
     )
 
 
+def _check_fits(preprocessing: Preprocessing, split: Split) -> None:
+    store = split.store
+    if (preprocessing.size, preprocessing.shorter_side) != (store.size, store.shorter_side):
+        needed = f"--size {preprocessing.size} --shorter-side {preprocessing.shorter_side}"
+        raise UsageError(
+            f"{store.path} holds pictures of {store.size} pixels in a shorter side of {store.shorter_side}; "
+            f"the net was trained on others: prepare the source with {needed}"
+        )
+    if split.n == 0:
+        raise UsageError(f"{store.path} has no pictures in its split {split.name}; choose another with --split")
+
+
 def rank(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 (N,): how many classes come before the true one; among equals the lower index comes first.
 
@@ -151,7 +163,7 @@ def posterior(net: nn.Module, images: torch.Tensor, device: Device) -> NDArray[n
     """float64 (N, K): the softmax of the net's logits."""
     with device.autocast():
         logits = net(images)
-    return np.asarray(logits.float().softmax(1).double().cpu())  # a device synchronisation: the result is needed
+    return np.asarray(logits.float().softmax(1).cpu().double())  # a device synchronisation: the result is needed
 
 
 def _posteriors(

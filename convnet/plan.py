@@ -1,17 +1,19 @@
 """What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
 
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from convnet.errors import UsageError, unknown
 from convnet.nets import MODELS
-from convnet.prepare import SUFFIX, prepare
+from convnet.prepare import SUFFIX, WORK, holds, prepare, settings_for
 from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
+from convnet.run import fresh_net
 from convnet.sources import Source, open_source
+from convnet.sources.listing import slug
 from convnet.store import Store, is_store
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
@@ -24,8 +26,13 @@ TOLD = 20  # left-out pictures that are named on the screen
 
 
 def open_for(where: str, store: Path, split: float = 0.1, seed: int = 0) -> Source:
-    """The source at `where`; a compressed tar is unpacked beside the store that is made of it, until that is done."""
-    return open_source(where, split=split, seed=seed, work=_unpacked(store))
+    """The source at `where`. A compressed tar is unpacked into the unfinished store that is made of it.
+
+    Raises: UsageError when the store would lie inside its own source.
+    """
+    if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
+        raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
+    return open_source(where, split=split, seed=seed, work=store / WORK)
 
 
 def make_store(
@@ -48,13 +55,17 @@ def make_store(
     made = prepare(
         source, path, size=size, encoding=chosen, shorter_side=shorter_side, workers=workers, progress=progress
     )
-    shutil.rmtree(_unpacked(path), ignore_errors=True)
+    _forget_unpacked(path)
     _say_what_was_odd(made, progress)
     return made
 
 
-def _unpacked(path: Path) -> Path:
-    return path.with_name(f"{path.name}.unpacked")
+def _forget_unpacked(store: Path) -> None:
+    """Removes the tar that `open_for` may have unpacked, and nothing else."""
+    with suppress(OSError):
+        (store / WORK / "source.tar").unlink()
+        (store / WORK).rmdir()
+        store.rmdir()  # only if nothing was prepared there
 
 
 def _say_what_was_odd(store: Store, progress: Progress) -> None:
@@ -79,29 +90,43 @@ def plan_run(
     """The store and the recipe of a new run; the store is made first when `data` is not one yet."""
     if net is not None and net not in MODELS:
         raise UsageError(unknown("net", net, MODELS))
+    chosen = load_recipe(recipe) if recipe is not None else None
+    with_settings(chosen or Recipe(), settings)  # a wrong setting is told before long work begins
     path = Path(data)
-    place = STORES / path.name
-    store = Store(path) if data != "digits" and is_store(path) else None
-    source = open_for(data, place) if store is None else None
-    if recipe is not None:
-        chosen = load_recipe(recipe)
-    else:
-        if source is not None:
-            side, n = source.natural_size, sum(entry.split == "train" for entry in source.entries)
-        else:
-            assert store is not None
-            side, n = store.size, store.split("train").n
+    if data != "digits" and is_store(path):
+        store = Store(path)
+        return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress)
+    place = STORES / f"{slug(path)}-unpacked"
+    source = open_for(data, place)
+    n = sum(entry.split == "train" for entry in source.entries)
+    plan = _recipe(chosen, net, source.natural_size, n, settings, progress)
+    fresh_net(plan, len(source.classes))
+    made = _store_for(source, plan.size)
+    if not is_store(made):
+        progress.note(f"{data} is not a store yet: preparing {made}")
+    store = make_store(source, made, progress, size=plan.size)
+    _forget_unpacked(place)
+    return store, plan
+
+
+def _recipe(
+    chosen: Recipe | None, net: str | None, side: int | None, n: int, settings: list[str], progress: Progress
+) -> Recipe:
+    """The recipe that was asked for, or the one that suits the data; with the net and the settings asked for."""
+    if chosen is None:
         chosen = load_recipe(_suits(net, side, n))
         progress.note(f"recipe {chosen.name}, chosen for {n:,} training pictures; --recipe chooses another")
-    plan = with_settings(chosen if net is None else replace(chosen, net=net), settings)
-    if source is not None:
-        made = STORES / f"{source.name}-{plan.size}"
-        if not is_store(made):
-            progress.note(f"{data} is not a store yet: preparing {made}")
-        store = make_store(source, made, progress, size=plan.size)
-        shutil.rmtree(_unpacked(place), ignore_errors=True)
-    assert store is not None
-    return store, plan
+    return with_settings(chosen if net is None else replace(chosen, net=net), settings)
+
+
+def _store_for(source: Source, size: int) -> Path:
+    """stores/NAME-SIZE; with a number behind it where other pictures of that name were prepared before."""
+    settings, number = settings_for(source, size, "raw", None), 1
+    while True:
+        path = STORES / (f"{source.name}-{size}" if number == 1 else f"{source.name}-{size}-{number}")
+        if not is_store(path) or holds(path, source, settings):
+            return path
+        number += 1
 
 
 def _suits(net: str | None, side: int | None, n: int) -> str:
@@ -111,21 +136,27 @@ def _suits(net: str | None, side: int | None, n: int) -> str:
     return f"{net}_small" if n < SMALL.get(net, 0) else net
 
 
-def resume_run(data: str | None, out: Path | None, settings: list[str]) -> tuple[Store, Recipe, Path]:
+def resume_run(
+    data: str | None, out: Path | None, settings: list[str], progress: Progress
+) -> tuple[Store, Recipe, Path]:
     """The store, the recipe and the folder of a run to go on with; of its recipe only the epochs may change."""
     if out is None:
         runs = sorted(path.parent for path in Path("runs").glob("*/last.ckpt"))
         known = f" (runs here: {', '.join(map(str, runs))})" if runs else ""
         raise UsageError(f"--resume needs the run's folder: convnet train --resume --out runs/NAME{known}")
     if not (out / "recipe.toml").is_file():
-        raise UsageError(f"{out} holds no run to resume (no recipe.toml)")
+        raise UsageError(f"{out} holds no run to resume (no recipe.toml); start one without --resume")
     plan = with_settings(load_recipe(out / "recipe.toml"), settings)
-    if data is not None:
+    if data is not None and is_store(Path(data)):
         return Store(Path(data)), plan, out
     try:
         path = Path(json.loads((out / "environment.json").read_bytes())["store"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{out / 'environment.json'} does not say which store was used; name the store") from error
+    except (OSError, ValueError, KeyError, TypeError):
+        path = Path("of this run")
+    if not is_store(path):
+        raise UsageError(f"the store {path} is not there; if it moved: convnet train STORE --resume --out {out}")
+    if data is not None:
+        progress.note(f"{data} is not a store: going on with the run's own, {path}")
     return Store(path), plan, out
 
 

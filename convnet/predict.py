@@ -20,16 +20,21 @@ from convnet.store import Pixels, crop_square
 from convnet.views import View, views
 
 BATCH = 32  # pictures at a time
+Read = tuple[Pixels, tuple[str, ...]] | str  # a square and notes, or the reason why there is none
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture, best first; or the reason why there is none, in `failed`."""
+    """The most probable classes of one picture, best first; or the reason why there is none, in `failed`.
+
+    `notes` say what is odd about it, as "first frame of 12".
+    """
 
     path: Path
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     failed: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -49,9 +54,10 @@ def predict(
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
     looks = views(views_name, preprocessing)
-    batch: list[tuple[Path, Pixels | str]] = []
+    settings = Settings(preprocessing.size, preprocessing.shorter_side or preprocessing.size, "raw")
+    batch: list[tuple[Path, Read]] = []
     for path in paths:
-        batch.append((path, _square(path, preprocessing.size)))
+        batch.append((path, _read(path, settings)))
         if len(batch) == BATCH:
             yield from _predict(net, preprocessing, classes, batch, device, top, looks)
             batch = []
@@ -62,12 +68,12 @@ def _predict(
     net: nn.Module,
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
-    batch: list[tuple[Path, Pixels | str]],
+    batch: list[tuple[Path, Read]],
     device: Device,
     top: int,
     looks: list[View],
 ) -> Iterator[Prediction]:
-    squares = [square for _, square in batch if not isinstance(square, str)]
+    squares = [read[0] for _, read in batch if not isinstance(read, str)]
     rows: Iterator[NDArray[np.float64]] = iter(())
     if squares:
         total = np.zeros((len(squares), len(classes)))
@@ -76,22 +82,25 @@ def _predict(
             crops = np.stack([crop_square(s, view.top, view.left, preprocessing.crop) for s in squares])
             total += posterior(net, to_input(crops, how, preprocessing, device.device), device)
         rows = iter(total / len(looks))
-    for path, square in batch:
-        if isinstance(square, str):
-            yield Prediction(path, failed=square)
+    for path, read in batch:
+        if isinstance(read, str):
+            yield Prediction(path, failed=read)
             continue
         row = next(rows)
         best = np.argsort(-row, kind="stable")[:top]
-        yield Prediction(path, tuple(classes[k] for k in best), tuple(float(row[k]) for k in best))
+        names, probabilities = tuple(classes[k] for k in best), tuple(float(row[k]) for k in best)
+        yield Prediction(path, names, probabilities, notes=read[1])
 
 
-def _square(path: Path, size: int) -> Pixels | str:
-    """uint8 (size, size, 3), or why not."""
+def _read(path: Path, settings: Settings) -> Read:
+    """uint8 (size, size, 3) and notes, or why not."""
     try:
         if not path.is_file():
-            return "no such file" if not os.path.lexists(path) else "not a file"
-        picture, _ = decode_image(path.read_bytes())
-        return np.asarray(fit(picture, Settings(size, size, "raw")))
+            if path.is_dir():
+                return "a folder; name its pictures, as FOLDER/*"
+            return "not a file" if os.path.lexists(path) else "no such file"
+        picture, notes = decode_image(path.read_bytes())
+        return np.asarray(fit(picture, settings)), notes
     except BadPicture as error:
         return str(error)
     except OSError as error:

@@ -87,8 +87,7 @@ def prepare(
 
     Raises: UsageError when `path` holds something else; DataError when no training picture can be used; DiskError.
     """
-    square = size if size is not None else source.natural_size or SIZE
-    settings = Settings(square, shorter_side if shorter_side is not None else square, encoding)
+    settings = settings_for(source, size, encoding, shorter_side)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     jobs = _jobs(source, settings)
@@ -113,6 +112,18 @@ def prepare(
                     progress.update(done)
         progress.finish()
         return _commit(path, jobs, source, settings, listing)
+
+
+def settings_for(source: Source, size: int | None, encoding: Encoding, shorter_side: int | None) -> Settings:
+    """The settings of `prepare`, with what was not given filled in."""
+    square = size if size is not None else source.natural_size or SIZE
+    return Settings(square, shorter_side if shorter_side is not None else square, encoding)
+
+
+def holds(path: Path, source: Source, settings: Settings) -> bool:
+    """Whether the store at `path` was made from these very pictures with these settings."""
+    made = store.read_header(path)
+    return bool(made["listing"] == _listing_hash(_jobs(source, settings), source, settings))
 
 
 # the work, cut into shards
@@ -143,12 +154,12 @@ def _jobs(source: Source, settings: Settings) -> list[Job]:
 
 
 def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
-    """Stands for the settings and what the source lists: the same for a copy of the source elsewhere."""
+    """Stands for the settings and the pictures that the source lists: the same for a copy of it elsewhere."""
     digest = hashlib.sha256(json.dumps([asdict(settings), source.classes]).encode())
     for job in jobs:
         for entry in job.entries:
-            digest.update(json.dumps([entry.key, entry.split, entry.label]).encode())
-    for key, reason in (*source.skipped, *source.failed):
+            digest.update(json.dumps([entry.key, entry.split, entry.label, entry.lasting]).encode())
+    for key, reason in source.failed:
         digest.update(json.dumps([key, reason]).encode())
     return digest.hexdigest()
 
@@ -166,7 +177,7 @@ def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
     found = store.Store(path)
     if found.header["listing"] != listing:
         raise UsageError(
-            f"{path} holds a store made from other pictures or settings; remove it, or choose another folder"
+            f"{path} holds a store made from other pictures or settings; remove the folder, or choose another"
         )
     progress.note(f"{path} is already prepared from these pictures: nothing to do")
     return found

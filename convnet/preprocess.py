@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from convnet.errors import DataError
 from convnet.recipe import RANGES, Recipe
 
+MAX_SIDE = 8192  # pixels: the largest shorter side
+
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
@@ -22,6 +24,7 @@ class Preprocessing:
     mean      float32 grey levels 0 to 255 that are subtracted: (3,), (size, size, 3), or None for nothing
     scale     the difference is multiplied by this
     offset    and this is added
+    shorter_side  pixels to which a picture's shorter side was scaled before the square was cut out; None: size
 
     Two are equal when their content is.
     """
@@ -33,8 +36,11 @@ class Preprocessing:
     mean: NDArray[np.float32] | None
     scale: float
     offset: float
+    shorter_side: int | None = None
 
     def __post_init__(self) -> None:
+        if self.shorter_side is None:
+            object.__setattr__(self, "shorter_side", self.size)
         if self.mean is None:
             return
         if self.mean.dtype != np.float32 or self.mean.shape not in ((3,), (self.size, self.size, 3)):
@@ -54,8 +60,13 @@ class Preprocessing:
         return hash(tuple(to_dict(self).values()))
 
 
-def of_recipe(recipe: Recipe, mean_picture: NDArray[Any] | None, mean_colour: NDArray[Any] | None) -> Preprocessing:
-    """The preprocessing that a recipe asks for, with the means of a store.
+def of_recipe(
+    recipe: Recipe,
+    mean_picture: NDArray[Any] | None,
+    mean_colour: NDArray[Any] | None,
+    shorter_side: int | None = None,
+) -> Preprocessing:
+    """The preprocessing that a recipe asks for, with the means and the shorter side of a store.
 
     mean_picture  (size, size, 3) grey levels; needed when recipe.mean is "picture"
     mean_colour   (3,) grey levels; needed when recipe.mean is "rgb"
@@ -78,6 +89,7 @@ def of_recipe(recipe: Recipe, mean_picture: NDArray[Any] | None, mean_colour: ND
         mean=None if mean is None else np.asarray(mean, np.float32),
         scale=recipe.scale,
         offset=recipe.offset,
+        shorter_side=shorter_side,
     )
 
 
@@ -91,6 +103,7 @@ def to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any], mean: NDArray[np.float32] | None) -> Preprocessing:
     """The inverse of `to_dict`, given the mean's numbers. Raises: DataError when a value can't be one."""
     kinds = {"size": int, "pad": int, "crop": int, "channels": str, "mean": bool, "scale": float, "offset": float}
+    kinds["shorter_side"] = int
     for name in sorted(kinds.keys() ^ values.keys()):
         raise DataError(f"{name} is {'missing' if name in kinds else 'not a field'}")
     for name, kind in kinds.items():
@@ -101,6 +114,8 @@ def from_dict(values: Mapping[str, Any], mean: NDArray[np.float32] | None) -> Pr
     for name in ("size", "pad", "crop", "scale", "offset"):
         if values[name] not in RANGES[name]:
             raise DataError(f"{name} is {values[name]:.6g}, it must be {RANGES[name]}")
+    if not values["size"] <= values["shorter_side"] <= MAX_SIDE:
+        raise DataError(f"shorter_side is {values['shorter_side']}, it must be {values['size']} to {MAX_SIDE}")
     if values["channels"] not in ("rgb", "grey") or values["crop"] > values["size"] + 2 * values["pad"]:
         raise DataError("channels is neither rgb nor grey, or crop exceeds size + 2 pad")
     return Preprocessing(**{**values, "mean": mean})

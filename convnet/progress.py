@@ -5,10 +5,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a verb is given to report to. `total` counts pictures; extra values are shown as they are."""
+    """What a verb is given to report to. `total` counts pictures, or `unit`s; extra values are shown as they are."""
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
-        """Work begins; `done` pictures were finished before (a resumed run)."""
+    def start(self, what: str, total: int, done: int = 0, after: int = 0, unit: str = "pictures") -> None:
+        """Work begins; `done` pictures were finished before (a resumed run), `after` more follow in later pieces."""
 
     def update(self, done: int, **values: str) -> None:
         """`done` pictures of the total are finished."""
@@ -26,7 +26,7 @@ class Progress(Protocol):
 class Silent:
     """Reports nothing."""
 
-    def start(self, what: str, total: int, done: int = 0) -> None: ...
+    def start(self, what: str, total: int, done: int = 0, after: int = 0, unit: str = "pictures") -> None: ...
     def update(self, done: int, **values: str) -> None: ...
     def note(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
@@ -39,8 +39,8 @@ SILENT = Silent()
 class Rate:
     """Pictures per second and the time left, from what this process did itself (so right after a resume too)."""
 
-    def __init__(self, total: int, done: int = 0) -> None:
-        self.total, self.first, self.done, self.began = total, done, done, monotonic()
+    def __init__(self, total: int, done: int = 0, after: int = 0) -> None:
+        self.total, self.first, self.done, self.after, self.began = total, done, done, after, monotonic()
 
     def update(self, done: int) -> None:
         self.done = done
@@ -54,7 +54,7 @@ class Rate:
         """The time left as `3:07` or `1:02:45`, or `?` before anything is done."""
         if self.done <= self.first:
             return "?"
-        return clock((self.total - self.done) / self.per_second)
+        return clock((self.total - self.done + self.after) / self.per_second)
 
 
 def clock(seconds: float) -> str:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from convnet import __version__, checkpoint, device, draws, files, optim, preprocess, runlog
-from convnet.checkpoint import LAST, Checkpoint, Position
+from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.errors import DataError, Diverged, UsageError
 from convnet.nets import create_model
 from convnet.nets.layers import Net
@@ -22,6 +22,7 @@ from convnet.recipe import Recipe, to_toml
 from convnet.store import Split, Store
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
+OURS = (METRICS, TIMING, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def choose_data(recipe: Recipe, store: Store) -> Data:
         return Data(store, split, everything, val, np.arange(val.n))
     order = draws.permutation(split.n, recipe.seed, draws.stream("validation"))
     held = round(recipe.validation * split.n)
+    if held >= split.n:
+        raise UsageError(f"validation = {recipe.validation:g} leaves none of the {split.n} pictures to train on")
     if held:
         return Data(store, split, np.sort(order[held:]), split, np.sort(order[:held]))
     if recipe.schedule == "plateau":
@@ -82,14 +85,10 @@ def begin(
     store = data.store
     environment = _environment(where, store, command)
     if not resume:
-        if (out / LAST).exists() or (out / METRICS).exists():
-            raise UsageError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out")
         mean = store.statistics.mean_rgb
-        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean)
-        net = create_model(
-            recipe.net, num_classes=len(store.classes), init=recipe.init, seed=recipe.seed, **recipe.net_options
-        )
-        files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())
+        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side)
+        net = fresh_net(recipe, len(store.classes))
+        _make_room(out)
         position, provenance, velocity = Position(), dict(environment), None
     else:
         kept, path, warnings = checkpoint.load_newest(out)
@@ -101,6 +100,7 @@ def begin(
         if runlog.truncate(out / METRICS, position.rows) < position.rows:
             progress.warn(f"{out / 'metrics.jsonl'} has lost rows; the run goes on without them")
         progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
+    files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())  # resuming may have changed the epochs
     files.write_atomic(out / "environment.json", json.dumps(environment, indent=1).encode())
     net = where.take(net)
     rule = optim.optimizer(net, recipe)
@@ -108,9 +108,35 @@ def begin(
         rule.load(velocity)
     run = Run(recipe, preprocessing, store.classes, net, rule, position, provenance, where, out, monotonic())
     progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
+    if len(store.classes) == 1:
+        progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
     if not resume:
         save(run)  # a disk that can't hold the run says so now
     return run
+
+
+def fresh_net(recipe: Recipe, n_classes: int) -> Net:
+    """The recipe's net with its initial weights, tried on one black picture.
+
+    Raises: UsageError when net, options, classes, channels or crop don't fit together.
+    """
+    options: dict[str, Any] = dict(recipe.net_options)
+    net = create_model(recipe.net, num_classes=n_classes, init=recipe.init, seed=recipe.seed, **options)
+    n_channels = 1 if recipe.channels == "grey" else 3
+    with torch.inference_mode():
+        net.eval()(torch.zeros(1, n_channels, recipe.crop, recipe.crop))
+    return net.train()
+
+
+def _make_room(out: Path) -> None:
+    """Leaves `out` without a former run's files: those of one that was killed before its first checkpoint go."""
+    if (out / LAST).exists() or (out / PREVIOUS).exists():
+        raise UsageError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out")
+    strange = sorted(path.name for path in out.iterdir() if path.name not in OURS and not path.name.startswith("."))
+    if strange:
+        raise UsageError(f"{out} is not empty (it holds {strange[0]!r}); choose a new folder with --out")
+    for name in OURS:
+        (out / name).unlink(missing_ok=True)
 
 
 def _check_same(

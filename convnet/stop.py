@@ -8,6 +8,8 @@ from types import FrameType
 
 from convnet.errors import Interrupted
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a polite kill, a terminal that went away
+
 
 class Stop:
     """Whether someone asked the run to end, and with which signal."""
@@ -27,9 +29,9 @@ class Stop:
 
 @contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Within the block SIGINT and SIGTERM set the Stop that it is given, instead of ending the process."""
+    """Within the block SIGINT, SIGTERM and SIGHUP set the Stop that it is given, instead of ending the process."""
     stop = Stop()
-    former = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, stop.ask) for number in SIGNALS}
     try:
         yield stop
     finally:

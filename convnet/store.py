@@ -2,7 +2,7 @@
 
     store.json         the header and commit mark: written last, with its own sha256
     train-00000.tar    a shard: per picture one member NNNNNNNNN.npy (raw) or .jpg (jpeg) and one NNNNNNNNN.cls (label)
-    train.index.npy    one ROW for each picture: shard, offset, length, label, height, width, sum and sha256 of the record
+    train.index.npy    one ROW for each picture: shard, offset, length, label, height, width, sum and sha256
     train.keys.jsonl   one JSON string for each picture: its name in the source
     mean.npy           the mean picture of the training split, float32 (size, size, 3)
     left_out.jsonl     what was skipped or failed, and what is odd about used pictures, each with the reason
@@ -130,7 +130,8 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     file = path / "store.json"
     if not file.is_file():
-        raise UsageError(f"{path} is not a store (it has no store.json); make one with: convnet prepare SOURCE {path}")
+        what = f"convnet prepare {path} STORE" if path.is_dir() else f"convnet prepare SOURCE {path}"
+        raise UsageError(f"{path} is not a store (it has no store.json); make one with: {what}")
     data = file.read_bytes()
     start = data.find(b'"store": ') + len(b'"store": ')
     body = data[start:-2]
@@ -155,6 +156,7 @@ class Store:
         self.header = read_header(path)
         self.encoding: str = self.header["encoding"]
         self.size: int = self.header["size"]
+        self.shorter_side: int = self.header["shorter_side"]
         self.classes: tuple[str, ...] = tuple(self.header["classes"])
         self.splits = {name: Split(self, name) for name in self.header["splits"]}
 

@@ -12,6 +12,7 @@ A run is a folder:
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -29,7 +30,7 @@ from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.loader import Batch, Loader
 from convnet.nets.layers import rbf_loss
 from convnet.progress import SILENT, Progress
-from convnet.recipe import Recipe
+from convnet.recipe import Recipe, list_recipes
 from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, save, snapshot
 from convnet.stop import Stop
 from convnet.store import Split, Store
@@ -61,13 +62,18 @@ def train(
     """
     data = choose_data(recipe, store)
     where = device.choose(recipe.precision, place)
-    with files.lock(out, "training"):
-        run = begin(recipe, data, out, where, resume, command, progress)
-        loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, where.device, workers)
-        while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
-            _train_epoch(run, loader, progress, stop)
-            _end_epoch(run, data, progress, stop)
-        return _finish(run, data, place, progress, stop)
+    ids, statistics = data.train_ids, store.statistics
+    try:
+        with files.lock(out, "training"):
+            run = begin(recipe, data, out, where, resume, command, progress)
+            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers)
+            while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
+                _train_epoch(run, loader, progress, stop)
+                _end_epoch(run, data, progress, stop)
+            return _finish(run, data, place, progress, stop)
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
 
 
 def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None) -> None:
@@ -215,19 +221,19 @@ def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) ->
     loss, error = epoch.loss_sum / epoch.pictures, epoch.errors / epoch.pictures
     shares = np.bincount(data.train.labels[data.train_ids], minlength=len(run.classes)) / len(data.train_ids)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK or run.recipe.loss == "rbf"
-    if not at_entropy or error < STUCK * (1 - shares.max()):
+    at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK
+    late = run.recipe.loss == "rbf" and epoch.epoch == STUCK_EPOCHS[-1]  # whose loss falls long before the error does
+    if not (at_entropy or late) or error < STUCK * (1 - shares.max()):
         return
     what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
     hint = "try another rate (--set lr=...)"
     if run.recipe.init == "paper" and "fan-in" in run.net.inits:
-        hint = (
-            "the paper's initial values need many pictures, so for a small set use "
-            f"--recipe {run.recipe.net}_small or --set init=fan-in; otherwise {hint}"
-        )
+        small = f"{run.recipe.net}_small"
+        other = f"--recipe {small} or --set init=fan-in" if small in list_recipes() else "--set init=fan-in"
+        hint = f"the paper's initial values need many pictures, so for a small set use {other}; otherwise {hint}"
     progress.warn(
-        f"after {epoch.epoch} epochs the training error is {error:.1%} and the loss {loss:.3f} ({what} is {entropy:.3f}): "
-        f"the net ignores its pictures, it has not begun to learn; {hint}"
+        f"after {epoch.epoch} epochs the training error is {error:.1%} and the loss {loss:.3f} ({what} is "
+        f"{entropy:.3f}): the net ignores its pictures, it has not begun to learn; {hint}"
     )
 
 

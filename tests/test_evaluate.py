@@ -116,7 +116,7 @@ def test_the_net_is_left_in_its_mode_and_some_pictures_can_be_chosen(photos: Sto
 def test_evaluation_refuses_what_it_can_not_do(photos: Store, digits: Store) -> None:
     net = small_net()
     with pytest.raises(
-        UsageError, match=r"holds pictures of 28 pixels, the net was trained on 32; prepare .* --size 32"
+        UsageError, match=r"holds pictures of 28 pixels .* prepare the source with --size 32 --shorter-side 32"
     ):
         evaluate(net, digits.split("test"), preprocessing(photos), CPU)
     with pytest.raises(UsageError, match=r"unknown views 'tencrop': did you mean 'ten-crop'\?"):
@@ -151,4 +151,4 @@ def test_predictions_keep_their_order_around_bad_pictures(photos: Store, tmp_pat
             assert answer.classes[0] == photos.classes[scores.predicted[i]]
             assert len(answer.classes) == 2
             assert answer.probabilities[0] >= answer.probabilities[1]
-    assert [answer.failed for answer in answers[70:]] == ["no such file", "not a file"]
+    assert [answer.failed for answer in answers[70:]] == ["no such file", "a folder; name its pictures, as FOLDER/*"]

@@ -101,7 +101,12 @@ def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
         torch.testing.assert_close(found.weights[name], w.detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", list_recipes())
+LARGE = {"vgg_a", "vgg_d"}  # recipes of whose run a checkpoint has a gigabyte: 20 s each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.large) if name in LARGE else name for name in list_recipes()]
+)
 def test_a_real_step_of_every_recipe(name: str, digits: Store, photos: Store, tmp_path: Path) -> None:
     """The recipe's own net, preprocessing and rule, on the few pictures at hand."""
     recipe = load_recipe(name)

@@ -80,7 +80,7 @@ def _scan(path: Path, parts: Parts, found: list[Found], keys: set[Parts]) -> lis
         return []
     below = []
     for item in items:
-        if item.name.startswith("."):
+        if item.name.startswith(".") or item.name == "__MACOSX":
             found.append(Found((*parts, _unique(item.name, parts, keys)), None, "", ("skipped", "hidden")))
             continue
         try:

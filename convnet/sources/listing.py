@@ -57,6 +57,11 @@ class Entry:
     place: Any
     stamp: str
 
+    @property
+    def lasting(self) -> str:
+        """What of the stamp a copy of the source keeps: all but the time."""
+        return ":".join(part for i, part in enumerate(self.stamp.split(":")) if i != 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -109,7 +114,9 @@ def arrange(
     split_of = _split_folders(tree, depth, where)
     level = len(depth) + (1 if split_of else 0)  # parts before the class
     usable = [folder for folder in tree if folder[: len(depth)] == depth and len(folder) == level + 1]
-    classes = tuple(sorted({folder[-1] for folder in usable if not split_of or folder[:-1] in split_of}))
+    named = {folder[-1] for folder in usable if not split_of or folder[:-1] in split_of}
+    meant = {file.parts[level] for file in files if len(file.parts) > level + 1 and _is_meant(file)}
+    classes = tuple(sorted(named & meant))
     labels = {name: label for label, name in enumerate(classes)}
     entries, left_out = [], []
     for file in files:
@@ -121,10 +128,16 @@ def arrange(
         else:
             label = labels[file.parts[level]]
             entries.append(Entry("/".join(file.parts), part, label, file.place, file.stamp))
-    notes: list[str] = []
+    notes = [f"folder {name!r} holds no pictures: it is no class" for name in sorted(named - meant)]
     if set(split_of.values()) <= {"train"}:
-        entries, notes = divide(entries, classes, split, seed)
+        entries, told = divide(entries, classes, split, seed)
+        notes += told
     return finish(where, kind, classes, entries, left_out, notes, read_piece if kind.startswith("tar") else read_entry)
+
+
+def _is_meant(file: Found) -> bool:
+    """Whether a file is a picture, or was meant to be one."""
+    return file.problem is None or file.problem[0] == "failed"
 
 
 def finish(
