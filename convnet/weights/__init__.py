@@ -290,7 +290,7 @@ def _convert(
 
 
 def _finite(source: str, numbers: Tensor) -> Tensor:
-    for piece in torch.split(numbers.reshape(-1), 1 << 22):  # a mask of the whole would cost a quarter of it again
+    for piece in torch.split(numbers.reshape(-1), 1 << 18):  # a mask of the whole would cost a quarter of it again
         if not torch.isfinite(piece).all():
             raise DataError(f"{source} holds values that are not finite")
     return numbers
