@@ -240,6 +240,7 @@ def check_folder(source: Source, progress: Progress = SILENT, workers: int | Non
     good = [one for one in looked if one.reason is None]
     failed = [*source.failed, *((one.entry.key, str(one.reason)) for one in looked if one.reason is not None)]
     problems = [Problem("error", "unreadable", f"{key!r}: {reason}", (key,)) for key, reason in sorted(failed)]
+    problems += [Problem("error", "empty", note) for note in source.notes if note.endswith(EMPTY)]
     problems += [*_classes(source, good), *_duplicates(source, good)]
     problems += [
         Problem("warning", "odd", f"{one.entry.key!r}: {note}", (one.entry.key,)) for one in good for note in one.notes

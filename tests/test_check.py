@@ -74,7 +74,7 @@ def test_classes_that_are_small_missing_or_empty(folder: Path) -> None:
         ("warning", "mismatch", "class 'few' is in train, but not in val"),
         ("warning", "mismatch", "class 'many' is in train, but not in val"),
         ("error", "mismatch", "class 'only_val' is in val, but not in train"),
-        ("error", "empty", "class 'empty' has no picture that can be used"),
+        ("error", "empty", "folder 'empty' holds no pictures: it is no class"),
         ("warning", "imbalance", "class 'many' has 90 training pictures, class 'few' 9"),
     }
 

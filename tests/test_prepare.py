@@ -366,7 +366,7 @@ def test_a_finished_store_is_left_alone(folder: Path, source: Source, tmp_path: 
     right = made_of(source, tmp_path / "s")
     assert made_of(source, tmp_path / "s", progress=Told()) == right
     assert notes == [f"{tmp_path / 's'} is already prepared from these pictures: nothing to do"]
-    text = "holds a store made from other pictures or settings; remove it, or choose another folder"
+    text = "holds a store made from other pictures or settings; remove the folder, or choose another"
     with pytest.raises(UsageError, match=text):
         prepare(source, tmp_path / "s", size=SIZE + 1)
     shutil.copytree(folder, tmp_path / "more")

@@ -112,7 +112,8 @@ def test_what_is_not_a_picture_is_skipped_with_its_reason(tmp_path: Path) -> Non
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra/2.png").write_bytes(jpeg())
     source = open_source(tmp_path)
-    assert source.classes == ("a", "b", "c")
+    assert source.classes == ("a", "b")
+    assert "folder 'c' holds no pictures: it is no class" in source.notes
     assert keys(source) == ["train/a/1.png", "train/a/noext", "val/b/1.png"]
     assert dict(source.skipped) == {
         "train/a/.hidden.png": "hidden",

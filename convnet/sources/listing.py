@@ -39,6 +39,8 @@ SUFFIXES = frozenset(
 SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
 LARGEST = 1 << 30  # bytes of one encoded picture
 
+EMPTY = "holds no pictures: it is no class"  # what a note says of a folder in a class's place
+
 Reason = tuple[str, str]
 Parts = tuple[str, ...]
 
@@ -128,7 +130,7 @@ def arrange(
         else:
             label = labels[file.parts[level]]
             entries.append(Entry("/".join(file.parts), part, label, file.place, file.stamp))
-    notes = [f"folder {name!r} holds no pictures: it is no class" for name in sorted(named - meant)]
+    notes = [f"folder {name!r} {EMPTY}" for name in sorted(named - meant)]
     if set(split_of.values()) <= {"train"}:
         entries, told = divide(entries, classes, split, seed)
         notes += told
