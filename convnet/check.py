@@ -21,6 +21,7 @@ from convnet.decode import BadPicture, decode
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
 from convnet.sources import SPLITS, Entry, Source
+from convnet.sources.listing import EMPTY
 
 FEW = 10  # training pictures: a class with fewer is named
 IMBALANCE = 10  # the largest class has so many times the pictures of the smallest: named
