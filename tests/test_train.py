@@ -101,7 +101,7 @@ def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
         torch.testing.assert_close(found.weights[name], w.detach(), rtol=1e-4, atol=1e-5)
 
 
-LARGE = {"vgg_a", "vgg_d"}  # recipes of whose run a checkpoint has a gigabyte: 20 s each
+LARGE = {"vgg_a", "vgg_d", "zfnet", "alexnet_2012"}  # a checkpoint has half a gigabyte or a whole one
 
 
 @pytest.mark.parametrize(
