@@ -44,7 +44,8 @@ def draw(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int
     centre = np.full(n, room // 2 - recipe.pad, np.int64)
     tops, lefts, mirrored = centre, centre, np.zeros(n, bool)
     if recipe.random_crop:
-        places = draws.integers(room + 1, recipe.seed, draws.stream("crop"), epoch, ids[:, None], np.arange(2))
+        n_offsets = room + 1 if recipe.far_edge else max(room, 1)
+        places = draws.integers(n_offsets, recipe.seed, draws.stream("crop"), epoch, ids[:, None], np.arange(2))
         tops, lefts = places[:, 0] - recipe.pad, places[:, 1] - recipe.pad
     if recipe.mirror:
         mirrored = draws.uniform(recipe.seed, draws.stream("mirror"), epoch, ids) < 0.5

@@ -61,6 +61,13 @@ def test_crops_cover_all_places_and_half_are_mirrored(photos: Store) -> None:
     assert abs(np.corrcoef(how.tops, how.lefts)[0, 1]) < 0.03
 
 
+def test_the_papers_2048_crops(photos: Store) -> None:
+    how = augment.draw(replace(RECIPE, far_edge=False), photos.statistics, 1, np.arange(20_000))
+    assert set(how.tops) == set(how.lefts) == set(range(8))
+    assert not replace(RECIPE, crop=32, far_edge=False).size - 32
+    assert set(augment.draw(replace(RECIPE, crop=32, far_edge=False), photos.statistics, 1, np.arange(9)).tops) == {0}
+
+
 def test_what_is_drawn_for_a_picture_depends_on_seed_epoch_and_picture_alone(photos: Store) -> None:
     ids = np.array([5, 9, 2])
     together = augment.draw(RECIPE, photos.statistics, 4, ids)
