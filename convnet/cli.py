@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from convnet import __version__
-from convnet.cli_weights import import_
+from convnet.cli_weights import checkpoint_at, export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.terminal import plain, shown
 
@@ -289,14 +289,7 @@ def _load(path: Path) -> tuple[Any, Any, Any]:
     """(net on its device, checkpoint, device) of a file or of a run's folder."""
     from convnet import checkpoint, device
 
-    if path.is_dir():
-        found = [path / name for name in (checkpoint.BEST, checkpoint.LAST) if (path / name).is_file()]
-        if not found:
-            raise UsageError(f"{path} holds no checkpoint ({checkpoint.BEST} or {checkpoint.LAST})")
-        path = found[0]
-    if not path.is_file():
-        raise UsageError(f"{path}: no such checkpoint; a run keeps its own in runs/NAME/{checkpoint.BEST}")
-    kept = checkpoint.load(path)
+    kept = checkpoint.load(checkpoint_at(path))
     where = device.choose("fp32")
     return where.take(checkpoint.rebuild(kept)), kept, where
 
@@ -378,6 +371,7 @@ def explain(
 
 
 _verb(import_)
+_verb(export)
 
 
 if __name__ == "__main__":

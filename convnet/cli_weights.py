@@ -1,4 +1,4 @@
-"""The verb that brings weights in, as `cli.py` offers it: its arguments and what it prints."""
+"""The verbs that bring weights in and out, as `cli.py` offers them: their arguments and what they print."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from convnet.errors import UsageError
 from convnet.terminal import plain, shown
 
 
@@ -37,3 +38,43 @@ def import_(
     for line in report.lines():
         print(plain(line))  # noqa: T201
     print(f"net: {plain(str(written))}")  # noqa: T201
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
+    file: Annotated[Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel or .npz.")],
+    names: Annotated[str, typer.Option(help="Of a .safetensors: convnet, torchvision or caffe.")] = "convnet",
+    floats: Annotated[bool, typer.Option("--float", help="An .onnx takes float32 grey levels, not uint8.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """A net for other programs: convnet export runs/photos/best.ckpt photos.onnx
+
+    An .onnx takes pixels and gives probabilities; it's compared with torch before it's there. Others hold the weights,
+    under our names, torchvision's or Caffe's. Nothing is written over.
+    """
+    from convnet.checkpoint import load
+    from convnet.export import export as run
+
+    written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats)
+    if as_json:
+        print(json.dumps(written.to_dict(), indent=1))  # noqa: T201
+        return
+    for note in written.notes:
+        print(plain(f"note: {note}"))  # noqa: T201
+    if written.difference is not None:
+        print(f"onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")  # noqa: T201
+    print("written: " + ", ".join(plain(str(path)) for path in written.files))  # noqa: T201
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a user means by a file or a run's folder. Raises: UsageError when there is none."""
+    from convnet.checkpoint import BEST, LAST
+
+    if path.is_dir():
+        found = [path / name for name in (BEST, LAST) if (path / name).is_file()]
+        if not found:
+            raise UsageError(f"{path} holds no checkpoint ({BEST} or {LAST})")
+        path = found[0]
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint; a run keeps its own in runs/NAME/{BEST}")
+    return path

@@ -121,7 +121,7 @@ class Recipe:
     scale: float = 1.0
     offset: float = 0.0
     random_crop: bool = True
-    far_edge: bool = True
+    far_edge: bool = False
     mirror: bool = True
     colour_std: float = 0.1
     colour_by: Literal["eigenvalue", "std"] = "eigenvalue"

@@ -15,7 +15,7 @@ from convnet.loader import Loader
 from convnet.recipe import Recipe
 from convnet.store import Store
 
-RECIPE = Recipe(size=32, crop=24, batch=16, colour_std=0.1, seed=3)
+RECIPE = Recipe(size=32, crop=24, far_edge=True, batch=16, colour_std=0.1, seed=3)
 CPU = torch.device("cpu")
 
 

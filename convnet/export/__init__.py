@@ -1,0 +1,79 @@
+"""Weights out: a checkpoint -> a file that other programs read, by the ending of its name.
+
+.onnx         the net with its preprocessing inside, run in onnxruntime and held against torch before it's there
+.safetensors  tensors under our names, torchvision's or Caffe's; preprocessing and classes in the metadata
+.caffemodel   for the nets whose layers Caffe has
+.npz          arrays under our names
+
+Nothing is written over. A mean picture doesn't fit into the last three; it goes to NAME.mean.npy, as Caffe's.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convnet.checkpoint import Checkpoint, rebuild
+from convnet.errors import UsageError, unknown
+from convnet.export import caffe, named, onnx
+
+ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
+NAMES = ("convnet", "torchvision", "caffe")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    files       the file, and the mean picture's where there is one
+    notes       what its reader must know
+    difference  of an .onnx: the largest difference of a probability from torch's
+    """
+
+    files: tuple[Path, ...]
+    notes: list[str] = field(default_factory=list)
+    difference: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"files": [str(path) for path in self.files], "notes": self.notes, "difference": self.difference}
+
+
+def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False) -> Exported:
+    """Writes a checkpoint's net to `path`.
+
+    names   of a .safetensors: "convnet", "torchvision" or "caffe"
+    floats  an .onnx takes float32 pictures instead of uint8, in the same grey levels 0 to 255
+
+    Raises: UsageError for a file that exists, an unknown ending, a missing package, a net that the kind of file can't
+    hold; DataError when weights and net don't fit; DiskError; ConvnetError when an .onnx differs from torch.
+    """
+    ending = path.suffix.lower()
+    _check_arguments(path, ending, names, floats)
+    net = rebuild(kept)
+    if ending == ".onnx":
+        return Exported((path,), difference=onnx.write(net, kept, path, floats))
+    mean = path.with_suffix(".mean.npy") if named.has_mean_picture(kept.preprocessing) else None
+    if mean is not None and mean.exists():
+        raise UsageError(f"{mean} exists; choose another name, or remove it")
+    if ending == ".caffemodel":
+        notes = caffe.write(net, kept, path)
+    elif ending == ".safetensors":
+        notes = named.write_safetensors(net, kept, path, names, mean)
+    else:
+        notes = named.write_npz(kept, path)
+    if mean is None:
+        return Exported((path,), notes)
+    named.write_mean(kept.preprocessing, mean)
+    return Exported((path, mean), [*notes, f"{mean.name} is the mean picture, (3, H, W) and BGR as Caffe's"])
+
+
+def _check_arguments(path: Path, ending: str, names: str, floats: bool) -> None:
+    if ending not in ENDINGS:
+        raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}")
+    if path.exists():
+        raise UsageError(f"{path} exists; choose another name, or remove it")
+    if names not in NAMES:
+        raise UsageError(unknown("names", names, NAMES))
+    if names != "convnet" and ending != ".safetensors":
+        raise UsageError(f"--names {names} is for .safetensors; a {ending} has one kind of names")
+    if floats and ending != ".onnx":
+        raise UsageError(f"--float is for .onnx; a {ending} holds weights only")

@@ -1,0 +1,127 @@
+"""How do weights leave by name? Tensors under our names, torchvision's or Caffe's, as .safetensors or .npz.
+
+Numbers are copied as they are, with two exceptions. In torchvision's file the first convolution reads
+(pixel / 255 - mean) / std; 255 std and our scale are multiplied into it. In Caffe's it reads BGR.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from torch import Tensor
+
+from convnet import __version__, files, preprocess, recipe
+from convnet.checkpoint import Checkpoint
+from convnet.errors import UsageError
+from convnet.nets.alexnet_owt import AlexNetOWT
+from convnet.nets.googlenet import GoogLeNet
+from convnet.nets.layers import Net
+from convnet.nets.vgg import VGG
+from convnet.preprocess import Preprocessing
+from convnet.weights.names import Naming, caffe, in_state_dicts
+from convnet.weights.pictures import PIXELS
+
+NEAR = 0.01  # grey levels: a mean this near to a known one is that one
+
+
+def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: Path | None) -> list[str]:
+    """Writes the tensors, with preprocessing and classes as JSON in the metadata; what the reader must know.
+
+    mean: where the mean picture goes.
+    """
+    pictures = preprocess.to_dict(kept.preprocessing)
+    colour = kept.preprocessing.mean
+    pictures["mean"] = mean.name if mean is not None else None if colour is None else colour.tolist()
+    if names == "torchvision":
+        weights, normalize, notes = in_torchvisions(net, kept)
+        pictures["normalize"] = normalize
+    elif names == "caffe":
+        weights, notes = in_caffes(net, kept.weights), ["the first convolution reads BGR"]
+        pictures["channels"] = "bgr" if kept.preprocessing.channels == "rgb" else "grey"
+    else:
+        weights, notes = kept.weights, []
+    metadata = {
+        "format": "pt",  # what transformers and timm look for
+        "convnet": __version__,
+        "net": kept.recipe.net,
+        "net_options": json.dumps(recipe.to_dict(kept.recipe)["net_options"]),
+        "names": names,
+        "preprocessing": json.dumps(pictures),
+        "classes": json.dumps(list(kept.classes)),
+    }
+    files.write_atomic(path, save(_arrays(weights), metadata))
+    return notes
+
+
+def write_npz(kept: Checkpoint, path: Path) -> list[str]:
+    """Writes the tensors under our names; what the reader must know."""
+    with files.atomic(path) as file:
+        np.savez(file, **_arrays(kept.weights))  # type: ignore[arg-type] # no tensor is called allow_pickle
+    return ["an .npz has no place for preprocessing and classes: keep the checkpoint"]
+
+
+def has_mean_picture(preprocessing: Preprocessing) -> bool:
+    return preprocessing.mean is not None and preprocessing.mean.ndim == 3
+
+
+def write_mean(preprocessing: Preprocessing, path: Path) -> None:
+    """Writes the mean picture as Caffe's: float32 (3, size, size), BGR."""
+    assert preprocessing.mean is not None
+    with files.atomic(path) as file:
+        np.save(file, np.ascontiguousarray(np.moveaxis(preprocessing.mean, -1, 0)[::-1]))
+
+
+def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """(tensors by torchvision's names, mean and std of its Normalize, what the reader must know).
+
+    Raises: UsageError for a net that torchvision doesn't have, or one whose pixels can't be said as its.
+    """
+    naming = in_state_dicts(net).get("torchvision") if isinstance(net, AlexNetOWT | VGG | GoogLeNet) else None
+    if naming is None:
+        raise UsageError(
+            f"torchvision has no {kept.recipe.net}; it has alexnet_owt, vgg_a, vgg_b, vgg_d, vgg_e, their forms with "
+            "batch norm, and googlenet_bn"
+        )
+    done = kept.preprocessing
+    if has_mean_picture(done) or done.channels != "rgb" or done.scale == 0:
+        raise UsageError(
+            "torchvision's nets read RGB less one colour; this one has a mean picture, grey pictures or a scale of 0: "
+            "export it with --names convnet"
+        )
+    levels = np.zeros(3) if done.mean is None else done.mean.astype(np.float64)
+    levels = levels - done.offset / done.scale
+    known = (name for name, (mean, _) in PIXELS.items() if np.allclose(levels, 255 * np.asarray(mean), 0, NEAR))
+    name = next(known, None)
+    std = PIXELS[name or "imagenet"][1]
+    mean = list(PIXELS[name][0]) if name else [float(level) / 255 for level in levels]
+    factors = torch.tensor([255 * each * done.scale for each in std], dtype=torch.float64)
+    weights = dict(kept.weights)
+    first = next(iter(net.state_dict()))
+    if not torch.allclose(factors, torch.ones_like(factors), 0, 1e-12):
+        weights[first] = (weights[first].double() * factors[:, None, None]).float()
+    return (
+        _joined(weights, naming),
+        {"mean": mean, "std": list(std)},
+        [f"torchvision's pixels: Normalize(mean={[round(each, 6) for each in mean]}, std={list(std)})"],
+    )
+
+
+def in_caffes(net: Net, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """{LAYER.weight or LAYER.bias: tensor}: columns joined to groups, the first convolution reading BGR."""
+    first = next(iter(net.state_dict()))
+    flipped = weights[first].flip(1) if weights[first].ndim == 4 and weights[first].shape[1] == 3 else weights[first]
+    return _joined({**weights, first: flipped}, caffe(net))
+
+
+def _joined(weights: dict[str, Tensor], naming: Naming) -> dict[str, Tensor]:
+    return {
+        source: torch.cat([weights[target] for target in targets]) if len(targets) > 1 else weights[targets[0]]
+        for source, targets in naming.items()
+    }
+
+
+def _arrays(weights: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: tensor.detach().contiguous().numpy() for name, tensor in weights.items()}

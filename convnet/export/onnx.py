@@ -1,0 +1,186 @@
+"""How does another program run the net? As ONNX, from pixels to probabilities, the preprocessing inside.
+
+input   pixels         uint8 (N, crop, crop, 3), RGB; or float32 in the same grey levels
+output  probabilities  float32 (N, K)
+
+N is free. The metadata say how pictures are prepared: shorter side, size, pad, crop, and the names of the classes.
+"""
+
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convnet import __version__, files, preprocess
+from convnet.augment import LUMA, to_input
+from convnet.checkpoint import Checkpoint
+from convnet.errors import ConvnetError, UsageError
+from convnet.nets.layers import Net
+from convnet.preprocess import Preprocessing
+from convnet.views import views
+
+TOLERANCE = 1e-5  # of the largest logit
+BATCHES = (1, 3)  # pictures: the file is tried with both
+LEAF_SPEC = r"`isinstance\(treespec, LeafSpec\)` is deprecated"  # what torch 2.13 says of its own code
+
+
+class FromPixels(nn.Module):
+    """RGB pixels (N, crop, crop, 3), uint8 or float32 in grey levels, to logits: `augment.to_input` of the centre crop.
+
+    The mean is that under the centre crop. The order is the same: grey, minus the mean, scale, offset.
+    """
+
+    mean: Tensor
+
+    def __init__(self, net: Net, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.net = net
+        self.grey = preprocessing.channels == "grey"
+        self.scale, self.offset = preprocessing.scale, preprocessing.offset
+        self.register_buffer("mean", _mean_under_centre(preprocessing))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        if self.grey:  # whole numbers below 2^24, which float32 holds exactly; the mean of three colours is rounded
+            red, green, blue = (x[:, c : c + 1] * LUMA[c] for c in range(3))
+            x = torch.floor((red + green + blue + 32768) / 65536)
+        x = (x - self.mean) * self.scale + self.offset
+        logits: Tensor = self.net(x)
+        return logits.float()
+
+
+class Posterior(nn.Module):
+    """The probabilities of a net's logits."""
+
+    def __init__(self, logits: nn.Module) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        y: Tensor = self.logits(pixels)
+        return y.softmax(1)
+
+
+def write(net: Net, kept: Checkpoint, path: Path, floats: bool) -> float:
+    """Writes the net, and returns by how much a probability differs in onnxruntime from torch at most.
+
+    Raises: UsageError without the packages; ConvnetError, and no file, when torch can't say the net in ONNX or the
+    results differ.
+    """
+    _check_packages()
+    module = FromPixels(net, kept.preprocessing).eval()
+    data = _program(module, kept, path, floats)
+    with files.atomic(path) as file:
+        file.write(data)
+        file.flush()
+        return _difference(Path(file.name), path, module, kept.preprocessing.crop, floats)
+
+
+def metadata(kept: Checkpoint) -> dict[str, str]:
+    """What the file says of itself; each value is JSON, but for the version and the net."""
+    pictures = preprocess.to_dict(kept.preprocessing)
+    prepared = {name: pictures[name] for name in ("shorter_side", "size", "pad", "crop", "channels")}
+    return {
+        "convnet": __version__,
+        "net": kept.recipe.net,
+        "pictures": json.dumps(prepared),
+        "classes": json.dumps(list(kept.classes)),
+    }
+
+
+def _check_packages() -> None:
+    try:
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            importlib.import_module(package)
+    except ImportError as error:
+        raise UsageError(f'to write ONNX, {error.name} is missing: pip install "convnet[onnx]"') from error
+
+
+def _mean_under_centre(preprocessing: Preprocessing) -> Tensor:
+    """float32 (1, C, crop, crop), or (1, C, 1, 1) where it's one colour or none: what is left of a black picture."""
+    crop = preprocessing.crop
+    how = views("single", preprocessing)[0].of(1)
+    black = np.zeros((1, crop, crop, 3), np.uint8)
+    left = to_input(black, how, replace(preprocessing, scale=1.0, offset=0.0), torch.device("cpu"))
+    is_picture = preprocessing.mean is not None and preprocessing.mean.ndim == 3
+    return -(left if is_picture else left[:, :, :1, :1]).contiguous()
+
+
+def _pictures(n: int, crop: int, floats: bool) -> Tensor:
+    pixels = np.random.default_rng(n).integers(0, 256, (n, crop, crop, 3), np.uint8)
+    return torch.from_numpy(pixels).to(torch.float32 if floats else torch.uint8)
+
+
+def _program(module: FromPixels, kept: Checkpoint, path: Path, floats: bool) -> bytes:
+    """The bytes of the file."""
+    pixels = _pictures(2, kept.preprocessing.crop, floats)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                Posterior(module).eval(),
+                (pixels,),
+                dynamo=True,
+                verbose=False,
+                input_names=["pixels"],
+                output_names=["probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConvnetError(f"{path}: torch can't say {kept.recipe.net} in ONNX: {reason}") from error
+    assert program is not None
+    program.model.metadata_props.update(metadata(kept))
+    return bytes(program.model_proto.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says of its own code, and of a torchvision that isn't needed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", LEAF_SPEC, FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _difference(written: Path, path: Path, module: FromPixels, crop: int, floats: bool) -> float:
+    """The largest difference of a probability, of random pictures, at each of `BATCHES`.
+
+    Allowed is what logits that differ by `TOLERANCE` of the largest can do to a probability: a half of that, and
+    `TOLERANCE` itself where logits are small.
+
+    Raises: ConvnetError when it's more.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for n in BATCHES:
+        pixels = _pictures(n, crop, floats)
+        with torch.inference_mode():
+            logits = module(pixels)
+        (found,) = session.run(["probabilities"], {"pixels": pixels.numpy()})
+        allowed = TOLERANCE * max(1.0, float(logits.abs().max()) / 2)
+        difference = float(np.abs(found - logits.softmax(1).numpy()).max())
+        if not difference <= allowed:
+            raise ConvnetError(
+                f"{path}: not written: a probability differs by {difference:.3g} in onnxruntime from torch's, at most "
+                f"{allowed:.3g} is allowed ({n} random pictures)"
+            )
+        largest = max(largest, difference)
+    return largest
