@@ -4,7 +4,7 @@ The paper (section 2): the top-1 error is the share of pictures whose most proba
 share whose class isn't among the five most probable. Posteriors are softmax outputs averaged over a picture's views.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from convnet.errors import DataError, Interrupted, UsageError
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
 from convnet.stop import Stop
-from convnet.store import Split
+from convnet.store import Pixels, Split, crop_square
 from convnet.views import View, views
 
 BATCH = 64  # pictures; a view at a time
@@ -166,6 +166,18 @@ def posterior(net: nn.Module, images: torch.Tensor, device: Device) -> NDArray[n
     return np.asarray(logits.float().softmax(1).cpu().double())  # a device synchronisation: the result is needed
 
 
+def mean_posterior(
+    net: nn.Module, squares: Sequence[Pixels], looks: Sequence[View], preprocessing: Preprocessing, device: Device
+) -> NDArray[np.float64]:
+    """float64 (N, K): the posteriors of N squares, uint8 (size, size, 3), averaged over the views."""
+    outputs = []
+    for view in looks:
+        crops = np.stack([crop_square(square, view.top, view.left, preprocessing.crop) for square in squares])
+        images = to_input(crops, view.of(len(squares)), preprocessing, device.device)
+        outputs.append(posterior(net, images, device))
+    return np.asarray(np.mean(outputs, axis=0))
+
+
 def _posteriors(
     net: nn.Module,
     split: Split,
@@ -179,11 +191,7 @@ def _posteriors(
     try:
         for first in range(0, len(chosen), BATCH):
             part = chosen[first : first + BATCH]
-            total = np.zeros((len(part), len(split.store.classes)))
-            for view in looks:
-                how = view.of(len(part))
-                crops = split.crops(part, how.tops, how.lefts, preprocessing.crop)
-                total += posterior(net, to_input(crops, how, preprocessing, device.device), device)
-            yield part, total / len(looks)
+            squares = [split.square(i) for i in part.tolist()]  # decoded once for all views
+            yield part, mean_posterior(net, squares, looks, preprocessing, device)
     finally:
         net.train(training)

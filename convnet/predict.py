@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from convnet.augment import to_input
 from convnet.decode import BadPicture, decode_image
 from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluate import posterior
+from convnet.evaluate import mean_posterior
 from convnet.prepare import Settings, fit
 from convnet.preprocess import Preprocessing
-from convnet.store import Pixels, crop_square
+from convnet.store import Pixels
 from convnet.views import View, views
 
 BATCH = 32  # pictures at a time
@@ -76,12 +75,7 @@ def _predict(
     squares = [read[0] for _, read in batch if not isinstance(read, str)]
     rows: Iterator[NDArray[np.float64]] = iter(())
     if squares:
-        total = np.zeros((len(squares), len(classes)))
-        for view in looks:
-            how = view.of(len(squares))
-            crops = np.stack([crop_square(s, view.top, view.left, preprocessing.crop) for s in squares])
-            total += posterior(net, to_input(crops, how, preprocessing, device.device), device)
-        rows = iter(total / len(looks))
+        rows = iter(mean_posterior(net, squares, looks, preprocessing, device))
     for path, read in batch:
         if isinstance(read, str):
             yield Prediction(path, failed=read)
