@@ -45,7 +45,7 @@ def pictures(net: Net, crop: int | None = None, **others: Any) -> Preprocessing:
 def kept_of(name: str, net: Net, done: Preprocessing | None = None, **options: Any) -> Checkpoint:
     done = done or pictures(net)
     classes = tuple(f"class {k}" for k in range(net.num_classes))
-    recipe = Recipe(name=name, net=name, net_options=options, size=done.size, crop=done.crop)
+    recipe = Recipe(name=name, net=name, net_options=options, size=done.size, pad=done.pad, crop=done.crop)
     return Checkpoint(recipe, done, classes, net.state_dict())
 
 
@@ -152,8 +152,8 @@ def test_a_mean_picture_lies_beside_and_comes_back(tmp_path: Path) -> None:
 def test_columns_become_groups_that_read_bgr() -> None:
     net = new_thin_net("alexnet_caffe").eval()
     weights = named.in_caffes(net, net.state_dict())
-    assert list(weights) == [f"{n}.{kind}" for n in ("conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8").split()
-                             for kind in ("weight", "bias")]  # fmt: skip
+    layers = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    assert list(weights) == [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
     x = torch.randn(2, 3, 27, 27)
     y = F.conv2d(x.flip(1), weights["conv1.weight"], weights["conv1.bias"], stride=4)
     torch.testing.assert_close(y, net.conv1(x), rtol=1e-5, atol=1e-5)
@@ -248,14 +248,13 @@ def compare(path: Path, net: Net, kept: Checkpoint, floats: bool = False) -> flo
         assert logits.shape == (n, net.num_classes)
         np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
         worst = max(worst, float(np.abs(logits - expected.numpy()).max() / expected.abs().max()))
+    assert expected.std(0).max() > 1e-4 * expected.abs().max(), "the logits hardly depend on the pictures"
     return worst
 
 
 def posteriors(net: Net, split: Split, done: Preprocessing) -> np.ndarray:
     """As `convnet evaluate` has them."""
-    parts = evaluate._posteriors(
-        net, split, done, device.choose("fp32", name="cpu"), views("single", done), np.arange(20)
-    )
+    parts = evaluate._posteriors(net, split, done, device.choose("fp32", "cpu"), views("single", done), np.arange(20))
     return np.concatenate([found for _, found in parts])
 
 
@@ -301,7 +300,7 @@ def test_a_mean_picture_inside_gives_evaluates_posteriors(tmp_path: Path, photos
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(3)  # the paper's small weights give every class the same probability
-    done = of_recipe(recipe, photos.statistics.mean_picture, photos.statistics.mean_colour, 40)
+    done = of_recipe(recipe, photos.mean_picture, None, 40)
     kept = Checkpoint(recipe, done, photos.classes, net.state_dict())
     export(kept, tmp_path / "a.onnx", floats=True)
     split = photos.split("test")

@@ -72,7 +72,8 @@ def pieces(net_name: str, blobs: dict[str, Tensor]) -> Iterator[bytes]:
 
 def _pictures(kept: Checkpoint) -> str:
     done = kept.preprocessing
-    text = f"its input: BGR, crops of {done.crop} pixels"
+    colours = "BGR" if done.channels == "rgb" else "grey"
+    text = f"its input: {colours}, crops of {done.crop} pixels"
     if has_mean_picture(done):
         text += ", less the mean picture"
     elif done.mean is not None:
