@@ -81,8 +81,8 @@ class Recipe:
     scale           -1000 to 1000, not 0     then multiplied by this (1 keeps grey levels 0 to 255)
     offset          -1000 to 1000            then this is added
     random_crop     true, false              training crops at random places, or the centre
-    far_edge        true, false              whether random crops may reach the far edges: 33 offsets of 224 in 256 as the
-                                             released nets, or the 32 that the AlexNet paper counts (2048 = 32 x 32 x 2)
+    far_edge        true, false              random crops may reach the far edges: 33 offsets of 224 in 256, as in the
+                                             released nets; the AlexNet paper counts 32 (2048 = 32 x 32 x 2)
     mirror          true, false              half of the training pictures are mirrored
     colour_std      0 to 10                  standard deviation of the colour shift's factors; 0 is no shift
     colour_by       eigenvalue, std          the shift is factor x eigenvalue of the covariance of pixels on the scale
