@@ -210,7 +210,7 @@ needs_onnx = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convne
 
 
 def livelier(net: Net, factor: float) -> Net:
-    """With larger weights: some fresh nets give nearly the same logits for all pictures, and a test would see nothing."""
+    """With larger weights: some fresh nets give nearly the same logits for all pictures, which would test nothing."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(factor)
