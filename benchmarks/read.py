@@ -3,7 +3,7 @@
     python benchmarks/read.py [FOLDER] [--pictures 1000] [--repeats 3]
 
 store: `Split.crops` in batches of 128 in random order at random offsets, one thread; in the first pass each record's
-sha256 is checked. DataLoader: torch's, over the folder's JPEGs: open, shorter side to 256, random crop of 224, uint8
+sum is checked. DataLoader: torch's, over the folder's JPEGs: open, shorter side to 256, random crop of 224, uint8
 batches of 128, with 0 and 2 workers. All read from the disk cache, in one process.
 """
 
