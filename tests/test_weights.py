@@ -159,8 +159,8 @@ def test_timms_convolutions_are_fully_connected_layers(tmp_path: Path) -> None:
         net = create_model("vgg_a", seed=0)
     timm = names.in_state_dicts(net)["timm"]
     assert timm["pre_logits.fc1.weight"] == ("fc6.weight",)
-    weights = torch.arange(2 * 3 * 7 * 7.0).reshape(2, 3, 7, 7)
-    x = torch.randn(1, 3, 7, 7)
+    weights = torch.arange(2 * 3 * 7 * 7.0, dtype=torch.float64).reshape(2, 3, 7, 7)
+    x = torch.randn(1, 3, 7, 7, dtype=torch.float64)
     whole = F.conv2d(x, weights)[:, :, 0, 0]
     torch.testing.assert_close(whole, F.linear(x.flatten(1), weights.reshape(2, -1)))
 
