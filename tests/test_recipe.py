@@ -69,7 +69,7 @@ def test_toml_and_json_give_an_equal_recipe_back(recipe):
 
 
 def test_the_docstring_tabulates_every_field_with_its_range():
-    rows = re.findall(r"^    (\w+) +(.+?)(?: {2,}|(?<=\d{7}) )", Recipe.__doc__, re.MULTILINE)
+    rows = re.findall(r"^ {0,4}(\w+) +(.+?)(?: {2,}|(?<=\d{7}) )", Recipe.__doc__, re.MULTILINE)
     table = dict(row for row in rows if row[0] in HINTS)
     assert list(table) == [each.name for each in fields(Recipe)]
     for name, text in table.items():
