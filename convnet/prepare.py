@@ -100,14 +100,15 @@ def prepare(
             shutil.rmtree(path / WORK, ignore_errors=True)
             return found
         _begin(path, _plan(jobs, listing))
-        Image.core.set_blocks_max(64)  # type: ignore[attr-defined]  # Pillow keeps its memory blocks: 120 page faults fewer a picture
-        total, done = len(source.entries), 0
+        # Pillow keeps its memory blocks: 120 page faults fewer a picture
+        Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
         todo = [job for job in jobs if not _part(path, job).exists()]
+        total, n_threads = len(source.entries), workers or os.cpu_count() or 1
         done = total - sum(len(job.entries) for job in todo)
         progress.start("preparing", total, done)
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(n_threads) as pool:
             for job in todo:
-                for n in _make_shard(path, job, source, settings, pool, 2 * (workers or os.cpu_count() or 1)):
+                for n in _make_shard(path, job, source, settings, pool, 2 * n_threads):
                     done += n
                     progress.update(done)
         progress.finish()

@@ -4,7 +4,7 @@ A run is a folder:
 
     metrics.jsonl    a row every few steps and one an epoch; the same for the same recipe, store and machine
     metrics.csv      the epochs as a table
-    timing.jsonl     seconds and pictures per second of each epoch (apart, because they differ from run to run)
+    timing.jsonl     seconds and pictures of each epoch (apart, because they differ from run to run)
     last.ckpt        everything to go on from; last.previous.ckpt is the one before
     best.ckpt        the net with the smallest validation error
     recipe.toml      the recipe; environment.json: versions, device, store; summary.json: the result
@@ -96,8 +96,7 @@ def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None
                 save(run)
     finally:
         seconds, pictures = monotonic() - began, run.position.pictures - first
-        timing = {"epoch": epoch, "seconds": seconds, "pictures": pictures, "pictures_per_second": pictures / seconds}
-        runlog.append(run.out / TIMING, timing)
+        runlog.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
 
 
 def _count(run: Run, batch: Batch, loss: float, wrong: int, lr: float, steps: int) -> None:
