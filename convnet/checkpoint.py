@@ -28,6 +28,7 @@ from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 
 LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"  # names in a run's folder
+KEPT = "epoch-{:04d}.ckpt"  # the net after that epoch
 
 MAGIC = b"\x89CNVNET\n"  # no text file begins so, and a transfer that changes line ends breaks it
 VERSION = 1

@@ -56,11 +56,14 @@ RANGES = MappingProxyType(
         "lr_drops": Range(0, 20),
         "lr_divisor": Range(1, 1000000, low_open=True),
         "lr_steps": Range(2, 100000),
+        "keep_epochs": Range(1, 100000),
         "validation": Range(0, 1, high_open=True),
         "save_minutes": Range(0, 100000, low_open=True),
         "seed": Range(0, MAX_INT),
     }
 )
+
+EPOCH_LISTS = ("lr_steps", "keep_epochs")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Recipe:
     validation      share, from 0, below 1   training pictures held out for validation when the store has no val split
     precision       auto, fp32, bf16         arithmetic of the net; auto is bf16 where the device does it well
     save_minutes    above 0, at most 100000  minutes between two checkpoints
+    keep_epochs     epochs, 1 to 100000      each epoch after which the net is kept for good (epoch-0005.ckpt), rising
     seed            0 to 2**63 - 1           of everything random
 
     Raises: UsageError that lists every wrong field at once; no Recipe exists that breaks a rule.
@@ -141,6 +145,7 @@ class Recipe:
     validation: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     save_minutes: float = 10.0
+    keep_epochs: tuple[int, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -197,8 +202,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as what JSON holds; `from_dict` gives an equal recipe back."""
     values = asdict(recipe)
-    values["lr_steps"] = list(recipe.lr_steps)
-    return values
+    return values | {name: list(values[name]) for name in EPOCH_LISTS}
 
 
 def from_dict(values: Mapping[str, object], where: str = "the recipe") -> Recipe:
@@ -268,8 +272,8 @@ def _field(name: str, value: object, kind: Any) -> object:
         return _identifier(value)
     if name == "net_options":
         return _options(value)
-    if name == "lr_steps":
-        return _steps(value)
+    if name in EPOCH_LISTS:
+        return _epochs(value, RANGES[name])
     return _number(value, kind, RANGES[name])
 
 
@@ -296,13 +300,13 @@ def _number(value: object, kind: type, allowed: Range) -> int | float:
     return value if kind is int else float(value)
 
 
-def _steps(value: object) -> tuple[int, ...]:
+def _epochs(value: object, allowed: Range) -> tuple[int, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"must be a list of epochs, each {RANGES['lr_steps']}, rising")
-    steps = tuple(int(_number(step, int, RANGES["lr_steps"])) for step in value)
-    if any(a >= b for a, b in pairwise(steps)):
+        raise ValueError(f"must be a list of epochs, each {allowed}, rising")
+    epochs = tuple(int(_number(epoch, int, allowed)) for epoch in value)
+    if any(a >= b for a, b in pairwise(epochs)):
         raise ValueError("each epoch must be later than the one before it")
-    return steps
+    return epochs
 
 
 def _options(value: object) -> dict[str, Option]:

@@ -7,6 +7,7 @@ A run is a folder:
     timing.jsonl     seconds and pictures of each epoch (apart, because they differ from run to run)
     last.ckpt        everything to go on from; last.previous.ckpt is the one before
     best.ckpt        the net with the smallest validation error
+    epoch-0005.ckpt  the net after an epoch of the recipe's keep_epochs
     recipe.toml      the recipe; environment.json: versions, device, store; summary.json: the result
 """
 
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet import checkpoint, device, draws, files, optim, runlog
-from convnet.checkpoint import BEST, LAST, Position
+from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.loader import Batch, Loader
@@ -198,6 +199,8 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     )
     if best:
         checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
+    if epoch in run.recipe.keep_epochs:
+        checkpoint.save(run.out / KEPT.format(epoch), snapshot(run, velocity=False))
     rows = [row for row in runlog.read(run.out / METRICS) if row["kind"] == "epoch"]
     runlog.write_csv(rows, run.out / "metrics.csv")
     save(run)  # last: a run that is killed before it does this epoch's end again

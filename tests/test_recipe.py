@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from convnet.errors import UsageError
 from convnet.recipe import (
+    EPOCH_LISTS,
     RANGES,
     Recipe,
     from_dict,
@@ -43,7 +44,7 @@ def values_of(name):
         texts = st.text(max_size=20).filter(str.isprintable)
         options = st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(-1e300, 1e300) | texts
         return st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True), options, max_size=3)
-    if name == "lr_steps":
+    if name in EPOCH_LISTS:
         return st.sets(st.integers(2, 100000), max_size=4).map(lambda steps: tuple(sorted(steps)))
     return numbers(name)
 
@@ -80,7 +81,7 @@ def test_the_docstring_tabulates_every_field_with_its_range():
 
 
 def test_every_number_has_a_range():
-    assert set(RANGES) == {name for name, kind in HINTS.items() if kind in (int, float)} | {"lr_steps"}
+    assert set(RANGES) == {name for name, kind in HINTS.items() if kind in (int, float)} | set(EPOCH_LISTS)
 
 
 def test_the_default_is_the_papers_alexnet():
@@ -152,7 +153,7 @@ def test_every_field_refuses_wrong_types_and_ranges(name):
 
 def test_ranges_end_where_they_say():
     for name, allowed in RANGES.items():
-        if name in ("lr_steps", "size", "crop", "scale", "pad"):
+        if name in (*EPOCH_LISTS, "size", "crop", "scale", "pad"):
             continue
         for end, is_open, outward in ((allowed.low, allowed.low_open, -1), (allowed.high, allowed.high_open, 1)):
             beyond = end + outward if HINTS[name] is int else math.nextafter(end, outward * math.inf)

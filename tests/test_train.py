@@ -339,6 +339,16 @@ def test_the_run_folder(undisturbed: Path, digits: Store) -> None:
     }  # fmt: skip
 
 
+def test_the_epochs_that_the_recipe_keeps_are_kept(undisturbed: Path, digits: Store, tmp_path: Path) -> None:
+    train(with_settings(SMALL, ["keep_epochs=[1, 2, 7]"]), digits, tmp_path / "run")
+    kept = {path.name: checkpoint.load(path) for path in (tmp_path / "run").glob("epoch-*.ckpt")}
+    assert set(kept) == {"epoch-0001.ckpt", "epoch-0002.ckpt"}
+    last = checkpoint.load(undisturbed / "last.ckpt").weights
+    assert all(torch.equal(kept["epoch-0002.ckpt"].weights[name], last[name]) for name in last)
+    assert not all(torch.equal(kept["epoch-0001.ckpt"].weights[name], last[name]) for name in last)
+    assert kept["epoch-0001.ckpt"].velocity is None
+
+
 GOLDEN: list[float] = [
     63.87114,
     63.11263,
