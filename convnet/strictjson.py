@@ -1,4 +1,4 @@
-"""What does a JSON text from a stranger say? One object, or the reason why it isn't one."""
+"""What does a JSON text from a stranger say? Or why is it none?"""
 
 import json
 import math
@@ -11,13 +11,18 @@ def parse(data: bytes | str) -> dict[str, Any]:
     >>> parse('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
     """
-    try:
-        content = json.loads(data, object_pairs_hook=_object, parse_float=_float, parse_constant=_refused)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    content = value(data)
     if not isinstance(content, dict):
         raise ValueError("not an object")
     return content
+
+
+def value(data: bytes | str) -> Any:
+    """What a JSON text says, object or not, under the same rules. Raises: ValueError."""
+    try:
+        return json.loads(data, object_pairs_hook=_object, parse_float=_float, parse_constant=_refused)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

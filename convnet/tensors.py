@@ -17,7 +17,7 @@ from torch import Tensor
 from convnet import strictjson
 from convnet.errors import DataError
 
-MAX_HEADER = 1 << 20  # bytes; a net of 150 tensors has about 15 KiB
+MAX_HEADER = 8 << 20  # bytes; a net of 150 tensors has about 15 KiB, the names of 22,000 classes about 1 MiB
 MAX_SIDE = 1 << 40  # elements along one axis
 DTYPES = MappingProxyType(
     {
@@ -35,14 +35,15 @@ DTYPES = MappingProxyType(
 )
 
 
-def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, piece by piece, a function of names and contents alone.
+def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, piece by piece, a function of names, contents and metadata alone.
 
     Wide elements come first, then the names in order, so that each tensor lies at a multiple of its elements' width.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    entries, end = {}, 0
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name in order:
         tensor, begin = tensors[name], end
         end += tensor.numel() * tensor.element_size()
@@ -60,6 +61,11 @@ def parse(data: Tensor) -> dict[str, Tensor]:
 
     Raises: DataError for bytes that aren't a safetensors file, or have gaps, overlaps, unknown types or odd shapes.
     """
+    return parse_all(data)[0]
+
+
+def parse_all(data: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors as `parse` gives them, and the texts that the writer added, its metadata. Raises: DataError."""
     length = int.from_bytes(data[:8].numpy().tobytes(), "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
         raise DataError(f"the header of the tensors says it has {length} bytes")
@@ -67,7 +73,9 @@ def parse(data: Tensor) -> dict[str, Tensor]:
         header = strictjson.parse(data[8 : 8 + length].numpy().tobytes())
     except ValueError as error:
         raise DataError(f"the header of the tensors is not JSON: {error}") from error
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise DataError("the metadata of the tensors are no texts")
     values, end, tensors = data[8 + length :], 0, {}
     entries = {name: _entry(name, entry) for name, entry in header.items()}
     for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
@@ -78,7 +86,7 @@ def parse(data: Tensor) -> dict[str, Tensor]:
         tensors[name] = aligned.view(dtype).reshape(shape)
     if end != len(values):
         raise DataError(f"{len(values) - end} bytes after the tensors belong to none")
-    return tensors
+    return tensors, metadata
 
 
 def _entry(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:

@@ -39,6 +39,19 @@ def test_we_read_what_the_safetensors_library_writes():
     assert all(torch.equal(ours[name], NAMED[name]) for name in NAMED)
 
 
+def test_metadata_are_texts(tmp_path):
+    told = {"net": "lenet5", "classes": '["é", "\\"b\\""]'}
+    data = b"".join(bytes(piece) for piece in tensors.pieces(NAMED, told))
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == told
+    named, found = tensors.parse_all(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    assert (named.keys(), found) == (NAMED.keys(), told)
+    for text in (b'{"__metadata__": {"a": 1}}', b'{"__metadata__": ["a"]}'):
+        with pytest.raises(DataError, match="the metadata of the tensors are no texts"):
+            read(len(text).to_bytes(8, "little") + text)
+
+
 def test_reading_copies_nothing_that_lies_where_it_should():
     data = torch.frombuffer(bytearray(bytes_of(NAMED)), dtype=torch.uint8)
     for tensor in tensors.parse(data).values():

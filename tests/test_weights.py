@@ -324,7 +324,7 @@ def test_the_command_imports(
     assert code == 0
     assert json.loads(out)["checkpoint"] == "b.ckpt"
     assert len(json.loads(out)["rows"]) == len(nin)
-    code, _, err = run("import", "mine.pth")
+    code, _, err = run("import", "mine.pth", "--out", "c.ckpt")
     assert (code, "--net" in err) == (2, True)
     code, _, err = run("import", "vgg16.torchvison")
     assert (code, "did you mean 'vgg16.torchvision'?" in err) == (2, True)

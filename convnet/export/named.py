@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 from torch import Tensor
 
-from convnet import __version__, files, preprocess, recipe
+from convnet import __version__, files, preprocess, recipe, tensors
 from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
 from convnet.nets.alexnet_owt import AlexNetOWT
@@ -28,9 +27,9 @@ NEAR = 0.01  # grey levels: a mean this near to a known one is that one
 
 
 def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: Path | None) -> list[str]:
-    """Writes the tensors, with preprocessing and classes as JSON in the metadata; what the reader must know.
+    """Writes the tensors, with net, preprocessing and classes in the metadata; what the reader must know.
 
-    mean: where the mean picture goes.
+    mean: where the mean picture goes. `weights/own.py` reads the metadata.
     """
     pictures = preprocess.to_dict(kept.preprocessing)
     colour = kept.preprocessing.mean
@@ -52,14 +51,17 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
         "preprocessing": json.dumps(pictures),
         "classes": json.dumps(list(kept.classes)),
     }
-    files.write_atomic(path, save(_arrays(weights), metadata))
+    with files.atomic(path) as file:
+        for piece in tensors.pieces(weights, metadata):
+            file.write(piece)
     return notes
 
 
 def write_npz(kept: Checkpoint, path: Path) -> list[str]:
     """Writes the tensors under our names; what the reader must know."""
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in kept.weights.items()}
     with files.atomic(path) as file:
-        np.savez(file, **_arrays(kept.weights))  # type: ignore[arg-type] # no tensor is called allow_pickle
+        np.savez(file, **arrays)  # type: ignore[arg-type] # no tensor is called allow_pickle
     return ["an .npz has no place for preprocessing and classes: keep the checkpoint"]
 
 
@@ -121,7 +123,3 @@ def _joined(weights: dict[str, Tensor], naming: Naming) -> dict[str, Tensor]:
         source: torch.cat([weights[target] for target in targets]) if len(targets) > 1 else weights[targets[0]]
         for source, targets in naming.items()
     }
-
-
-def _arrays(weights: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: tensor.detach().contiguous().numpy() for name, tensor in weights.items()}

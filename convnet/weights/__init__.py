@@ -6,9 +6,10 @@ partial; then the report names it.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,12 @@ from convnet.errors import DataError, UsageError
 from convnet.nets import create_model
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
+from convnet.nets.lenet5 import LeNet5
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
-from convnet.recipe import Recipe
-from convnet.weights import archives, caffe, download, names, pictures
+from convnet.weights import archives, caffe, download, names, own, pictures
 from convnet.weights.found import Found
+from convnet.weights.own import Own
 from convnet.weights.report import Report, Row
 
 READERS: Mapping[str, Callable[[Path], list[Found]]] = MappingProxyType(
@@ -43,7 +45,7 @@ SHOWN = 6  # problems that an error lists
 
 def read_weights(
     path: Path,
-    net_name: str,
+    net_name: str | None = None,
     *,
     mean: Path | tuple[float, float, float] | None = None,
     classes: Path | None = None,
@@ -52,6 +54,8 @@ def read_weights(
 ) -> tuple[Checkpoint, Report]:
     """A checkpoint of `net_name` with the weights in a file, its preprocessing and classes; and what was done.
 
+    A `.safetensors` that we exported says all this itself; what is given takes the place of what it says.
+
     mean     Caffe's mean, a `.binaryproto` or `.npy` (3, H, W) or (3,), BGR; or grey levels R, G, B
     classes  a file with one name a line; of lines as in `synset_words.txt` the name is the first word, n01440764
     partial  take what fits; the rest of the net keeps its initial values
@@ -59,31 +63,35 @@ def read_weights(
 
     Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file.
     """
-    net = _empty(net_name)
     found = _read(path)
-    sha256 = files.sha256_file(path)
-    writer, naming = _naming(path, net, found)
-    net, options = _fitted(net_name, net, found, naming)
-    writer, naming = _naming(path, net, found)
+    told = own.own_of(path)
+    net_name = net_name or (told.net if told is not None else None)
+    if net_name is None:
+        raise UsageError(f"{path}: the file doesn't say which net it is for; give --net")
+    net, options, writer, naming = _net_of(path, net_name, found, told)
     report = Report(path.name, net_name, writer)
     chosen = _match(net, naming, found, report)
     if (report.missing or report.left_over) and not partial:
         raise DataError(_misfit(path, net_name, report))
     if not chosen:
         raise DataError(f"{path}: no tensor of it fits {net_name}")
-    scaling = pictures.pixels_of(net_name, writer, sha256, pixels)
-    preprocessing, factors = pictures.preprocessing_of(net, writer, mean, scaling, report)
+    sha256 = files.sha256_file(path)
     try:
+        if told is not None:
+            preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
+        else:
+            scaling = pictures.pixels_of(net_name, net, writer, sha256, pixels)
+            preprocessing, factors = pictures.preprocessing_of(net, writer, mean, scaling, report)
         weights = _convert(net, naming, chosen, writer, factors, report)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
     if report.missing:
         fresh = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
         weights |= {name: fresh[name] for name in report.missing}
     kept = Checkpoint(
-        recipe=_recipe(net_name, options, preprocessing),
+        recipe=pictures.recipe_of(net_name, options, preprocessing),
         preprocessing=preprocessing,
-        classes=pictures.classes_of(classes, net.num_classes, report),
+        classes=pictures.classes_of(classes, net.num_classes, told.classes if told is not None else None, report),
         weights={name: weights[name] for name in net.state_dict()},
         provenance={"convnet": __version__, "imported": {"file": path.name, "sha256": sha256, "writer": writer}},
     )
@@ -92,7 +100,7 @@ def read_weights(
 
 def import_weights(
     what: str,
-    net_name: str | None,
+    net_name: str | None = None,
     out: Path | None = None,
     *,
     mean: Path | None = None,
@@ -108,11 +116,11 @@ def import_weights(
     Raises: UsageError, DataError, DiskError; ConvnetError when a file can't be downloaded.
     """
     path, file = Path(what), None
-    if path.suffix.lower() not in READERS:
+    if what in download.KNOWN or not (path.exists() or path.suffix.lower() in READERS):
         file = download.known(what)
         net_name = net_name or file.net
-    if net_name is None:
-        raise UsageError(f"{path}: a file doesn't say which net it is for; give --net")
+    if net_name is not None:
+        _empty(net_name)  # an unknown net is named before anything is downloaded
     out = out or FOLDER / f"{path.name if file else path.stem}.ckpt"
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out, or remove it")
@@ -152,12 +160,16 @@ def _empty(net_name: str, **options: Any) -> Net:
         return create_model(net_name, seed=0, **options)
 
 
-def _naming(path: Path, net: Net, found: list[Found]) -> tuple[str, names.Naming]:
-    """Whose names the file has, and them: the writer most of whose names are there."""
-    if path.suffix.lower() == ".caffemodel":
+def _naming(path: Path, net: Net, found: list[Found], told: Own | None) -> tuple[str, names.Naming]:
+    """Whose names the file has, and them: as it says, or the writer most of whose names are there."""
+    if path.suffix.lower() == ".caffemodel" or (told is not None and told.names == "caffe"):
+        if any(name.endswith(".running_mean") for name in net.state_dict()):
+            raise UsageError(f"{path}: Caffe's batch norm isn't read; choose a --net without it, or a file of PyTorch")
         return "caffe", names.caffe(net)
     here = {each.name for each in found}
     namings = names.in_state_dicts(net)
+    if told is not None and told.names in namings:
+        return told.names, namings[told.names]
     writer = max(namings, key=lambda name: len(here & namings[name].keys()))
     if not here & namings[writer].keys():
         some = ", ".join(repr(each.name) for each in found[:3])
@@ -165,19 +177,51 @@ def _naming(path: Path, net: Net, found: list[Found]) -> tuple[str, names.Naming
     return writer, namings[writer]
 
 
-def _fitted(net_name: str, net: Net, found: list[Found], naming: names.Naming) -> tuple[Net, dict[str, Any]]:
-    """The net with the file's number of classes, and with GoogLeNet's heads only if the file has them; its options."""
+def _net_of(
+    path: Path, net_name: str, found: list[Found], told: Own | None
+) -> tuple[Net, dict[str, Any], str, names.Naming]:
+    """(the net without numbers, its options, whose names the file has, them)."""
+    if told is not None and told.net == net_name:
+        options: dict[str, Any] = dict(told.options)
+        try:
+            net = _empty(net_name, num_classes=len(told.classes), **options)
+        except (UsageError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{path}: its metadata: net {net_name}: {' '.join(str(error).split())}") from error
+    else:
+        options = _options_of(_empty(net_name), found)
+        net = _empty(net_name, **options)
+        n_classes = _n_classes(net, found, _naming(path, net, found, told)[1])
+        net = _empty(net_name, num_classes=n_classes, **options)
+    return net, options, *_naming(path, net, found, told)
+
+
+def _options_of(net: Net, found: list[Found]) -> dict[str, Any]:
+    """The options of a net by the tensors that only some files have, and by what its first layer reads."""
+    here = {each.name: each for each in found}
     options: dict[str, Any] = {}
-    if isinstance(net, GoogLeNet) and not any(each.name.startswith(names.HEADS) for each in found):
+    if isinstance(net, GoogLeNet) and not any(name.startswith(names.HEADS) for name in here):
         options["heads"] = False
-    last = next((source for source, targets in naming.items() if targets == (f"{net.last}.weight",)), None)
-    sides = next((_squeezed(each.shape) for each in found if each.name == last), ())
-    n_classes = sides[0] if sides else net.num_classes
-    if not 1 <= n_classes <= MAX_CLASSES:
-        raise DataError(f"{last} has {n_classes:,} outputs; at most {MAX_CLASSES:,} classes are read")
-    if n_classes == net.num_classes and not options:
-        return net, options
-    return _empty(net_name, num_classes=n_classes, **options), options
+    if isinstance(net, LeNet5) and "output.weight" in here:
+        options["output"] = "linear"
+    namings = (names.caffe(net), *names.in_state_dicts(net).values())
+    key = next(iter(net.state_dict()))
+    sources = {source for naming in namings for source, targets in naming.items() if key in targets}
+    sides = {here[source].shape[1] for source in sources & here.keys() if len(here[source].shape) == 4}
+    if sides in ({1}, {3}) and sides != {net.in_channels}:
+        options["in_channels"] = sides.pop()
+    return options
+
+
+def _n_classes(net: Net, found: list[Found], naming: names.Naming) -> int:
+    """The number of outputs that the file's last layer has, when it's the net's in everything else."""
+    template = net.state_dict().get(f"{net.last}.weight")
+    sources = [source for source, targets in naming.items() if targets == (f"{net.last}.weight",)]
+    shape = next((_squeezed(each.shape, 2) for each in found if each.name in sources), ())
+    if template is None or math.prod(shape[1:]) != math.prod(template.shape[1:]) or not shape:
+        return net.num_classes
+    if not 1 <= shape[0] <= MAX_CLASSES:
+        raise DataError(f"{sources[0]} has {shape[0]:,} outputs; at most {MAX_CLASSES:,} classes are read")
+    return shape[0]
 
 
 def _match(net: Net, naming: names.Naming, found: list[Found], report: Report) -> dict[str, Found]:
@@ -214,40 +258,38 @@ def _whole(source: str, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if len(shapes) > 1 else shapes[0]
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without leading ones, which Caffe's legacy shapes have: (1, 1, 1000, 4096) -> (1000, 4096)."""
-    while len(shape) > 1 and shape[0] == 1:
+def _squeezed(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
+    """Without the ones in front by which Caffe's legacy shapes have more than n sides: (1, 1, 10, 64) -> (10, 64)."""
+    while len(shape) > n and shape[0] == 1:
         shape = shape[1:]
     return shape
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a tensor can take the wanted shape without mixing its rows."""
-    if shape == wanted:
-        return True
-    if math.prod(shape) != math.prod(wanted) or not wanted:
-        return False
-    own = _squeezed(shape)
-    if len(wanted) == 2:  # a fully connected layer written as a convolution reads the maps in the order (C, H, W)
-        return own[:1] == wanted[:1]
-    return own == _squeezed(wanted)
+    """Whether a tensor can take the wanted shape with its numbers in their order."""
+    if len(wanted) == 2 and len(shape) == 4 and shape[0] == wanted[0] and shape[2] == shape[3]:
+        return math.prod(shape) == math.prod(wanted)  # a fully connected layer as a convolution: maps, rows, columns
+    return _squeezed(shape, len(wanted)) == wanted
 
 
-def _recipe(net_name: str, options: dict[str, Any], done: Preprocessing) -> Recipe:
-    mean: Literal["picture", "rgb", "none"] = (
-        "none" if done.mean is None else "rgb" if done.mean.ndim == 1 else "picture"
-    )
-    return Recipe(
-        name=net_name,
-        net=net_name,
-        net_options=options,
-        size=done.size,
-        crop=done.crop,
-        channels=done.channels,
-        mean=mean,
-        scale=done.scale,
-        colour_std=0.0,
-    )
+def _own_preprocessing(
+    path: Path, net: Net, told: Own, mean: Path | tuple[float, float, float] | None, pixels: str | None
+) -> tuple[Preprocessing, tuple[float, ...] | None]:
+    """As one of our files says, but for a mean that is given; and the factors of the first convolution's channels."""
+    if pixels is not None:
+        raise UsageError(f"{path} says itself how its pixels were scaled; leave --pixels out")
+    done = told.preprocessing
+    if isinstance(mean, Path):
+        done = replace(done, mean=pictures.mean_of(mean, done.size))
+    elif told.mean_picture is not None:
+        done = replace(done, mean=own.mean_picture_of(told, path))
+    try:
+        with torch.no_grad():
+            channels = 1 if done.channels == "grey" else 3
+            net.eval()(torch.empty(1, channels, done.crop, done.crop, device="meta"))
+    except (UsageError, RuntimeError) as error:
+        raise DataError(f"its metadata: {' '.join(str(error).split())}") from error
+    return done, told.factors()
 
 
 # Numbers
@@ -261,7 +303,7 @@ def _convert(
     factors: tuple[float, ...] | None,
     report: Report,
 ) -> dict[str, Tensor]:
-    """Our tensors, in memory of their own. `factors` divide the input channels of the first convolution."""
+    """Our tensors, in memory of their own. `factors`, of R, G, B, divide the first convolution's input channels."""
     template = net.state_dict()
     first = next(iter(template)).partition(".")[0]
     weights: dict[str, Tensor] = {}

@@ -67,11 +67,23 @@ def read_torch(path: Path) -> list[Found]:
 
 def read_safetensors(path: Path) -> list[Found]:
     """The tensors of a `.safetensors`. Raises: DataError."""
+    return [_of_tensor(name, tensor) for name, tensor in _safetensors(path)[0].items()]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that the writer of a `.safetensors` added to it, by name. Raises: DataError."""
+    return _safetensors(path)[1]
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     size = path.stat().st_size
     if not size:
         raise DataError("empty file")
     data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)  # mapped, not read
-    return [_of_tensor(name, tensor) for name, tensor in tensors.parse(data).items()]
+    try:
+        return tensors.parse_all(data)
+    except DataError as error:
+        raise DataError(f"not a whole .safetensors: {error}") from error
 
 
 def read_npz(path: Path) -> list[Found]:

@@ -1,5 +1,6 @@
 """What was done to pictures before a net of others saw them, and what are its classes called?"""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from convnet.errors import DataError, UsageError, unknown
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
+from convnet.recipe import Option, Recipe
 from convnet.weights import archives, caffe, download
 from convnet.weights.report import Report
 
@@ -24,15 +26,23 @@ PIXELS = MappingProxyType(
 SIZE = 256  # pixels: the shorter side, of which a square is cut out
 
 
-def pixels_of(net_name: str, writer: str, sha256: str, pixels: str | None) -> str | None:
-    """How the pixels were scaled: as said, as is known of this very file, or by the one way that is in use."""
+def pixels_of(net_name: str, net: Net, writer: str, sha256: str, pixels: str | None) -> str | None:
+    """How the pixels were scaled: as said, as is known of this very file, or by the one way that is in use.
+
+    Raises: UsageError where that can't be known.
+    """
     if writer not in ("torchvision", "timm"):
         if pixels is not None:
             raise UsageError(f"--pixels {pixels} is for torchvision's and timm's files; this one has {writer}'s names")
         return None
+    if pixels is not None and pixels not in PIXELS:
+        raise UsageError(unknown("scaling of pixels", pixels, PIXELS))
+    if net.in_channels == 1 and pixels != "half":
+        raise UsageError(
+            "ImageNet's mean and std are of three colours, and this net sees one: give --pixels half if its pixels "
+            "were scaled to -1..1"
+        )
     if pixels is not None:
-        if pixels not in PIXELS:
-            raise UsageError(unknown("scaling of pixels", pixels, PIXELS))
         return pixels
     if (file := download.known_by_digest(sha256)) is not None and file.pixels is not None:
         return file.pixels
@@ -53,6 +63,7 @@ def preprocessing_of(
 ) -> tuple[Preprocessing, tuple[float, ...] | None]:
     """What is done to pictures, and what the first convolution's input channels are to be divided by."""
     scale, factors, levels = 1.0, None, None
+    size = SIZE if net.input_size > SIZE // 2 else net.input_size
     if pixels is not None:
         if mean is not None:
             raise UsageError(f"--mean is for Caffe's files; {writer}'s have their own mean")
@@ -66,14 +77,13 @@ def preprocessing_of(
             + (f"times {scale:.6g}" if scale != 1 else "and 255 std is in the first convolution's weights")
         )
     elif mean is not None:
-        levels = mean_of(mean) if isinstance(mean, Path) else np.asarray(mean, np.float32)
+        levels = mean_of(mean, size) if isinstance(mean, Path) else np.asarray(mean, np.float32)
     else:
         report.notes.append("no mean is subtracted: none was given (--mean), and the file has none")
     if isinstance(net, GoogLeNet) and not net.bn and writer == "caffe":
         report.notes.append(
             "Caffe's bvlc_googlenet has response normalisation with k 1 and alpha / n; this net has AlexNet's constants"
         )
-    size = SIZE if net.input_size > SIZE // 2 else net.input_size
     channels: Literal["rgb", "grey"] = "rgb" if net.in_channels == 3 else "grey"
     done = Preprocessing(
         size=size,
@@ -88,8 +98,8 @@ def preprocessing_of(
     return done, factors
 
 
-def mean_of(path: Path) -> NDArray[np.float32]:
-    """Caffe's mean as ours: (3,) or (size, size, 3), RGB."""
+def mean_of(path: Path, size: int) -> NDArray[np.float32]:
+    """Caffe's mean as ours: (3,) or (size, size, 3), RGB. Raises: DataError for a file that holds no such mean."""
     try:
         if path.suffix == ".binaryproto":
             found: NDArray[Any] = caffe.read_mean(path)
@@ -97,8 +107,8 @@ def mean_of(path: Path) -> NDArray[np.float32]:
             found = archives.read_npy(path)
         else:
             raise UsageError(f"{path}: a mean's name must end in .binaryproto or .npy")
-        if found.shape not in ((3,), (3, SIZE, SIZE)):
-            raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {SIZE}, {SIZE}), BGR")
+        if found.shape not in ((3,), (3, size, size)):
+            raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {size}, {size}), BGR")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except DataError as error:
@@ -106,12 +116,38 @@ def mean_of(path: Path) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(found[::-1], 0, -1), np.float32)
 
 
-def classes_of(path: Path | None, n: int, report: Report) -> tuple[str, ...]:
+def recipe_of(net_name: str, options: Mapping[str, Option], done: Preprocessing) -> Recipe:
+    """A recipe of that net and these pictures; the rest of it is the default. Raises: UsageError."""
+    mean: Literal["picture", "rgb", "none"] = (
+        "none" if done.mean is None else "rgb" if done.mean.ndim == 1 else "picture"
+    )
+    return Recipe(
+        name=net_name,
+        net=net_name,
+        net_options=options,
+        size=done.size,
+        pad=done.pad,
+        crop=done.crop,
+        channels=done.channels,
+        mean=mean,
+        scale=done.scale,
+        offset=done.offset,
+        colour_std=0.0,
+    )
+
+
+def classes_of(path: Path | None, n: int, own: tuple[str, ...] | None, report: Report) -> tuple[str, ...]:
+    """The names in a file, or `own`, those that the weights came with, or "0" to "n - 1".
+
+    Raises: DataError for a file that can't be read or doesn't hold n names.
+    """
+    if path is None and own is not None and len(own) == n:
+        return own
     if path is None:
         report.notes.append(f'the classes are called "0" to "{n - 1}": no file with their names was given (--classes)')
         return tuple(str(k) for k in range(n))
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if all(len(line) > 9 and line[0] == "n" and line[1:9].isdecimal() and line[9] in " \t" for line in lines):
