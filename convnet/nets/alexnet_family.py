@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, ceil_max_pool, check_images, max_pool, record, response_norm
+from convnet.nets.layers import Columns, Net, ceil_max_pool, check_images, connected, max_pool, record, response_norm
 from convnet.nets.norms import response_norm_mean
 
 POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads
@@ -73,7 +73,7 @@ class Family(Net):
         return Columns(self.columns, n_below, maps, size, padding=padding)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self.name, self.in_channels, self.sides)
+        check_images(images, self.name, self.in_channels, self.sides, slides=self.slides)
         x = F.pad(images, (0, self.edge, 0, self.edge)) if self.edge else images
         for stage in self.order.split():
             x = record(stages, stage, self.apply_stage(stage, x))
@@ -88,7 +88,8 @@ class Family(Net):
         if kind == "pool":
             return self.pool(x)
         if kind == "fc":
-            x = x.flatten(1) if stage == self.first_linear else F.dropout(x, self.dropout, self.training)
+            x = x if stage == self.first_linear else F.dropout(x, self.dropout, self.training)
+            return connected(getattr(self, stage), x)
         y: Tensor = getattr(self, stage)(x)
         return y
 

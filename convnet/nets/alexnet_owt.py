@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import check_init, uniform_by_fan_in
-from convnet.nets.layers import NO_LIMIT, Net, check_images, max_pool, record
+from convnet.nets.layers import NO_LIMIT, Net, check_images, connected, max_pool, record
 
 SIDES = range(63, NO_LIMIT)  # pixels: 63 give one pixel at pool5
 
@@ -64,7 +64,7 @@ class AlexNetOWT(Net):
         self.fc8 = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "alexnet_owt", self.in_channels, SIDES)
+        check_images(images, "alexnet_owt", self.in_channels, SIDES, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", max_pool(x))
@@ -80,13 +80,14 @@ class AlexNetOWT(Net):
         x = record(stages, "conv5", self.conv5(x))
         x = record(stages, "relu5", F.relu(x))
         x = record(stages, "pool5", max_pool(x))
-        x = record(stages, "avgpool", F.adaptive_avg_pool2d(x, 6))
+        if not self.slides:
+            x = record(stages, "avgpool", F.adaptive_avg_pool2d(x, 6))
 
-        x = record(stages, "fc6", self.fc6(F.dropout(x.flatten(1), 0.5, self.training)))
+        x = record(stages, "fc6", connected(self.fc6, F.dropout(x, 0.5, self.training)))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", self.fc7(F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, F.dropout(x, 0.5, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", self.fc8(x))
+        return record(stages, "fc8", connected(self.fc8, x))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.

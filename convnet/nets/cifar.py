@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import check_init, gaussian
-from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, check_images, record
+from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, check_images, connected, record
 from convnet.nets.local import LocallyConnected2d
 from convnet.nets.norms import response_norm_mean, within_map_norm
 
@@ -76,7 +76,7 @@ class Cifar26(CifarNet):
         self.fc10 = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_26", self.in_channels, SIDES_4)
+        check_images(images, "cifar_26", self.in_channels, SIDES_4, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -86,9 +86,9 @@ class Cifar26(CifarNet):
         x = record(stages, "conv3", self.conv3(x))
         x = record(stages, "relu3", F.relu(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
-        x = record(stages, "fc64", self.fc64(x.flatten(1)))
+        x = record(stages, "fc64", connected(self.fc64, x))
         x = record(stages, "relu4", F.relu(x))
-        return record(stages, "fc10", self.fc10(x))
+        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class Cifar18(CifarNet):
@@ -122,7 +122,7 @@ class Cifar18(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_18", self.in_channels, SIDES_4)
+        check_images(images, "cifar_18", self.in_channels, SIDES_4, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -134,7 +134,7 @@ class Cifar18(CifarNet):
         x = record(stages, "conv3", self.conv3(x))
         x = record(stages, "relu3", F.relu(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
-        return record(stages, "fc10", self.fc10(x.flatten(1)))
+        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class Cifar13(CifarNet):
@@ -160,6 +160,8 @@ class Cifar13(CifarNet):
     input_size = 24
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
 
+    fixed: ClassVar[str] = "the locally connected layers of cifar_13 have weights for each place of one size"
+
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, 64, 5, padding=2)
@@ -169,7 +171,7 @@ class Cifar13(CifarNet):
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_13", self.in_channels, SIDES_6)
+        check_images(images, "cifar_13", self.in_channels, SIDES_6, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -180,7 +182,7 @@ class Cifar13(CifarNet):
         x = record(stages, "relu3", F.relu(x))
         x = record(stages, "local4", self.local4(x))
         x = record(stages, "relu4", F.relu(x))
-        return record(stages, "fc10", self.fc10(x.flatten(1)))
+        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class Cifar11(CifarNet):
@@ -208,6 +210,8 @@ class Cifar11(CifarNet):
     input_size = 24
     std: ClassVar[dict[str, float]] = Cifar13.std
 
+    fixed: ClassVar[str] = "the locally connected layers of cifar_11 have weights for each place of one size"
+
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, 64, 5, padding=2)
@@ -217,7 +221,7 @@ class Cifar11(CifarNet):
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_11", self.in_channels, SIDES_6)
+        check_images(images, "cifar_11", self.in_channels, SIDES_6, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -230,7 +234,7 @@ class Cifar11(CifarNet):
         x = record(stages, "relu3", F.relu(x))
         x = record(stages, "local4", self.local4(x))
         x = record(stages, "relu4", F.relu(x))
-        return record(stages, "fc10", self.fc10(x.flatten(1)))
+        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class CifarReLU(CifarNet):
@@ -264,7 +268,7 @@ class CifarReLU(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_relu", self.in_channels, SIDES_4)
+        check_images(images, "cifar_relu", self.in_channels, SIDES_4, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -274,7 +278,7 @@ class CifarReLU(CifarNet):
         x = record(stages, "conv3", self.conv3(x))
         x = record(stages, "relu3", F.relu(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
-        return record(stages, "fc10", self.fc10(x.flatten(1)))
+        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class CifarTanh(CifarNet):
@@ -308,7 +312,7 @@ class CifarTanh(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_tanh", self.in_channels, SIDES_4)
+        check_images(images, "cifar_tanh", self.in_channels, SIDES_4, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "tanh1", torch.tanh(x))
@@ -318,4 +322,4 @@ class CifarTanh(CifarNet):
         x = record(stages, "conv3", self.conv3(x))
         x = record(stages, "tanh3", torch.tanh(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
-        return record(stages, "fc10", self.fc10(x.flatten(1)))
+        return record(stages, "fc10", connected(self.fc10, x))

@@ -5,6 +5,7 @@ Every layer here stands alone: none knows a net. `Net` is what the rest of the p
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
@@ -31,7 +32,10 @@ class Net(nn.Module):
     year: int
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
+    slides: bool = False  # over pictures that are larger than its own: see `sliding`
+    fixed: ClassVar[str] = ""  # why it can't slide, where it can't
     loss_weights: Mapping[str, float] = MappingProxyType({"logits": 1.0})  # of the heads, in training
+    starts: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # {another net: the layers that its training lends}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         raise NotImplementedError
@@ -44,6 +48,10 @@ class Net(nn.Module):
         """Draw all weights anew by one of `inits`; they are a function of the generator's state alone."""
         raise NotImplementedError
 
+    def is_of_classes(self, name: str) -> bool:
+        """Whether a tensor belongs to the classes that the net tells apart, so that it's worth nothing for others."""
+        return name.rpartition(".")[0] == self.last
+
 
 def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
     """`x` itself, noted in `stages` under its name if anyone asked."""
@@ -55,10 +63,13 @@ def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
 NO_LIMIT = 2**31  # `range(smallest, NO_LIMIT)`: sides without an upper limit
 
 
-def check_images(images: Tensor, net: str, channels: int, sizes: range) -> None:
+def check_images(
+    images: Tensor, net: str, channels: int, sizes: range, *, hint: str = "", slides: bool = False
+) -> None:
     """Hold the pictures against what a net can take: (N, channels, H, W) with H and W in `sizes`.
 
-    A range that ends at `NO_LIMIT` is said as "at least".
+    A range that ends at `NO_LIMIT` is said as "at least". hint: what to do about other sizes. slides: a net that slides
+    takes all larger ones too.
 
     Raises: UsageError with the shape and the rule.
     """
@@ -67,10 +78,41 @@ def check_images(images: Tensor, net: str, channels: int, sizes: range) -> None:
     if images.shape[1] != channels:
         raise UsageError(f"{net} takes {channels} channel(s), got {images.shape[1]}: shape {tuple(images.shape)}")
     height, width = images.shape[2:]
+    sizes = range(sizes.start, NO_LIMIT) if slides else sizes
     if height not in sizes or width not in sizes:
         rule = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         rule = f"at least {sizes[0]}" if sizes.stop == NO_LIMIT else rule
-        raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}")
+        raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
+
+
+def connected(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A fully connected layer on features (N, D) or on maps (N, C, H, W), which it reads in the order (C, H, W).
+
+    On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2.
+    """
+    if x.ndim == 2:
+        return cast(Tensor, layer(x))
+    side = math.isqrt(layer.in_features // x.shape[1])
+    height, width = x.shape[2:]
+    if height == width == side:
+        return cast(Tensor, layer(x.flatten(1)))
+    y: Tensor = layer(F.unfold(x, side).mT).mT
+    return y.reshape(*y.shape[:2], height - side + 1, width - side + 1)
+
+
+def sliding(net: Net) -> Net:
+    """`net` with the same layers for pictures of its own size and every larger one: dense evaluation.
+
+    Its fully connected layers slide over the maps as convolutions, so that the logits of larger pictures are a map of
+    class scores (N, K, h, w); nets that end in global average pooling give (N, K), averaged over the picture.
+
+    Raises: UsageError for a net that can't slide. Paper: VGG 3.2.
+    """
+    if net.fixed:
+        raise UsageError(f"{net.fixed}, so it cannot slide over larger pictures; choose crops with --views")
+    slid = copy(net)  # its own flags, the same weights
+    slid.slides = True
+    return slid
 
 
 def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
@@ -235,8 +277,8 @@ class SparseConv2d(nn.Module):
 class RBF(nn.Module):
     """Radial basis function units: minus the squared distance of the features (N, D) to each class's fixed code (K, D).
 
-    Logits, so larger is nearer. They are float32 or better under autocast too: a distance is a difference of large
-    numbers. Paper: LeNet-5, eq. 7 (the distance itself).
+    Features at each place of a map, (N, D, h, w), give (N, K, h, w). Logits, so larger is nearer. They are float32 or
+    better under autocast too: a distance is a difference of large numbers. Paper: LeNet-5, eq. 7 (the distance itself).
     """
 
     codes: Tensor
@@ -247,7 +289,8 @@ class RBF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = wide(x)
-        return -(x[:, None] - self.codes.to(x.dtype)).square().sum(-1)
+        codes = self.codes.to(x.dtype).reshape(*self.codes.shape, *[1] * (x.ndim - 2))
+        return -(x[:, None] - codes).square().sum(2)
 
 
 def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.layers import RBF, Net, SparseConv2d, SubSampling, check_images, record, scaled_tanh
+from convnet.nets.layers import RBF, Net, SparseConv2d, SubSampling, check_images, connected, record, scaled_tanh
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
 TABLE = (
@@ -70,7 +70,7 @@ class LeNet5(Net):
     def __init__(self, num_classes: int = 10, in_channels: int = 1, output: Literal["rbf", "linear"] = "rbf") -> None:
         super().__init__()
         if output not in ("rbf", "linear"):
-            raise UsageError(unknown("output", output, ("rbf", "linear")))
+            raise UsageError(unknown("output", str(output), ("rbf", "linear")))
         if output == "rbf" and num_classes != 10:
             raise UsageError(f"lenet5's rbf output has codes for the ten digits, not for {num_classes} classes: "
                              "use output=linear")  # fmt: skip
@@ -85,14 +85,14 @@ class LeNet5(Net):
         self.output = RBF(digit_codes()) if output == "rbf" else nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "lenet5", self.in_channels, range(32, 33))
+        check_images(images, "lenet5", self.in_channels, range(32, 33), slides=self.slides)
         x = record(stages, "c1", scaled_tanh(self.c1(images)))
         x = record(stages, "s2", scaled_tanh(self.s2(x)))
         x = record(stages, "c3", scaled_tanh(self.c3(x)))
         x = record(stages, "s4", scaled_tanh(self.s4(x)))
         x = record(stages, "c5", scaled_tanh(self.c5(x)))
-        x = record(stages, "f6", scaled_tanh(self.f6(x.flatten(1))))
-        return record(stages, "output", self.output(x))
+        x = record(stages, "f6", scaled_tanh(connected(self.f6, x)))
+        return record(stages, "output", self.output(x) if isinstance(self.output, RBF) else connected(self.output, x))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew: uniform within 2.4 / fan-in of 0, biases included.

@@ -1,63 +1,117 @@
 """VGG: the nets of "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014), table 1 and 4.1.
 
-Configuration D, `vgg_d`:
+Configurations A to E have 11, 13, 16, 16 and 19 layers with weights. A column holds a net's parameters; it lacks the
+stages with "-".
 
-stage     output (C, H, W)   parameters   paper
-conv1_1     64  224  224         1,792   2.1: 3x3, stride 1, padding 1
-relu1_1     64  224  224             0   2.1
-conv1_2     64  224  224        36,928   table 1: conv3-64
-relu1_2     64  224  224             0
-pool1       64  112  112             0   2.1: 2x2, stride 2
-conv2_1    128  112  112        73,856   table 1: conv3-128
-relu2_1    128  112  112             0
-conv2_2    128  112  112       147,584   table 1: conv3-128
-relu2_2    128  112  112             0
-pool2      128   56   56             0
-conv3_1    256   56   56       295,168   table 1: conv3-256
-relu3_1    256   56   56             0
-conv3_2    256   56   56       590,080   table 1: conv3-256
-relu3_2    256   56   56             0
-conv3_3    256   56   56       590,080   table 1: conv3-256
-relu3_3    256   56   56             0
-pool3      256   28   28             0
-conv4_1    512   28   28     1,180,160   table 1: conv3-512
-relu4_1    512   28   28             0
-conv4_2    512   28   28     2,359,808   table 1: conv3-512
-relu4_2    512   28   28             0
-conv4_3    512   28   28     2,359,808   table 1: conv3-512
-relu4_3    512   28   28             0
-pool4      512   14   14             0
-conv5_1    512   14   14     2,359,808   table 1: conv3-512
-relu5_1    512   14   14             0
-conv5_2    512   14   14     2,359,808   table 1: conv3-512
-relu5_2    512   14   14             0
-conv5_3    512   14   14     2,359,808   table 1: conv3-512
-relu5_3    512   14   14             0
-pool5      512    7    7             0
-fc6       4096             102,764,544   table 1: FC-4096; reads the maps in the order (C, H, W)
-relu6     4096                       0   3.1: dropout 0.5 follows
-fc7       4096              16,781,312   table 1: FC-4096
-relu7     4096                       0   3.1: dropout 0.5 follows
-fc8       1000               4,097,000   table 1: FC-1000; the softmax's logits
-total                      138,357,544
+stage     output (C, H, W)        vgg_a        vgg_b        vgg_c        vgg_d        vgg_e   paper
+conv1_1     64  224  224          1,792        1,792        1,792        1,792        1,792   2.1: 3x3, stride 1, pad 1
+relu1_1     64  224  224              0            0            0            0            0   2.1
+conv1_2     64  224  224              -       36,928       36,928       36,928       36,928
+relu1_2     64  224  224              -            0            0            0            0
+pool1       64  112  112              0            0            0            0            0   2.1: 2x2, stride 2
+conv2_1    128  112  112         73,856       73,856       73,856       73,856       73,856
+relu2_1    128  112  112              0            0            0            0            0
+conv2_2    128  112  112              -      147,584      147,584      147,584      147,584
+relu2_2    128  112  112              -            0            0            0            0
+pool2      128   56   56              0            0            0            0            0
+conv3_1    256   56   56        295,168      295,168      295,168      295,168      295,168
+relu3_1    256   56   56              0            0            0            0            0
+conv3_2    256   56   56        590,080      590,080      590,080      590,080      590,080
+relu3_2    256   56   56              0            0            0            0            0
+conv3_3    256   56   56              -            -       65,792      590,080      590,080   table 1: 1x1 in C
+relu3_3    256   56   56              -            -            0            0            0
+conv3_4    256   56   56              -            -            -            -      590,080
+relu3_4    256   56   56              -            -            -            -            0
+pool3      256   28   28              0            0            0            0            0
+conv4_1    512   28   28      1,180,160    1,180,160    1,180,160    1,180,160    1,180,160
+relu4_1    512   28   28              0            0            0            0            0
+conv4_2    512   28   28      2,359,808    2,359,808    2,359,808    2,359,808    2,359,808
+relu4_2    512   28   28              0            0            0            0            0
+conv4_3    512   28   28              -            -      262,656    2,359,808    2,359,808   1x1 in C
+relu4_3    512   28   28              -            -            0            0            0
+conv4_4    512   28   28              -            -            -            -    2,359,808
+relu4_4    512   28   28              -            -            -            -            0
+pool4      512   14   14              0            0            0            0            0
+conv5_1    512   14   14      2,359,808    2,359,808    2,359,808    2,359,808    2,359,808
+relu5_1    512   14   14              0            0            0            0            0
+conv5_2    512   14   14      2,359,808    2,359,808    2,359,808    2,359,808    2,359,808
+relu5_2    512   14   14              0            0            0            0            0
+conv5_3    512   14   14              -            -      262,656    2,359,808    2,359,808   1x1 in C
+relu5_3    512   14   14              -            -            0            0            0
+conv5_4    512   14   14              -            -            -            -    2,359,808
+relu5_4    512   14   14              -            -            -            -            0
+pool5      512    7    7              0            0            0            0            0
+fc6       4096              102,764,544  102,764,544  102,764,544  102,764,544  102,764,544   reads maps as (C, H, W)
+relu6     4096                        0            0            0            0            0   3.1: dropout 0.5 follows
+fc7       4096               16,781,312   16,781,312   16,781,312   16,781,312   16,781,312
+relu7     4096                        0            0            0            0            0   3.1: dropout 0.5 follows
+fc8       1000                4,097,000    4,097,000    4,097,000    4,097,000    4,097,000   the softmax's logits
+total                       132,863,336  133,047,848  133,638,952  138,357,544  143,667,240
 
-All configurations; `_bn` has batch norm after each convolution, which is no part of the paper:
+As `vgg_a` but for:
 
-net             weight layers   parameters    with batch norm
-vgg_a                      11  132,863,336       132,868,840
-vgg_a_lrn                  11  132,863,336
-vgg_b                      13  133,047,848       133,053,736
-vgg_b_shallow               8  134,503,528
-vgg_c                      16  133,638,952
-vgg_d                      16  138,357,544       138,365,992
-vgg_e                      19  143,667,240       143,678,248
+stage     output (C, H, W)    vgg_a_lrn   paper
+norm1       64  224  224              0   after relu1_1; 2.1, table 1: AlexNet's response normalisation
+total                       132,863,336
+
+The shallow net that section 4.1 holds against B:
+
+stage     output (C, H, W)   vgg_b_shallow   paper
+conv1_1     64  224  224             4,864   4.1: 5x5 in place of each pair of 3x3
+relu1_1     64  224  224                 0
+pool1       64  112  112                 0
+conv2_1    128  112  112           204,928
+relu2_1    128  112  112                 0
+pool2      128   56   56                 0
+conv3_1    256   56   56           819,456
+relu3_1    256   56   56                 0
+pool3      256   28   28                 0
+conv4_1    512   28   28         3,277,312
+relu4_1    512   28   28                 0
+pool4      512   14   14                 0
+conv5_1    512   14   14         6,554,112
+relu5_1    512   14   14                 0
+pool5      512    7    7                 0
+fc6       4096                 102,764,544
+relu6     4096                           0   3.1: dropout 0.5 follows
+fc7       4096                  16,781,312
+relu7     4096                           0   3.1: dropout 0.5 follows
+fc8       1000                   4,097,000
+total                          134,503,528
+
+Batch norm after each convolution is no part of the paper. As `vgg_a`, `vgg_b`, `vgg_d`, `vgg_e` but for:
+
+stage     output (C, H, W)     vgg_a_bn     vgg_b_bn     vgg_d_bn     vgg_e_bn   place
+bn1_1       64  224  224            128          128          128          128   after conv1_1
+bn1_2       64  224  224              -          128          128          128   after conv1_2
+bn2_1      128  112  112            256          256          256          256   after conv2_1
+bn2_2      128  112  112              -          256          256          256   after conv2_2
+bn3_1      256   56   56            512          512          512          512   after conv3_1
+bn3_2      256   56   56            512          512          512          512   after conv3_2
+bn3_3      256   56   56              -            -          512          512   after conv3_3
+bn3_4      256   56   56              -            -            -          512   after conv3_4
+bn4_1      512   28   28          1,024        1,024        1,024        1,024   after conv4_1
+bn4_2      512   28   28          1,024        1,024        1,024        1,024   after conv4_2
+bn4_3      512   28   28              -            -        1,024        1,024   after conv4_3
+bn4_4      512   28   28              -            -            -        1,024   after conv4_4
+bn5_1      512   14   14          1,024        1,024        1,024        1,024   after conv5_1
+bn5_2      512   14   14          1,024        1,024        1,024        1,024   after conv5_2
+bn5_3      512   14   14              -            -        1,024        1,024   after conv5_3
+bn5_4      512   14   14              -            -            -        1,024   after conv5_4
+total                       132,868,840  133,053,736  138,365,992  143,678,248
+
+All take sides of 224 to 255 pixels. `input_size=64` builds the net for sides of 64 to 95: pool5 then has 2 x 2 maps,
+and fc6 reads these; 32 to 512 pixels can be chosen. The paper's nets see 224.
+
+Section 3.1 begins B to E with layers of a trained A: `convnet train DATA --recipe vgg_d --start-from A.ckpt`. "The
+first four convolutional layers" of A are conv1_1, conv2_1, conv3_1 and conv3_2; they go where B to E have layers of
+these names, as the first four of B to E in their order have other shapes. The fully connected layers go with them.
 
 Differs: the paper's text gives random weights "10^-2 variance", which is a standard deviation of 0.1; `init="paper"` is
 that. It does not start: A's first loss is about 10^8, and the second isn't finite (8 pictures, rate 0.01). With
 `init="glorot"`, which the paper's authors found after its submission, and pixels divided by their deviation of 65, it
 falls from 1.41 to 0.10 in 20 steps at the paper's rate; without that division rate 0.01 diverges, 0.003 gives 4.2 to
-0.86. The paper starts the first four convolutions and the three fully connected layers of B to E from a trained A. The
-padding of `vgg_b_shallow`'s 5x5 (2 pixels) isn't in the text. Dropout divides by 0.5 in training.
+0.86. The padding of `vgg_b_shallow`'s 5x5 (2 pixels) isn't in the text. Dropout divides by 0.5 in training.
 """
 
 from typing import ClassVar
@@ -67,7 +121,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.layers import Net, check_images, max_pool, record, response_norm
+from convnet.nets.layers import Net, check_images, connected, max_pool, record, response_norm
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.
 TABLE_1 = {
@@ -79,22 +133,39 @@ TABLE_1 = {
     "d": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 | 3-512 3-512 3-512 | 3-512 3-512 3-512",
     "e": "3-64 3-64 | 3-128 3-128 | 3-256 3-256 3-256 3-256 | 3-512 3-512 3-512 3-512 | 3-512 3-512 3-512 3-512",
 }
-SIDES = range(224, 256)  # pixels: the sides that give 7 x 7 maps at pool5
+SHRINK = 32  # pixels of the picture for one of pool5: five poolings of 2
+INPUT_SIZES = range(SHRINK, 513)  # pixels; 512 is the largest scale of section 3
+FROM_A = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")  # section 3.1: with what B to E begin
 PAPER_STD = 0.1  # section 3.1: "the zero mean and 10^-2 variance"
 
 
 class VGG(Net):
-    """Pictures (N, in_channels, 224, 224), on the scale 0..255 less the mean colour, to logits (N, num_classes)."""
+    """Pictures (N, in_channels, 224, 224), on the scale 0..255 less the mean colour, to logits (N, num_classes).
+
+    input_size: pixels, 32 to 512: the side of the pictures that fc6 is built for, rounded down to whole 32s.
+
+    Raises: UsageError for another input_size.
+    """
 
     paper = "Simonyan and Zisserman 2014"
     year = 2014
-    input_size = 224
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "glorot")
 
-    def __init__(self, configuration: str, batch_norm: bool, /, num_classes: int = 1000, in_channels: int = 3) -> None:
+    def __init__(
+        self,
+        configuration: str,
+        batch_norm: bool,
+        /,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        input_size: int = 224,
+    ) -> None:
         super().__init__()
         self.name = f"vgg_{configuration}{'_bn' if batch_norm else ''}"
+        self.input_size = _checked_size(self.name, input_size)
+        n_maps = input_size // SHRINK  # a side of pool5's maps
+        self.sides = range(n_maps * SHRINK, (n_maps + 1) * SHRINK)
         self.batch_norm, self.in_channels, self.num_classes = batch_norm, in_channels, num_classes
         self.blocks = [block.split() for block in TABLE_1[configuration].split(" | ")]
         maps = in_channels
@@ -104,12 +175,15 @@ class VGG(Net):
                 if batch_norm:
                     self.add_module(f"bn{b}_{i}", nn.BatchNorm2d(maps_out))
                 maps = maps_out
-        self.fc6 = nn.Linear(512 * 7 * 7, 4096)
+        self.fc6 = nn.Linear(512 * n_maps * n_maps, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
+        if configuration in ("b", "c", "d", "e") and not batch_norm:
+            self.starts = {"vgg_a": FROM_A}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self.name, self.in_channels, SIDES)
+        hint = "; the option input_size builds it for others"
+        check_images(images, self.name, self.in_channels, self.sides, hint=hint, slides=self.slides)
         x = images
         for b, block in enumerate(self.blocks, 1):
             for i, _ in enumerate(_convolutions(block), 1):
@@ -121,11 +195,11 @@ class VGG(Net):
                 x = record(stages, f"norm{b}", response_norm(x))
             x = record(stages, f"pool{b}", max_pool(x, 2, 2))
 
-        x = record(stages, "fc6", self.fc6(x.flatten(1)))
+        x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", self.fc7(F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, F.dropout(x, 0.5, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", self.fc8(F.dropout(x, 0.5, self.training)))
+        return record(stages, "fc8", connected(self.fc8, F.dropout(x, 0.5, self.training)))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew; biases are 0, batch norm's factors 1.
@@ -147,6 +221,15 @@ class VGG(Net):
                     parameter.normal_(0, PAPER_STD, generator=generator)
                 else:
                     nn.init.xavier_uniform_(parameter, generator=generator)
+
+
+def _checked_size(name: str, input_size: object) -> int:
+    if type(input_size) is not int or input_size not in INPUT_SIZES:
+        raise UsageError(
+            f"{name}: input_size is {input_size!r}; it must be a whole number of pixels from {INPUT_SIZES[0]} to "
+            f"{INPUT_SIZES[-1]}"
+        )
+    return input_size
 
 
 def _convolutions(block: list[str]) -> list[tuple[int, int]]:

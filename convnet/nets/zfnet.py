@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Net, ceil_max_pool, check_images, record, response_norm
+from convnet.nets.layers import Net, ceil_max_pool, check_images, connected, record, response_norm
 
 SIDES = range(207, 239)  # pixels: the sides that give 6 x 6 maps at pool5
 
@@ -64,7 +64,7 @@ class ZFNet(Net):
         self.fc8 = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "zfnet", self.in_channels, SIDES)
+        check_images(images, "zfnet", self.in_channels, SIDES, slides=self.slides)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -83,11 +83,11 @@ class ZFNet(Net):
         x = record(stages, "relu5", F.relu(x))
         x = record(stages, "pool5", ceil_max_pool(x))
 
-        x = record(stages, "fc6", self.fc6(x.flatten(1)))
+        x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", self.fc7(F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, F.dropout(x, 0.5, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", self.fc8(F.dropout(x, 0.5, self.training)))
+        return record(stages, "fc8", connected(self.fc8, F.dropout(x, 0.5, self.training)))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.
