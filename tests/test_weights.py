@@ -20,7 +20,7 @@ from convnet.augment import to_input
 from convnet.errors import DataError, UsageError
 from convnet.nets import create_model
 from convnet.views import views
-from convnet.weights import READERS, names, pictures, read_weights
+from convnet.weights import READERS, _fits, import_weights, names, pictures, read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,6 +104,87 @@ def test_wrong_arguments_are_named(tmp_path: Path, nin: dict[str, torch.Tensor])
     np.save(tmp_path / "mean.npy", np.zeros((3, 4, 4), np.float32))
     with pytest.raises(DataError, match=r"a mean of shape \(3, 4, 4\); it must be \(3,\)"):
         read_weights(path, "nin_cifar10", mean=tmp_path / "mean.npy")
+
+
+def test_files_that_are_something_else_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nin: dict[str, torch.Tensor]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    Path("folder.pth").mkdir()
+    for name in ("photo.jpg", "."):
+        with pytest.raises(
+            UsageError, match=rf"{name}: its name must end in .caffemodel, .*; known files: alexnet.torch"
+        ):
+            import_weights(name, "nin_cifar10")
+    with pytest.raises(DataError, match=r"folder.pth: is not a file"):
+        import_weights("folder.pth", "nin_cifar10")
+    with pytest.raises(UsageError, match=r"unknown file 'photo.png'"):
+        import_weights("photo.png", "nin_cifar10")
+    with pytest.raises(UsageError, match="unknown net 'vgg61'"):
+        import_weights("vgg16.torchvision", "vgg61")
+    for ending, text in {
+        "caffemodel": "can't be read as a .caffemodel: byte 0: wire type 7",
+        "pth": "not a file of torch.save, or damaged",
+        "npz": "not a whole .npz",
+        "safetensors": "not a whole .safetensors: the header of the tensors says",
+    }.items():
+        Path(f"photo.{ending}").write_bytes(b"\xff\xd8\xff\xe0" + bytes(range(100)))
+        with pytest.raises(DataError, match=rf"^photo.{ending}: {text}"):
+            import_weights(f"photo.{ending}", "nin_cifar10")
+    torch.save(nin, "nin.pth")
+    with pytest.raises(DataError, match=r"nin.pth doesn't fit cifar_26, 0 of its 18 tensors do; is it another net's\?"):
+        import_weights("nin.pth", "cifar_26")
+    assert not Path("weights").exists()
+
+
+def test_grey_nets_and_options_are_known_by_their_tensors(tmp_path: Path) -> None:
+    for name, options in {"nin_cifar10": {"in_channels": 1}, "lenet5": {"in_channels": 3, "output": "linear"}}.items():
+        net = create_model(name, num_classes=7, seed=1, **options)
+        torch.save(net.state_dict(), tmp_path / "a.pth")
+        kept, report = read_weights(tmp_path / "a.pth", name)
+        assert (dict(kept.recipe.net_options), len(kept.classes)) == (options, 7)
+        assert kept.preprocessing.channels == ("grey" if options["in_channels"] == 1 else "rgb")
+        again = checkpoint.rebuild(kept)
+        assert all(torch.equal(again.state_dict()[key], each) for key, each in net.state_dict().items())
+        assert {row.done for row in report.rows} == {"copied"}
+
+
+def test_colours_of_imagenet_are_none_of_a_grey_net(tmp_path: Path) -> None:
+    net = create_model("googlenet_bn", num_classes=4, in_channels=1, heads=False, seed=0)
+    save_file(torchvision_names(net), tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match="are of three colours, and this net sees one: give --pixels half"):
+        read_weights(tmp_path / "a.safetensors", "googlenet_bn", pixels="imagenet")
+    kept, report = read_weights(tmp_path / "a.safetensors", "googlenet_bn", pixels="half")
+    assert (kept.preprocessing.channels, kept.preprocessing.scale) == ("grey", 1 / 127.5)
+    assert {row.done for row in report.rows} == {"copied"}
+
+
+def test_shapes_that_hold_the_numbers_in_their_order() -> None:
+    wanted = (4096, 512 * 7 * 7)
+    for shape in (wanted, (4096, 512, 7, 7), (1, 1, *wanted), (*wanted, 1, 1)):
+        assert _fits(shape, wanted), shape
+    for shape in ((4096, 7, 7, 512), (512 * 7 * 7, 4096), (4096, 512, 49), (512, 4096, 7, 7), (4096, 512, 7, 6)):
+        assert not _fits(shape, wanted), shape
+    assert _fits((1, 1, 1, 1000), (1000,))
+    assert _fits((1, 1, 1, 4096), (1, 4096))
+    assert _fits((1,), ())
+    assert not _fits((10, 1), (10,))
+    assert not _fits((96, 3, 11, 11), (3, 96, 11, 11))
+
+
+def test_a_mean_has_the_size_of_the_stored_square(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
+    torch.save(nin, tmp_path / "a.pth")
+    picture = np.random.default_rng(0).uniform(0, 255, (3, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "mean.npy", picture)
+    kept, _ = read_weights(tmp_path / "a.pth", "nin_cifar10", mean=tmp_path / "mean.npy")
+    np.testing.assert_array_equal(kept.preprocessing.mean, picture[::-1].transpose(1, 2, 0))
+    np.save(tmp_path / "mean.npy", np.full((3, 256, 256), 1.0))
+    with pytest.raises(DataError, match=r"mean of shape \(3, 256, 256\); it must be \(3,\) or \(3, 32, 32\), BGR"):
+        read_weights(tmp_path / "a.pth", "nin_cifar10", mean=tmp_path / "mean.npy")
+    np.save(tmp_path / "mean.npy", np.asarray((1, 2, np.nan)))
+    with pytest.raises(DataError, match=r"a.pth: the mean holds values that are not finite"):
+        read_weights(tmp_path / "a.pth", "nin_cifar10", mean=tmp_path / "mean.npy")
 
 
 # torchvision's and timm's names and pixels

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from convnet.checkpoint import rebuild
-from convnet.errors import DataError
+from convnet.errors import DataError, UsageError
 from convnet.nets import create_model, features
 from convnet.weights import caffe, read_weights
 
@@ -230,6 +230,15 @@ def test_googlenet_and_nin_have_caffes_names(tmp_path: Path) -> None:
     path.write_bytes(writer.net(to_caffe(net, names), 2))
     kept, _ = read_weights(path, "nin_imagenet")
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_caffes_batch_norm_is_refused(tmp_path: Path) -> None:
+    """Its blobs are mean, variance and a factor: by their shapes they would pass for other tensors."""
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(writer.net({"data": [np.ones(3), np.ones(3), np.ones(1)]}, 2))
+    for name in ("alexnet_bn", "vgg_d_bn", "googlenet_bn"):
+        with pytest.raises(UsageError, match="Caffe's batch norm isn't read"):
+            read_weights(path, name, partial=True)
 
 
 # The real convolutions of bvlc_alexnet

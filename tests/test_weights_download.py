@@ -170,8 +170,13 @@ def test_a_wrong_file_of_the_users_stays_and_is_named(server: Server, tmp_path: 
 
 
 def test_no_server_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ConvnetError, match=r"can't be downloaded: Connection refused; .* put the file into .*weights"):
+        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path / "weights", **QUICK)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "weights").mkdir()
     with pytest.raises(ConvnetError, match="refused"):
-        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path, **QUICK)
+        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path / "weights", **QUICK)
+    assert list(tmp_path.iterdir()) == [tmp_path / "weights"], "a folder of the user's stays"
 
 
 def test_the_known_files_are_for_nets_that_exist() -> None:

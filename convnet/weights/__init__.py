@@ -72,7 +72,7 @@ def read_weights(
     report = Report(path.name, net_name, writer)
     chosen = _match(net, naming, found, report)
     if (report.missing or report.left_over) and not partial:
-        raise DataError(_misfit(path, net_name, report))
+        raise DataError(_misfit(path, net_name, report, len(chosen), len(found)))
     if not chosen:
         raise DataError(f"{path}: no tensor of it fits {net_name}")
     sha256 = files.sha256_file(path)
@@ -245,12 +245,13 @@ def _match(net: Net, naming: names.Naming, found: list[Found], report: Report) -
     return chosen
 
 
-def _misfit(path: Path, net_name: str, report: Report) -> str:
+def _misfit(path: Path, net_name: str, report: Report, n_fit: int, n_found: int) -> str:
     problems = [f"{name}: {text}" for name, text in report.left_over.items()]
     problems += [f"{name}: not in the file" for name in report.missing]
     more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     lines = "\n  ".join(problems[:SHOWN])
-    return f"{path} doesn't fit {net_name}; a partial file needs --partial:\n  {lines}{more}"
+    advice = "a partial file needs --partial" if n_fit else "is it another net's?"
+    return f"{path} doesn't fit {net_name}, {n_fit} of its {n_found} tensors do; {advice}:\n  {lines}{more}"
 
 
 def _whole(source: str, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

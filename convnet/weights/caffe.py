@@ -95,7 +95,7 @@ def read_net(path: Path) -> list[Found]:
     try:
         return [_found(data, name, blob) for name, blob in _net(Wire(data)).items()]
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: can't be read as a .caffemodel: {error}") from error
 
 
 def read_mean(path: Path) -> NDArray[np.float32]:
@@ -108,7 +108,7 @@ def read_mean(path: Path) -> NDArray[np.float32]:
             raise DataError(f"a mean of shape {found.shape}; it must be (1, 3, H, W)")
         return found.read().to(torch.float32).reshape(shape).numpy()
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: can't be read as a .binaryproto: {error}") from error
 
 
 def _mapped(path: Path) -> memoryview:

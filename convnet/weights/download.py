@@ -139,6 +139,19 @@ def fetch(
         _verify(path, file, path)
         return path
     part = folder / f".{file.file_name}.part"
+    is_new = not folder.exists()
+    try:
+        _get(file, path, part, progress, stall_seconds, pause_seconds)
+    finally:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # only an empty one goes: nothing has come
+    return path
+
+
+def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds: float, pause_seconds: float) -> None:
+    """Downloads to `part`, again and again as long as something comes, and gives the verified file its name."""
+    folder = path.parent
     with files.disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         if not file.digest:
@@ -156,8 +169,10 @@ def fetch(
             except (OSError, http.client.HTTPException) as error:
                 failed = 1 if _size(part) > before else failed + 1
                 if failed >= ATTEMPTS:
-                    reason = str(getattr(error, "reason", error)) or type(error).__name__
-                    raise ConvnetError(f"{file.address}: {reason}; run the same command again to go on") from error
+                    raise ConvnetError(
+                        f"{file.address} can't be downloaded: {_reason(error)}; run the same command again to go on, "
+                        f"or put the file into {folder}"
+                    ) from error
                 if not file.digest:
                     part.unlink(missing_ok=True)
                 time.sleep(pause_seconds)
@@ -167,7 +182,11 @@ def fetch(
         with files.disk_errors(path):
             os.replace(part, path)
             files.sync_folder(folder)
-    return path
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "reason", error)
+    return getattr(cause, "strerror", None) or str(cause) or type(error).__name__
 
 
 def _download(file: Known, part: Path, progress: Progress, stall_seconds: float) -> None:

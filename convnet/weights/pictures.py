@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.errors import DataError, UsageError, unknown
+from convnet.nets.alexnet import AlexNet
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
@@ -64,6 +65,11 @@ def preprocessing_of(
     """What is done to pictures, and what the first convolution's input channels are to be divided by."""
     scale, factors, levels = 1.0, None, None
     size = SIZE if net.input_size > SIZE // 2 else net.input_size
+    if isinstance(net, AlexNet) and writer == "caffe":
+        report.notes.append(
+            "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet is caffenet; this net's response normalisation and "
+            "padding are others"
+        )
     if pixels is not None:
         if mean is not None:
             raise UsageError(f"--mean is for Caffe's files; {writer}'s have their own mean")

@@ -11,7 +11,7 @@ class Row:
 
     source   its name in the file
     shape    its shape in the file
-    targets  the tensors of our net that it fills; none when it's left over
+    targets  the tensors of our net that it fills
     done     what was done with it
     """
 
@@ -27,7 +27,7 @@ class Report:
 
     file, net  their names
     writer     whose names the tensors have: caffe, torchvision, timm or convnet
-    rows       one for each tensor of the file, in the order of the net
+    rows       one for each tensor of the file that was taken, in the order of the net
     missing    tensors of the net that the file lacks, and what they hold instead
     left_over  tensors of the file that the net lacks, or that have another shape, with the reason
     notes      what else must be known
@@ -50,7 +50,7 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report for a person: a table, then what is missing, left over and worth knowing."""
         yield f"{self.file} ({self.writer}'s names) -> {self.net}"
-        cells = [(r.source, "x".join(map(str, r.shape)), ", ".join(r.targets) or "-", r.done) for r in self.rows]
+        cells = [(r.source, "x".join(map(str, r.shape)), ", ".join(r.targets), r.done) for r in self.rows]
         widths = [max((len(cell[i]) for cell in cells), default=0) for i in range(3)]
         for cell in cells:
             yield "  ".join([*(f"{text:<{width}}" for text, width in zip(cell, widths, strict=False)), cell[3]])
