@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError, unknown
-from convnet.nets import MODELS, list_models
+from convnet.nets import MODELS, check_options, list_models
 from convnet.nets.layers import Net
 
 
@@ -82,9 +82,9 @@ def multiply_adds(net: Net) -> int:
     return sum(layer.multiply_adds for layer in layer_table(net))
 
 
-def summary(name: str) -> dict[str, Any]:
+def summary(name: str, **options: Any) -> dict[str, Any]:
     """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), paper."""
-    net = skeleton(name)
+    net = skeleton(name, **options)
     layers = layer_table(net)
     return {
         "name": name,
@@ -106,7 +106,7 @@ def summaries(pattern: str = "*") -> list[dict[str, Any]]:
 
 def differences(name: str, other: str | None = None) -> list[Difference]:
     """The known differences of a net's settings from every text or net that it was held against, or from `other`."""
-    name, other = _own_name(name), other and _own_name(other)
+    name, other = own_name(name), other and own_name(other)
     found = [each if each.here == name else _turned(each) for each in _known() if name in (each.here, each.there)]
     return [each for each in found if other is None or each.there == other]
 
@@ -129,19 +129,29 @@ def differs(net: Net) -> str:
     return next((" ".join(each[1].split()) for each in found if each), "")
 
 
-def skeleton(name: str) -> Net:
-    """A net by its name, without weights: shapes and counts only. Raises: UsageError for an unknown name."""
+def skeleton(name: str, **options: Any) -> Net:
+    """A net by its name, without weights: shapes and counts only; options: its own.
+
+    Raises: UsageError for an unknown name or option.
+    """
     if name not in MODELS:
         raise UsageError(unknown("net", name, MODELS))
+    check_options(name, options)
     with torch.device("meta"):
-        return MODELS[name]()
+        return MODELS[name](**options)
 
 
-def explain(name: str, other: str | None = None) -> dict[str, Any]:
-    """All that is known of a net, and of how it differs from `other`, as what JSON holds."""
-    net = skeleton(name)
+def own_name(name: str) -> str:
+    """The name that a net of many configurations has for itself: `vgg_d` for the name `vgg16`."""
+    return str(getattr(skeleton(name), "name", name))
+
+
+def explain(name: str, other: str | None = None, **options: Any) -> dict[str, Any]:
+    """All that is known of a net with its options, and of how it differs from `other`, as what JSON holds."""
+    net = skeleton(name, **options)
     result: dict[str, Any] = {
-        **summary(name),
+        **summary(name, **options),
+        "options": options,
         "layers": [asdict(layer) for layer in layer_table(net)],
         "differs": differs(net),
         "differences": [asdict(each) for each in differences(name, other)],
@@ -167,7 +177,8 @@ def table_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def explain_lines(told: dict[str, Any]) -> Iterator[str]:
     """What `explain` found, as text."""
-    yield f"{told['name']}: {told['paper']}"
+    options = "".join(f", {option} = {value}" for option, value in told["options"].items())
+    yield f"{told['name']}{options}: {told['paper']}"
     yield ""
     width = max(len(layer["stage"]) for layer in told["layers"])
     yield f"{'stage':<{width}}  {'output':<15}  {'parameters':>11}  {'multiply-adds':>15}"
@@ -214,11 +225,6 @@ def _known() -> tuple[Difference, ...]:
         for pair in tables
         for what, here, there, source in pair["rows"]
     )
-
-
-def _own_name(name: str) -> str:
-    """The name that a net of many configurations has for itself: `vgg_d` for the name `vgg16`."""
-    return str(getattr(skeleton(name), "name", name))
 
 
 def _turned(each: Difference) -> Difference:

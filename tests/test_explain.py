@@ -107,6 +107,21 @@ def test_unknown_nets_are_named() -> None:
         explain("googlenet", "googlenett")
 
 
+def test_options_of_a_net() -> None:
+    told = explain("vgg_a", input_size=64)
+    rows = {row["stage"]: row for row in told["layers"]}
+    assert (rows["pool5"]["shape"], rows["fc6"]["parameters"]) == ((512, 2, 2), (512 * 2 * 2 + 1) * 4096)
+    assert rows["conv1_1"]["multiply_adds"] == 64 * 64 * 64 * 3 * 3 * 3
+    assert told["input"] == (3, 64, 64)
+    assert told["parameters"] == 132_863_336 - 512 * (49 - 4) * 4096
+    for options, text in (
+        ({"input_sise": 64}, "vgg_a: unknown option 'input_sise': did you mean 'input_size'"),
+        ({"input_size": 16}, "vgg_a: input_size is 16; it must be a whole number of pixels from 32 to 512"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            explain("vgg_a", **options)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     def command(*arguments: str) -> tuple[int, str, str]:
@@ -146,6 +161,10 @@ def test_the_verb_explain(run) -> None:
     assert "conv3, conv4, conv5 N(0, 0.03) [paper 5; settings]" in out
     code, out, _ = run("explain", "vgg16", "vgg_d")
     assert "every layer has the shape and the parameters of vgg_d's" in out
+    code, out, _ = run("explain", "vgg16", "--set", "input_size=64")
+    assert out.startswith("vgg16, input_size = 64: Simonyan and Zisserman 2014\n")
+    assert "pool5    512 x 2 x 2" in out
+    assert run("explain", "lenet5", "--set", "output=3")[0] == 2
     code, out, _ = run("explain", "googlenet", "--json")
     told = json.loads(out)
     assert told["layers"][0] == {

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -40,6 +41,13 @@ def test_depths_are_table_1() -> None:
     assert tuple(stages[stage].shape[1] for stage in TABLE_1) == DEPTHS
     assert [stages[f"pool{i}"].shape[-1] for i in (1, 2, 3, 4)] == [56, 28, 14, 7]
     assert "head1" not in stages
+
+
+def test_the_notes_of_the_docstring_are_table_1() -> None:
+    doc = sys.modules[GoogLeNet.__module__].__doc__ or ""
+    for stage, maps in TABLE_1.items():
+        (line,) = [line for line in doc.splitlines() if line.startswith(stage)]
+        assert line.endswith("   {}, {}-{}, {}-{}, {}".format(*maps))
 
 
 def test_inception_is_the_plain_form() -> None:

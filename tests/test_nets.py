@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -78,39 +79,58 @@ def net_of(name: str, init: str = "paper") -> Net:
     return create_model(name, init=init, seed=0)
 
 
-def parse_table(doc: str) -> tuple[Table, int]:
-    rows: Table = {}
-    total = 0
-    for line in map(str.strip, doc.split("stage ", 1)[1].split("\n\n")[0].splitlines()[1:]):
-        if found := re.match(r"total +([\d,]+)$", line):
-            total = int(found[1].replace(",", ""))
-        elif line:
-            found = re.match(r"(\w+) +(\d+(?: +\d+ +\d+)?|none) +([\d,]+)(?: |$)", line)
-            assert found, f"not a row of the table: {line!r}"
-            shape = () if found[2] == "none" else tuple(map(int, found[2].split()))
-            rows[found[1]] = (shape, int(found[3].replace(",", "")))
-    return rows, total
+def tables_in(doc: str) -> Iterator[tuple[list[str], list[str], list[str]]]:
+    """(columns, the nets that they are told from, the other lines) of each table: a paragraph that begins with "stage".
 
-
-def table_of(name: str) -> tuple[Table, int] | None:
-    """What the net's docstrings say: its class's table, else its file's if that is about this net.
-
-    After "As `other` but for:" a table has only the stages that differ from the other net's; "none" is left out.
+    Columns are nets, or "parameters" alone. After "As `other` but for:" a table has only the stages that differ.
     """
-    cls = type(shapes_of(name))
-    doc = cls.__doc__ or ""
-    if "stage " not in doc:
-        doc = sys.modules[cls.__module__].__doc__ or ""
-        about = re.findall(r"`(\w+)`", doc.split("stage ")[0]) or [cls.__module__.rpartition(".")[2]]
-        if name not in about:
-            return None
-    rows, total = parse_table(doc)
-    if found := re.search(r"As `(\w+)` but for:", doc):
-        other = table_of(found[1])
-        assert other, f"{found[1]} has no table"
-        assert set(rows) <= set(other[0]), f"{name}: stages that {found[1]} does not have"
-        rows = {stage: row for stage, row in {**other[0], **rows}.items() if row[0]}
+    for before, paragraph in pairwise(["", *re.split(r"\n\s*\n", doc)]):
+        header, *lines = paragraph.strip().splitlines() or [""]
+        if header.startswith("stage "):
+            told = re.search(r"As (`\w+`(?:, `\w+`)*) but for:\s*$", before)
+            columns = [word for word in header.split() if word == "parameters" or word in MODELS]
+            yield columns, re.findall(r"\w+", told[1]) if told else [], lines
+
+
+def column_of(lines: list[str], at: int, n_columns: int, base: Table) -> tuple[Table, int]:
+    """The stages of one column and its total: those of `base` but for the table's; "-" or "none" is left out."""
+    rows, total = dict(base), 0
+    pattern = rf"(\w+)(?: +(\d+(?: +\d+ +\d+)?|none))?((?: +(?:[\d,]+|-)){{{n_columns}}})(?:  +(.*))?$"
+    for line in lines:
+        found = re.match(pattern, line.strip())
+        assert found, f"not a row of the table: {line!r}"
+        stage, shape, cell, note = found[1], found[2], found[3].split()[at], found[4]
+        if stage == "total":
+            total = int(cell.replace(",", ""))
+        elif cell == "-":
+            assert stage not in rows
+        elif shape == "none":
+            del rows[stage]
+        else:
+            if base and stage not in rows:
+                rows = with_room(rows, stage, note)
+            rows[stage] = (tuple(map(int, shape.split())), int(cell.replace(",", "")))
     return rows, total
+
+
+def with_room(rows: Table, stage: str, note: str | None) -> Table:
+    """The rows with a place for a stage that they lack; its note begins with "after STAGE"."""
+    place = re.match(r"after (\w+)", note or "")
+    assert place, f"{stage} is new, and nothing says where it stands"
+    after = list(rows).index(place[1]) + 1
+    return dict([*list(rows.items())[:after], (stage, ((), 0)), *list(rows.items())[after:]])
+
+
+def table_of(name: str) -> tuple[Table, int]:
+    """What the docstrings say of a net: the table of its class, of its name in its file, or of its file."""
+    cls = type(shapes_of(name))
+    for doc, own in ((cls.__doc__, True), (sys.modules[cls.__module__].__doc__, cls.__module__.endswith(f".{name}"))):
+        for columns, told_from, lines in tables_in(doc or ""):
+            if name in columns or (own and columns == ["parameters"]):
+                at = columns.index(name) if name in columns else 0
+                base = table_of(told_from[at])[0] if told_from else {}
+                return column_of(lines, at, len(columns), base)
+    raise AssertionError(f"{name} has no table")
 
 
 def owner(parameter: str, stages: Table) -> str:
@@ -127,11 +147,7 @@ def test_parameters_and_docstring_table_are_the_real_nets(name: str) -> None:
     net = shapes_of(name)
     parameters = {key: parameter.numel() for key, parameter in net.named_parameters()}
     assert sum(parameters.values()) == TOTALS[name]
-    table = table_of(name)
-    if table is None:  # a file of several configurations tables one of them, and says how many parameters each has
-        assert f"{TOTALS[name]:,}" in (sys.modules[type(net).__module__].__doc__ or "")
-        return
-    rows, total = table
+    rows, total = table_of(name)
     stages = trace(net, empty_for(net))
     assert list(rows) == list(stages)
     assert {stage: shape for stage, (shape, _) in rows.items()} == {s: tuple(x.shape[1:]) for s, x in stages.items()}

@@ -1,19 +1,28 @@
 """VGG's configurations against tables 1 and 2, SPEED's counts and torchvision's published names and shapes."""
 
 import math
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors
 import torch
 import torch.nn.functional as F
 from steps import losses
-from thin import new_thin_net
+from thin import THINNER, new_thin_net, thinned
 from torch import nn
 
+from convnet import checkpoint
+from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
+from convnet.export import export
 from convnet.nets import MODELS, create_model, trace
-from convnet.nets.vgg import TABLE_1, VGG
+from convnet.nets.vgg import VGG
 from convnet.optim import optimizer
-from convnet.recipe import load_recipe
+from convnet.preprocess import Preprocessing
+from convnet.recipe import from_toml, load_recipe, to_toml, with_settings
+from convnet.run import fresh_net
 from convnet.weights.names import in_state_dicts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +42,7 @@ TOTALS = {
 ALIASES = {"vgg11": "vgg_a", "vgg13": "vgg_b", "vgg16": "vgg_d", "vgg19": "vgg_e"}
 
 
-def shapes_of(name: str, **options: int) -> VGG:
+def shapes_of(name: str, **options: Any) -> VGG:
     with torch.device("meta"):
         net = MODELS[name](**options)
     assert isinstance(net, VGG)
@@ -49,18 +58,6 @@ def test_parameters(name: str) -> None:
     documented = {"a": 11, "a_lrn": 11, "b": 13, "b_shallow": 8, "c": 16, "d": 16, "e": 19}
     assert len(layers) == documented[name.removeprefix("vgg_").removesuffix("_bn")]
     assert layers[-3:] == ["fc6", "fc7", "fc8"]
-
-
-def test_the_table_of_totals_in_the_file_is_this_one() -> None:
-    import convnet.nets.vgg as file
-
-    rows = (file.__doc__ or "").split("with batch norm\n")[1].split("\n\n")[0].splitlines()
-    found = {}
-    for name, _, total, *bn in map(str.split, rows):
-        found[name] = int(total.replace(",", ""))
-        found |= {f"{name}_bn": int(each.replace(",", "")) for each in bn}
-    assert found == TOTALS
-    assert len(rows) == len(TABLE_1)
 
 
 @pytest.mark.parametrize("alias", ALIASES)
@@ -151,6 +148,78 @@ def test_input_sizes() -> None:
             net(torch.empty(1, 1, side, 224, device="meta"))
 
 
+SIZES = [
+    (32, 1, "32 to 63"),
+    (64, 2, "64 to 95"),
+    (100, 3, "96 to 127"),
+    (224, 7, "224 to 255"),
+    (512, 16, "512 to 543"),
+]
+
+
+@pytest.mark.parametrize(("input_size", "maps", "sides"), SIZES)
+def test_input_size_builds_fc6_for_the_maps_of_its_pictures(input_size: int, maps: int, sides: str) -> None:
+    net, paper = shapes_of("vgg_a_bn", input_size=input_size), shapes_of("vgg_a_bn")
+    first, last = map(int, sides.split(" to "))
+    for side in (first, input_size, last):
+        assert trace(net, torch.empty(1, 3, side, side, device="meta"))["pool5"].shape == (1, 512, maps, maps)
+    for side in (first - 1, last + 1):
+        with pytest.raises(UsageError, match=f"sides of {sides} pixels, got {side} x {first}; the option input_size"):
+            net(torch.empty(1, 3, side, first, device="meta"))
+    counts = {key: p.numel() for key, p in net.named_parameters()}
+    assert counts.pop("fc6.weight") == 512 * maps * maps * 4096
+    assert counts == {key: p.numel() for key, p in paper.named_parameters() if key != "fc6.weight"}
+    assert net.input_size == input_size
+
+
+@pytest.mark.parametrize("wrong", [31, 513, 0, -64, 64.0, "64", True, None])
+def test_wrong_input_sizes(wrong: object) -> None:
+    text = f"vgg_a: input_size is {wrong!r}; it must be a whole number of pixels from 32 to 512"
+    with pytest.raises(UsageError, match=re.escape(text)):
+        create_model("vgg_a", num_classes=10, input_size=wrong)
+
+
+def test_the_net_of_another_size_is_the_plain_one() -> None:
+    net = new_thin_net("vgg_b", input_size=70).eval()
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    x = y = 60 * torch.randn(2, 3, 70, 95)
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            y = layer(y.flatten(1) if isinstance(layer, nn.Linear) else y)
+            y = F.relu(y) if layer is not layers[-1] else y
+            y = F.max_pool2d(y, 2) if i in (1, 3, 5, 7, 9) else y
+        assert torch.equal(net(x), y)
+
+
+def test_input_size_in_recipe_and_checkpoint(tmp_path: Path) -> None:
+    """What a recipe says is what a checkpoint rebuilds and what an export names."""
+    recipe = with_settings(load_recipe("vgg_a"), ["net_options.input_size=64", "size=72", "crop=64"])
+    assert from_toml(to_toml(recipe)) == recipe
+    with torch.device("meta"):
+        assert fresh_net(recipe, 3).input_size == 64
+    wrong = with_settings(recipe, ["net_options.input_size=96"])
+    with pytest.raises(
+        UsageError, match="vgg_a takes pictures with sides of 96 to 127 pixels, got 64 x 64; the option"
+    ):
+        fresh_net(wrong, 3)
+    with thinned(THINNER):
+        net = create_model("vgg_a", num_classes=3, init="glorot", seed=0, input_size=64).eval()
+        done = Preprocessing(size=72, pad=0, crop=64, channels="rgb", mean=None, scale=0.015, offset=0.0)
+        kept = Checkpoint(recipe, done, ("a", "b", "c"), net.state_dict())
+        checkpoint.save(tmp_path / "a.ckpt", kept)
+        again = checkpoint.rebuild(checkpoint.load(tmp_path / "a.ckpt"))
+        assert again.input_size == 64
+        images = 60 * torch.randn(2, 3, 64, 64)
+        assert torch.equal(again(images), net(images))
+        export(kept, tmp_path / "a.safetensors")
+        with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+            assert file.metadata()["net_options"] == '{"input_size": 64}'
+        with pytest.raises(
+            UsageError, match="torchvision's vgg_a reads 7 x 7 maps, this one 2 x 2: use --names convnet"
+        ):
+            export(kept, tmp_path / "b.safetensors", names="torchvision")
+
+
 def test_initial_values() -> None:
     net = new_thin_net("vgg_a_bn")
     for init in ("paper", "glorot"):
@@ -169,8 +238,9 @@ def test_initial_values() -> None:
 
 
 def test_loss_falls_from_glorots_values() -> None:
-    found = losses(new_thin_net("vgg_a"), "vgg_a")
-    assert found[-1] < 0.9 * found[0], found
+    for size, lr_factor in ((224, 1), (64, 4)):
+        found = losses(new_thin_net("vgg_a", input_size=size), "vgg_a", lr_factor=lr_factor)
+        assert found[-1] < 0.9 * found[0], found
 
 
 def real_steps(net: nn.Module, n_steps: int) -> list[float]:

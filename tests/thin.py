@@ -1,7 +1,9 @@
 """Small forms of the nets for tests: without weights, or with a part of the maps and units."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Any
 from unittest import mock
 
 import torch
@@ -29,19 +31,24 @@ def thin_net(name: str) -> Net:
     return new_thin_net(name)
 
 
-def new_thin_net(name: str) -> Net:
+def new_thin_net(name: str, **options: Any) -> Net:
     """The net with a part of its maps and units, four classes and initial values with which it starts to learn."""
     total = sum(parameter.numel() for parameter in shapes_of(name).parameters())
     if total <= SMALL:
-        return create_model(name, seed=0)
+        return create_model(name, seed=0, **options)
     inits = shapes_of(name).inits
     init = next(init for init in ("fan-in", "glorot", "paper") if init in inits)
+    with thinned(THIN if total <= LARGE else THINNER):
+        return create_model(name, num_classes=4, init=init, seed=0, **options)
+
+
+@contextmanager
+def thinned(part: int) -> Iterator[None]:
+    """Nets that are made within have one map or unit for each `part` of them, where their number can be divided."""
     with ExitStack() as stack:
         for cls, n_counts in ((nn.Conv2d, 2), (nn.Linear, 2), (nn.BatchNorm2d, 1), (nn.BatchNorm1d, 1)):
-            stack.enter_context(
-                mock.patch.object(cls, "__init__", _thin(cls, n_counts, THIN if total <= LARGE else THINNER))
-            )
-        return create_model(name, num_classes=4, init=init, seed=0)
+            stack.enter_context(mock.patch.object(cls, "__init__", _thin(cls, n_counts, part)))
+        yield
 
 
 def _thin(cls, n_counts, part):

@@ -18,7 +18,7 @@ from convnet.errors import UsageError
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
-from convnet.nets.vgg import VGG
+from convnet.nets.vgg import SHRINK, VGG
 from convnet.preprocess import Preprocessing
 from convnet.weights.names import Naming, caffe, in_state_dicts
 from convnet.weights.pictures import PIXELS
@@ -86,6 +86,10 @@ def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict
         raise UsageError(
             f"torchvision has no {kept.recipe.net}; it has alexnet_owt, vgg_a, vgg_b, vgg_d, vgg_e, their forms with "
             "batch norm, and googlenet_bn"
+        )
+    if isinstance(net, VGG) and (maps := net.input_size // SHRINK) != 7:
+        raise UsageError(
+            f"torchvision's {kept.recipe.net} reads 7 x 7 maps, this one {maps} x {maps}: use --names convnet"
         )
     done = kept.preprocessing
     if has_mean_picture(done) or done.channels != "rgb" or done.scale == 0:

@@ -107,13 +107,8 @@ def create_model(
     """
     if name not in MODELS:
         raise UsageError(unknown("net", name, MODELS))
-    counts = {"num_classes": num_classes, "in_channels": in_channels}
-    known = [option for option in inspect.signature(MODELS[name]).parameters if option not in counts]
-    for option in options:
-        if option not in known:
-            text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
-            raise UsageError(f"{name}: {text}")
-    for count, value in counts.items():
+    check_options(name, options)
+    for count, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
         if value is not None:
             if value < 1:
                 raise UsageError(f"{count} is {value}; it must be at least 1")
@@ -124,6 +119,15 @@ def create_model(
         net = MODELS[name](**options)
     net.initialize(init, torch.Generator().manual_seed(seed))
     return net
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Whether a net has these options of its own. Raises: UsageError for one that it lacks."""
+    known = [each for each in inspect.signature(MODELS[name]).parameters if each not in ("num_classes", "in_channels")]
+    for option in options:
+        if option not in known:
+            text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
+            raise UsageError(f"{name}: {text}")
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -1,31 +1,34 @@
 """GoogLeNet: the net of "Going Deeper with Convolutions" (2014), table 1 and section 5.
 
-stage          output (C, H, W)   parameters   paper
-conv1            64  112  112         9,472   7x7, stride 2
-pool1            64   56   56             0   max 3x3, stride 2
-norm1            64   56   56             0   5: LocalRespNorm
-conv2_reduce     64   56   56         4,160   1x1
-conv2           192   56   56       110,784   3x3
-norm2           192   56   56             0
-pool2           192   28   28             0   max 3x3, stride 2
-inception_3a    256   28   28       163,696   64, 96-128, 16-32, 32: 1x1, 3x3 reduce - 3x3, 5x5 reduce - 5x5, pool proj
-inception_3b    480   28   28       388,736   128, 128-192, 32-96, 64
-pool3           480   14   14             0   max 3x3, stride 2
-inception_4a    512   14   14       376,176   192, 96-208, 16-48, 64
-head1          1000               3,188,840   5: on 4a: average 5x5/3, 1x1 128, fc 1024, dropout 0.7, fc 1000
-inception_4b    512   14   14       449,160   160, 112-224, 24-64, 64
-inception_4c    512   14   14       510,104   128, 128-256, 24-64, 64
-inception_4d    528   14   14       605,376   112, 144-288, 32-64, 64
-head2          1000               3,190,888   5: on 4d
-inception_4e    832   14   14       868,352   256, 160-320, 32-128, 128
-pool4           832    7    7             0   max 3x3, stride 2
-inception_5a    832    7    7     1,043,456   256, 160-320, 32-128, 128
-inception_5b   1024    7    7     1,444,080   384, 192-384, 48-128, 128
-pool5          1024                       0   average 7x7; 40 % dropout follows
-fc             1000               1,025,000   linear; the softmax's logits
-total                            13,378,280
+stage          output (C, H, W)     googlenet  googlenet_bn   paper
+conv1            64  112  112           9,472         9,536   7x7, stride 2
+pool1            64   56   56               0             0   max 3x3, stride 2
+norm1            64   56   56               0             -   5: LocalRespNorm
+conv2_reduce     64   56   56           4,160         4,224   1x1
+conv2           192   56   56         110,784       110,976   3x3
+norm2           192   56   56               0             -
+pool2           192   28   28               0             0   max 3x3, stride 2
+inception_3a    256   28   28         163,696       155,872   64, 96-128, 16-32, 32
+inception_3b    480   28   28         388,736       340,224   128, 128-192, 32-96, 64
+pool3           480   14   14               0             0   max 3x3, stride 2
+inception_4a    512   14   14         376,176       364,512   192, 96-208, 16-48, 64
+head1          1000                 3,188,840     3,188,968   5: on 4a
+inception_4b    512   14   14         449,160       425,232   160, 112-224, 24-64, 64
+inception_4c    512   14   14         510,104       486,192   128, 128-256, 24-64, 64
+inception_4d    528   14   14         605,376       573,312   112, 144-288, 32-64, 64
+head2          1000                 3,190,888     3,191,016   5: on 4d
+inception_4e    832   14   14         868,352       803,840   256, 160-320, 32-128, 128
+pool4           832    7    7               0             0   max 3x3, stride 2; googlenet_bn: 2x2
+inception_5a    832    7    7       1,043,456       978,944   256, 160-320, 32-128, 128
+inception_5b   1024    7    7       1,444,080     1,347,040   384, 192-384, 48-128, 128
+pool5          1024                         0             0   average 7x7; dropout 0.4 follows; googlenet_bn: 0.2
+fc             1000                 1,025,000     1,025,000   linear; the softmax's logits
+total                              13,378,280    13,004,888
 
-Every convolution is followed by ReLU, and the stage is what follows it. `heads=False` leaves out head1 and head2:
+The numbers of an inception are the maps of its 1x1, 3x3 reduce - 3x3, 5x5 reduce - 5x5 and pool proj. Every convolution
+is followed by ReLU, and the stage is what follows it.
+
+A head averages 5x5 with stride 3; 1x1 128, fc 1024, dropout 0.7 and fc 1000 follow. `heads=False` leaves both out:
 6,998,552 parameters. They read 14x14 maps, that is sides of 223 to 270 pixels; the net itself takes larger and smaller
 pictures, whose last maps are averaged whole. In training the losses of the heads count 0.3 each (section 5).
 
@@ -169,6 +172,9 @@ class GoogLeNet(Net):
                 raise UsageError(f"{self.name}'s heads read pictures with sides of 223 to 270 pixels, got "
                                  f"{images.shape[2]} x {images.shape[3]}: use the option heads=False")  # fmt: skip
         return outputs | {name: stages[name] for name in self.loss_weights if name != "logits"}
+
+    def is_of_classes(self, name: str) -> bool:
+        return name.rpartition(".")[0] in (self.last, *(f"{head}.fc2" for head in HEADS.values()))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.
