@@ -171,6 +171,7 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a .toml file [chosen by the data].")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder [runs/RECIPE-DATA].")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="A checkpoint or run whose weights the net takes.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     quiet: Quiet = False,
@@ -186,13 +187,14 @@ def train(
     from convnet.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
+    start = checkpoint_at(start_from) if start_from is not None else None
     with shown(quiet) as progress:
         if resume:
             if net is not None or recipe is not None or settings:
                 raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
             store, plan, out = resume_run(data, out, changes, progress)
         else:
-            store, plan = plan_run(data or "digits", net, recipe, changes, progress)
+            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start)
             out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
         workers = 1 if store.encoding == "raw" else os.cpu_count() or 1
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
@@ -200,9 +202,8 @@ def train(
         command = shlex.join(["convnet", *sys.argv[1:]])
         with on_signals() as stop:
             try:
-                summary = run(
-                    plan, store, out, resume=resume, workers=workers, progress=progress, stop=stop, command=command
-                )
+                summary = run(plan, store, out, resume=resume, start=start, workers=workers, progress=progress,
+                              stop=stop, command=command)  # fmt: skip
             except Interrupted as error:
                 raise Interrupted(f"{error}; go on with: {again}") from error
             except DiskError as error:
@@ -358,6 +359,7 @@ def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", a
 def explain(
     net: Annotated[str, typer.Argument(help="A net, by name.")],
     other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="An option of NET, as input_size=64.")] = None,
     as_json: Json = False,
 ) -> None:
     """What is in a net, and what differs: convnet explain alexnet alexnet_2012
@@ -365,8 +367,10 @@ def explain(
     Its layers; then each difference from its paper, from released nets or from OTHER, with its source.
     """
     from convnet import explain as of
+    from convnet.recipe import Recipe, with_settings
 
-    told = of.explain(net, other)
+    recipe = with_settings(Recipe(), [f"net_options.{setting}" for setting in settings or []])
+    told = of.explain(net, other, **recipe.net_options)
     print(json.dumps(told, indent=1) if as_json else "\n".join(of.explain_lines(told)))  # noqa: T201
 
 

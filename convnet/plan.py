@@ -14,6 +14,7 @@ from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.run import fresh_net
 from convnet.sources import Source, open_source
 from convnet.sources.listing import slug
+from convnet.start import take_over
 from convnet.store import Store, is_store
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
@@ -86,8 +87,12 @@ def plan_run(
     recipe: str | None,
     settings: list[str],
     progress: Progress,
+    start: Path | None = None,
 ) -> tuple[Store, Recipe]:
-    """The store and the recipe of a new run; the store is made first when `data` is not one yet."""
+    """The store and the recipe of a new run; the store is made first when `data` is not one yet.
+
+    start: the checkpoint that the run is to begin with; one that doesn't fit is told before a store is made.
+    """
     if net is not None and net not in MODELS:
         raise UsageError(unknown("net", net, MODELS))
     chosen = load_recipe(recipe) if recipe is not None else None
@@ -100,13 +105,20 @@ def plan_run(
     source = open_for(data, place)
     n = sum(entry.split == "train" for entry in source.entries)
     plan = _recipe(chosen, net, source.natural_size, n, settings, progress)
-    fresh_net(plan, len(source.classes))
+    _try(plan, source.classes, start)
     made = _store_for(source, plan.size)
     if not is_store(made):
         progress.note(f"{data} is not a store yet: preparing {made}")
     store = make_store(source, made, progress, size=plan.size)
     _forget_unpacked(place)
     return store, plan
+
+
+def _try(plan: Recipe, classes: tuple[str, ...], start: Path | None) -> None:
+    """Makes the net as the run will, to say now what is wrong with recipe or start."""
+    net = fresh_net(plan, len(classes))
+    if start is not None:
+        take_over(net, plan, classes, start)
 
 
 def _recipe(

@@ -19,6 +19,7 @@ from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
+from convnet.start import take_over
 from convnet.store import Split, Store
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
@@ -79,17 +80,28 @@ def choose_data(recipe: Recipe, store: Store) -> Data:
 
 
 def begin(
-    recipe: Recipe, data: Data, out: Path, where: device.Device, resume: bool, command: str, progress: Progress
+    recipe: Recipe,
+    data: Data,
+    out: Path,
+    where: device.Device,
+    resume: bool,
+    command: str,
+    progress: Progress,
+    start: Path | None = None,
 ) -> Run:
-    """A run with fresh weights, or the one that `out` holds."""
+    """A run with fresh weights, or with those that it may take from the checkpoint `start`, or the one in `out`."""
+    if resume and start is not None:
+        raise UsageError(f"a run that goes on has weights already; leave out --start-from {start}, or --resume")
     store = data.store
     environment = _environment(where, store, command)
     if not resume:
         mean = store.statistics.mean_rgb
         preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side)
         net = fresh_net(recipe, len(store.classes))
-        _make_room(out)
         position, provenance, velocity = Position(), dict(environment), None
+        if start is not None:
+            provenance["start"] = _begin_with(net, recipe, store, start, progress)
+        _make_room(out)
     else:
         kept, path, warnings = checkpoint.load_newest(out)
         for warning in warnings:
@@ -113,6 +125,16 @@ def begin(
     if not resume:
         save(run)  # a disk that can't hold the run says so now
     return run
+
+
+def _begin_with(net: Net, recipe: Recipe, store: Store, path: Path, progress: Progress) -> dict[str, Any]:
+    """Takes over what the net may from a checkpoint, and tells it; returns what all of the run's checkpoints keep."""
+    start = take_over(net, recipe, store.classes, path)
+    for line in start.lines():
+        progress.note(line)
+    for warning in start.warnings:
+        progress.warn(warning)
+    return start.to_dict()
 
 
 def fresh_net(recipe: Recipe, n_classes: int) -> Net:

@@ -48,6 +48,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    start: Path | None = None,
     place: str = "auto",
     workers: int = 1,
     progress: Progress = SILENT,
@@ -57,7 +58,8 @@ def train(
     """Trains by `recipe` on `store` in the run folder `out`; returns what summary.json holds.
 
     resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
-    threads). workers: threads that read ahead; they change nothing.
+    threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (start.py). workers:
+    threads that read ahead; they change nothing.
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -66,7 +68,7 @@ def train(
     ids, statistics = data.train_ids, store.statistics
     try:
         with files.lock(out, "training"):
-            run = begin(recipe, data, out, where, resume, command, progress)
+            run = begin(recipe, data, out, where, resume, command, progress, start)
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
                 _train_epoch(run, loader, progress, stop)
