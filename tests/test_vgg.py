@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors
 import torch
 import torch.nn.functional as F
 from steps import losses
@@ -23,6 +22,7 @@ from convnet.optim import optimizer
 from convnet.preprocess import Preprocessing
 from convnet.recipe import from_toml, load_recipe, to_toml, with_settings
 from convnet.run import fresh_net
+from convnet.weights import read_weights
 from convnet.weights.names import in_state_dicts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,8 +191,8 @@ def test_the_net_of_another_size_is_the_plain_one() -> None:
         assert torch.equal(net(x), y)
 
 
-def test_input_size_in_recipe_and_checkpoint(tmp_path: Path) -> None:
-    """What a recipe says is what a checkpoint rebuilds and what an export names."""
+def test_input_size_in_recipe_checkpoint_and_files(tmp_path: Path) -> None:
+    """What a recipe says is what a checkpoint rebuilds, and what comes back from files that others read."""
     recipe = with_settings(load_recipe("vgg_a"), ["net_options.input_size=64", "size=72", "crop=64"])
     assert from_toml(to_toml(recipe)) == recipe
     with torch.device("meta"):
@@ -211,9 +211,11 @@ def test_input_size_in_recipe_and_checkpoint(tmp_path: Path) -> None:
         assert again.input_size == 64
         images = 60 * torch.randn(2, 3, 64, 64)
         assert torch.equal(again(images), net(images))
-        export(kept, tmp_path / "a.safetensors")
-        with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
-            assert file.metadata()["net_options"] == '{"input_size": 64}'
+        for name in ("a.safetensors", "a.npz", "a.caffemodel"):
+            export(kept, tmp_path / name)
+            found, _ = read_weights(tmp_path / name, "vgg_a")
+            assert found.recipe.net_options == {"input_size": 64}
+            assert all(torch.equal(found.weights[key], kept.weights[key]) for key in kept.weights), name
         with pytest.raises(
             UsageError, match="torchvision's vgg_a reads 7 x 7 maps, this one 2 x 2: use --names convnet"
         ):

@@ -21,6 +21,7 @@ from convnet.nets import create_model
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
+from convnet.nets.vgg import INPUT_SIZES, SHRINK, VGG
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
 from convnet.weights import archives, caffe, download, names, own, pictures
@@ -196,19 +197,28 @@ def _net_of(
 
 
 def _options_of(net: Net, found: list[Found]) -> dict[str, Any]:
-    """The options of a net by the tensors that only some files have, and by what its first layer reads."""
+    """The options of a net by the tensors that only some files have, by what its first layer and VGG's fc6 read."""
     here = {each.name: each for each in found}
+    namings = (names.caffe(net), *names.in_state_dicts(net).values())
+
+    def shapes_of(key: str) -> set[tuple[int, ...]]:
+        sources = {source for naming in namings for source, targets in naming.items() if key in targets}
+        return {here[source].shape for source in sources & here.keys()}
+
     options: dict[str, Any] = {}
     if isinstance(net, GoogLeNet) and not any(name.startswith(names.HEADS) for name in here):
         options["heads"] = False
     if isinstance(net, LeNet5) and "output.weight" in here:
         options["output"] = "linear"
-    namings = (names.caffe(net), *names.in_state_dicts(net).values())
-    key = next(iter(net.state_dict()))
-    sources = {source for naming in namings for source, targets in naming.items() if key in targets}
-    sides = {here[source].shape[1] for source in sources & here.keys() if len(here[source].shape) == 4}
+    sides = {shape[1] for shape in shapes_of(next(iter(net.state_dict()))) if len(shape) == 4}
     if sides in ({1}, {3}) and sides != {net.in_channels}:
         options["in_channels"] = sides.pop()
+    if isinstance(net, VGG):
+        ours = net.fc6.weight.numel() // (net.input_size // SHRINK) ** 2  # for each of pool5's places
+        totals = {math.prod(shape) for shape in shapes_of("fc6.weight")}
+        sizes = [size for size in INPUT_SIZES[::SHRINK] if ours * (size // SHRINK) ** 2 in totals]
+        if len(sizes) == 1 and sizes != [net.input_size]:
+            options["input_size"] = sizes[0]
     return options
 
 
