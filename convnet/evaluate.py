@@ -5,25 +5,27 @@ share whose class isn't among the five most probable. Posteriors are softmax out
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from convnet.augment import to_input
 from convnet.device import Device
 from convnet.errors import DataError, Interrupted, UsageError
+from convnet.posteriors import BATCH, Picture, at_scales, posteriors
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
 from convnet.stop import Stop
-from convnet.store import Pixels, Split, crop_square
-from convnet.views import View, views
+from convnet.store import Split
+from convnet.views import IN_SQUARE, Look, protocol, square_at
 
-BATCH = 64  # pictures; a view at a time
+PICTURES = 64  # read at a time
+Z = 1.959964  # of the normal distribution: 95 % lie within
 
 
 class NotFinite(DataError):  # noqa: N818 - the state of the net
@@ -75,18 +77,33 @@ class Scores:
             rows.append({"class": name, "n": len(ranks), "top1_error": errors[0], "top5_error": errors[1]})
         return rows
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+    def figures(self) -> dict[str, Any]:
+        """Both error rates with n, their 95 % intervals, and the accuracies."""
         return {
-            "split": self.split,
-            "views": self.views,
             "n": self.n,
             "top1_error": self.top1,
+            "top1_interval": list(interval(self.top1, self.n)),
             "top5_error": self.top5,
+            "top5_interval": list(interval(self.top5, self.n)),
+            "top1_accuracy": 1 - self.top1,
+            "top5_accuracy": 1 - self.top5,
             "loss": self.loss,
-            "per_class": self.per_class(),
-            "confusion": self.confusion.tolist(),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        names = {"split": self.split, "views": self.views}
+        return names | self.figures() | {"per_class": self.per_class(), "confusion": self.confusion.tolist()}
+
+
+def interval(rate: float, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a rate that was measured on n independent pictures, by Wilson's formula (1927).
+
+    >>> "%.4f %.4f" % interval(0.1, 1000)
+    '0.0829 0.1202'
+    """
+    centre, half = rate + Z * Z / (2 * n), Z * sqrt(rate * (1 - rate) / n + (Z / (2 * n)) ** 2)
+    return max(0.0, (centre - half) / (1 + Z * Z / n)), min(1.0, (centre + half) / (1 + Z * Z / n))
 
 
 def evaluate(
@@ -96,55 +113,45 @@ def evaluate(
     device: Device,
     *,
     views_name: str = "single",
+    scales: str | None = None,
     ids: NDArray[np.int64] | None = None,
+    batch: int = BATCH,
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> Scores:
     """Tests `net` on a split of a store (or on its pictures `ids`). The net is in eval mode meanwhile.
 
-    Raises: NotFinite when the net's outputs aren't finite, naming the picture; UsageError when classes or sizes don't
-    fit; Interrupted when `stop` is asked for.
+    views_name, scales: as `convnet.views.protocol` knows them. batch: crops in a forward pass, which bounds memory.
+
+    Raises: NotFinite when the net's outputs aren't finite, naming the picture; UsageError when classes, sizes or views
+    don't fit; Interrupted when `stop` is asked for.
     """
-    _check_fits(preprocessing, split)
+    asked = protocol(views_name, preprocessing, scales)
+    check_gives(split, asked.looks, preprocessing)
     chosen = np.arange(split.n) if ids is None else ids
-    labels = split.labels[chosen]
-    ranks, predicted, losses = [], [], []
+    rows = []
     done = 0
     progress.start(f"testing ({split.name}, {views_name})", len(chosen))
-    for part, posteriors in _posteriors(net, split, preprocessing, device, views(views_name, preprocessing), chosen):
-        if not np.isfinite(posteriors).all():
-            bad = part[~np.isfinite(posteriors).all(1)][0]
-            raise NotFinite(f"the net's output for {split.keys[bad]!r} is not finite; its weights may be damaged")
-        truth = split.labels[part]
-        ranks.append(rank(posteriors, truth))
-        predicted.append(posteriors.argmax(1))
-        losses.append(-np.log(np.maximum(posteriors[np.arange(len(part)), truth], 1e-300)))
-        if stop:
-            raise Interrupted(f"stopped while testing on {split.name}")
-        done += len(part)
-        progress.update(done)
+    training = net.training
+    net.eval()
+    try:
+        for part, pictures in read(split, chosen, asked.looks, stop):
+            found = posteriors(net, pictures, asked.looks, preprocessing, device, batch)
+            rows.append(asked.mean(finite(split, part, found)))
+            done += len(part)
+            progress.update(done)
+    finally:
+        net.train(training)
     progress.finish()
-    return Scores(
-        views_name,
-        split.name,
-        split.store.classes,
-        labels,
-        np.concatenate(predicted),
-        np.concatenate(ranks),
-        float(np.concatenate(losses).mean()),
-    )
+    return scores_of(views_name, split.name, split.store.classes, split.labels[chosen], np.concatenate(rows))
 
 
-def _check_fits(preprocessing: Preprocessing, split: Split) -> None:
-    store = split.store
-    if (preprocessing.size, preprocessing.shorter_side) != (store.size, store.shorter_side):
-        needed = f"--size {preprocessing.size} --shorter-side {preprocessing.shorter_side}"
-        raise UsageError(
-            f"{store.path} holds pictures of {store.size} pixels in a shorter side of {store.shorter_side}; "
-            f"the net was trained on others: prepare the source with {needed}"
-        )
-    if split.n == 0:
-        raise UsageError(f"{store.path} has no pictures in its split {split.name}; choose another with --split")
+def scores_of(
+    views: str, split: str, classes: tuple[str, ...], labels: NDArray[np.int64], found: NDArray[np.float64]
+) -> Scores:
+    """The scores of posteriors (n, K) of pictures with these labels."""
+    loss = float(-np.log(np.maximum(found[np.arange(len(labels)), labels], 1e-300)).mean())
+    return Scores(views, split, classes, labels, found.argmax(1), rank(found, labels), loss)
 
 
 def rank(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -158,40 +165,69 @@ def rank(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[
     return np.asarray(before.sum(1), np.int64)
 
 
-@torch.inference_mode()
-def posterior(net: nn.Module, images: torch.Tensor, device: Device) -> NDArray[np.float64]:
-    """float64 (N, K): the softmax of the net's logits."""
-    with device.autocast():
-        logits = net(images)
-    return np.asarray(logits.float().softmax(1).cpu().double())  # a device synchronisation: the result is needed
+def check_gives(split: Split, looks: Sequence[Look], preprocessing: Preprocessing) -> None:
+    """Raises: UsageError naming the preparation that would do, when the store can't give what is to be looked at."""
+    store, size = split.store, preprocessing.size
+    if split.n == 0:
+        raise UsageError(f"{store.path} has no pictures in its split {split.name}; choose another with --split")
+    largest = max(look.scale for look in looks)
+    for look in looks:
+        square = square_at(preprocessing, look.scale)
+        if store.encoding == "raw" and (look.scale, square) != (store.shorter_side, store.size):
+            needed = f"--size {size} --shorter-side {preprocessing.shorter_side}"
+            if look.scale != preprocessing.shorter_side:
+                needed = f"--encoding jpeg --size {size} --shorter-side {largest}"
+            raise UsageError(
+                f"{store.path} holds pictures of {store.size} pixels in a shorter side of {store.shorter_side}, and "
+                f"{look} needs {square} in {look.scale}: prepare the source with {needed}"
+            )
+        if look.scale > store.shorter_side:
+            raise UsageError(
+                f"{store.path} holds pictures with a shorter side of {store.shorter_side} pixels, too small for "
+                f"{look}: prepare the source with --encoding jpeg --size {size} --shorter-side {largest}"
+            )
 
 
-def mean_posterior(
-    net: nn.Module, squares: Sequence[Pixels], looks: Sequence[View], preprocessing: Preprocessing, device: Device
-) -> NDArray[np.float64]:
-    """float64 (N, K): the posteriors of N squares, uint8 (size, size, 3), averaged over the views."""
-    outputs = []
-    for view in looks:
-        crops = np.stack([crop_square(square, view.top, view.left, preprocessing.crop) for square in squares])
-        images = to_input(crops, view.of(len(squares)), preprocessing, device.device)
-        outputs.append(posterior(net, images, device))
-    return np.asarray(np.mean(outputs, axis=0))
+def seen(split: Split, looks: Sequence[Look]) -> str | None:
+    """What a user should know of the pictures that this store gives, if anything."""
+    store, scales = split.store, sorted({look.scale for look in looks})
+    if store.encoding == "raw" and any(look.name not in IN_SQUARE for look in looks):
+        return f"{store.path} holds central squares only: no view sees what was cut off (--encoding jpeg keeps all)"
+    if store.encoding == "jpeg" and scales != [store.shorter_side]:
+        text = ", ".join(str(scale) for scale in scales if scale != store.shorter_side)
+        return f"pictures are resized from the store's shorter side of {store.shorter_side} pixels to {text}"
+    return None
 
 
-def _posteriors(
-    net: nn.Module,
-    split: Split,
-    preprocessing: Preprocessing,
-    device: Device,
-    looks: list[View],
-    chosen: NDArray[np.int64],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    training = net.training
-    net.eval()
-    try:
-        for first in range(0, len(chosen), BATCH):
-            part = chosen[first : first + BATCH]
-            squares = [split.square(i) for i in part.tolist()]  # decoded once for all views
-            yield part, mean_posterior(net, squares, looks, preprocessing, device)
-    finally:
-        net.train(training)
+def read(
+    split: Split, chosen: NDArray[np.int64], looks: Sequence[Look], stop: Stop | None = None
+) -> Iterator[tuple[NDArray[np.int64], list[Picture]]]:
+    """The pictures `chosen` at the looks' scales, some at a time and with their ids; a thread reads the next ones.
+
+    Raises: Interrupted when `stop` is asked for.
+    """
+    parts = [chosen[first : first + PICTURES] for first in range(0, len(chosen), PICTURES)]
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(_pictures, split, parts[0], looks)
+        for i, part in enumerate(parts):
+            pictures = following.result()
+            if i + 1 < len(parts):
+                following = pool.submit(_pictures, split, parts[i + 1], looks)
+            yield part, pictures
+            if stop:
+                raise Interrupted(f"stopped while testing on {split.name}")
+
+
+def _pictures(split: Split, ids: NDArray[np.int64], looks: Sequence[Look]) -> list[Picture]:
+    return [at_scales(split.picture(i), split.store.shorter_side, looks) for i in ids.tolist()]
+
+
+def finite(
+    split: Split, ids: NDArray[np.int64], found: dict[Look, NDArray[np.float64]]
+) -> dict[Look, NDArray[np.float64]]:
+    """`found` itself. Raises: NotFinite with the first picture whose posteriors aren't."""
+    for rows in found.values():
+        if not np.isfinite(rows).all():
+            bad = ids[~np.isfinite(rows).all(1)][0]
+            raise NotFinite(f"the net's output for {split.keys[bad]!r} is not finite; its weights may be damaged")
+    return found

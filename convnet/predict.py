@@ -1,7 +1,7 @@
 """What does a trained net say of a picture? Its most probable classes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from torch import nn
 from convnet.decode import BadPicture, decode_image
 from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluate import mean_posterior
-from convnet.prepare import Settings, fit
+from convnet.posteriors import Picture, at_scales, posteriors
 from convnet.preprocess import Preprocessing
-from convnet.store import Pixels
-from convnet.views import View, views
+from convnet.views import Look, Protocol, protocol
 
-BATCH = 32  # pictures at a time
-Read = tuple[Pixels, tuple[str, ...]] | str  # a square and notes, or the reason why there is none
+PICTURES = 32  # at a time
+Read = tuple[Picture, tuple[str, ...]] | str  # a picture and notes, or the reason why there is none
 
 
 @dataclass(frozen=True)
@@ -45,22 +43,22 @@ def predict(
     *,
     top: int = 5,
     views_name: str = "single",
+    scales: str | None = None,
 ) -> Iterator[Prediction]:
-    """Predictions in the order of `paths`. Each picture is treated as in preparation: shorter side, centre square.
+    """Predictions in the order of `paths`. Each picture is scaled as in preparation, and looked at by a protocol.
 
     A picture that can't be read gives a Prediction with the reason in `failed`; nothing is raised for it.
     """
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    looks = views(views_name, preprocessing)
-    settings = Settings(preprocessing.size, preprocessing.shorter_side or preprocessing.size, "raw")
+    asked = protocol(views_name, preprocessing, scales)
     batch: list[tuple[Path, Read]] = []
     for path in paths:
-        batch.append((path, _read(path, settings)))
-        if len(batch) == BATCH:
-            yield from _predict(net, preprocessing, classes, batch, device, top, looks)
+        batch.append((path, _read(path, asked.looks)))
+        if len(batch) == PICTURES:
+            yield from _predict(net, preprocessing, classes, batch, device, top, asked)
             batch = []
-    yield from _predict(net, preprocessing, classes, batch, device, top, looks)
+    yield from _predict(net, preprocessing, classes, batch, device, top, asked)
 
 
 def _predict(
@@ -70,12 +68,12 @@ def _predict(
     batch: list[tuple[Path, Read]],
     device: Device,
     top: int,
-    looks: list[View],
+    asked: Protocol,
 ) -> Iterator[Prediction]:
-    squares = [read[0] for _, read in batch if not isinstance(read, str)]
+    pictures = [read[0] for _, read in batch if not isinstance(read, str)]
     rows: Iterator[NDArray[np.float64]] = iter(())
-    if squares:
-        rows = iter(mean_posterior(net, squares, looks, preprocessing, device))
+    if pictures:
+        rows = iter(asked.mean(posteriors(net, pictures, asked.looks, preprocessing, device)))
     for path, read in batch:
         if isinstance(read, str):
             yield Prediction(path, failed=read)
@@ -86,15 +84,15 @@ def _predict(
         yield Prediction(path, names, probabilities, notes=read[1])
 
 
-def _read(path: Path, settings: Settings) -> Read:
-    """uint8 (size, size, 3) and notes, or why not."""
+def _read(path: Path, looks: Sequence[Look]) -> Read:
+    """The picture at the looks' scales, and notes; or why not."""
     try:
         if not path.is_file():
             if path.is_dir():
                 return "a folder; name its pictures, as FOLDER/*"
             return "not a file" if os.path.lexists(path) else "no such file"
-        picture, notes = decode_image(path.read_bytes())
-        return np.asarray(fit(picture, settings)), notes
+        image, notes = decode_image(path.read_bytes())
+        return at_scales(np.asarray(image), min(image.size), looks), notes
     except BadPicture as error:
         return str(error)
     except OSError as error:

@@ -30,6 +30,7 @@ from convnet import draws, files, store
 from convnet.decode import BadPicture, decode_image
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
+from convnet.scale import scaled
 from convnet.sources import Entry, Source
 from convnet.statistics import Sums, mean_picture, statistics
 
@@ -40,7 +41,6 @@ JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
 FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
 CHUNK = 16  # pictures that a worker takes at a time
 CHUNK_BYTES = 1 << 26  # ... but no more than about this much
-MAX_PIXELS = 1 << 26  # of a resized picture: bounds memory for extreme aspect ratios
 JPEG_SIDE = 65535  # pixels: a JPEG can't be longer
 WORK = ".work"  # the folder of an unfinished store
 SUFFIX = {"raw": "npy", "jpeg": "jpg"}
@@ -311,14 +311,11 @@ def fit(image: Image.Image, settings: Settings) -> Image.Image:
 
     Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory, or into a JPEG.
     """
-    shorter = min(image.size)
-    width, height = (max(1, round(side * settings.shorter_side / shorter)) for side in image.size)
-    if width * height > MAX_PIXELS or (settings.encoding == "jpeg" and max(width, height) > JPEG_SIDE):
-        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
-    if shorter != settings.shorter_side:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image = scaled(image, settings.shorter_side, min(image.size))
+    if settings.encoding == "jpeg" and max(image.size) > JPEG_SIDE:
+        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to be a JPEG")
     if settings.encoding == "raw" and image.size != (settings.size, settings.size):
-        left, top = (width - settings.size) // 2, (height - settings.size) // 2
+        left, top = (image.width - settings.size) // 2, (image.height - settings.size) // 2
         image = image.crop((left, top, left + settings.size, top + settings.size))
     return image
 

@@ -75,14 +75,14 @@ def compare(folder: Path) -> int:
     """Prints the largest difference for each file; 1 when one is above the limit."""
     from convnet.augment import to_input
     from convnet.checkpoint import rebuild
-    from convnet.views import views
+    from convnet.views import centre
     from convnet.weights import read_weights
 
     pictures = np.load(folder / "pictures.npy")
     worst = 0.0
     for file, (net_name, scaling) in CASES.items():
         kept, report = read_weights(folder / file, net_name, pixels=scaling)
-        how = views("single", kept.preprocessing)[0].of(N)
+        how = centre(kept.preprocessing, N)
         images = to_input(pictures, how, kept.preprocessing, torch.device("cpu"))
         with torch.no_grad():
             ours = rebuild(kept)(images).numpy()

@@ -19,7 +19,7 @@ from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.stop import Stop
 from convnet.store import Store
-from convnet.views import views
+from convnet.views import protocol
 
 CPU = device.choose("fp32", "cpu")
 
@@ -120,7 +120,7 @@ def test_evaluation_refuses_what_it_can_not_do(photos: Store, digits: Store) -> 
     ):
         evaluate(net, digits.split("test"), preprocessing(photos), CPU)
     with pytest.raises(UsageError, match=r"unknown views 'tencrop': did you mean 'ten-crop'\?"):
-        views("tencrop", preprocessing(photos))
+        protocol("tencrop", preprocessing(photos))
     with torch.no_grad():
         net[4].bias[1] = float("nan")
     with pytest.raises(DataError, match=r"the net's output for 'test/.*' is not finite"):

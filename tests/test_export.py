@@ -16,17 +16,19 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from thin import new_thin_net, shapes_of
 
-from convnet import checkpoint, cli, device, evaluate
+from convnet import checkpoint, cli, device
 from convnet.checkpoint import Checkpoint
 from convnet.errors import ConvnetError, UsageError
 from convnet.export import ENDINGS, caffe, export, named
 from convnet.export import onnx as to_onnx
 from convnet.nets import MODELS, create_model, list_models
 from convnet.nets.layers import Columns, Net
+from convnet.posteriors import at_scales
+from convnet.posteriors import posteriors as evaluated
 from convnet.preprocess import Preprocessing, of_recipe
 from convnet.recipe import Recipe
 from convnet.store import Split, Store
-from convnet.views import views
+from convnet.views import centre, protocol
 from convnet.weights import read_weights
 from convnet.weights.caffe import read_net
 
@@ -72,10 +74,11 @@ def test_weights_come_back_bitwise(tmp_path: Path, name: str, ending: str) -> No
     again, report = read_weights(tmp_path / f"a{ending}", name)
     assert_same(again.weights, kept.weights)
     assert report.writer == ("caffe" if ending == ".caffemodel" else "convnet")
-    assert (written.files, written.difference) == ((tmp_path / f"a{ending}",), None)
-    if ending == ".caffemodel":
-        assert "its input: BGR, crops of" in written.notes[1]
-        assert "less 103.939, 116.779, 123.68" in written.notes[1]
+    beside = (tmp_path / "a.prototxt",) if ending == ".caffemodel" else ()
+    assert (written.files, written.difference) == ((tmp_path / f"a{ending}", *beside), None)
+    if beside:
+        assert "Its input: BGR, crops of" in written.notes[0]
+        assert "less 103.939, 116.779, 123.68" in written.notes[0]
 
 
 @pytest.mark.large
@@ -147,7 +150,7 @@ def test_a_mean_picture_lies_beside_and_comes_back(tmp_path: Path) -> None:
     net = create_model("googlenet", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet", net, pictures(net, mean=picture), heads=False)
     written = export(kept, tmp_path / "a.caffemodel")
-    assert written.files == (tmp_path / "a.caffemodel", tmp_path / "a.mean.npy")
+    assert written.files == (tmp_path / "a.caffemodel", tmp_path / "a.prototxt", tmp_path / "a.mean.npy")
     again, _ = read_weights(tmp_path / "a.caffemodel", "googlenet", mean=tmp_path / "a.mean.npy")
     assert again.preprocessing == kept.preprocessing
     with pytest.raises(UsageError, match=r"a.mean.npy exists; choose another name"):
@@ -198,10 +201,12 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refused("--names caffe is for .safetensors; a .npz has", "a.npz", names="caffe")
     refused("--float is for .onnx; a .npz holds weights", "a.npz", floats=True)
     refused("torchvision has no nin_cifar10; it has alexnet_owt", "a.safetensors", names="torchvision")
-    refused("Caffe can't run lenet5; it has layers for alexnet,", "a.caffemodel", lenet5())
+    refused("Caffe can't run lenet5: it has no trainable sub-sampling", "a.caffemodel", lenet5())
+    refused("Caffe can't run lenet5: it has no trainable", "a.safetensors", lenet5(), names="caffe")
     net = create_model("googlenet_bn", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet_bn", net, pictures(net, mean=np.zeros((256, 256, 3), np.float32)), heads=False)
     refused("this one has a mean picture", "a.safetensors", kept, names="torchvision")
+    refused("Caffe can't run googlenet_bn: its layers for batch norm aren't written", "a.caffemodel", kept)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     refused(r'pip install "convnet\[onnx\]"', "a.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {f"old{ending}" for ending in ENDINGS}
@@ -260,12 +265,13 @@ def compare(path: Path, net: Net, kept: Checkpoint, floats: bool = False) -> flo
 
 def posteriors(net: Net, split: Split, done: Preprocessing) -> np.ndarray:
     """As `convnet evaluate` has them."""
-    parts = evaluate._posteriors(net, split, done, device.choose("fp32", "cpu"), views("single", done), np.arange(20))
-    return np.concatenate([found for _, found in parts])
+    look = protocol("single", done).looks[0]
+    pictures = [at_scales(split.picture(i), done.shorter_side, [look]) for i in range(20)]
+    return evaluated(net.eval(), pictures, [look], done, device.choose("fp32", "cpu"))[look]
 
 
 def crops(split: Split, done: Preprocessing) -> torch.Tensor:
-    how = views("single", done)[0].of(20)
+    how = centre(done, 20)
     return torch.from_numpy(split.crops(np.arange(20), how.tops, how.lefts, done.crop))
 
 
@@ -284,7 +290,7 @@ def test_lenet5_by_the_command_gives_evaluates_posteriors(
     _, found = outputs(tmp_path / "a.onnx", crops(split, kept.preprocessing))
     np.testing.assert_allclose(found, posteriors(net, split, kept.preprocessing), rtol=1e-4, atol=1e-7)
     coloured = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
-    how = views("single", kept.preprocessing)[0].of(4)
+    how = centre(kept.preprocessing, 4)
     images = to_onnx.to_input(coloured.numpy(), how, kept.preprocessing, torch.device("cpu"))
     logits, _ = outputs(tmp_path / "a.onnx", coloured)
     np.testing.assert_allclose(logits, net(images).detach(), rtol=1e-5)

@@ -19,7 +19,7 @@ from convnet import checkpoint, cli
 from convnet.augment import to_input
 from convnet.errors import DataError, UsageError
 from convnet.nets import create_model
-from convnet.views import views
+from convnet.views import centre
 from convnet.weights import READERS, _fits, import_weights, names, pictures, read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -222,7 +222,7 @@ def test_outputs_are_those_of_their_pixels(tmp_path: Path, pixels: str) -> None:
     kept, report = read_weights(path, "googlenet_bn", pixels=pixels)
     squares = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
     crops = squares[:, 16:240, 16:240]
-    how = views("single", kept.preprocessing)[0].of(2)
+    how = centre(kept.preprocessing, 2)
     images = to_input(crops, how, kept.preprocessing, torch.device("cpu"))
     mean, std = (torch.tensor(each)[:, None, None] for each in pictures.PIXELS[pixels])
     with torch.no_grad():

@@ -25,7 +25,7 @@ from convnet.checkpoint import Checkpoint
 from convnet.errors import ConvnetError, UsageError
 from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
-from convnet.views import views
+from convnet.views import centre
 
 TOLERANCE = 1e-5  # of the largest logit
 BATCHES = (1, 3)  # pictures: the file is tried with both
@@ -107,7 +107,7 @@ def _check_packages() -> None:
 def _mean_under_centre(preprocessing: Preprocessing) -> Tensor:
     """float32 (1, C, crop, crop), or (1, C, 1, 1) where it's one colour or none: what is left of a black picture."""
     crop = preprocessing.crop
-    how = views("single", preprocessing)[0].of(1)
+    how = centre(preprocessing, 1)
     black = np.zeros((1, crop, crop, 3), np.uint8)
     left = to_input(black, how, replace(preprocessing, scale=1.0, offset=0.0), torch.device("cpu"))
     is_picture = preprocessing.mean is not None and preprocessing.mean.ndim == 3
