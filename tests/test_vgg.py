@@ -20,7 +20,7 @@ from convnet.nets import MODELS, create_model, trace
 from convnet.nets.vgg import VGG
 from convnet.optim import optimizer
 from convnet.preprocess import Preprocessing
-from convnet.recipe import from_toml, load_recipe, to_toml, with_settings
+from convnet.recipe import Recipe, from_toml, load_recipe, to_toml, with_settings
 from convnet.run import fresh_net
 from convnet.weights import read_weights
 from convnet.weights.names import in_state_dicts
@@ -220,6 +220,19 @@ def test_input_size_in_recipe_checkpoint_and_files(tmp_path: Path) -> None:
             UsageError, match="torchvision's vgg_a reads 7 x 7 maps, this one 2 x 2: use --names convnet"
         ):
             export(kept, tmp_path / "b.safetensors", names="torchvision")
+
+
+@pytest.mark.large
+def test_onnx_of_another_input_size(tmp_path: Path) -> None:
+    """The writing itself holds onnxruntime's answers against torch's."""
+    pytest.importorskip("onnxscript")
+    recipe = Recipe(net="vgg_d_bn", net_options={"input_size": 64}, crop=64, size=72)
+    done = Preprocessing(size=72, pad=0, crop=64, channels="rgb", mean=None, scale=0.015, offset=0.0)
+    with thinned(THINNER):
+        net = create_model("vgg_d_bn", num_classes=4, init="glorot", seed=0, input_size=64)
+        written = export(Checkpoint(recipe, done, tuple("abcd"), net.state_dict()), tmp_path / "a.onnx")
+    assert written.difference is not None
+    assert written.difference < 1e-5
 
 
 def test_initial_values() -> None:
