@@ -66,7 +66,7 @@ def layer_table(net: Net) -> list[Layer]:
     Multiply-adds are those of convolutions and matrix products, as papers count them; LeNet-5's sparse C3 counts as the
     dense convolution that it runs as. GoogLeNet's auxiliary heads are stages like the others.
     """
-    bare = _on_meta(net)
+    bare = on_meta(net)
     images = torch.empty(1, net.in_channels, net.input_size, net.input_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         stages = _Stages(counter)
@@ -83,7 +83,7 @@ def multiply_adds(net: Net) -> int:
 
 
 def summary(name: str, **options: Any) -> dict[str, Any]:
-    """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), paper."""
+    """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), recipe, paper."""
     net = skeleton(name, **options)
     layers = layer_table(net)
     return {
@@ -92,6 +92,7 @@ def summary(name: str, **options: Any) -> dict[str, Any]:
         "parameters": sum(layer.parameters for layer in layers),
         "multiply_adds": sum(layer.multiply_adds for layer in layers),
         "input": (net.in_channels, net.input_size, net.input_size),
+        "recipe": recipe_of(name),
         "paper": net.paper,
     }
 
@@ -167,12 +168,14 @@ def explain(name: str, other: str | None = None, **options: Any) -> dict[str, An
 
 def table_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The table of nets as text."""
-    width = max(len(row["name"]) for row in rows)
-    yield f"{'net':<{width}}  year  {'parameters':>11}  {'multiply-adds':>15}  {'input':<13}  paper"
+    width, wide = (max(len(row[key]) for row in rows) for key in ("name", "recipe"))
+    yield (
+        f"{'net':<{width}}  year  {'parameters':>11}  {'multiply-adds':>15}  {'input':<13}  {'recipe':<{wide}}  paper"
+    )
     for row in rows:
         counts = f"{row['parameters']:>11,}  {row['multiply_adds']:>15,}"
         size = " x ".join(map(str, row["input"]))
-        yield f"{row['name']:<{width}}  {row['year']}  {counts}  {size:<13}  {row['paper']}"
+        yield f"{row['name']:<{width}}  {row['year']}  {counts}  {size:<13}  {row['recipe']:<{wide}}  {row['paper']}"
 
 
 def explain_lines(told: dict[str, Any]) -> Iterator[str]:
@@ -210,7 +213,7 @@ def _layer_or_none(layer: dict[str, Any] | None) -> str:
     return f"{' x '.join(map(str, layer['shape']))}, {layer['parameters']:,} parameters"
 
 
-def _on_meta(net: Net) -> Net:
+def on_meta(net: Net) -> Net:
     """A copy in eval mode without its weights, which the copying takes for copied already."""
     bare: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
     bare |= {id(b): b.to("meta") for b in net.buffers()}

@@ -2,12 +2,13 @@
 
 .onnx         the net with its preprocessing inside, run in onnxruntime and held against torch before it's there
 .safetensors  tensors under our names, torchvision's or Caffe's; preprocessing and classes in the metadata
-.caffemodel   for the nets whose layers Caffe has
+.caffemodel   for the nets whose layers Caffe has; NAME.prototxt describes them
 .npz          arrays under our names
 
 Nothing is written over. A mean picture doesn't fit into the last three; it goes to NAME.mean.npy, as Caffe's.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ NAMES = ("convnet", "torchvision", "caffe")
 class Exported:
     """What was written.
 
-    files       the file, and the mean picture's where there is one
+    files       the file, a .caffemodel's .prototxt, and the mean picture's where there is one
     notes       what its reader must know
     difference  of an .onnx: the largest difference of a probability from torch's
     """
@@ -48,29 +49,37 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
     """
     ending = path.suffix.lower()
     _check_arguments(path, ending, names, floats)
+    has_mean = ending != ".onnx" and named.has_mean_picture(kept.preprocessing)
+    mean = path.with_suffix(".mean.npy") if has_mean else None
+    text = path.with_suffix(".prototxt") if ending == ".caffemodel" else None
+    written = tuple(each for each in (path, text, mean) if each is not None)
+    for each in written:
+        if each.exists():
+            raise UsageError(f"{each} exists; choose another name, or remove it")
     net = rebuild(kept)
     if ending == ".onnx":
-        return Exported((path,), difference=onnx.write(net, kept, path, floats))
-    mean = path.with_suffix(".mean.npy") if named.has_mean_picture(kept.preprocessing) else None
-    if mean is not None and mean.exists():
-        raise UsageError(f"{mean} exists; choose another name, or remove it")
-    if ending == ".caffemodel":
-        notes = caffe.write(net, kept, path)
-    elif ending == ".safetensors":
-        notes = named.write_safetensors(net, kept, path, names, mean)
-    else:
-        notes = named.write_npz(kept, path)
-    if mean is None:
-        return Exported((path,), notes)
-    named.write_mean(kept.preprocessing, mean)
-    return Exported((path, mean), [*notes, f"{mean.name} is the mean picture, (3, H, W) and BGR as Caffe's"])
+        return Exported(written, difference=onnx.write(net, kept, path, floats))
+    try:
+        if text is not None:
+            notes = caffe.write(net, kept, path, text)
+        elif ending == ".safetensors":
+            notes = named.write_safetensors(net, kept, path, names, mean)
+        else:
+            notes = named.write_npz(kept, path)
+        if mean is not None:
+            named.write_mean(kept.preprocessing, mean)
+            notes.append(f"{mean.name} is the mean picture, (3, H, W) and BGR as Caffe's")
+    except BaseException:
+        for each in written:  # all of them, or none
+            with suppress(OSError):
+                each.unlink(missing_ok=True)
+        raise
+    return Exported(written, notes)
 
 
 def _check_arguments(path: Path, ending: str, names: str, floats: bool) -> None:
     if ending not in ENDINGS:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}")
-    if path.exists():
-        raise UsageError(f"{path} exists; choose another name, or remove it")
     if names not in NAMES:
         raise UsageError(unknown("names", names, NAMES))
     if names != "convnet" and ending != ".safetensors":

@@ -15,6 +15,7 @@ from torch import Tensor
 from convnet import __version__, files, preprocess, recipe, tensors
 from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
+from convnet.export.prototxt import check
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
@@ -38,8 +39,10 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
         weights, normalize, notes = in_torchvisions(net, kept)
         pictures["normalize"] = normalize
     elif names == "caffe":
-        weights, notes = in_caffes(net, kept.weights), ["the first convolution reads BGR"]
-        pictures["channels"] = "bgr" if kept.preprocessing.channels == "rgb" else "grey"
+        check(net, kept.recipe.net)
+        weights, notes = in_caffes(net, kept.weights), []
+        if kept.preprocessing.channels == "rgb":
+            notes, pictures["channels"] = ["the first convolution reads BGR"], "bgr"
     else:
         weights, notes = kept.weights, []
     metadata = {

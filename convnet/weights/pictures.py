@@ -67,8 +67,8 @@ def preprocessing_of(
     size = SIZE if net.input_size > SIZE // 2 else net.input_size
     if isinstance(net, AlexNet) and writer == "caffe":
         report.notes.append(
-            "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet is caffenet; this net's response normalisation and "
-            "padding are others"
+            "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet caffenet; this net has another padding and other "
+            "constants of response normalisation"
         )
     if pixels is not None:
         if mean is not None:

@@ -1,0 +1,241 @@
+"""What does Caffe need beside the weights? The layers of the net as text, from the picture to the probabilities.
+
+Caffe takes the weights of a `.caffemodel` into the layers of the same names here. Blobs have the names of the stages
+that `trace` gives, so that each can be compared. In words of Caffe 1.0:
+
+here                                      Caffe
+columns                                   Convolution with `group`
+conv1 reads zeros past two edges only     padding on every side, its first row and column sliced off
+response normalisation, alpha of a sum    LRN, alpha times the window
+norm within columns                       Slice, an LRN for each, Concat
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from convnet import __version__
+from convnet.errors import UsageError
+from convnet.explain import on_meta
+from convnet.nets.alexnet import AlexNet
+from convnet.nets.alexnet_2012 import AlexNet2012
+from convnet.nets.alexnet_ablations import AlexNetNoExchange, AlexNetPool2
+from convnet.nets.alexnet_family import CaffeFamily, Family
+from convnet.nets.alexnet_owt import AlexNetOWT
+from convnet.nets.cifar import Cifar18, CifarNet
+from convnet.nets.googlenet import HEADS, TABLE_1, GoogLeNet
+from convnet.nets.layers import Columns, Net, SubSampling
+from convnet.nets.local import LocallyConnected2d
+from convnet.nets.nin import NINCifar10, NINImageNet, NINNet
+from convnet.nets.vgg import VGG
+from convnet.weights.names import caffe
+
+PAPER_LRN = {"local_size": 5, "k": 2, "alpha": 5e-4, "beta": 0.75}
+CAFFE_LRN = {"local_size": 5, "k": 1, "alpha": 1e-4, "beta": 0.75}
+RELEASED_LRN = {"local_size": 5, "k": 2, "alpha": 1e-4, "beta": 0.75}
+WITHIN_2012 = {"local_size": 5, "alpha": 0.001, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
+WITHIN_CIFAR = {"local_size": 3, "alpha": 5e-5, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
+
+LACKING = {
+    LocallyConnected2d: "it has no locally connected layers",
+    SubSampling: "it has no trainable sub-sampling",
+    nn.BatchNorm2d: "its layers for batch norm aren't written",
+}
+
+
+@dataclass
+class Text:
+    """The layers so far; `at` is the blob that the next one reads."""
+
+    names: dict[str, str]  # our layer -> Caffe's
+    at: str = "data"
+    lines: list[str] = field(default_factory=list)
+
+    def layer(
+        self, name: str, kind: str, top: str | list[str], bottom: str | list[str] | None = None, **parameters: Any
+    ) -> None:
+        """Adds a layer that reads `bottom` (`at` if None) and writes `top`; its last top is the next one's bottom.
+
+        parameters: one message, as `lrn_param={"k": 2}`.
+        """
+        bottoms = [self.at] if bottom is None else [bottom] if isinstance(bottom, str) else bottom
+        tops = [top] if isinstance(top, str) else top
+        self.lines += ["layer {", f'  name: "{self.names.get(name, name)}"', f'  type: "{kind}"']
+        self.lines += [f'  bottom: "{each}"' for each in bottoms] + [f'  top: "{each}"' for each in tops]
+        for message, values in parameters.items():
+            self.lines.append(
+                f"  {message} {{ {' '.join(f'{key}: {_value(value)}' for key, value in values.items())} }}"
+            )
+        self.lines.append("}")
+        self.at = tops[-1] if tops else self.at
+
+
+def deploy(net: Net, name: str, crop: int, about: list[str]) -> str:
+    """The text of a deploy.prototxt for pictures (1, C, crop, crop); `about` is said at its top.
+
+    Raises: UsageError for a net with layers that Caffe lacks, or where Caffe's would give other sizes at this crop.
+    """
+    check(net, name)
+    text = Text({targets[0].rpartition(".")[0]: source.rpartition(".")[0] for source, targets in caffe(net).items()})
+    sides = " ".join(f"dim: {side}" for side in (1, net.in_channels, crop, crop))
+    text.lines = [*(f"# {line}" for line in (*about, f"Written by convnet {__version__} for Caffe 1.0.")),
+                  f'name: "{name}"', "layer {", '  name: "data"', '  type: "Input"', '  top: "data"',
+                  f"  input_param {{ shape {{ {sides} }} }}", "}"]  # fmt: skip
+    stages: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        on_meta(net)(torch.empty(1, net.in_channels, crop, crop, device="meta"), stages)
+    dropout = _dropout(net, list(stages))
+    before: tuple[int, ...] = (net.in_channels, crop, crop)
+    for stage, x in stages.items():
+        if stage in HEADS.values():  # they are for training only
+            continue
+        shape = tuple(x.shape[1:])
+        _stage(text, net, stage, before, shape)
+        if stage in dropout:
+            text.layer(f"drop_{stage}", "Dropout", text.at, dropout_param={"dropout_ratio": dropout[stage]})
+        before = shape
+    text.layer("prob", "Softmax", "prob")
+    return "\n".join(text.lines) + "\n"
+
+
+def check(net: Net, name: str) -> None:
+    """Whether Caffe has all layers of a net. Raises: UsageError naming the one that it lacks."""
+    for module in net.modules():
+        for kind, reason in LACKING.items():
+            if isinstance(module, kind):
+                raise UsageError(f"Caffe can't run {name}: {reason}")
+
+
+def _stage(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """The layers of a stage, from maps of the shape `before` to `shape`."""
+    kind = stage.rstrip("0123456789_")
+    if stage in TABLE_1:
+        _inception(text, net, stage)
+    elif kind in ("conv", "cccp") or stage == "conv2_reduce":
+        _convolution(text, net, stage, before[1], shape[1])
+        if isinstance(net, NINNet | GoogLeNet):
+            text.layer(f"relu_{stage}", "ReLU", stage)
+    elif kind == "fc":
+        text.layer(stage, "InnerProduct", stage, inner_product_param={"num_output": shape[0]})
+    elif kind in ("relu", "tanh"):
+        text.layer(stage, {"relu": "ReLU", "tanh": "TanH"}[kind], stage)
+    elif kind in ("norm", "within"):
+        _norm(text, net, stage)
+    else:
+        _pool(text, net, stage, before, shape)
+
+
+def _convolution(text: Text, net: Net, stage: str, before: int, side: int) -> None:
+    module = net.get_submodule(stage)
+    columns = list(module) if isinstance(module, Columns) else [module]
+    first = columns[0]
+    assert isinstance(first, nn.Conv2d)
+    edge = net.edge if isinstance(net, Family) else 3 if isinstance(net, AlexNet) else 0
+    values = {"num_output": first.out_channels * len(columns), "kernel_size": first.kernel_size[0]}
+    pad, stride = int(first.padding[0]), first.stride[0]
+    if stage != "conv1" or not edge:
+        text.layer(stage, "Convolution", stage, convolution_param=_given(**values, pad=pad, stride=stride,
+                                                                          group=len(columns)))  # fmt: skip
+        return
+    assert edge <= stride
+    assert pad == 0
+    whole = (before + 2 * stride - first.kernel_size[0]) // stride + 1  # its first row and column read the padding only
+    if whole != side + 1:
+        raise UsageError(f"Caffe can't pad a crop of {before} pixels as this net does; it can at {net.input_size}")
+    parameters = _given(**values, pad=stride, stride=stride)
+    text.layer(stage, "Convolution", f"{stage}_padded", convolution_param=parameters)
+    text.layer(f"{stage}_rows", "Slice", [f"{stage}_row0", f"{stage}_rows"], slice_param={"axis": 2, "slice_point": 1})
+    text.layer(f"{stage}_columns", "Slice", [f"{stage}_column0", stage], slice_param={"axis": 3, "slice_point": 1})
+    text.layer(f"{stage}_unused", "Silence", [], [f"{stage}_row0", f"{stage}_column0"])
+
+
+def _inception(text: Text, net: Net, stage: str) -> None:
+    """Four views of the blob before, side by side."""
+    below, views = text.at, []
+    for branch in (("conv1x1",), ("reduce3x3", "conv3x3"), ("reduce5x5", "conv5x5"), ("pool", "pool_proj")):
+        text.at = below
+        for part in branch:
+            name = f"{stage}.{part}"
+            if part == "pool":
+                text.layer(
+                    name, "Pooling", name, pooling_param={"pool": "MAX", "kernel_size": 3, "stride": 1, "pad": 1}
+                )
+                continue
+            conv = net.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            values: dict[str, int] = {
+                "num_output": conv.out_channels,
+                "kernel_size": conv.kernel_size[0],
+                "pad": int(conv.padding[0]),
+            }
+            text.layer(name, "Convolution", name, convolution_param=_given(**values))
+            text.layer(f"{name}_relu", "ReLU", name)
+        views.append(text.at)
+    text.layer(stage, "Concat", stage, views)
+
+
+def _norm(text: Text, net: Net, stage: str) -> None:
+    if stage.startswith("within") or isinstance(net, Cifar18):
+        text.layer(stage, "LRN", stage, lrn_param=WITHIN_CIFAR if isinstance(net, Cifar18) else WITHIN_2012)
+        return
+    is_2012 = isinstance(net, AlexNet2012)
+    values = CAFFE_LRN if isinstance(net, CaffeFamily) else RELEASED_LRN if is_2012 else PAPER_LRN
+    if not is_2012 and not isinstance(net, AlexNetNoExchange):
+        text.layer(stage, "LRN", stage, lrn_param=values)
+        return
+    columns = [f"{stage}.{i}" for i in range(net.columns)]
+    text.layer(f"{stage}_columns", "Slice", [f"{each}_in" for each in columns], slice_param={"axis": 1})
+    for each in columns:
+        text.layer(each, "LRN", each, f"{each}_in", lrn_param=values)
+    text.layer(stage, "Concat", stage, columns)
+
+
+def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """A pooling layer. Caffe keeps partial windows always. Raises: UsageError where that gives another size."""
+    if stage == "avgpool":  # of alexnet_owt
+        if shape != before:
+            raise UsageError(f"Caffe can't average {before[1]} x {before[1]} maps to {shape[1]} x {shape[1]}; it needs "
+                             f"crops of {net.input_size} pixels")  # fmt: skip
+        return
+    if len(shape) == 1:
+        text.layer(stage, "Pooling", stage, pooling_param={"pool": "AVE", "global_pooling": True})
+        return
+    size = 2 if isinstance(net, VGG | AlexNetPool2) else 3
+    side = math.ceil((before[1] - size) / 2) + 1
+    if side != shape[1]:
+        raise UsageError(f"Caffe keeps partial windows, so that its {stage} has {side} x {side} pixels and this net's "
+                         f"{shape[1]} x {shape[1]}; they agree at crops of {net.input_size} pixels")  # fmt: skip
+    is_average = isinstance(net, CifarNet) and stage != "pool1"
+    values = {"pool": "AVE" if is_average else "MAX", "kernel_size": size, "stride": 2}
+    text.layer(stage, "Pooling", stage, pooling_param=values)
+
+
+def _dropout(net: Net, stages: list[str]) -> dict[str, float]:
+    """{stage: what part of it is dropped in training}."""
+    if isinstance(net, GoogLeNet):
+        return {"pool5": 0.4}
+    if isinstance(net, AlexNetOWT):
+        return {"avgpool": 0.5, "relu6": 0.5}
+    if isinstance(net, NINCifar10):
+        return {"pool1": 0.5, "pool2": 0.5}
+    if isinstance(net, NINImageNet):
+        return {"pool3": 0.5}
+    if isinstance(net, CifarNet | NINNet):
+        return {}
+    linear = [i for i, stage in enumerate(stages) if stage.startswith("fc")]
+    return {stages[i + 1]: 0.5 for i in linear[:-1]}
+
+
+def _given(**values: int) -> dict[str, int]:
+    """Without what Caffe takes by itself."""
+    defaults = {"pad": 0, "stride": 1, "group": 1}
+    return {name: value for name, value in values.items() if defaults.get(name) != value}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
