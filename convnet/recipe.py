@@ -74,8 +74,8 @@ class Recipe:
     name            letters, digits, _ . -   what the run is called
     net             letters, digits, _ . -   the net, by its name in convnet.nets
     net_options     names = values           options of that net, a table [net_options]
-    init            paper, fan-in, glorot    initial weights: the paper's, or uniform by the number of inputs, or of
-                                             inputs and outputs; each net knows its own
+    init            paper, fan-in, glorot, he  initial weights: the paper's, or by the number of inputs, or of inputs
+                                             and outputs; each net knows its own
     size            pixels, 1 to 4096        side of the stored square; used when a source is prepared for this recipe
     pad             pixels, 0 to 1024        black pixels added on every side of the stored picture
     crop            pixels, 1 to 4096        side of the net's input; at most size + 2 pad
@@ -116,7 +116,7 @@ class Recipe:
     name: str = "alexnet"
     net: str = "alexnet"
     net_options: Mapping[str, Option] = field(default_factory=dict)
-    init: Literal["paper", "fan-in", "glorot"] = "paper"
+    init: Literal["paper", "fan-in", "glorot", "he"] = "paper"
     size: int = 256
     pad: int = 0
     crop: int = 224

@@ -237,7 +237,7 @@ def test_onnx_of_another_input_size(tmp_path: Path) -> None:
 
 def test_initial_values() -> None:
     net = new_thin_net("vgg_a_bn")
-    for init in ("paper", "glorot"):
+    for init in ("paper", "glorot", "he"):
         net.initialize(init, torch.Generator().manual_seed(0))
         for key, parameter in net.named_parameters():
             if key.endswith("bias"):
@@ -246,7 +246,8 @@ def test_initial_values() -> None:
                 assert bool((parameter == 1).all()), key
             else:
                 fan_in, fan_out = parameter[0].numel(), parameter[:, 0].numel()
-                std = 0.1 if init == "paper" else math.sqrt(2 / (fan_in + fan_out))
+                he = 0.01 if key == "fc8.weight" else math.sqrt(2 / fan_in)
+                std = {"paper": 0.1, "glorot": math.sqrt(2 / (fan_in + fan_out)), "he": he}[init]
                 assert parameter.std().item() == pytest.approx(std, rel=4 / math.sqrt(parameter.numel())), key
     with pytest.raises(UsageError, match="unknown init 'golrot': did you mean 'glorot'"):
         net.initialize("golrot", torch.Generator())
