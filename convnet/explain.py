@@ -7,6 +7,7 @@ shapes only. The differences in settings stand in nets/differences.toml, each wi
 import copy
 import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError, unknown
-from convnet.nets import MODELS, check_options, list_models
+from convnet.nets import MODELS, check_options, list_models, recipe_of
 from convnet.nets.layers import Net
 
 
@@ -83,7 +84,10 @@ def multiply_adds(net: Net) -> int:
 
 
 def summary(name: str, **options: Any) -> dict[str, Any]:
-    """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), recipe, paper."""
+    """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), recipe, paper.
+
+    own_name: the name that the net has for itself; vgg16's is vgg_d.
+    """
     net = skeleton(name, **options)
     layers = layer_table(net)
     return {
@@ -94,12 +98,15 @@ def summary(name: str, **options: Any) -> dict[str, Any]:
         "input": (net.in_channels, net.input_size, net.input_size),
         "recipe": recipe_of(name),
         "paper": net.paper,
+        "own_name": getattr(net, "name", name),
     }
 
 
 def summaries(pattern: str = "*") -> list[dict[str, Any]]:
     """The rows of all nets whose names match a shell pattern, in alphabetical order. Raises: UsageError for none."""
     names = list_models(pattern)
+    if not names and any(each in pattern for each in "*?["):
+        raise UsageError(f"no net's name matches '{pattern}'; `convnet nets` lists them all")
     if not names:
         raise UsageError(unknown("net", pattern, MODELS))
     return [summary(name) for name in names]
@@ -158,30 +165,48 @@ def explain(name: str, other: str | None = None, **options: Any) -> dict[str, An
         "differences": [asdict(each) for each in differences(name, other)],
     }
     if other is not None:
-        rows = differing_layers(net, skeleton(other))
-        result["other"] = other
+        that = skeleton(other)
+        rows, text = differing_layers(net, that), differs(that)
+        result["other"], result["other_differs"] = other, "" if text == result["differs"] else text
+        here, there = (f"{each.in_channels} x {each.input_size} x {each.input_size}" for each in (net, that))
+        if here != there and not any(each["what"] == "input" for each in result["differences"]):
+            result["differences"].append(asdict(Difference("input", name, other, here, there, "their tables")))
         result["differing_layers"] = [
             {"stage": stage, "here": a and asdict(a), "there": b and asdict(b)} for stage, a, b in rows
         ]
     return result
 
 
-def table_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The table of nets as text."""
-    width, wide = (max(len(row[key]) for row in rows) for key in ("name", "recipe"))
-    yield (
-        f"{'net':<{width}}  year  {'parameters':>11}  {'multiply-adds':>15}  {'input':<13}  {'recipe':<{wide}}  paper"
-    )
+def table_lines(rows: list[dict[str, Any]], columns: int) -> Iterator[str]:
+    """The table of nets as text; where a row has no room in `columns` characters, its end has a line of its own."""
+    cells = [("net", "year", "parameters", "multiply-adds", "input", "recipe", "paper")]
     for row in rows:
-        counts = f"{row['parameters']:>11,}  {row['multiply_adds']:>15,}"
-        size = " x ".join(map(str, row["input"]))
-        yield f"{row['name']:<{width}}  {row['year']}  {counts}  {size:<13}  {row['recipe']:<{wide}}  {row['paper']}"
+        counts = str(row["year"]), f"{row['parameters']:,}", f"{row['multiply_adds']:,}"
+        cells.append((row["name"], *counts, " x ".join(map(str, row["input"])), row["recipe"], _title(row)))
+    width, wide = (max(len(cell[i]) for cell in cells) for i in (0, 5))
+    starts = [f"{name:<{width}}  {year}  {parameters:>11}  {n:>15}" for name, year, parameters, n, *_ in cells]
+    ends = [f"{size:<13}  {recipe:<{wide}}  {paper}" for *_, size, recipe, paper in cells]
+    pairs = list(zip(starts, ends, strict=True))
+    gap = "  " if max(len(start) + 2 + len(end) for start, end in pairs) <= columns else "\n    "
+    for start, end in pairs:
+        yield f"{start}{gap}{end}"
 
 
-def explain_lines(told: dict[str, Any]) -> Iterator[str]:
-    """What `explain` found, as text."""
+def explain_lines(told: dict[str, Any], columns: int) -> Iterator[str]:
+    """What `explain` found, as text; sentences are broken into lines of `columns` characters."""
+    for line in _explain_lines(told):
+        yield from textwrap.wrap(line, max(columns, 40), subsequent_indent="    ", break_on_hyphens=False) or [""]
+
+
+def _title(told: dict[str, Any]) -> str:
+    return told["paper"] if told["own_name"] == told["name"] else f"{told['own_name']}: {told['paper']}"
+
+
+def _explain_lines(told: dict[str, Any]) -> Iterator[str]:
     options = "".join(f", {option} = {value}" for option, value in told["options"].items())
-    yield f"{told['name']}{options}: {told['paper']}"
+    is_other = f" is {told['own_name']}" if told["own_name"] != told["name"] else ""
+    yield f"{told['name']}{is_other}{options}: {told['paper']}"
+    yield f"trained by recipe {told['recipe']}"
     yield ""
     width = max(len(layer["stage"]) for layer in told["layers"])
     yield f"{'stage':<{width}}  {'output':<15}  {'parameters':>11}  {'multiply-adds':>15}"
@@ -190,6 +215,8 @@ def explain_lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"{'total':<{width}}  {'':<15}  {told['parameters']:>11,}  {told['multiply_adds']:>15,}"
     if told["differs"]:
         yield from ("", told["differs"])
+    if told.get("other_differs"):
+        yield from ("", f"{told['other']}: {told['other_differs']}")
     if "other" in told:
         yield from ("", f"layers that differ from {told['other']}'s:" if told["differing_layers"] else
                     f"every layer has the shape and the parameters of {told['other']}'s")  # fmt: skip
@@ -201,6 +228,8 @@ def explain_lines(told: dict[str, Any]) -> Iterator[str]:
             there = each["there"]
             yield from ("", f"settings that differ from {there}:")
         yield f"  {each['what']}: {each['of_here']}; {there}: {each['of_there']} [{each['source']}]"
+    if "other" in told and there is None:
+        yield from ("", f"no other difference of settings from {told['other']} is recorded")
 
 
 def _layer(layer: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """How does progress look? A bar on a terminal, plain lines in a pipe, nothing when asked to be quiet; on stderr."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from convnet.progress import Rate
 
 EVERY_SECONDS = 10.0  # between plain lines
 BAR = 12  # characters
+NO_LIMIT = 1_000_000  # characters
 PRINTABLE = str.maketrans(dict.fromkeys([*range(32), *range(127, 160)], "?"))
 
 
@@ -28,6 +30,11 @@ def state(rate: Rate, values: dict[str, str], unit: str = "pictures") -> str:
     """
     parts = [f"{rate.done:,}/{rate.total:,}", f"{rate.left} left", f"{rate.per_second:,.0f} {unit}/s"]
     return "  ".join(parts + [f"{name} {value}" for name, value in values.items()])
+
+
+def columns() -> int:
+    """How many characters a line of results may have: the terminal's, as many as it likes in a pipe."""
+    return shutil.get_terminal_size((NO_LIMIT, 24)).columns
 
 
 class Lines:

@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -123,7 +122,9 @@ def test_options_of_a_net() -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "300")
+
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["convnet", *arguments])
         code = 0
@@ -143,26 +144,57 @@ def test_the_verb_nets(run) -> None:
     assert code == 0
     assert len(lines) == 6
     assert lines[1].split()[:4] == ["vgg_a", "2014", "132,863,336", "7,609,090,048"]
-    assert lines[1].endswith("3 x 224 x 224  Simonyan and Zisserman 2014")
+    assert lines[1].endswith("3 x 224 x 224  vgg_a   Simonyan and Zisserman 2014")
     code, out, _ = run("nets", "--json")
     rows = json.loads(out)
     assert {row["name"] for row in rows} == set(MODELS)
     assert next(row for row in rows if row["name"] == "lenet5")["input"] == [1, 32, 32]
+    assert next(row for row in rows if row["name"] == "vgg16")["own_name"] == "vgg_d"
     code, out, err = run("nets", "resnet*")
     assert (code, out) == (2, "")
-    assert "unknown net 'resnet*'" in err
+    assert "no net's name matches 'resnet*'" in err
+    code, out, err = run("nets", "vgg15")
+    assert (code, out) == (2, "")
+    assert "unknown net 'vgg15': did you mean 'vgg1" in err
+
+
+def test_on_a_narrow_terminal_nothing_is_cut(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, wide, _ = run("nets", "vgg1?")
+    monkeypatch.setenv("COLUMNS", "60")
+    code, narrow, _ = run("nets", "vgg1?")
+    assert code == 0
+    assert wide.count("\n") == 5
+    assert "vgg_d: Simonyan and Zisserman 2014" in wide
+    assert narrow.splitlines()[2:4] == [
+        "vgg11  2014  132,863,336    7,609,090,048",
+        "    3 x 224 x 224  vgg_a   vgg_a: Simonyan and Zisserman 2014",
+    ]
+    assert narrow.split() == wide.split()
+    _, narrow, _ = run("explain", "alexnet", "alexnet_2012")
+    monkeypatch.setenv("COLUMNS", "300")
+    _, wide, _ = run("explain", "alexnet", "alexnet_2012")
+    assert max(map(len, narrow.splitlines())) <= 60 < max(map(len, wide.splitlines()))
+    assert narrow.split() == wide.split()
 
 
 def test_the_verb_explain(run) -> None:
     code, out, _ = run("explain", "alexnet", "alexnet_2012")
     assert code == 0
+    assert out.splitlines()[:2] == ["alexnet: Krizhevsky, Sutskever and Hinton 2012", "trained by recipe alexnet"]
     assert "total                    60,965,224      724,406,816" in out
     assert "settings that differ from alexnet_2012:" in out
     assert "conv3, conv4, conv5 N(0, 0.03) [paper 5; settings]" in out
     code, out, _ = run("explain", "vgg16", "vgg_d")
     assert "every layer has the shape and the parameters of vgg_d's" in out
+    assert out.startswith("vgg16 is vgg_d: Simonyan and Zisserman 2014\n")
+    assert "no other difference of settings from vgg_d is recorded" in out
+    code, out, _ = run("explain", "alexnet_bn", "alexnet")
+    assert "alexnet: Differs: nothing in the function." in out
+    assert "input: 3 x 227 x 227; alexnet: 3 x 224 x 224 [their tables]" in out
+    code, out, _ = run("explain", "caffenet", "alexnet")
+    assert out.count("  input: ") == 1
     code, out, _ = run("explain", "vgg16", "--set", "input_size=64")
-    assert out.startswith("vgg16, input_size = 64: Simonyan and Zisserman 2014\n")
+    assert out.startswith("vgg16 is vgg_d, input_size = 64: Simonyan and Zisserman 2014\n")
     assert "pool5    512 x 2 x 2" in out
     assert run("explain", "lenet5", "--set", "output=3")[0] == 2
     code, out, _ = run("explain", "googlenet", "--json")

@@ -64,7 +64,7 @@ def preprocessing_of(
 ) -> tuple[Preprocessing, tuple[float, ...] | None]:
     """What is done to pictures, and what the first convolution's input channels are to be divided by."""
     scale, factors, levels = 1.0, None, None
-    size = SIZE if net.input_size > SIZE // 2 else net.input_size
+    size = max(SIZE, net.input_size) if net.input_size > SIZE // 2 else net.input_size
     if isinstance(net, AlexNet) and writer == "caffe":
         report.notes.append(
             "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet caffenet; this net has another padding and other "
