@@ -1,8 +1,8 @@
 """What does a net say of pictures, looked at by a test protocol? Posteriors, averaged over a picture's views.
 
 A picture is decoded once and scaled once for each scale; crops are batched over pictures and views, whole pictures with
-others of their shape. No forward pass holds more pixels than `batch` crops of the net's own input, but at least a
-picture and its mirror.
+others of their shape. No forward pass holds more pixels than `batch` crops of the net's own input, but at least one
+picture.
 """
 
 from collections import Counter
@@ -22,8 +22,8 @@ from convnet.device import Device
 from convnet.nets.layers import Net, sliding
 from convnet.preprocess import Preprocessing
 from convnet.scale import scaled
-from convnet.store import Pixels
-from convnet.views import IN_SQUARE, Box, Look, boxes, fixed, square_at
+from convnet.store import Pixels, centre_square
+from convnet.views import IN_SQUARE, WITHOUT_MIRRORS, Box, Look, boxes, fixed, square_at
 
 BATCH = 32  # crops in a forward pass: VGG-D at 224 needs 2.5 GB for them
 Picture = Mapping[int, Pixels]  # {scale: uint8 (H, W, 3)}: one picture, its shorter side scaled, bicubic
@@ -53,8 +53,8 @@ def posteriors(
 ) -> dict[Look, NDArray[np.float64]]:
     """float64 (N, K) for each look: the posteriors of N pictures, averaged over the look's views.
 
-    The net must be in eval mode. Crops of the central square at the training's own scale are treated as in training,
-    with the mean picture at their place; all others lose its mean colour.
+    The net must be in eval mode. Crops of the central square are treated as in training, with its border; at another
+    scale than the training's, and elsewhere, they lose the mean picture's mean colour.
 
     Raises: UsageError for dense with a net that can't slide.
     """
@@ -80,30 +80,39 @@ def posterior(net: nn.Module, images: Tensor, device: Device) -> NDArray[np.floa
 def _crops(
     net: nn.Module, frames: Sequence[Pixels], look: Look, preprocessing: Preprocessing, device: Device, batch: int
 ) -> NDArray[np.float64]:
-    square, crop = square_at(preprocessing, look.scale), preprocessing.crop
-    as_trained = look.name in IN_SQUARE and look.scale == preprocessing.shorter_side
-    how = preprocessing if as_trained else _by_mean_colour(preprocessing)
-    jobs = list(_jobs(frames, look, square, preprocessing))
+    how = _by_mean_colour(preprocessing)
+    if look.name in IN_SQUARE:
+        how = _of_square(preprocessing, look.scale)
+        frames = [centre_square(frame, how.size) for frame in frames]
+    jobs = list(_jobs(frames, look.name, preprocessing))
     rows = []
     for first in range(0, len(jobs), batch):
         part = jobs[first : first + batch]
-        crops = np.stack([_cut(frames[i], box, crop) for i, box, _ in part])
-        starts = np.array([(box.top, box.left) for _, box, _ in part])
-        margins = np.array([frames[i].shape[:2] for i, _, _ in part]) - square
-        tops, lefts = (starts - margins // 2).T  # in the central square
-        places = fixed(tops, lefts, np.array([box.mirrored for _, box, _ in part]))
-        rows.append(posterior(net, to_input(crops, places, how, device.device), device))
+        crops = np.stack([_cut(frames[i], box, preprocessing.crop) for i, box, _ in part])
+        tops, lefts = np.array([(box.top, box.left) for _, box, _ in part]).T
+        images = to_input(crops, fixed(tops, lefts), how, device.device)
+        alone = look.name in WITHOUT_MIRRORS
+        rows.append(posterior(net, images, device) if alone else _with_mirrors(net, images, device, batch))
     weighted = np.concatenate(rows) * np.array([share for _, _, share in jobs])[:, None]
     mean = np.zeros((len(frames), weighted.shape[1]))
     np.add.at(mean, [i for i, _, _ in jobs], weighted)
     return mean
 
 
-def _jobs(frames: Sequence[Pixels], look: Look, square: int, preprocessing: Preprocessing) -> Iterator[Weighted]:
+def _with_mirrors(net: nn.Module, images: Tensor, device: Device, most: int) -> NDArray[np.float64]:
+    """The posteriors of N pictures and of their mirrors, averaged; in one pass if 2 N are not more than `most`."""
+    mirrors, n = images.flip(3), len(images)
+    if 2 * n > most:
+        return (posterior(net, images, device) + posterior(net, mirrors, device)) / 2
+    both = posterior(net, torch.cat([images, mirrors]), device)
+    return (both[:n] + both[n:]) / 2
+
+
+def _jobs(frames: Sequence[Pixels], name: str, preprocessing: Preprocessing) -> Iterator[Weighted]:
     """Every crop that differs, view by view, so that crops of one place of the square follow each other."""
     sizes = [frame.shape[:2] for frame in frames]
-    views = [Counter(boxes(look.name, height, width, square, preprocessing)) for height, width in sizes]
-    counts = [sum(found.values()) for found in views]
+    views = [Counter(boxes(name, height, width, preprocessing)) for height, width in sizes]
+    counts = [found.total() for found in views]
     for n in range(max(len(found) for found in views)):
         for i, found in enumerate(views):
             if n < len(found):
@@ -135,12 +144,11 @@ def _dense(
         shapes.setdefault(frame.shape, []).append(i)
     rows: dict[int, NDArray[np.float64]] = {}
     for (height, width, _), members in shapes.items():
-        n = max(1, batch * preprocessing.crop**2 // (2 * height * width))
-        for first in range(0, len(members), n):
-            part = members[first : first + n]
+        most = max(1, batch * preprocessing.crop**2 // (height * width))
+        for first in range(0, len(members), most):
+            part = members[first : first + most]
             images = _whole(np.stack([frames[i] for i in part]), preprocessing, device)
-            both = posterior(slid, torch.cat([images, images.flip(3)]), device)
-            rows.update(zip(part, (both[: len(part)] + both[len(part) :]) / 2, strict=True))
+            rows.update(zip(part, _with_mirrors(slid, images, device, most), strict=True))
     return np.stack([rows[i] for i in range(len(frames))])
 
 
@@ -148,7 +156,7 @@ def _whole(pixels: Pixels, preprocessing: Preprocessing, device: Device) -> Tens
     """float32 (N, C, H + 2 pad, W + 2 pad): whole pictures in the border that training had."""
     n, pad = len(pixels), preprocessing.pad
     how = _by_mean_colour(preprocessing)
-    nowhere = fixed(np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, bool))
+    nowhere = fixed(np.zeros(n, np.int64), np.zeros(n, np.int64))
     if pad and how is preprocessing:  # the mean colour was taken off the black border too
         pixels = np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         return to_input(pixels, nowhere, how, device.device)
@@ -162,3 +170,14 @@ def _by_mean_colour(preprocessing: Preprocessing) -> Preprocessing:
     if mean is None or mean.ndim == 1:
         return preprocessing
     return replace(preprocessing, mean=mean.mean((0, 1), dtype=np.float64).astype(np.float32))
+
+
+def _of_square(preprocessing: Preprocessing, scale: int) -> Preprocessing:
+    """The preprocessing of the central square at that scale."""
+    if scale == preprocessing.shorter_side:
+        return preprocessing
+    size, how = square_at(preprocessing, scale), _by_mean_colour(preprocessing)
+    mean = how.mean
+    if mean is not None and how is not preprocessing:  # so that the border is 0, as around a mean picture
+        mean = np.full((size, size, 3), mean)
+    return replace(how, size=size, mean=mean, shorter_side=scale)

@@ -27,6 +27,7 @@ from convnet.preprocess import MAX_SIDE, Preprocessing
 
 NAMES = ("single", "ten-crop", "nine", "multi-crop", "144-crop", "dense")
 IN_SQUARE = ("single", "ten-crop", "nine")  # their crops lie in the central square, where the mean picture is known
+BORDERED = (*IN_SQUARE, "dense")  # they see the border of `pad` pixels that training had
 WITHOUT_MIRRORS = ("single", "nine")
 GRID = 5  # crops in a row and in a column: VGG section 3.2
 SCALES_144 = (256, 288, 320, 352)  # pixels, for crops of 224: GoogLeNet section 7
@@ -42,7 +43,6 @@ class Box:
     top: int
     left: int
     side: int
-    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -147,24 +147,26 @@ def square_at(preprocessing: Preprocessing, scale: int) -> int:
     return round(preprocessing.size * scale / (preprocessing.shorter_side or preprocessing.size))
 
 
-def boxes(name: str, height: int, width: int, square: int, preprocessing: Preprocessing) -> list[Box]:
-    """The crops of a picture of that size, mirrors included; `square` is its central square's side. Not for dense.
+def boxes(name: str, height: int, width: int, preprocessing: Preprocessing) -> list[Box]:
+    """The crops of a picture of that size, or of the central square for a protocol IN_SQUARE; not for dense.
 
-    Crops that coincide (a square picture has one square, not three) are there as often as the protocol says.
+    All but WITHOUT_MIRRORS see each crop's mirror too. Crops that coincide (a square picture has one square, not three)
+    are there as often as the protocol says.
+
+    Raises: UsageError for a picture that is smaller than a crop.
     """
-    crop, pad = preprocessing.crop, _pad(name, preprocessing)
+    crop, pad, side = preprocessing.crop, _pad(name, preprocessing), min(height, width)
+    if side + 2 * pad < crop:
+        raise UsageError(f"{name}: a crop of {crop} pixels does not fit into a picture of {height} x {width}")
     if name in IN_SQUARE:
-        top, left = (height - square) // 2, (width - square) // 2
-        places = [(top + y, left + x, crop) for y, x in _places(name, square, crop, pad)]
+        places = [(y, x, crop) for y, x in _places(name, side, crop, pad)]
     elif name == "multi-crop":
-        rows, columns = (_spread(side - crop, GRID) for side in (height, width))
+        rows, columns = (_spread(room - crop, GRID) for room in (height, width))
         places = [(y, x, crop) for y in rows for x in columns]
     else:
-        side = min(height, width)
-        squares = [(y, x) for y, x in zip(_spread(height - side, 3), _spread(width - side, 3), strict=True)]
+        squares = zip(_spread(height - side, 3), _spread(width - side, 3), strict=True)
         places = [place for y, x in squares for place in _six(y, x, side, crop)]
-    flips = (False,) if name in WITHOUT_MIRRORS else (False, True)
-    return [Box(*place, mirrored) for mirrored in flips for place in places]
+    return [Box(*place) for place in places]
 
 
 def _places(name: str, square: int, crop: int, pad: int) -> list[tuple[int, int]]:
@@ -190,16 +192,16 @@ def _spread(room: int, n: int) -> list[int]:
 
 
 def _pad(name: str, preprocessing: Preprocessing) -> int:
-    return preprocessing.pad if name in IN_SQUARE else 0
+    return preprocessing.pad if name in BORDERED else 0
 
 
 def centre(preprocessing: Preprocessing, n: int) -> Augmentation:
     """The centre crop of n stored squares: the view `single`."""
     ((top, left),) = _places("single", preprocessing.size, preprocessing.crop, preprocessing.pad)
-    return fixed(np.full(n, top), np.full(n, left), np.zeros(n, bool))
+    return fixed(np.full(n, top), np.full(n, left))
 
 
-def fixed(tops: NDArray[np.integer], lefts: NDArray[np.integer], mirrored: NDArray[np.bool_]) -> Augmentation:
-    """Crops at these places of the stored squares, without a colour shift."""
-    shift = np.zeros((len(mirrored), 3), np.float32)
-    return Augmentation(tops.astype(np.int64), lefts.astype(np.int64), mirrored, shift)
+def fixed(tops: NDArray[np.integer], lefts: NDArray[np.integer]) -> Augmentation:
+    """Crops at these places of the stored squares, without mirrors and colour shift."""
+    n = len(tops)
+    return Augmentation(tops.astype(np.int64), lefts.astype(np.int64), np.zeros(n, bool), np.zeros((n, 3), np.float32))
