@@ -12,7 +12,7 @@ from convnet.terminal import plain, shown
 
 def import_(
     file: Annotated[str, typer.Argument(help="A file of weights, or a known one's name: vgg16.torchvision.")],
-    net: Annotated[str | None, typer.Option(help="The net it is for [a known file's own].")] = None,
+    net: Annotated[str | None, typer.Option(help="The net it is for [as the file says, or is known].")] = None,
     out: Annotated[Path | None, typer.Option(help="The checkpoint to write [weights/NAME.ckpt].")] = None,
     mean: Annotated[Path | None, typer.Option(help="Caffe's mean: .binaryproto or .npy, BGR.")] = None,
     classes: Annotated[Path | None, typer.Option(help="A name a line, or synset_words.txt.")] = None,
@@ -23,8 +23,8 @@ def import_(
 ) -> None:
     """Others' weights to a checkpoint: convnet import bvlc_alexnet.caffemodel --net alexnet_caffe --mean mean.npy
 
-    Caffe's .caffemodel, state dicts of torchvision and timm (.pth, .safetensors), .npz; nothing in them is run. The
-    report names every tensor: where it went and what was done to it.
+    Caffe's .caffemodel, state dicts of torchvision and timm (.pth, .safetensors), .npz; nothing in them is run. A
+    .safetensors that `export` wrote needs no options. The report names every tensor: where it went and what was done.
     """
     from convnet.weights import import_weights
 
@@ -50,7 +50,7 @@ def export(
     """A net for other programs: convnet export runs/photos/best.ckpt photos.onnx
 
     An .onnx takes pixels and gives probabilities; it's compared with torch before it's there. Others hold the weights,
-    under our names, torchvision's or Caffe's. Nothing is written over.
+    under our names, torchvision's or Caffe's; a .caffemodel has its .prototxt beside. Nothing is written over.
     """
     from convnet.checkpoint import load
     from convnet.export import export as run

@@ -77,15 +77,15 @@ def read_weights(
     if not chosen:
         raise DataError(f"{path}: no tensor of it fits {net_name}")
     sha256 = files.sha256_file(path)
+    if told is not None:
+        preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
+    else:
+        scaling = pictures.pixels_of(net_name, net, writer, sha256, pixels)
+        preprocessing, factors = pictures.preprocessing_of(net, writer, mean, scaling, report)
     try:
-        if told is not None:
-            preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
-        else:
-            scaling = pictures.pixels_of(net_name, net, writer, sha256, pixels)
-            preprocessing, factors = pictures.preprocessing_of(net, writer, mean, scaling, report)
         weights = _convert(net, naming, chosen, writer, factors, report)
     except DataError as error:
-        raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     if report.missing:
         fresh = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
         weights |= {name: fresh[name] for name in report.missing}
@@ -122,6 +122,8 @@ def import_weights(
         net_name = net_name or file.net
     if net_name is not None:
         _empty(net_name)  # an unknown net is named before anything is downloaded
+    if file is None:
+        _check_ending(path)
     out = out or FOLDER / f"{path.name if file else path.stem}.ckpt"
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out, or remove it")
@@ -139,9 +141,17 @@ def import_weights(
 # What the file holds, and what the net needs
 
 
-def _read(path: Path) -> list[Found]:
+def _check_ending(path: Path) -> None:
+    if path.suffix.lower() == ".ckpt":
+        raise UsageError(
+            f"{path} is a checkpoint already, by its name; `evaluate`, `predict` and `export` take it as it is"
+        )
     if path.suffix.lower() not in READERS:
         raise UsageError(f"{path}: its name must end in {', '.join(READERS)}; known files: {', '.join(download.KNOWN)}")
+
+
+def _read(path: Path) -> list[Found]:
+    _check_ending(path)
     if not path.is_file():
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
@@ -299,7 +309,7 @@ def _own_preprocessing(
             channels = 1 if done.channels == "grey" else 3
             net.eval()(torch.empty(1, channels, done.crop, done.crop, device="meta"))
     except (UsageError, RuntimeError) as error:
-        raise DataError(f"its metadata: {' '.join(str(error).split())}") from error
+        raise DataError(f"{path}: its metadata: {' '.join(str(error).split())}") from error
     return done, told.factors()
 
 

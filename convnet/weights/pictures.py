@@ -115,6 +115,8 @@ def mean_of(path: Path, size: int) -> NDArray[np.float32]:
             raise UsageError(f"{path}: a mean's name must end in .binaryproto or .npy")
         if found.shape not in ((3,), (3, size, size)):
             raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {size}, {size}), BGR")
+        if not np.isfinite(found).all():
+            raise DataError("a mean with values that are not finite")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except DataError as error:
