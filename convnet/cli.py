@@ -3,7 +3,6 @@
 Results go to stdout, progress to stderr. Errors are one line. Exit codes: errors.py.
 """
 
-import csv
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from convnet import __version__
+from convnet.cli_evaluate import evaluate, fuse, predict
 from convnet.cli_weights import checkpoint_at, export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.terminal import columns, plain, shown
@@ -240,106 +240,6 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))  # noqa: T201
 
 
-# evaluate and predict
-
-
-@_verb
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
-    store: Annotated[Path, typer.Argument(help="The store to test on.")],
-    views: Annotated[str, typer.Option(help="single or ten-crop.")] = "single",
-    split: Annotated[str | None, typer.Option(help="train, val or test [test if there is one, else val].")] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Tests a net: convnet evaluate runs/photos/best.ckpt stores/photos --views ten-crop
-
-    Top-1 and top-5 error with n, and per class. In float32 on any device.
-    """
-    from convnet.evaluate import evaluate as run
-    from convnet.store import Store
-
-    with shown(quiet) as progress:
-        net, kept, device = _load(checkpoint)
-        tested = Store(store)
-        if tested.classes != kept.classes:
-            differ = sorted(set(kept.classes) ^ set(tested.classes))[:5]
-            raise UsageError(
-                f"{store} and {checkpoint} have other classes (such as {', '.join(differ) or 'their order'}); "
-                "prepare a store with the classes that the net was trained on"
-            )
-        name = split or next(
-            name for name in ("test", "val", "train") if tested.splits.get(name) and tested.split(name).n
-        )
-        scores = run(net, tested.split(name), kept.preprocessing, device, views_name=views, progress=progress)
-    result = scores.to_dict()
-    counts = tested.header["counts"]
-    result["left_out"] = {"skipped": counts["skipped"], "failed": counts["failed"]}
-    if as_json:
-        _print_json(result)
-        return
-    print(f"{name}, {views}: {_score_line(result, result['left_out'])}")  # noqa: T201
-    width = max(len(plain(row["class"])) for row in result["per_class"])
-    print(f"{'class':<{width}}  {'n':>6}  {'top-1':>8}  {'top-5':>8}")  # noqa: T201
-    for row in result["per_class"]:
-        cells = [f"{row[k]:8.2%}" if row[k] is not None else f"{'-':>8}" for k in ("top1_error", "top5_error")]
-        print(f"{plain(row['class']):<{width}}  {row['n']:>6,}  {'  '.join(cells)}")  # noqa: T201
-
-
-def _load(path: Path) -> tuple[Any, Any, Any]:
-    """(net on its device, checkpoint, device) of a file or of a run's folder."""
-    from convnet import checkpoint, device
-
-    kept = checkpoint.load(checkpoint_at(path))
-    where = device.choose("fp32")
-    return where.take(checkpoint.rebuild(kept)), kept, where
-
-
-@_verb
-def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures.")],
-    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
-    views: Annotated[str, typer.Option(help="single or ten-crop.")] = "single",
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table: picture, rank, class, probability.")] = False,
-) -> None:
-    """Names what is in pictures: convnet predict runs/photos/best.ckpt holiday/*.jpg --top 3
-
-    A picture that can't be read is named on stderr, the others are still answered, and the exit code is 3.
-    """
-    from convnet.predict import predict as run
-    from convnet.runlog import inert
-
-    if as_json and as_csv:
-        raise UsageError("--json and --csv exclude each other; choose one")
-    net, kept, device = _load(checkpoint)
-    answers = run(net, kept.preprocessing, kept.classes, pictures, device, top=top, views_name=views)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if as_csv:
-        writer.writerow(["picture", "rank", "class", "probability"])
-    rows, failed = [], 0
-    for answer in answers:
-        if answer.failed is not None:
-            failed += 1
-            print(f"convnet: {plain(str(answer.path))}: {plain(answer.failed)}", file=sys.stderr)  # noqa: T201
-        for note in answer.notes:
-            print(f"convnet: {plain(str(answer.path))}: {plain(note)}", file=sys.stderr)  # noqa: T201
-        pairs = list(zip(answer.classes, answer.probabilities, strict=True))
-        if as_json:
-            best = [{"class": name, "probability": p} for name, p in pairs]
-            rows.append({"picture": str(answer.path), "failed": answer.failed, "classes": best})
-        elif as_csv:
-            for rank, (name, p) in enumerate(pairs, 1):
-                writer.writerow([inert(str(answer.path)), rank, inert(name), f"{p:.6f}"])
-        elif pairs:
-            print(f"{plain(str(answer.path))}: " + ", ".join(f"{plain(name)} {p:.1%}" for name, p in pairs))  # noqa: T201
-    if as_json:
-        _print_json(rows)
-    if failed:
-        raise DataError(f"{failed} of {len(pictures)} pictures could not be read")
-
-
 # the nets
 
 
@@ -374,6 +274,9 @@ def explain(
     print(json.dumps(told, indent=1) if as_json else "\n".join(of.explain_lines(told, columns())))  # noqa: T201
 
 
+_verb(evaluate)
+_verb(fuse)
+_verb(predict)
 _verb(import_)
 _verb(export)
 
