@@ -299,6 +299,9 @@ def test_lenet5_by_the_command_gives_evaluates_posteriors(
     monkeypatch.setattr(to_onnx, "_program", lambda *_: data)
     with pytest.raises(ConvnetError, match=r"b.onnx: not written: a probability differs by"):
         export(lenet5(seed=2), tmp_path / "b.onnx")
+    monkeypatch.setattr(to_onnx, "_program", lambda *_: data[:-100])
+    with pytest.raises(ConvnetError, match=r"b.onnx: not written: onnxruntime can't run it: "):
+        export(lenet5(seed=2), tmp_path / "b.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "a.onnx"}
 
 

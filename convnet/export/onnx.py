@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convnet import __version__, files, preprocess
@@ -163,24 +164,32 @@ def _difference(written: Path, path: Path, module: FromPixels, crop: int, floats
 
     Raises: ConvnetError when it's more.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
+    batches = [_pictures(n, crop, floats) for n in BATCHES]
     largest = 0.0
-    for n in BATCHES:
-        pixels = _pictures(n, crop, floats)
+    for pixels, found in zip(batches, _in_onnxruntime(written, path, batches), strict=True):
         with torch.inference_mode():
             logits = module(pixels)
-        (found,) = session.run(["probabilities"], {"pixels": pixels.numpy()})
         allowed = TOLERANCE * max(1.0, float(logits.abs().max()) / 2)
         difference = float(np.abs(found - logits.softmax(1).numpy()).max())
         if not difference <= allowed:
             raise ConvnetError(
                 f"{path}: not written: a probability differs by {difference:.3g} in onnxruntime from torch's, at most "
-                f"{allowed:.3g} is allowed ({n} random pictures)"
+                f"{allowed:.3g} is allowed ({len(pixels)} random pictures)"
             )
         largest = max(largest, difference)
     return largest
+
+
+def _in_onnxruntime(written: Path, path: Path, batches: list[Tensor]) -> list[NDArray[np.float32]]:
+    """The probabilities of each batch. Raises: ConvnetError when the file can't be run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # nothing on stderr but what kills the process: errors are raised
+    try:
+        session = onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
+        return [session.run(["probabilities"], {"pixels": pixels.numpy()})[0] for pixels in batches]
+    except Exception as error:  # onnxruntime's errors have no common type
+        reason = " ".join(str(error).split())[:300]
+        raise ConvnetError(f"{path}: not written: onnxruntime can't run it: {reason}") from error
