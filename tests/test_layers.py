@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -239,6 +240,28 @@ def test_local_connection_under_autocast_is_bfloat16_and_close() -> None:
 def test_local_connection_names_the_side_it_has_weights_for() -> None:
     with pytest.raises(UsageError, match="has weights for 6 x 6 pixels, got 6 x 7"):
         LocallyConnected2d(1, 1, 6, 3)(torch.zeros(1, 1, 6, 7))
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [(lambda: LocallyConnected2d(8, 40, 6, 3), 72), (lambda: SparseConv2d(8, [(0, 1, 5)] * 60, 5), 75)],
+)
+def test_layers_alone_begin_like_torchs_convolutions(layer: Callable[[], nn.Module], fan_in: int) -> None:
+    torch.manual_seed(0)
+    made = layer()
+    for parameter in made.parameters():
+        assert float(parameter.detach().abs().max()) <= fan_in**-0.5
+        assert float(parameter.detach().std()) == pytest.approx((3 * fan_in) ** -0.5, rel=0.2)
+
+
+def test_sizes_that_can_not_be_are_named() -> None:
+    with pytest.raises(UsageError, match="8 maps in and 6 out can't be split into 3 equal columns"):
+        Columns(3, 8, 6, 3)
+    for table in ([(0, 8)], [(-1,)], [()], []):
+        with pytest.raises(UsageError, match="must name some of the input maps 0 to 7, got"):
+            SparseConv2d(8, table, 3)
+    with pytest.raises(UsageError, match="a kernel of 5 x 5 doesn't fit 2 x 2 pixels with padding 1"):
+        LocallyConnected2d(8, 4, 2, 5, padding=1)
 
 
 def test_mlpconv_is_a_perceptron_at_each_place() -> None:

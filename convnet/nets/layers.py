@@ -251,7 +251,10 @@ class SubSampling(nn.Module):
 class SparseConv2d(nn.Module):
     """A convolution whose map o sees only the input maps `table[o]`; it holds the kernels of these connections alone.
 
-    weight: (connections, size, size), in the order of the table. The dense kernel is put together at each call.
+    weight: (connections, size, size), in the order of the table. The dense kernel is put together at each call. Weights
+    and biases begin as torch's convolutions do, uniform within 1 / sqrt(the map's inputs).
+
+    Raises: UsageError for a table with an empty row or a map that isn't there.
     """
 
     outputs: Tensor
@@ -259,12 +262,16 @@ class SparseConv2d(nn.Module):
 
     def __init__(self, maps: int, table: Sequence[Sequence[int]], size: int) -> None:
         super().__init__()
+        if not table or not all(inputs and min(inputs) >= 0 and max(inputs) < maps for inputs in table):
+            raise UsageError(f"each row of the table must name some of the input maps 0 to {maps - 1}, got {table}")
         pairs = torch.tensor([(o, i) for o, inputs in enumerate(table) for i in inputs])
         self.register_buffer("outputs", pairs[:, 0], persistent=False)
         self.register_buffer("inputs", pairs[:, 1], persistent=False)
         self.dense_shape = (len(table), maps, size, size)
-        self.weight = nn.Parameter(torch.zeros(len(pairs), size, size))
-        self.bias = nn.Parameter(torch.zeros(len(table)))
+        bounds = torch.tensor([1 / math.sqrt(len(inputs) * size**2) for inputs in table])
+        of_weights = bounds[self.outputs][:, None, None]
+        self.weight = nn.Parameter(of_weights * torch.empty(len(pairs), size, size).uniform_(-1, 1))
+        self.bias = nn.Parameter(bounds * torch.empty(len(table)).uniform_(-1, 1))
 
     def dense(self) -> Tensor:
         """The kernel as an ordinary convolution's, zero where there is no connection."""
@@ -312,9 +319,13 @@ class Columns(nn.ModuleList):
 
     The maps of column 0 come first, then those of column 1. It's the function of a grouped convolution, as convolutions
     that every device runs fast. Paper: AlexNet 3.2.
+
+    Raises: UsageError when the maps can't be split into n equal parts.
     """
 
     def __init__(self, n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> None:
+        if n < 1 or maps_in % n or maps_out % n:
+            raise UsageError(f"{maps_in} maps in and {maps_out} out can't be split into {n} equal columns")
         super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What stands in a convolution's place: a layer that shares no weights, and a perceptron slid over the picture."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -15,15 +16,21 @@ class LocallyConnected2d(nn.Module):
     """A convolution that shares nothing: each place has its own kernels and its own biases. Stride 1.
 
     (N, maps_in, side, side) -> (N, maps_out, side', side') with side' = side + 2 padding - size + 1.
-    weight: (side', side', maps_out, maps_in, size, size); bias: (maps_out, side', side').
+    weight: (side', side', maps_out, maps_in, size, size); bias: (maps_out, side', side'). Both begin as torch's
+    convolutions do, uniform within 1 / sqrt(fan-in).
+
+    Raises: UsageError when the kernel is larger than the padded picture.
     """
 
     def __init__(self, maps_in: int, maps_out: int, side: int, size: int, padding: int = 0) -> None:
         super().__init__()
         out = side + 2 * padding - size + 1
+        if out < 1:
+            raise UsageError(f"a kernel of {size} x {size} doesn't fit {side} x {side} pixels with padding {padding}")
         self.side, self.size, self.padding = side, size, padding
-        self.weight = nn.Parameter(torch.zeros(out, out, maps_out, maps_in, size, size))
-        self.bias = nn.Parameter(torch.zeros(maps_out, out, out))
+        bound = 1 / math.sqrt(maps_in * size**2)
+        self.weight = nn.Parameter(torch.empty(out, out, maps_out, maps_in, size, size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(maps_out, out, out).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != (self.side, self.side):
