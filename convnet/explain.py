@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError, unknown
-from convnet.nets import MODELS, check_options, list_models, recipe_of
+from convnet.nets import MODELS, SMALL_SETS, check_options, list_models, recipe_of
 from convnet.nets.layers import Net
 
 
@@ -159,6 +159,7 @@ def explain(name: str, other: str | None = None, **options: Any) -> dict[str, An
     net = skeleton(name, **options)
     result: dict[str, Any] = {
         **summary(name, **options),
+        "small_sets": {recipe: limit for recipe, (limit, nets) in SMALL_SETS.items() if name in nets},
         "options": options,
         "layers": [asdict(layer) for layer in layer_table(net)],
         "differs": differs(net),
@@ -206,7 +207,9 @@ def _explain_lines(told: dict[str, Any]) -> Iterator[str]:
     options = "".join(f", {option} = {value}" for option, value in told["options"].items())
     is_other = f" is {told['own_name']}" if told["own_name"] != told["name"] else ""
     yield f"{told['name']}{is_other}{options}: {told['paper']}"
-    yield f"trained by recipe {told['recipe']}"
+    yield "trained by recipe " + "; ".join([told["recipe"], *(
+        f"{recipe} on less than {limit:,} pictures" for recipe, limit in told["small_sets"].items()
+    )])  # fmt: skip
     yield ""
     width = max(len(layer["stage"]) for layer in told["layers"])
     yield f"{'stage':<{width}}  {'output':<15}  {'parameters':>11}  {'multiply-adds':>15}"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from convnet.errors import UsageError, unknown
-from convnet.nets import MODELS
+from convnet.explain import skeleton
+from convnet.nets import MODELS, recipe_of
 from convnet.prepare import SUFFIX, WORK, holds, prepare, settings_for
 from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
@@ -18,10 +19,6 @@ from convnet.start import take_over
 from convnet.store import Store, is_store
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
-SMALL = {
-    "lenet5": 10_000,
-    "alexnet": 100_000,
-}  # training pictures below which the net's recipe for small sets is chosen
 STORES = Path("stores")  # where `convnet train` puts the stores that it makes itself
 TOLD = 20  # left-out pictures that are named on the screen
 
@@ -124,11 +121,13 @@ def _try(plan: Recipe, classes: tuple[str, ...], start: Path | None) -> None:
 def _recipe(
     chosen: Recipe | None, net: str | None, side: int | None, n: int, settings: list[str], progress: Progress
 ) -> Recipe:
-    """The recipe that was asked for, or the one that suits the data; with the net and the settings asked for."""
+    """The recipe that was asked for, or the one that suits net and data; with the net and the settings asked for."""
     if chosen is None:
-        chosen = load_recipe(_suits(net, side, n))
-        progress.note(f"recipe {chosen.name}, chosen for {n:,} training pictures; --recipe chooses another")
-    return with_settings(chosen if net is None else replace(chosen, net=net), settings)
+        chosen, what = _suiting(net, side, n)
+        progress.note(f"recipe {chosen.name}, chosen for {what}; --recipe chooses another")
+    elif net is not None:
+        chosen = replace(chosen, net=net)
+    return with_settings(chosen, settings)
 
 
 def _store_for(source: Source, size: int) -> Path:
@@ -141,11 +140,18 @@ def _store_for(source: Source, size: int) -> Path:
         number += 1
 
 
-def _suits(net: str | None, side: int | None, n: int) -> str:
-    """The recipe for a net (None: by the pictures' side, None for photos) and n training pictures."""
+def _suiting(net: str | None, side: int | None, n: int) -> tuple[Recipe, str]:
+    """The recipe for a net (None: by the pictures' side, None for photos) and n training pictures; for what it is.
+
+    A recipe of another net gets the net's own crop.
+    """
     if net is None:
         net = "lenet5" if side is not None and side <= LENET_SIDE else "alexnet"
-    return f"{net}_small" if n < SMALL.get(net, 0) else net
+    recipe, what = load_recipe(recipe_of(net, n)), f"{n:,} training pictures"
+    if recipe.net != net:
+        recipe = replace(recipe, net=net, crop=skeleton(net).input_size)
+        what = f"{net} (crop {recipe.crop}) and {what}"
+    return recipe, what
 
 
 def resume_run(

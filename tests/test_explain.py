@@ -180,7 +180,10 @@ def test_on_a_narrow_terminal_nothing_is_cut(run, monkeypatch: pytest.MonkeyPatc
 def test_the_verb_explain(run) -> None:
     code, out, _ = run("explain", "alexnet", "alexnet_2012")
     assert code == 0
-    assert out.splitlines()[:2] == ["alexnet: Krizhevsky, Sutskever and Hinton 2012", "trained by recipe alexnet"]
+    assert out.splitlines()[:2] == [
+        "alexnet: Krizhevsky, Sutskever and Hinton 2012",
+        "trained by recipe alexnet; alexnet_small on less than 100,000 pictures",
+    ]
     assert "total                    60,965,224      724,406,816" in out
     assert "settings that differ from alexnet_2012:" in out
     assert "conv3, conv4, conv5 N(0, 0.03) [paper 5; settings]" in out

@@ -101,7 +101,9 @@ def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
         torch.testing.assert_close(found.weights[name], w.detach(), rtol=1e-4, atol=1e-5)
 
 
-LARGE = {"vgg_a", "vgg_d", "zfnet", "alexnet_2012"}  # a checkpoint has half a gigabyte or a whole one
+LARGE = {  # a checkpoint has half a gigabyte or a whole one
+    *("vgg_a", "vgg_d", "zfnet", "alexnet_2012", "alexnet_bn", "alexnet_owt", "caffenet", "caffenet_small"),
+}
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,42 @@ MODELS: dict[str, Callable[..., Net]] = {
     "vgg19_bn": partial(VGG, "e", True),
 }
 
+# Nets that are trained by another's recipe; each of the others has a recipe of its own name.
+RECIPES: dict[str, tuple[str, ...]] = {
+    # the paper's variants, which are to be compared with its net; the layers but one of each are the same
+    "alexnet": (
+        *("alexnet_conv6", "alexnet_half", "alexnet_1col", "alexnet_4col", "alexnet_no_lrn", "alexnet_pool2"),
+        *("alexnet_no_exchange", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5", "alexnet_tanh"),
+    ),
+    "caffenet": ("alexnet_caffe",),  # Caffe's settings for the two are the same
+    "googlenet": ("googlenet_bn",),  # ours: torchvision's weights were not trained there, and no settings are published
+    # the paper trains all configurations alike; ours for _bn, where torchvision's rate is ten times as large
+    "vgg_a": ("vgg_a_lrn", "vgg_a_bn", "vgg11", "vgg11_bn"),
+    "vgg_d": (
+        *("vgg_b", "vgg_b_shallow", "vgg_c", "vgg_e", "vgg_b_bn", "vgg_d_bn", "vgg_e_bn"),
+        *("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    ),
+}
+
+# Recipes for small sets: (training pictures below which they are chosen, their nets); the nets' own don't start there.
+SMALL_SETS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "lenet5_small": (10_000, ("lenet5",)),
+    "alexnet_small": (
+        100_000,
+        (
+            *("alexnet", "alexnet_2012", "alexnet_conv6", "alexnet_half", "alexnet_1col", "alexnet_4col"),
+            *("alexnet_pool2", "alexnet_no_exchange", "alexnet_tanh", "zfnet"),
+        ),
+    ),
+    "caffenet_small": (
+        100_000,
+        (
+            *("caffenet", "alexnet_caffe", "alexnet_owt", "alexnet_no_lrn"),
+            *("alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
+        ),
+    ),
+}
+
 
 def create_model(
     name: str,
@@ -128,6 +164,21 @@ def check_options(name: str, options: Iterable[str]) -> None:
         if option not in known:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
+
+
+def recipe_of(name: str, pictures: int | None = None) -> str:
+    """The name of the built-in recipe that a net is trained by, with so many training pictures; None is enough of them.
+
+    Raises: UsageError for an unknown net.
+
+    >>> recipe_of("vgg16"), recipe_of("alexnet_tanh"), recipe_of("alexnet_tanh", 4000)
+    ('vgg_d', 'alexnet', 'alexnet_small')
+    """
+    if name not in MODELS:
+        raise UsageError(unknown("net", name, MODELS))
+    small = (recipe for recipe, (limit, nets) in SMALL_SETS.items() if name in nets and (pictures or limit) < limit)
+    large = (recipe for recipe, nets in RECIPES.items() if name in nets)
+    return next(small, None) or next(large, name)
 
 
 def list_models(pattern: str = "*") -> list[str]:
