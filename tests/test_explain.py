@@ -95,6 +95,7 @@ def test_differing_layers() -> None:
 
 def test_what_the_file_says_of_its_deviations() -> None:
     assert differs(skeleton("alexnet")).startswith("Differs: nothing in the function.")
+    assert [name for name in MODELS if not differs(skeleton(name))] == []
     assert "bvlc_googlenet" in differs(skeleton("googlenet"))
     assert "\n" not in differs(skeleton("vgg_a"))
 

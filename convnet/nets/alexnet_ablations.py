@@ -26,6 +26,8 @@ class AlexNetNoLRN(Family):
     norm1   none                        0
     norm2   none                        0
     total                      60,965,224
+
+    Differs: nothing else.
     """
 
     name = "alexnet_no_lrn"
@@ -104,6 +106,8 @@ class AlexNetNoConv4(Family):
     conv4   none                        0
     relu4   none                        0
     total                      60,301,288
+
+    Differs: nothing else; conv5's columns read conv3's maps.
     """
 
     name = "alexnet_no_conv4"
