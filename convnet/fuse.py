@@ -92,12 +92,13 @@ def _fused(answers: Answers, place: int, weights: Sequence[float] | None) -> Row
     names = " + ".join(member.name for member in answers.members)
     if weights is not None:
         names = " + ".join(f"{w:g} {m.name}" for w, m in zip(weights, answers.members, strict=True))
-    trained = " + ".join(str(member.trained) for member in answers.members)
+    trained = [str(member.trained) for member in answers.members]
+    trained_at = trained[0] if len(set(trained)) == 1 else " + ".join(trained)
     if len(set(protocols)) == 1:
-        return _row(answers, names, trained, protocols[0], mean)
+        return _row(answers, names, trained_at, protocols[0], mean)
     views = list(dict.fromkeys(each.name for each in protocols))
     scores = scores_of(" | ".join(views), answers.split, answers.classes, answers.labels, mean)
-    return Row(names, trained, scores.views, " | ".join(_scales(each) for each in protocols), scores)
+    return Row(names, trained_at, scores.views, " | ".join(_scales(each) for each in protocols), scores)
 
 
 def _mean(member: Answer, asked: Protocol) -> np.ndarray[Any, np.dtype[np.float64]]:

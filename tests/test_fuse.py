@@ -1,0 +1,262 @@
+"""Several nets on the same pictures: fusion against plain averages, the file that keeps answers, stops and damage."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convnet import answers as kept
+from convnet import checkpoint, device, preprocess
+from convnet.answers import Answers, Member, ask, load
+from convnet.checkpoint import Checkpoint
+from convnet.errors import DataError, Interrupted, UsageError
+from convnet.evaluate import evaluate, interval
+from convnet.fuse import join, rows
+from convnet.nets import create_model
+from convnet.nets.layers import Net
+from convnet.recipe import Recipe
+from convnet.stop import Stop
+from convnet.store import Store
+from convnet.views import Look, protocol
+
+CPU = device.choose("fp32", "cpu")
+NET = {"net": "cifar_26", "size": 32, "crop": 32, "mean": "rgb", "scale": 0.01}
+
+
+def net(seed: int) -> Net:
+    """Its weights are large enough that the pictures matter."""
+    made = create_model("cifar_26", num_classes=3, seed=seed).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(seed))
+    return made
+
+
+def members(store: Store, *views: str) -> list[Member]:
+    pre = preprocess.of_recipe(Recipe(**NET), store.mean_picture, store.statistics.mean_rgb)
+    asked = tuple(protocol(name, pre) for name in views)
+    return [Member(f"net{seed}", f"sha{seed}", net(seed), pre, asked) for seed in range(3)]
+
+
+def alone(store: Store, member: Member, name: str) -> np.ndarray:
+    """float (n, K), picture by picture in plain torch; at 32 of 32 pixels all crops are the whole picture."""
+    out = []
+    mean = member.preprocessing.mean
+    for i in range(store.split("test").n):
+        pixels = (store.split("test").square(i).astype(np.float32) - mean) * np.float32(0.01)
+        image = torch.tensor(pixels).permute(2, 0, 1)[None]
+        looks = [image] if name == "single" else [image, image.flip(3)]
+        with torch.inference_mode():
+            out.append(np.mean([member.net(look).softmax(1)[0].numpy() for look in looks], axis=0))
+    return np.array(out)
+
+
+@pytest.fixture(scope="module")
+def asked(photos: Store) -> Answers:
+    return ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), CPU)
+
+
+def test_a_fusion_of_three_nets_is_the_mean_of_their_posteriors(photos: Store, asked: Answers) -> None:
+    for place, name in ((0, "single"), (1, "ten-crop")):
+        each = [alone(photos, member, name) for member in members(photos, "single")]
+        for member, expected in zip(asked.members, each, strict=True):
+            found = member.protocols[place].mean(member.posteriors)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+            assert found.std(0).max() > 1e-3, "the posteriors hardly depend on the pictures"
+        for weights in (None, [1.0, 0.0, 0.0], [2.0, 1.0, 1.0]):
+            mean = np.average(each, axis=0, weights=weights)
+            row = rows(asked, weights)[-2 + place]
+            assert row.scores.top1 == (mean.argmax(1) != asked.labels).mean()
+            loss = -np.log(mean[np.arange(len(mean)), asked.labels]).mean()
+            assert row.scores.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_table_has_every_scale_and_part_of_every_net_and_the_fusion(photos: Store, asked: Answers) -> None:
+    table = [(row.net, row.views, row.scales) for row in rows(asked)]
+    one = ["single", "ten-crop", "dense", "ten-crop+dense"]
+    expected = [(f"net{i}", name, "32") for i in range(3) for name in one]
+    fused = "net0 + net1 + net2"
+    assert table == [*expected, (fused, "single", "32"), (fused, "ten-crop+dense", "32")]
+    scores = evaluate(net(1), photos.split("test"), members(photos, "single")[1].preprocessing, CPU)
+    row = next(row for row in rows(asked) if (row.net, row.views) == ("net1", "single"))
+    assert (row.scores.top1, row.scores.loss) == (scores.top1, pytest.approx(scores.loss, rel=1e-6))
+
+
+def test_the_file_gives_everything_back(tmp_path: Path, asked: Answers) -> None:
+    kept.save(tmp_path / "a", asked)
+    again = load(tmp_path / "a")
+    assert (again.classes, again.keys, again.store, again.split) == (
+        asked.classes,
+        asked.keys,
+        asked.store,
+        asked.split,
+    )
+    np.testing.assert_array_equal(again.labels, asked.labels)
+    for one, other in zip(asked.members, again.members, strict=True):
+        assert replace(one, posteriors={}) == replace(other, posteriors={})
+        assert list(one.posteriors) == list(other.posteriors)
+        assert all(np.array_equal(one.posteriors[look], other.posteriors[look]) for look in one.posteriors)
+    joined = join([replace(again, members=again.members[:1]), replace(again, members=again.members[1:])])
+    assert rows(joined)[-1].scores.loss == rows(asked)[-1].scores.loss
+
+
+class Counting(nn.Module):
+    """A net that counts the pictures that it sees, and asks for a stop after some."""
+
+    def __init__(self, inner: nn.Module, stop: Stop | None = None, after: int = 0) -> None:
+        super().__init__()
+        self.inner, self.seen, self.stop, self.after = inner, 0, stop, after
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        if self.stop is not None and not self.stop and self.seen >= self.after:
+            self.stop.ask(15)
+        return self.inner(images)
+
+
+def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Path, photos: Store) -> None:
+    split, file = photos.split("test"), tmp_path / "a"
+    part = tmp_path / "a.part"
+    undisturbed = ask(members(photos, "single")[:1], split, CPU, keep=tmp_path / "b")
+    stop = Stop()
+    (member,) = members(photos, "single")[:1]
+    stopping = replace(member, net=Counting(member.net, stop, 10))
+    with pytest.raises(Interrupted, match=r"stopped after 64 of 100 pictures; the same command goes on"):
+        ask([stopping], split, CPU, keep=file, stop=stop)
+    assert not file.exists()
+    data = part.read_bytes()
+    assert len(data) == 65 + 64 * (3 * 4 + 4)
+    part.write_bytes(data[:-5])  # the last record was cut off
+    counting = replace(member, net=Counting(member.net))
+    ask([counting], split, CPU, keep=file)
+    assert counting.net.seen == 100 - 63
+    assert file.read_bytes() == (tmp_path / "b").read_bytes()
+    assert not part.exists()
+    again = replace(member, net=Counting(member.net))
+    found = ask([again], split, CPU, keep=file)
+    assert again.net.seen == 0
+    assert np.array_equal(found.labels, undisturbed.labels)
+
+    part.write_bytes(data[:200] + b"?" + data[201:])  # damage: everything from there on is asked again
+    file.unlink()
+    damaged = replace(member, net=Counting(member.net))
+    ask([damaged], split, CPU, keep=file)
+    assert damaged.net.seen == 100 - (200 - 65) // 16
+    assert file.read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
+    one, two = members(photos, "single")[:2]
+    ask([one], photos.split("test"), CPU, keep=tmp_path / "a")
+    with pytest.raises(UsageError, match=r"a holds the answers to other questions; choose another file"):
+        ask([two], photos.split("test"), CPU, keep=tmp_path / "a")
+    ask([two], photos.split("val"), CPU, keep=tmp_path / "v")
+    with pytest.raises(UsageError, match=r"the files are about other pictures: 100 of split test .* and 30 of val"):
+        join([load(tmp_path / "a"), load(tmp_path / "v")])
+    other = Stop()
+    other.ask(15)
+    with pytest.raises(Interrupted, match="--posteriors FILE would let it go on"):
+        ask([one], photos.split("test"), CPU, stop=other)
+
+
+def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, asked: Answers) -> None:
+    kept.save(tmp_path / "a", asked)
+    data = (tmp_path / "a").read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(data)
+        changed[generator.integers(0, 2000)] = generator.integers(0, 256)
+        (tmp_path / "b").write_bytes(
+            changed[: generator.integers(1, len(data))] if generator.random() < 0.2 else changed
+        )
+        try:
+            load(tmp_path / "b")
+        except DataError as error:
+            assert "b is no file of posteriors" in str(error)
+            refused += 1
+    assert refused > 100
+    for name, content in {"empty": b"", "text": b"no posteriors" * 99}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} is no file of posteriors"):
+            load(tmp_path / name)
+    with pytest.raises(DataError, match="cannot be read"):
+        load(tmp_path / "missing")
+
+
+def test_weights_must_fit(asked: Answers) -> None:
+    for weights, text in (
+        ([1.0], "1 numbers for 3 nets"),
+        ([1.0, -1.0, 1.0], "at least 0"),
+        ([0.0] * 3, "one above 0"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            rows(asked, weights)
+
+
+def test_the_interval_is_wilsons() -> None:
+    """It holds the rates p for which the observed one lies within 1.96 standard errors of p."""
+    for errors, n in ((0, 50), (3, 100), (358, 1000), (50, 50)):
+        low, high = interval(errors / n, n)
+        for p in np.linspace(0.0001, 0.9999, 2000):
+            inside = abs(errors / n - p) <= 1.959964 * np.sqrt(p * (1 - p) / n)
+            assert inside == (low <= p <= high) or min(abs(p - low), abs(p - high)) < 1e-6
+
+
+@pytest.fixture
+def run(tmp_path: Path, photos: Store) -> Callable[..., tuple[int, str, str]]:
+    for seed in range(2):
+        recipe = Recipe(**NET)
+        pre = preprocess.of_recipe(recipe, photos.mean_picture, photos.statistics.mean_rgb)
+        (tmp_path / f"run{seed}").mkdir()
+        state = Checkpoint(recipe, pre, photos.classes, net(seed).state_dict())
+        checkpoint.save(tmp_path / f"run{seed}" / "best.ckpt", state)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "convnet.cli", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_the_command_fuses_and_tabulates(
+    run: Callable[..., tuple[int, str, str]], photos: Store, tmp_path: Path
+) -> None:
+    views = ("--views", "single,ten-crop")
+    code, table, err = run("evaluate", "run0", "run1/best.ckpt", photos.path, *views, "--table", "--posteriors", "both")
+    assert code == 0, err
+    lines = table.splitlines()
+    assert lines[0].split() == ["net", "S", "views", "Q", "top-1", "error", "95", "%", "top-5", "error", "95", "%"]
+    assert [line.split()[0] for line in lines[1:5]] == ["run0", "run0", "run1", "run1"]
+    assert lines[-2].startswith("run0 + run1  32  ten-crop")
+    assert lines[-1].startswith("test, n 100")
+    code, again, _ = run("fuse", "both", "--table")
+    assert (code, again) == (0, table)
+    for i in range(2):
+        assert run("evaluate", f"run{i}", photos.path, *views, "--posteriors", f"p{i}", "-q")[0] == 0
+    code, again, _ = run("fuse", "p0", "p1", "--table")
+    assert (code, again) == (0, table)
+    code, out, _ = run("fuse", "p0", "p1", "--json")
+    found = json.loads(out)
+    assert found["rows"][-1]["net"] == "run0 + run1"
+    assert found["top1_interval"][0] <= found["top1_error"] <= found["top1_interval"][1]
+    assert len(found["confusion"]) == 3
+    code, out, _ = run("fuse", "both", "--csv", "--weights", "3,1")
+    assert out.splitlines()[-1].startswith("3 run0 + 1 run1,32,ten-crop,32,test,100,")
+    code, out, err = run("evaluate", "run0", photos.path, "--views", "dense", "--scales", "512")
+    assert code == 2
+    assert "prepare the source with --encoding jpeg --size 32 --shorter-side 512" in err
+    code, out, err = run("evaluate", photos.path)
+    assert (code, "name a checkpoint and then a store" in err) == (2, True)
+
+
+def test_looks_print_themselves() -> None:
+    assert str(Look("dense", 384)) == "dense at 384"
