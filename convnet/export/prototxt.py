@@ -23,7 +23,7 @@ from convnet.explain import on_meta
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_2012 import AlexNet2012
 from convnet.nets.alexnet_ablations import AlexNetNoExchange, AlexNetPool2
-from convnet.nets.alexnet_family import CaffeFamily, Family
+from convnet.nets.alexnet_family import Family
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.cifar import Cifar18, CifarNet
 from convnet.nets.googlenet import HEADS, TABLE_1, GoogLeNet
@@ -33,9 +33,6 @@ from convnet.nets.nin import NINCifar10, NINImageNet, NINNet
 from convnet.nets.vgg import VGG
 from convnet.weights.names import caffe
 
-PAPER_LRN = {"local_size": 5, "k": 2, "alpha": 5e-4, "beta": 0.75}
-CAFFE_LRN = {"local_size": 5, "k": 1, "alpha": 1e-4, "beta": 0.75}
-RELEASED_LRN = {"local_size": 5, "k": 2, "alpha": 1e-4, "beta": 0.75}
 WITHIN_2012 = {"local_size": 5, "alpha": 0.001, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
 WITHIN_CIFAR = {"local_size": 3, "alpha": 5e-5, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
 
@@ -181,9 +178,9 @@ def _norm(text: Text, net: Net, stage: str) -> None:
     if stage.startswith("within") or isinstance(net, Cifar18):
         text.layer(stage, "LRN", stage, lrn_param=WITHIN_CIFAR if isinstance(net, Cifar18) else WITHIN_2012)
         return
-    is_2012 = isinstance(net, AlexNet2012)
-    values = CAFFE_LRN if isinstance(net, CaffeFamily) else RELEASED_LRN if is_2012 else PAPER_LRN
-    if not is_2012 and not isinstance(net, AlexNetNoExchange):
+    n, k, alpha, beta = net.lrn
+    values = {"local_size": n, "k": k, "alpha": n * alpha, "beta": beta}
+    if not isinstance(net, AlexNet2012 | AlexNetNoExchange):
         text.layer(stage, "LRN", stage, lrn_param=values)
         return
     columns = [f"{stage}.{i}" for i in range(net.columns)]

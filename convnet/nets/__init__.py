@@ -28,7 +28,7 @@ from convnet.nets.alexnet_conv6 import AlexNetConv6
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.caffenet import CaffeNet
 from convnet.nets.cifar import Cifar11, Cifar13, Cifar18, Cifar26, CifarReLU, CifarTanh
-from convnet.nets.googlenet import GoogLeNet
+from convnet.nets.googlenet import GoogLeNetBN, PaperGoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
@@ -64,8 +64,8 @@ MODELS: dict[str, Callable[..., Net]] = {
     "nin_cifar10": NINCifar10,
     "nin_imagenet": NINImageNet,
     "nin_small": NINSmall,
-    "googlenet": partial(GoogLeNet, False),
-    "googlenet_bn": partial(GoogLeNet, True),
+    "googlenet": PaperGoogLeNet,
+    "googlenet_bn": GoogLeNetBN,
     "vgg_a": partial(VGG, "a", False),
     "vgg_a_lrn": partial(VGG, "a_lrn", False),
     "vgg_b": partial(VGG, "b", False),

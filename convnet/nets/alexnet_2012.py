@@ -35,14 +35,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from convnet.nets.alexnet_family import Family
-from convnet.nets.layers import ceil_max_pool, exchange
-from convnet.nets.norms import response_norm_mean, within_map_norm
+from convnet.nets.layers import LRN, ceil_max_pool, exchange, response_norm
+from convnet.nets.norms import within_map_norm
 
 
 class AlexNet2012(Family):
     """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes)."""
 
     name = "alexnet_2012"
+    lrn = LRN(n=5, k=2.0, alpha=1e-4 / 5, beta=0.75)
     order = (
         "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 "
         "fc6 relu6 fc7 relu7 fc8"
@@ -56,7 +57,7 @@ class AlexNet2012(Family):
         return super().apply_stage(stage, x)
 
     def norm(self, x: Tensor) -> Tensor:
-        return exchange([response_norm_mean(column) for column in x.chunk(self.columns, 1)])
+        return exchange([response_norm(column, *self.lrn) for column in x.chunk(self.columns, 1)])
 
     def pool(self, x: Tensor) -> Tensor:
         return ceil_max_pool(x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Columns, Net, ceil_max_pool, check_images, connected, max_pool, record, response_norm
-from convnet.nets.norms import response_norm_mean
+from convnet.nets.norms import CAFFE_LRN
 
 POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads
 PAPER_BIAS = {"conv2": 1.0, "conv4": 1.0, "conv5": 1.0, "fc6": 1.0, "fc7": 1.0}  # section 5; elsewhere 0
@@ -94,7 +94,7 @@ class Family(Net):
         return y
 
     def norm(self, x: Tensor) -> Tensor:
-        return response_norm(x)
+        return response_norm(x, *self.lrn)
 
     def pool(self, x: Tensor) -> Tensor:
         return max_pool(x)
@@ -121,9 +121,7 @@ class CaffeFamily(Family):
     input_size = 227
     sides: ClassVar[range] = range(199, 231)
     edge: ClassVar[int] = 0
-
-    def norm(self, x: Tensor) -> Tensor:
-        return response_norm_mean(x, k=1.0)
+    lrn = CAFFE_LRN
 
     def pool(self, x: Tensor) -> Tensor:
         return ceil_max_pool(x)

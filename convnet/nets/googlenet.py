@@ -114,17 +114,17 @@ class Head(nn.Module):
 
 
 class GoogLeNet(Net):
-    """Pictures (N, in_channels, 224, 224), less their mean, to logits (N, num_classes)."""
+    """What the forms of the net share; a form states what it changes: its names, `lrn`, `bn`."""
 
+    name: ClassVar[str]
+    bn: ClassVar[bool] = False  # torchvision's form
     input_size = 224
     last: ClassVar[str] = "fc"
     inits: ClassVar[tuple[str, ...]] = ("paper",)
 
-    def __init__(self, bn: bool, /, num_classes: int = 1000, in_channels: int = 3, heads: bool = True) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, heads: bool = True) -> None:
         super().__init__()
-        self.name = "googlenet_bn" if bn else "googlenet"
-        self.paper, self.year = ("torchvision 2019", 2019) if bn else ("Szegedy et al. 2014", 2014)
-        self.bn, self.in_channels, self.num_classes = bn, in_channels, num_classes
+        bn, self.in_channels, self.num_classes = self.bn, in_channels, num_classes
         self.conv1 = convolution(in_channels, 64, 7, 2, bn=bn)
         self.conv2_reduce = convolution(64, 64, 1, bn=bn)
         self.conv2 = convolution(64, 192, 3, bn=bn)
@@ -144,10 +144,10 @@ class GoogLeNet(Net):
         check_images(images, self.name, self.in_channels, SIDES)
         x = record(stages, "conv1", F.relu(self.conv1(images)))
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = x if self.bn else record(stages, "norm1", response_norm(x))
+        x = x if self.bn else record(stages, "norm1", response_norm(x, *self.lrn))
         x = record(stages, "conv2_reduce", F.relu(self.conv2_reduce(x)))
         x = record(stages, "conv2", F.relu(self.conv2(x)))
-        x = x if self.bn else record(stages, "norm2", response_norm(x))
+        x = x if self.bn else record(stages, "norm2", response_norm(x, *self.lrn))
         x = record(stages, "pool2", ceil_max_pool(x))
         for stage in TABLE_1:
             x = record(stages, stage, getattr(self, stage)(x))
@@ -179,8 +179,8 @@ class GoogLeNet(Net):
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.
 
-        googlenet: uniform within sqrt(3 / fan-in); biases 0.2, in the last layers 0 (Caffe's bvlc_googlenet).
-        googlenet_bn: N(0, 0.01); batch norm's factors 1, biases 0 (torchvision's).
+        Uniform within sqrt(3 / fan-in); biases 0.2, in the last layers 0 (Caffe's bvlc_googlenet).
+        With batch norm: N(0, 0.01); batch norm's factors 1, biases 0 (torchvision's).
 
         Raises: UsageError for another name than "paper".
         """
@@ -197,6 +197,23 @@ class GoogLeNet(Net):
                 else:
                     bound = math.sqrt(3 / parameter[0].numel())
                     parameter.uniform_(-bound, bound, generator=generator)
+
+
+class PaperGoogLeNet(GoogLeNet):
+    """Pictures (N, in_channels, 224, 224), less their mean, to logits (N, num_classes)."""
+
+    name = "googlenet"
+    paper = "Szegedy et al. 2014"
+    year = 2014
+
+
+class GoogLeNetBN(GoogLeNet):
+    """Pictures (N, in_channels, 224, 224), scaled to -1..1, to logits (N, num_classes)."""
+
+    name = "googlenet_bn"
+    paper = "torchvision 2019"
+    year = 2019
+    bn = True
 
 
 def _fit_heads(x: Tensor) -> bool:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from convnet.errors import UsageError
+
+
+class LRN(NamedTuple):
+    """The constants of `response_norm`; alpha multiplies the plain sum of n squares."""
+
+    n: int
+    k: float
+    alpha: float
+    beta: float
+
+
+PAPER_LRN = LRN(n=5, k=2.0, alpha=1e-4, beta=0.75)  # AlexNet 3.3
 
 
 class Net(nn.Module):
@@ -30,6 +42,7 @@ class Net(nn.Module):
     inits: ClassVar[tuple[str, ...]]  # the names that `initialize` knows
     paper: str  # its authors and year, or the program whose net it is
     year: int
+    lrn: LRN = PAPER_LRN  # of its response normalisation, where it has one
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
     slides: bool = False  # over pictures that are larger than its own: see `sliding`
@@ -96,8 +109,9 @@ def connected(layer: nn.Linear, x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     if height == width == side:
         return cast(Tensor, layer(x.flatten(1)))
-    y: Tensor = layer(F.unfold(x, side).mT).mT
-    return y.reshape(*y.shape[:2], height - side + 1, width - side + 1)
+    windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)  # (N, h, w, C, side, side)
+    y: Tensor = layer(windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
+    return y.unflatten(0, windows.shape[:3]).permute(0, 3, 1, 2)
 
 
 def sliding(net: Net) -> Net:

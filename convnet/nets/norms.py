@@ -3,7 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from convnet.nets.layers import response_norm, wide
+from convnet.nets.layers import LRN, response_norm, wide
+
+CAFFE_LRN = LRN(n=5, k=1.0, alpha=1e-4 / 5, beta=0.75)  # of its AlexNet, CaffeNet and GoogLeNet; it divides alpha by n
 
 
 def response_norm_mean(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:

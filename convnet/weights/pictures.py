@@ -12,6 +12,7 @@ from convnet.errors import DataError, UsageError, unknown
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
+from convnet.nets.norms import CAFFE_LRN
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Option, Recipe
 from convnet.weights import archives, caffe, download
@@ -86,7 +87,7 @@ def preprocessing_of(
         levels = mean_of(mean, size) if isinstance(mean, Path) else np.asarray(mean, np.float32)
     else:
         report.notes.append("no mean is subtracted: none was given (--mean), and the file has none")
-    if isinstance(net, GoogLeNet) and not net.bn and writer == "caffe":
+    if isinstance(net, GoogLeNet) and not net.bn and net.lrn != CAFFE_LRN and writer == "caffe":
         report.notes.append(
             "Caffe's bvlc_googlenet has response normalisation with k 1 and alpha / n; this net has AlexNet's constants"
         )
