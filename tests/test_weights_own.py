@@ -1,6 +1,7 @@
 """Our own files come back by themselves: net, options, preprocessing and classes are read from the metadata."""
 
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from convnet.export import export
 from convnet.nets import create_model
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
-from convnet.weights import read_weights
+from convnet.weights import archives, read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COLOUR = np.asarray((123.68, 116.779, 103.939), np.float32)
@@ -185,6 +186,22 @@ def test_metadata_of_a_stranger_are_held_against_their_rules(tmp_path: Path) -> 
         with pytest.raises(DataError, match=text) as caught:
             read_weights(changed(tmp_path / "a.safetensors", **values))
         assert str(caught.value).startswith(f"{tmp_path / 'bad.safetensors'}"), text
+
+
+def test_mutated_metadata_only_raise_our_error(tmp_path: Path) -> None:
+    export(CASES["grey, an option"](), tmp_path / "a.safetensors")
+    metadata = archives.read_metadata(tmp_path / "a.safetensors")
+    draw, n_refused = random.Random(1), 0
+    odd = [*'{}[]",:0-e', "null", "true", "1e308", "9" * 30, "\\u0000", "\x00", "é", '"x"', "[1]", '{"a": 1}']
+    for _ in range(300):
+        name = draw.choice(list(metadata))
+        begin = draw.randrange(len(metadata[name]))
+        text = metadata[name][:begin] + draw.choice(odd) + metadata[name][begin + draw.randint(0, 3) :]
+        try:
+            read_weights(changed(tmp_path / "a.safetensors", **{name: text}))
+        except DataError:
+            n_refused += 1
+    assert 150 < n_refused < 300
 
 
 def test_the_command_needs_no_net(

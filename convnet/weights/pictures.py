@@ -64,13 +64,9 @@ def preprocessing_of(
     report: Report,
 ) -> tuple[Preprocessing, tuple[float, ...] | None]:
     """What is done to pictures, and what the first convolution's input channels are to be divided by."""
+    report.notes += _of_caffe(net) if writer == "caffe" else []
     scale, factors, levels = 1.0, None, None
     size = max(SIZE, net.input_size) if net.input_size > SIZE // 2 else net.input_size
-    if isinstance(net, AlexNet) and writer == "caffe":
-        report.notes.append(
-            "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet caffenet; this net has another padding and other "
-            "constants of response normalisation"
-        )
     if pixels is not None:
         if mean is not None:
             raise UsageError(f"--mean is for Caffe's files; {writer}'s have their own mean")
@@ -87,10 +83,6 @@ def preprocessing_of(
         levels = mean_of(mean, size) if isinstance(mean, Path) else np.asarray(mean, np.float32)
     else:
         report.notes.append("no mean is subtracted: none was given (--mean), and the file has none")
-    if isinstance(net, GoogLeNet) and not net.bn and net.lrn != CAFFE_LRN and writer == "caffe":
-        report.notes.append(
-            "Caffe's bvlc_googlenet has response normalisation with k 1 and alpha / n; this net has AlexNet's constants"
-        )
     channels: Literal["rgb", "grey"] = "rgb" if net.in_channels == 3 else "grey"
     done = Preprocessing(
         size=size,
@@ -103,6 +95,20 @@ def preprocessing_of(
         offset=0.0,
     )
     return done, factors
+
+
+def _of_caffe(net: Net) -> list[str]:
+    """What a reader must know of a net that took weights from Caffe, beyond what each tensor's row says."""
+    if isinstance(net, AlexNet):
+        return [
+            "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet caffenet; this net has another padding and other "
+            "constants of response normalisation"
+        ]
+    if isinstance(net, GoogLeNet) and net.lrn != CAFFE_LRN:
+        return [
+            "Caffe's bvlc_googlenet has response normalisation with k 1 and alpha / n; this net has AlexNet's constants"
+        ]
+    return []
 
 
 def mean_of(path: Path, size: int) -> NDArray[np.float32]:
