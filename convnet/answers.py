@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from convnet import files, strictjson, tensors
 from convnet.device import Device
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluate import check_gives, finite, read
+from convnet.evaluate import PICTURES, check_gives, finite, read
 from convnet.nets.layers import Net
 from convnet.posteriors import BATCH, posteriors
 from convnet.preprocess import Preprocessing
@@ -244,14 +244,16 @@ class _Rows:
             os.fsync(self.file.fileno())
 
     def take(self, data: bytes) -> int:
-        """Takes the whole records in `data`; how many bytes they have."""
-        size = 4 * self.width + 4
+        """Takes the whole records in `data`, as many as were read at a time: batches then hold the same pictures as if
+        never stopped, and give the same to the last bit. How many bytes they have."""
+        size, rows = 4 * self.width + 4, []
         for first in range(0, len(data) - size + 1, size):
             body, crc = data[first : first + size - 4], data[first + size - 4 : first + size]
             if zlib.crc32(body).to_bytes(4, "little") != crc:
                 break
-            self.blocks.append(np.frombuffer(body, np.float32)[None])
-            self.n += 1
+            rows.append(np.frombuffer(body, np.float32)[None])
+        self.n = len(rows) - len(rows) % PICTURES
+        self.blocks = rows[: self.n]
         return self.n * size
 
     def all(self) -> Floats:
