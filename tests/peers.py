@@ -1,11 +1,15 @@
-"""Do imported weights give torchvision's and timm's outputs? Two steps, because those packages live elsewhere.
+"""Do weights give the same outputs here and in torchvision and timm? In steps, because those packages live elsewhere.
 
     python tests/peers.py write FOLDER     where torchvision and timm are installed: random nets, pictures, outputs
     python tests/peers.py compare FOLDER   where convnet is: imports each file and compares; exit code 1 above 1e-5
 
+    python tests/peers.py export FOLDER    where convnet is: random nets under torchvision's names, pictures, outputs
+    python tests/peers.py load FOLDER      where torchvision is: loads each file strictly and compares
+
 The largest difference is relative to the largest output. Figures: docs/weights.md.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -27,6 +31,8 @@ CASES = {
     "timm.vgg11.safetensors": ("vgg_a", "imagenet"),
     "timm.vgg13_bn.safetensors": ("vgg_b_bn", "imagenet"),
 }
+
+EXPORTED = {"alexnet": "alexnet_owt", "vgg11": "vgg_a", "vgg16_bn": "vgg_d_bn", "googlenet": "googlenet_bn"}
 
 
 def write(folder: Path) -> None:
@@ -93,7 +99,58 @@ def compare(folder: Path) -> int:
     return int(worst > LIMIT)
 
 
+def export_ours(folder: Path) -> None:
+    """Our nets with random weights, a mean, a scale and an offset, under torchvision's names, and their logits."""
+    from convnet.augment import to_input
+    from convnet.checkpoint import Checkpoint
+    from convnet.export import export
+    from convnet.nets import create_model
+    from convnet.preprocess import Preprocessing
+    from convnet.recipe import Recipe
+    from convnet.views import centre
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = np.random.default_rng(0).integers(0, 256, (N, 224, 224, 3), np.uint8)
+    np.save(folder / "pictures.npy", pictures)
+    mean = np.asarray((100.0, 120.5, 90.25), np.float32)
+    done = Preprocessing(size=256, pad=0, crop=224, channels="rgb", mean=mean, scale=0.02, offset=0.1)
+    for theirs, ours in EXPORTED.items():
+        torch.manual_seed(len(theirs))
+        net = create_model(ours, num_classes=10, seed=0).eval()
+        randomize(net)
+        kept = Checkpoint(Recipe(net=ours), done, tuple("abcdefghij"), net.state_dict())
+        export(kept, folder / f"{theirs}.safetensors", names="torchvision")
+        images = to_input(pictures, centre(done, N), done, torch.device("cpu"))
+        with torch.no_grad():
+            np.save(folder / f"{theirs}.npy", net(images).numpy())
+
+
+def load_there(folder: Path) -> int:
+    """Prints the largest difference for each net of torchvision; 1 when one is above the limit."""
+    import torchvision
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    worst = 0.0
+    for name in EXPORTED:
+        with safe_open(folder / f"{name}.safetensors", "pt") as file:
+            normalize = json.loads(file.metadata()["preprocessing"])["normalize"]
+        options = {"init_weights": False} if name == "googlenet" else {}
+        net = getattr(torchvision.models, name)(num_classes=10, **options).eval()
+        net.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        mean, std = (torch.tensor(normalize[each])[:, None, None] for each in ("mean", "std"))
+        with torch.no_grad():
+            pixels = torch.from_numpy(np.load(folder / "pictures.npy")).permute(0, 3, 1, 2).float()
+            found = net((pixels / 255 - mean) / std).numpy()
+        expected = np.load(folder / f"{name}.npy")
+        difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+        worst = max(worst, difference)
+        print(f"{name:<12} torchvision {torchvision.__version__}  {difference:.1e}")
+    return int(worst > LIMIT)
+
+
+STEPS = {"write": write, "compare": compare, "export": export_ours, "load": load_there}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    step, place = sys.argv[1], Path(sys.argv[2])
-    sys.exit(write(place) if step == "write" else compare(place))
+    sys.exit(STEPS[sys.argv[1]](Path(sys.argv[2])))
