@@ -1,0 +1,1 @@
+"""What has a net learned, and why does it say what it says? The papers' figures: functions that return arrays."""

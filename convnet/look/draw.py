@@ -1,0 +1,113 @@
+"""How does a picture of results look? One style for all: fonts, colours that colour-blind people can tell apart, files.
+
+Arrays come in, PNG or SVG goes out; nothing else draws. The colours are Okabe and Ito's (2008); for amounts the maps
+cividis (from nothing up) and a blue-white-orange one (around zero).
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from convnet import files
+from convnet.errors import UsageError
+
+INK, FAINT, PAPER = "#222222", "#8a8a8a", "#ffffff"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+RIGHT, WRONG = "#D55E00", "#0072B2"  # AlexNet's figure 4: the right class's bar is red, others are blue
+AMOUNT = "cividis"
+SIGNED = LinearSegmentedColormap.from_list("blue-white-orange", ["#0072B2", "#ffffff", "#D55E00"])
+SUFFIXES = (".png", ".svg")
+DPI = 150  # dots an inch of a PNG
+STYLE: Any = {  # matplotlib types each name
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 8.0,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "svg.hashsalt": "convnet",
+    "svg.fonttype": "none",
+    "image.interpolation": "nearest",
+    "text.parse_math": False,  # a class called $x$ is a name
+}
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of that size in inches, in the common style; within the block the style holds."""
+    with mpl.rc_context(STYLE):
+        made = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(made)
+        yield made
+
+
+def save(made: Figure, path: Path) -> Path:
+    """Writes a figure as the file's ending says, .png or .svg. Raises: UsageError for another; DiskError."""
+    check_suffix(path)
+    files.write_atomic(path, encoded(made, path.suffix[1:]))
+    return path
+
+
+def encoded(made: Figure, kind: str = "png") -> bytes:
+    """The figure's bytes, "png" or "svg"; equal figures give equal bytes."""
+    out = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        made.savefig(out, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return out.getvalue()
+
+
+def check_suffix(path: Path) -> None:
+    """Raises: UsageError when a picture can't be written under that name."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: a picture's name ends in {' or '.join(SUFFIXES)}")
+
+
+def show_picture(axes: Axes, pixels: NDArray[Any], title: str = "", **how: Any) -> None:
+    """A picture (H, W, 3) uint8 or float 0..1, or (H, W) with a colour map in `how`, without axes."""
+    axes.imshow(pixels, **how)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if title:
+        axes.set_title(title)
+
+
+def tiles(pictures: Sequence[NDArray[Any]], columns: int, gap: int = 1, ground: float = 1.0) -> NDArray[np.float32]:
+    """float32 (H, W, 3), 0..1: pictures of one size, (h, w, 3) or (h, w) in 0..1, side by side in rows of `columns`."""
+    height, width = pictures[0].shape[:2]
+    n_rows = -(-len(pictures) // columns)
+    sheet = np.full((n_rows * (height + gap) - gap, columns * (width + gap) - gap, 3), ground, np.float32)
+    for i, picture in enumerate(pictures):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = picture if picture.ndim == 3 else picture[..., None]
+    return sheet
+
+
+def shortened(text: str, letters: int) -> str:
+    """A label that fits: its first name, in at most that many letters, without control characters.
+
+    >>> shortened("tench, Tinca tinca", 20), shortened("a very long name of a class", 12)
+    ('tench', 'a very long…')
+    """
+    name = "".join(c if c.isprintable() else "?" for c in text.split(",")[0].strip()) or "?"
+    return name if len(name) <= letters else name[: letters - 1].rstrip() + "…"

@@ -1,0 +1,58 @@
+"""What does a net see of a picture? The centre crop, as pixels to show and as the net's input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convnet.augment import to_input
+from convnet.decode import BadPicture, decode_image
+from convnet.errors import DataError
+from convnet.prepare import Settings, fit
+from convnet.preprocess import Preprocessing
+from convnet.store import Pixels, Split, centre_square, crop_square
+from convnet.views import centre
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as the net sees it: its name, the centre crop uint8 (crop, crop, 3), and its class if that is known."""
+
+    name: str
+    pixels: Pixels
+    label: int | None = None
+
+
+def from_store(split: Split, ids: Sequence[int], preprocessing: Preprocessing) -> list[Seen]:
+    """The pictures `ids` of a store's split, which must have been prepared as the net's training set was."""
+    return [Seen(split.keys[i], _crop(split.square(i), preprocessing), int(split.labels[i])) for i in map(int, ids)]
+
+
+def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:
+    """Pictures in files, scaled as in preparation. Raises: DataError naming the file that can't be read."""
+    return [Seen(str(path), _crop(_square(path, preprocessing), preprocessing)) for path in paths]
+
+
+def net_input(pictures: Sequence[Seen], preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """float32 (N, C, crop, crop): what the net takes."""
+    crops = np.stack([picture.pixels for picture in pictures])
+    return to_input(crops, centre(preprocessing, len(pictures)), preprocessing, device)
+
+
+def _square(path: Path, preprocessing: Preprocessing) -> Pixels:
+    settings = Settings(preprocessing.size, preprocessing.shorter_side or preprocessing.size, "raw")
+    try:
+        return np.asarray(fit(decode_image(path.read_bytes())[0], settings))
+    except BadPicture as error:
+        raise DataError(f"{path}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _crop(square: Pixels, preprocessing: Preprocessing) -> Pixels:
+    how = centre(preprocessing, 1)
+    square = centre_square(square, preprocessing.size)
+    return np.array(crop_square(square, int(how.tops[0]), int(how.lefts[0]), preprocessing.crop))
