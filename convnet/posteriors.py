@@ -42,7 +42,7 @@ def at_scales(pixels: Pixels, now: int, looks: Sequence[Look]) -> Picture:
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def posteriors(
     net: nn.Module,
     pictures: Sequence[Picture],
@@ -62,10 +62,13 @@ def posteriors(
     for scale in dict.fromkeys(look.scale for look in looks):
         frames = [picture[scale] for picture in pictures]
         for look in looks:
-            if look.scale == scale and look.name == "dense":
-                found[look] = _dense(cast(Net, net), frames, preprocessing, device, batch)
-            elif look.scale == scale:
-                found[look] = _crops(net, frames, look, preprocessing, device, batch)
+            if look.scale != scale:
+                continue
+            with device.autocast():  # around all passes, so that weights are cast once (inference_mode keeps no casts)
+                if look.name == "dense":
+                    found[look] = _dense(cast(Net, net), frames, preprocessing, device, batch)
+                else:
+                    found[look] = _crops(net, frames, look, preprocessing, device, batch)
     return found
 
 

@@ -111,7 +111,7 @@ def connected(layer: nn.Linear, x: Tensor) -> Tensor:
         return cast(Tensor, layer(x.flatten(1)))
     windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)  # (N, h, w, C, side, side)
     y: Tensor = layer(windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
-    return y.unflatten(0, windows.shape[:3]).permute(0, 3, 1, 2)
+    return y.reshape(*windows.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def sliding(net: Net) -> Net:
