@@ -46,14 +46,14 @@ def evaluate(
         typer.Option(help="Keep every posterior in this file: for convnet fuse, and to go on after a stop."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Crops in a forward pass; bounds memory.")] = 32,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, which is faster and less exact.")] = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
     """Tests nets by the papers' protocols: convnet evaluate runs/photos stores/photos --views ten-crop
 
-    Several nets are fused: their posteriors are averaged. Error rates have n and a 95 % interval. In float32 on any
-    device.
+    Several nets are fused: their posteriors are averaged. Error rates have n and a 95 % interval.
     """
     from convnet import device
     from convnet.answers import ask
@@ -71,7 +71,7 @@ def evaluate(
         raise UsageError(f"--batch {batch}: must be at least 1")
     shares = _numbers(weights, len(files))
     with shown(quiet) as progress:
-        tested, where = Store(store), device.choose("fp32")
+        tested, where = Store(store), device.choose(_precision(precision))
         members = [_member(file, tested, views, scales, where) for file in files]
         name = split or next(
             name for name in ("test", "val", "train") if tested.splits.get(name) and tested.split(name).n
@@ -171,13 +171,20 @@ def _member(file: Path, store: "Store", views: str, scales: str | None, where: "
             "prepare a store with the classes that the net was trained on"
         )
     asked = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
-    return Member(_name(file), sha256_file(file), where.take(rebuild(kept)), kept.preprocessing, asked)
+    identity = f"{sha256_file(file)} {where.dtype}"
+    return Member(_name(file), identity, where.take(rebuild(kept)), kept.preprocessing, asked)
 
 
 def _name(file: Path) -> str:
     """What a table calls a checkpoint: its run, unless it is not the run's best."""
     run = file.resolve().parent.name
     return run if file.name == "best.ckpt" else f"{run}/{file.stem}"
+
+
+def _precision(text: str) -> Literal["fp32", "bf16"]:
+    if text == "fp32" or text == "bf16":
+        return text
+    raise UsageError(f"--precision {text}: must be fp32 or bf16")
 
 
 def _numbers(text: str | None, n: int) -> list[float] | None:
