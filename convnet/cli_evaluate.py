@@ -182,8 +182,9 @@ def _name(file: Path) -> str:
 
 
 def _precision(text: str) -> Literal["fp32", "bf16"]:
-    if text == "fp32" or text == "bf16":
-        return text
+    known: dict[str, Literal["fp32", "bf16"]] = {"fp32": "fp32", "bf16": "bf16"}
+    if text in known:
+        return known[text]
     raise UsageError(f"--precision {text}: must be fp32 or bf16")
 
 
