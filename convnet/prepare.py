@@ -311,9 +311,10 @@ def fit(image: Image.Image, settings: Settings) -> Image.Image:
 
     Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory, or into a JPEG.
     """
+    longer = max(image.size) * settings.shorter_side / min(image.size)
+    if settings.encoding == "jpeg" and round(longer) > JPEG_SIDE:
+        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
     image = scaled(image, settings.shorter_side, min(image.size))
-    if settings.encoding == "jpeg" and max(image.size) > JPEG_SIDE:
-        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to be a JPEG")
     if settings.encoding == "raw" and image.size != (settings.size, settings.size):
         left, top = (image.width - settings.size) // 2, (image.height - settings.size) // 2
         image = image.crop((left, top, left + settings.size, top + settings.size))
