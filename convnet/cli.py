@@ -11,14 +11,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
 from convnet import __version__
+from convnet import cli_show_data as _data  # noqa: F401 - each adds its commands to show
+from convnet import cli_show_net as _net  # noqa: F401
+from convnet import cli_show_unit as _unit  # noqa: F401
 from convnet.cli_evaluate import evaluate, fuse, predict
+from convnet.cli_show import show
+from convnet.cli_verb import guarded
 from convnet.cli_weights import checkpoint_at, export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.terminal import columns, plain, shown
@@ -57,24 +61,8 @@ def _fail(error: ConvnetError) -> NoReturn:
 
 
 def _verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Adds a verb, with what happens to every verb: Ctrl-C, a reader that leaves, a stdout that can't be written."""
-
-    @wraps(function)
-    def verb(*arguments: P.args, **options: P.kwargs) -> None:
-        try:
-            function(*arguments, **options)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; run the same command again to go on") from None
-        except BrokenPipeError:  # the reader of our output has left, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:
-            if error.filename is None:  # not a file of ours: the output
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise DiskError(f"stdout: {error.strerror}") from error
-            raise DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
-
-    return app.command(function.__name__.strip("_"))(verb)  # import_ is the verb import
+    """Adds a verb, with what happens to every verb."""
+    return app.command(function.__name__.strip("_"))(guarded(function))  # import_ is the verb import
 
 
 @app.callback(invoke_without_command=True)
@@ -279,6 +267,7 @@ _verb(fuse)
 _verb(predict)
 _verb(import_)
 _verb(export)
+app.add_typer(show, name="show")
 
 
 if __name__ == "__main__":

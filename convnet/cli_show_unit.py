@@ -1,0 +1,1 @@
+"""The commands of `convnet show` that ask about units and single pictures: maps, deconv, occlusion, cam."""

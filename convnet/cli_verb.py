@@ -1,0 +1,32 @@
+"""What happens to every verb: Ctrl-C, a reader that leaves, a stdout that can't be written."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from convnet.errors import DiskError, Interrupted
+
+P = ParamSpec("P")
+
+
+def guarded(function: Callable[P, None]) -> Callable[P, None]:
+    """The verb, with what the system does to it turned into errors of ours, or into silence for a reader that left."""
+
+    @wraps(function)
+    def verb(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            function(*arguments, **options)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; run the same command again to go on") from None
+        except BrokenPipeError:  # the reader of our output has left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if error.filename is None:  # not a file of ours: the output
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise DiskError(f"stdout: {error.strerror}") from error
+            raise DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
+
+    return verb
