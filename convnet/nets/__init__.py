@@ -121,6 +121,7 @@ SMALL_SETS: dict[str, tuple[int, tuple[str, ...]]] = {
             *("alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
         ),
     ),
+    "vgg_small": (100_000, tuple(name for name in MODELS if name.startswith("vgg"))),
 }
 
 
@@ -176,9 +177,10 @@ def recipe_of(name: str, pictures: int | None = None) -> str:
     """
     if name not in MODELS:
         raise UsageError(unknown("net", name, MODELS))
-    small = (recipe for recipe, (limit, nets) in SMALL_SETS.items() if name in nets and (pictures or limit) < limit)
-    large = (recipe for recipe, nets in RECIPES.items() if name in nets)
-    return next(small, None) or next(large, name)
+    for small, (limit, nets) in SMALL_SETS.items():
+        if name in nets and pictures is not None and pictures < limit:
+            return small
+    return next((recipe for recipe, nets in RECIPES.items() if name in nets), name)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -208,7 +210,7 @@ def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict
             module.training = training
     if stages is None:
         return everything
-    return {stage: _stage(net, everything, stage) for stage in stages}
+    return {stage: stage_of(net, everything, stage) for stage in stages}
 
 
 def features(net: Net, images: Tensor, stage: str) -> Tensor:
@@ -219,7 +221,11 @@ def features(net: Net, images: Tensor, stage: str) -> Tensor:
     return trace(net, images, [stage])[stage].flatten(1)
 
 
-def _stage(net: Net, everything: dict[str, Tensor], stage: str) -> Tensor:
+def stage_of(net: Net, everything: dict[str, Tensor], stage: str) -> Tensor:
+    """The activation of a stage, or of a column of it, among all that a net recorded, as `trace` names them.
+
+    Raises: UsageError for a stage that the net doesn't have.
+    """
     if stage in everything:
         return everything[stage]
     whole, _, column = stage.rpartition(".")
