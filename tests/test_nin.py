@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import losses, pictures
+from steps import pictures
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError
@@ -40,20 +40,6 @@ def test_initial_values(name: str) -> None:
         if name == "nin_small":
             std = math.sqrt(2 / parameter[0].numel())
         assert parameter.std().item() == pytest.approx(std, rel=4 / (2 * parameter.numel()) ** 0.5), key
-
-
-@pytest.mark.parametrize(
-    ("name", "recipe", "lr_factor", "side"),
-    [
-        ("nin_cifar10", "nin_cifar10", 2, 32),
-        ("nin_small", "nin_cifar10", 0.2, 32),
-        ("nin_imagenet", "nin_imagenet", 1, 64),
-    ],
-)
-def test_loss_falls_over_20_steps_on_8_pictures(name: str, recipe: str, lr_factor: float, side: int) -> None:
-    """nin_cifar10 at the authors' 0.1, which is twice its recipe's; nin_small, whose last maps die at more, at 0.01."""
-    found = losses(create_model(name, num_classes=4, seed=0), recipe, lr_factor=lr_factor, side=side)
-    assert found[-1] < 0.97 * found[0], found
 
 
 def test_logits_are_the_means_of_the_last_maps() -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from steps import losses
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,11 +11,6 @@ from convnet.nets.layers import Net
 from convnet.nets.zfnet import ZFNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def four_classes() -> Net:
-    return create_model("zfnet", num_classes=4, seed=0)
 
 
 def meta_net() -> Net:
@@ -44,16 +38,13 @@ def test_input_sizes_are_those_that_give_6_by_6() -> None:
             net(torch.empty(1, 3, side, 224, device="meta"))
 
 
-def test_initial_values_and_a_falling_loss(four_classes: Net) -> None:
-    """At the recipe's rate; 6 steps on 4 pictures, as one is a second's work."""
-    for key, parameter in four_classes.named_parameters():
+def test_initial_values() -> None:
+    for key, parameter in create_model("zfnet", num_classes=4, seed=0).named_parameters():
         if key.endswith("bias"):
             assert not parameter.any()
         else:
             tolerance = max(0.001, 4 / (2 * parameter.numel()) ** 0.5)
             assert parameter.std().item() == pytest.approx(0.01, rel=tolerance), key
-    found = losses(four_classes, "zfnet", n=4, steps=6)
-    assert found[-1] < 0.95 * found[0], found
 
 
 def test_it_is_one_column_normalised_after_pooling() -> None:
