@@ -5,19 +5,30 @@ pictures in `cli_show_unit.py`, those that go through a data set in `cli_show_da
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from convnet.cli_verb import guarded
+from convnet.errors import UsageError
 from convnet.terminal import plain
+
+if TYPE_CHECKING:
+    from convnet.checkpoint import Checkpoint
+    from convnet.look.seen import Seen
 
 P = ParamSpec("P")
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="The picture to write, .png or .svg; one that is there is written over [WHAT.png]."),
 ]
+Pictures = Annotated[
+    list[Path], typer.Argument(metavar="STORE|PICTURE...", help="Pictures, or a store that --ids chooses them from.")
+]
+Ids = Annotated[str | None, typer.Option("--ids", help="Pictures of the store by number, as 0,17,402 [3 of them].")]
+Split = Annotated[str | None, typer.Option("--split", help="Of the store: train, val or test [test, else val].")]
 Layer = Annotated[str | None, typer.Option("--layer", help="A stage of the net, as convnet explain lists them.")]
 
 show = typer.Typer(
@@ -40,6 +51,40 @@ def target(out: Path | None, what: str) -> Path:
     path = out or Path(f"{what}.png")
     check_suffix(path)
     return path
+
+
+def seen_at(paths: list[Path], kept: "Checkpoint", ids: str | None, split: str | None, most: int = 3) -> list["Seen"]:
+    """The pictures, as the net sees them; without --ids `most` of a store's, evenly spaced.
+
+    A file's true class is its folder's name where the net has a class of that name. Raises: UsageError, DataError.
+    """
+    from convnet.look import seen
+    from convnet.store import Store, is_store
+
+    if len(paths) == 1 and is_store(paths[0]):
+        store = Store(paths[0])
+        if store.classes != kept.classes:
+            raise UsageError(f"{paths[0]} has other classes than the net; name pictures, or a store with its classes")
+        name = split or next(name for name in ("test", "val", "train") if name in store.splits and store.split(name).n)
+        chosen = store.split(name)
+        places = _numbers(ids) if ids is not None else [i * chosen.n // most for i in range(min(most, chosen.n))]
+        for i in places:
+            if not 0 <= i < chosen.n:
+                raise UsageError(f"--ids {i}: {name} has the pictures 0 to {chosen.n - 1}")
+        return seen.from_store(chosen, places, kept.preprocessing)
+    if ids is not None or split is not None:
+        raise UsageError("--ids and --split choose pictures of a store; here pictures are named")
+    numbers = {name: k for k, name in enumerate(kept.classes)}
+    found = seen.from_files(paths, kept.preprocessing)
+    folders = [path.absolute().parent.name for path in paths]
+    return [replace(picture, label=numbers.get(folder)) for picture, folder in zip(found, folders, strict=True)]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--ids {text}: whole numbers with commas between them") from None
 
 
 def written(path: Path) -> None:
