@@ -2,7 +2,8 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -200,14 +201,9 @@ def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict
 
     Raises: UsageError for a stage that the net doesn't have.
     """
-    modes = [(module, module.training) for module in net.modules()]
     everything: dict[str, Tensor] = {}
-    try:
-        with torch.no_grad():
-            net.eval()(images, everything)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), evaluating(net):
+        net(images, everything)
     if stages is None:
         return everything
     return {stage: stage_of(net, everything, stage) for stage in stages}
@@ -219,6 +215,18 @@ def features(net: Net, images: Tensor, stage: str) -> Tensor:
     Raises: UsageError for a stage that the net doesn't have.
     """
     return trace(net, images, [stage])[stage].flatten(1)
+
+
+@contextmanager
+def evaluating(net: Net) -> Iterator[None]:
+    """Within the block the net is in eval mode; then it is as it was."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def stage_of(net: Net, everything: dict[str, Tensor], stage: str) -> Tensor:

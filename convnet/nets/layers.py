@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
 
@@ -140,6 +141,9 @@ def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, be
 
     Paper: AlexNet 3.3.
     """
+    if has_torch_function_unary(x):  # who looks inside sees one layer, as with torch's own
+        seen: Tensor = handle_torch_function(response_norm, (x,), x, n, k, alpha, beta)
+        return seen
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return cast(Tensor, _BlockedResponseNorm.apply(x, n, k, alpha, beta))  # type: ignore[no-untyped-call]
     return plain_response_norm(x, n, k, alpha, beta)

@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.nets.layers import LRN, response_norm, wide
 
@@ -24,6 +25,9 @@ def within_map_norm(x: Tensor, size: int = 3, k: float = 1.0, alpha: float = 5e-
 
     cuda-convnet's settings and Caffe's WITHIN_CHANNEL hold size^2 times this alpha.
     """
+    if has_torch_function_unary(x):  # as in `response_norm`
+        seen: Tensor = handle_torch_function(within_map_norm, (x,), x, size, k, alpha, beta)
+        return seen
     x_wide, before = wide(x), size // 2
     after = size - 1 - before
     means = F.avg_pool2d(F.pad(x_wide.square(), (before, after, before, after)), size, stride=1)
