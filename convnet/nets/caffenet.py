@@ -24,8 +24,9 @@ fc8     1000                4,097,000
 total                      60,965,224
 
 Differs from the paper's text (`alexnet`): pooling comes before LRN; LRN has k 1 and alpha divided by n; crops of 227
-pixels and no padding in conv1; fc6 and fc7 begin with N(0, 0.005). Caffe's net reads BGR; its weights are turned to RGB
-when they are imported. Its pools keep partial windows, which there are none of at 227 pixels.
+pixels and no padding in conv1; fc6 and fc7 begin with N(0, 0.005). Biases begin as the paper's, at 1 in conv2, conv4,
+conv5, fc6 and fc7: all by the train_val.prototxt of bvlc_reference_caffenet. Caffe's net reads BGR; its weights are
+turned to RGB when they are imported. Its pools keep partial windows, which there are none of at 227 pixels.
 """
 
 from typing import ClassVar
