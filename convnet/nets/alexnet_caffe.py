@@ -25,8 +25,8 @@ total                      60,965,224
 
 Differs from the paper's text (`alexnet`): LRN has k 1 and alpha divided by n; crops of 227 pixels and no padding in
 conv1; fc6 and fc7 begin with N(0, 0.005); biases begin at 0.1 where the paper has 1, with which Caffe's authors found
-"flat loss" (the readme of bvlc_alexnet; all else by its train_val.prototxt). Caffe's net reads BGR; its weights are turned to RGB when they are imported. Its pools keep partial windows,
-which there are none of at 227 pixels.
+"flat loss" (the readme of bvlc_alexnet; all else by its train_val.prototxt). Caffe's net reads BGR; its weights are
+turned to RGB when they are imported. Its pools keep partial windows, which there are none of at 227 pixels.
 """
 
 from typing import ClassVar
