@@ -5,6 +5,7 @@ cividis (from nothing up) and a blue-white-orange one (around zero).
 """
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 from convnet import files
 from convnet.errors import UsageError
 
-INK, FAINT, PAPER = "#222222", "#8a8a8a", "#ffffff"
+INK, QUIET, FAINT, PAPER = "#222222", "#555555", "#8a8a8a", "#ffffff"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 RIGHT, WRONG = "#D55E00", "#0072B2"  # AlexNet's figure 4: the right class's bar is red, others are blue
 AMOUNT = "cividis"
 SIGNED = LinearSegmentedColormap.from_list("blue-white-orange", ["#0072B2", "#ffffff", "#D55E00"])
 SUFFIXES = (".png", ".svg")
+NOTE_LETTERS = 18  # of a note, for each inch of the figure's width
 DPI = 150  # dots an inch of a PNG
 STYLE: Any = {  # matplotlib types each name
     "font.family": "DejaVu Sans",
@@ -90,6 +92,12 @@ def show_picture(axes: Axes, pixels: NDArray[Any], title: str = "", **how: Any) 
         spine.set_visible(False)
     if title:
         axes.set_title(title)
+
+
+def note(made: Figure, text: str) -> None:
+    """A sentence under the picture, broken into lines that fit."""
+    lines = textwrap.wrap(text, int(made.get_figwidth() * NOTE_LETTERS))
+    made.supxlabel("\n".join(lines), fontsize=7, color=QUIET, x=0.01, ha="left")
 
 
 def tiles(pictures: Sequence[NDArray[Any]], columns: int, gap: int = 1, ground: float = 1.0) -> NDArray[np.float32]:
