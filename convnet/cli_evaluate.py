@@ -57,7 +57,7 @@ def evaluate(
     """
     from convnet import device
     from convnet.answers import ask
-    from convnet.evaluate import seen
+    from convnet.evaluate import seen, split_to_test
     from convnet.fuse import rows
     from convnet.stop import on_signals
     from convnet.store import Store
@@ -73,16 +73,12 @@ def evaluate(
     with shown(quiet) as progress:
         tested, where = Store(store), device.choose(_precision(precision))
         members = [_member(file, tested, views, scales, where) for file in files]
-        name = split or next(
-            name for name in ("test", "val", "train") if tested.splits.get(name) and tested.split(name).n
-        )
-        note = seen(tested.split(name), [look for member in members for look in member.looks])
+        part = split_to_test(tested, split)
+        note = seen(part, [look for member in members for look in member.looks])
         if note:
             progress.note(note)
         with on_signals() as stop:
-            answers = ask(
-                members, tested.split(name), where, batch=batch, keep=posteriors, progress=progress, stop=stop
-            )
+            answers = ask(members, part, where, batch=batch, keep=posteriors, progress=progress, stop=stop)
     counts = tested.header["counts"]
     left = {"skipped": counts["skipped"], "failed": counts["failed"]}
     _print(rows(answers, shares), left, table, as_json, as_csv)
@@ -164,15 +160,20 @@ def _member(file: Path, store: "Store", views: str, scales: str | None, where: "
     from convnet.views import protocol
 
     kept = load(file)
-    if store.classes != kept.classes:
-        differ = sorted(set(kept.classes) ^ set(store.classes))[:5]
+    check_classes(store, kept.classes, file)
+    asked = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
+    identity = f"{sha256_file(file)} {where.dtype}"
+    return Member(_name(file), identity, where.take(rebuild(kept)), kept.preprocessing, asked)
+
+
+def check_classes(store: "Store", classes: Sequence[str], file: Path) -> None:
+    """Raises: UsageError when the classes of the checkpoint `file` are not the store's."""
+    if store.classes != tuple(classes):
+        differ = sorted(set(classes) ^ set(store.classes))[:5]
         raise UsageError(
             f"{store.path} and {file} have other classes (such as {', '.join(differ) or 'their order'}); "
             "prepare a store with the classes that the net was trained on"
         )
-    asked = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
-    identity = f"{sha256_file(file)} {where.dtype}"
-    return Member(_name(file), identity, where.take(rebuild(kept)), kept.preprocessing, asked)
 
 
 def _name(file: Path) -> str:

@@ -1,1 +1,256 @@
 """The commands of `convnet show` that go through a data set: panels, neighbours, confusion, classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from convnet.cli_evaluate import check_classes
+from convnet.cli_show import Layer, Out, command, target, written
+from convnet.cli_weights import checkpoint_at
+from convnet.errors import UsageError
+from convnet.terminal import plain, shown
+
+if TYPE_CHECKING:
+    from convnet.device import Device
+    from convnet.look.guesses import Guesses
+    from convnet.nets.layers import Net
+    from convnet.preprocess import Preprocessing
+    from convnet.store import Split, Store
+
+TOLD = 10  # lines of each kind of finding
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store with the net's classes.")]
+SplitName = Annotated[str | None, typer.Option("--split", help="train, val or test [test if there is one, else val].")]
+Names = Annotated[
+    Path | None, typer.Option("--names", help="Classes' names: lines such as n01440764 tench [the net's own].")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Draws the pictures.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+
+
+@command
+def panels(
+    checkpoint: Checkpoint,
+    pictures: Annotated[list[Path], typer.Argument(metavar="STORE|PICTURES...", help="A store, or pictures.")],
+    n: Annotated[int, typer.Option("--n", help="How many pictures of a store.")] = 8,
+    only_errors: Annotated[bool, typer.Option("--only-errors", help="Only pictures that the net gets wrong.")] = False,
+    most_confident_errors: Annotated[
+        bool, typer.Option("--most-confident-errors", help="The errors that it is surest of.")
+    ] = False,
+    split: SplitName = None,
+    seed: Seed = 0,
+    names: Names = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pictures and five bars, the right one red: convnet show panels runs/photos stores/photos --only-errors
+
+    AlexNet's figure 4, left: each picture with its true class, and the classes that the net holds most probable.
+    """
+    from convnet.look import draw
+    from convnet.look import panels as find
+    from convnet.look.panels import Which, choose, draw_panels
+    from convnet.look.seen import from_files, from_store
+    from convnet.store import is_store
+
+    which: Which = "confident errors" if most_confident_errors else "errors" if only_errors else "any"
+    path = target(out, "panels")
+    net = _net(checkpoint, names)
+    with shown(quiet) as progress:
+        if len(pictures) == 1 and is_store(pictures[0]):
+            tested = _split(_store(pictures[0], net), split)
+            found = _guesses(net, tested, progress, None if which != "any" else (n, seed))
+            chosen = from_store(tested, choose(found, n, which, seed), net.preprocessing)
+        elif which != "any":
+            raise UsageError("errors are known of a store's pictures only: name a store in place of pictures")
+        else:
+            chosen = from_files(pictures, net.preprocessing)
+        found_panels = find(net.net, chosen, net.preprocessing, net.where)
+        draw.save(draw_panels(found_panels, net.names), path)
+    written(path)
+
+
+@command
+def neighbours(
+    checkpoint: Checkpoint,
+    store: StorePath,
+    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures to ask about [drawn from --split].")] = None,
+    n: Annotated[int, typer.Option("--n", help="How many pictures to draw.")] = 5,
+    layer: Layer = None,
+    split: SplitName = None,
+    seed: Seed = 0,
+    names: Names = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """The training pictures nearest to a picture, by features and by pixels: convnet show neighbours RUN STORE
+
+    AlexNet's figure 4, right: the six with the smallest Euclidean distance in the layer before the classes; for
+    contrast the six whose pixels are nearest.
+    """
+    from convnet.look import draw
+    from convnet.look import neighbours as find
+    from convnet.look.guesses import some
+    from convnet.look.neighbours import draw_neighbours
+    from convnet.look.seen import from_files, from_store
+
+    path = target(out, "neighbours")
+    net = _net(checkpoint, names)
+    opened = _store(store, net)
+    if pictures:
+        queries = from_files(pictures, net.preprocessing)
+    else:
+        asked = _split(opened, split)
+        queries = from_store(asked, some(asked.n, n, seed), net.preprocessing)
+    with shown(quiet) as progress:
+        found = find(
+            net.net, queries, opened.split("train"), net.preprocessing, net.where, layer=layer, progress=progress
+        )
+        draw.save(draw_neighbours(found, net.names), path)
+    written(path)
+
+
+@command
+def confusion(
+    checkpoint: Checkpoint,
+    store: StorePath,
+    split: SplitName = None,
+    names: Names = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Which classes are taken for which: convnet show confusion runs/photos stores/photos
+
+    The confusion matrix; beside it, as .csv, all its counts.
+    """
+    from convnet import files
+    from convnet.look import draw
+    from convnet.look.confusion import confusion_csv, draw_confusion
+
+    path = target(out, "confusion")
+    net = _net(checkpoint, names)
+    with shown(quiet) as progress:
+        scores = _guesses(net, _split(_store(store, net), split), progress).scores
+        draw.save(draw_confusion(scores, net.names), path)
+        table = path.with_suffix(".csv")
+        files.write_atomic(table, confusion_csv(scores, net.names))
+    written(path)
+    written(table)
+
+
+@command
+def classes(
+    checkpoint: Checkpoint,
+    store: StorePath,
+    split: SplitName = None,
+    names: Names = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Errors class by class, and where labels may be to blame: convnet show classes runs/photos stores/photos
+
+    The most confused pairs and the most confident mistakes with pictures; labels to look at; pictures that are in train
+    too, the same bytes or nearly. Beside it, as .csv, the table of the classes.
+    """
+    from convnet import files
+    from convnet.look import classes as find
+    from convnet.look import draw
+    from convnet.look.classes import classes_csv
+    from convnet.look.classes_drawn import draw_classes
+    from convnet.look.duplicates import near_duplicates
+
+    path = target(out, "classes")
+    net = _net(checkpoint, names)
+    opened = _store(store, net)
+    tested, train = _split(opened, split), opened.split("train")
+    with shown(quiet) as progress:
+        twins = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
+        found = find(_guesses(net, tested, progress), twins)
+        draw.save(draw_classes(found, tested, train, net.preprocessing, net.names), path)
+        table = path.with_suffix(".csv")
+        files.write_atomic(table, classes_csv(found.rows, net.names))
+    _tell(found, tested, train, net.names)
+    written(path)
+    written(table)
+
+
+def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> None:
+    """The findings in words, of each kind the first few; `found` is what `look.classes` gives."""
+    from convnet.look.classes import DOUBT
+    from convnet.look.duplicates import LIKE
+
+    told = found.found
+    pairs = [f"{names[p.label]} taken for {names[p.said]}: {p.count:,} of {p.n:,}" for p in found.pairs]
+    _list("most often confused", pairs)
+    doubts = [
+        f"{tested.keys[told.ids[row]]}: labelled {names[told.scores.labels[row]]}, the net says "
+        f"{names[told.classes[row, 0]]} ({told.probabilities[row, 0]:.1%})"
+        for row in found.doubts
+    ]
+    _list(f"labels to look at ({DOUBT})", doubts)
+    if found.twins is None:
+        return
+    twins = [
+        f"{tested.name} {tested.keys[twin.first]} and train {train.keys[twin.second]}: "
+        + (
+            "the same bytes"
+            if twin.exact
+            else f"{'mirrored, ' if twin.mirrored else ''}correlation {twin.likeness:.3f}"
+        )
+        + ("" if tested.labels[twin.first] == train.labels[twin.second] else "; under two labels")
+        for twin in found.twins
+    ]
+    _list(f"in {tested.name} and train (the same bytes, or thumbnails that correlate by {LIKE} or more)", twins)
+
+
+def _list(title: str, lines: Sequence[str]) -> None:
+    print(f"{title}: {len(lines):,}" if lines else f"{title}: none")  # noqa: T201
+    for line in lines[:TOLD]:
+        print(f"  {plain(line)}")  # noqa: T201
+
+
+class _Loaded(NamedTuple):
+    """A checkpoint's net where it runs, and what its classes are called."""
+
+    file: Path
+    net: "Net"
+    preprocessing: "Preprocessing"
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    where: "Device"
+
+
+def _net(checkpoint: Path, names: Path | None) -> _Loaded:
+    from convnet import device
+    from convnet.checkpoint import load, rebuild
+    from convnet.look.labels import class_names
+
+    file = checkpoint_at(checkpoint)
+    kept, where = load(file), device.choose("fp32")
+    called = class_names(kept.classes, names)
+    return _Loaded(file, where.take(rebuild(kept)), kept.preprocessing, kept.classes, called, where)
+
+
+def _store(path: Path, net: _Loaded) -> "Store":
+    from convnet.store import Store
+
+    store = Store(path)
+    check_classes(store, net.classes, net.file)
+    return store
+
+
+def _split(store: "Store", name: str | None) -> "Split":
+    from convnet.evaluate import split_to_test
+
+    return split_to_test(store, name)
+
+
+def _guesses(net: _Loaded, split: "Split", progress: Any, drawn: tuple[int, int] | None = None) -> "Guesses":
+    """What the net says of a split, or of so many of its pictures, drawn by a seed."""
+    from convnet.look import guesses
+    from convnet.look.guesses import some
+
+    ids = None if drawn is None else some(split.n, *drawn)
+    return guesses(net.net, split, net.preprocessing, net.where, ids=ids, progress=progress)

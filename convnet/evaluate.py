@@ -21,7 +21,7 @@ from convnet.posteriors import BATCH, Picture, at_scales, posteriors
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
 from convnet.stop import Stop
-from convnet.store import Split
+from convnet.store import Split, Store
 from convnet.views import IN_SQUARE, Look, protocol, square_at
 
 PICTURES = 64  # read at a time
@@ -163,6 +163,15 @@ def rank(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[
     truth = np.take_along_axis(posteriors, labels[:, None], 1)
     before = (posteriors > truth) | ((posteriors == truth) & (np.arange(posteriors.shape[1]) < labels[:, None]))
     return np.asarray(before.sum(1), np.int64)
+
+
+def split_to_test(store: Store, name: str | None = None) -> Split:
+    """The split that was asked for by name, or the first of test, val and train that has pictures.
+
+    Raises: UsageError when the store has no such split.
+    """
+    filled = (each for each in ("test", "val", "train") if each in store.splits and store.split(each).n)
+    return store.split(name or next(filled, "test"))
 
 
 def check_gives(split: Split, looks: Sequence[Look], preprocessing: Preprocessing) -> None:

@@ -1,1 +1,7 @@
 """What has a net learned, and why does it say what it says? The papers' figures: functions that return arrays."""
+
+from convnet.look.classes import classes as classes
+from convnet.look.duplicates import near_duplicates as near_duplicates
+from convnet.look.guesses import guesses as guesses
+from convnet.look.neighbours import neighbours as neighbours
+from convnet.look.panels import panels as panels

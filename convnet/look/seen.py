@@ -1,6 +1,6 @@
 """What does a net see of a picture? The centre crop, as pixels to show and as the net's input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from torch import Tensor
 from convnet.augment import to_input
 from convnet.decode import BadPicture, decode_image
 from convnet.errors import DataError
+from convnet.evaluate import check_gives
+from convnet.posteriors import at_scales
 from convnet.prepare import Settings, fit
 from convnet.preprocess import Preprocessing
 from convnet.store import Pixels, Split, centre_square, crop_square
-from convnet.views import centre
+from convnet.views import centre, protocol
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,18 @@ class Seen:
     label: int | None = None
 
 
-def from_store(split: Split, ids: Sequence[int], preprocessing: Preprocessing) -> list[Seen]:
-    """The pictures `ids` of a store's split, which must have been prepared as the net's training set was."""
-    return [Seen(split.keys[i], _crop(split.square(i), preprocessing), int(split.labels[i])) for i in map(int, ids)]
+def from_store(split: Split, ids: Iterable[int], preprocessing: Preprocessing) -> list[Seen]:
+    """The pictures `ids` of a store's split, scaled as the net's training set was where the store has larger ones.
+
+    Raises: UsageError naming the preparation that would do, when the store can't give what the net sees.
+    """
+    looks, side = protocol("single", preprocessing).looks, split.store.shorter_side
+    check_gives(split, looks, preprocessing)
+    found = []
+    for i in map(int, ids):
+        frame = at_scales(split.picture(i), side, looks)[looks[0].scale]
+        found.append(Seen(split.keys[i], _crop(frame, preprocessing), int(split.labels[i])))
+    return found
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:

@@ -1,0 +1,96 @@
+"""What does a net say of each picture of a split? Its most probable classes, and how probable the true one is.
+
+One look at a picture, the centre crop at the training's scale, as `convnet evaluate` without options: the errors are
+the same. Panels, the confusion matrix and every list of mistakes are made of this.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet import draws
+from convnet.device import Device
+from convnet.errors import UsageError
+from convnet.evaluate import Scores, check_gives, finite, rank, read
+from convnet.nets.layers import Net
+from convnet.posteriors import BATCH, posteriors
+from convnet.preprocess import Preprocessing
+from convnet.progress import SILENT, Progress
+from convnet.stop import Stop
+from convnet.store import Split
+from convnet.views import protocol
+
+TOP = 5  # classes that are kept of each picture
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What a net says of n pictures of a split, and the scores of that.
+
+    ids: int64 (n,), positions in the split. classes: int64 (n, m), the m <= 5 most probable classes, best first.
+    probabilities: float64 (n, m), theirs, 0 to 1. of_label: float64 (n,), that of the true class.
+    """
+
+    ids: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    of_label: NDArray[np.float64]
+    scores: Scores
+
+
+def guesses(
+    net: Net,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: Device,
+    *,
+    ids: NDArray[np.int64] | None = None,
+    batch: int = BATCH,
+    progress: Progress = SILENT,
+    stop: Stop | None = None,
+) -> Guesses:
+    """Asks a net about the pictures `ids` of a split (None: all). It holds no more than a batch of pictures at a time.
+
+    Raises: UsageError when the store can't give what the net sees; NotFinite; Interrupted when `stop` is asked for.
+    """
+    asked = protocol("single", preprocessing)
+    check_gives(split, asked.looks, preprocessing)
+    chosen = np.arange(split.n) if ids is None else ids
+    labels, n_classes = split.labels[chosen], len(split.store.classes)
+    best = np.empty((len(chosen), min(TOP, n_classes)), np.int64)
+    probabilities = np.empty(best.shape)
+    of_label, ranks = np.empty(len(chosen)), np.empty(len(chosen), np.int64)
+    done = 0
+    net.eval()
+    progress.start(f"looking ({split.name})", len(chosen))
+    for part, pictures in read(split, chosen, asked.looks, stop):
+        rows = asked.mean(finite(split, part, posteriors(net, pictures, asked.looks, preprocessing, device, batch)))
+        at = slice(done, done + len(part))
+        best[at] = np.argsort(-rows, axis=1, kind="stable")[:, : best.shape[1]]
+        probabilities[at] = np.take_along_axis(rows, best[at], 1)
+        of_label[at] = rows[np.arange(len(part)), labels[at]]
+        ranks[at] = rank(rows, labels[at])
+        done += len(part)
+        progress.update(done)
+    progress.finish()
+    loss = float(-np.log(np.maximum(of_label, 1e-300)).mean())
+    scores = Scores("single", split.name, split.store.classes, labels, best[:, 0].copy(), ranks, loss)
+    return Guesses(chosen, best, probabilities, of_label, scores)
+
+
+def some(n: int, most: int, seed: int = 0) -> NDArray[np.int64]:
+    """int64: `most` of the positions 0 .. n-1 in rising order, drawn by the seed; all where there are no more.
+
+    >>> some(10, 3).tolist(), some(2, 3).tolist()
+    ([4, 7, 8], [0, 1])
+    """
+    if most < 1:
+        raise UsageError(f"{most} pictures: at least 1 must be looked at")
+    return np.sort(draws.permutation(n, seed, draws.stream("look"))[:most])
+
+
+def mistakes(found: Guesses) -> NDArray[np.int64]:
+    """int64: the rows of `found` whose most probable class is wrong, the net's most confident first."""
+    wrong = np.flatnonzero(found.scores.ranks >= 1)
+    return np.asarray(wrong[np.argsort(-found.probabilities[wrong, 0], kind="stable")], np.int64)
