@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from convnet.store import Split, Store
 
 TOLD = 10  # lines of each kind of finding
+LETTERS = 40  # of a class's name in a line
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store with the net's classes.")]
 SplitName = Annotated[str | None, typer.Option("--split", help="train, val or test [test if there is one, else val].")]
@@ -179,14 +180,15 @@ def classes(
 def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> None:
     """The findings in words, of each kind the first few; `found` is what `look.classes` gives."""
     from convnet.look.classes import DOUBT
+    from convnet.look.draw import shortened
     from convnet.look.duplicates import LIKE
 
-    told = found.found
-    pairs = [f"{names[p.label]} taken for {names[p.said]}: {p.count:,} of {p.n:,}" for p in found.pairs]
+    told, called = found.found, [shortened(name, LETTERS) for name in names]
+    pairs = [f"{called[p.label]} taken for {called[p.said]}: {p.count:,} of {p.n:,}" for p in found.pairs]
     _list("most often confused", pairs)
     doubts = [
-        f"{tested.keys[told.ids[row]]}: labelled {names[told.scores.labels[row]]}, the net says "
-        f"{names[told.classes[row, 0]]} ({told.probabilities[row, 0]:.1%})"
+        f"{tested.keys[told.ids[row]]}: labelled {called[told.scores.labels[row]]}, the net says "
+        f"{called[told.classes[row, 0]]} ({told.probabilities[row, 0]:.1%})"
         for row in found.doubts
     ]
     _list(f"labels to look at ({DOUBT})", doubts)
@@ -206,9 +208,11 @@ def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> 
 
 
 def _list(title: str, lines: Sequence[str]) -> None:
-    print(f"{title}: {len(lines):,}" if lines else f"{title}: none")  # noqa: T201
+    print(f"{title}:" if lines else f"{title}: none")  # noqa: T201
     for line in lines[:TOLD]:
         print(f"  {plain(line)}")  # noqa: T201
+    if len(lines) > TOLD:
+        print(f"  ... and {len(lines) - TOLD:,} more")  # noqa: T201
 
 
 class _Loaded(NamedTuple):

@@ -1,6 +1,8 @@
 """What several tests share: small stores, made once; one thread for each test process."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: small nets crawl with threads on busy cores
@@ -10,9 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from convnet import checkpoint, cli, preprocess
+from convnet.nets import create_model
 from convnet.prepare import prepare
+from convnet.recipe import load_recipe
 from convnet.sources import open_source
 from convnet.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +42,35 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 pixels[..., 2 - label] += 50
                 Image.fromarray(pixels).save(place / f"{i:03d}.png")
     return prepare(open_source(folder / "source"), folder / "store", size=32)
+
+
+@pytest.fixture(scope="session")
+def untrained(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of LeNet-5 for the digits, with its initial weights."""
+    recipe = load_recipe("lenet5_small")
+    how = preprocess.of_recipe(recipe, digits.mean_picture, digits.statistics.mean_rgb, digits.shorter_side)
+    path = tmp_path_factory.mktemp("untrained") / "net.ckpt"
+    weights = dict(create_model("lenet5", seed=0, **recipe.net_options).state_dict())
+    checkpoint.save(path, checkpoint.Checkpoint(recipe, how, digits.classes, weights))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """run("show", ...) -> (exit code, stdout, stderr), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["convnet", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
 
 
 @pytest.fixture

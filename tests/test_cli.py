@@ -14,34 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnet import checkpoint, cli, terminal
+from convnet import checkpoint, terminal
 from convnet.progress import Rate
 from convnet.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--epochs", "1", "--set", "batch=64"]
-
-
-class Ended(Exception):  # noqa: N818
-    pass
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """run("train", ...) -> (exit code, stdout, stderr), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["convnet", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture

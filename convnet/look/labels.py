@@ -7,12 +7,14 @@ from convnet.errors import DataError
 
 
 def class_names(classes: Sequence[str], file: Path | None) -> tuple[str, ...]:
-    """The classes' names by a file with lines such as `n01440764 tench, Tinca tinca`; without one as they are.
+    """The classes' names by a file with lines such as `n01440764 tench, Tinca tinca`; without one their own.
 
-    A class that the file doesn't name keeps its own. Raises: DataError when it names none of them, or can't be read.
+    A class that the file doesn't name keeps its own; control characters become "?".
+
+    Raises: DataError when the file names none of them, or can't be read.
     """
     if file is None:
-        return tuple(classes)
+        return tuple(map(printable, classes))
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -23,4 +25,13 @@ def class_names(classes: Sequence[str], file: Path | None) -> tuple[str, ...]:
     names = {name: text.strip() for name, _, text in pairs if text.strip()}
     if not any(name in names for name in classes):
         raise DataError(f"{file} names none of the net's classes, such as {classes[0]!r}; a line is: CLASS its name")
-    return tuple(names.get(name, name) for name in classes)
+    return tuple(printable(names.get(name, name)) for name in classes)
+
+
+def printable(text: str) -> str:
+    r"""A name that can't do anything: each character that isn't to be seen is a question mark.
+
+    >>> printable("re\x1b[31md \u202e"), printable("Käse, 乾酪")
+    ('re?[31md ?', 'Käse, 乾酪')
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
