@@ -231,8 +231,11 @@ def _print_csv(table: Sequence["Row"]) -> None:
 
 
 def _print_table(table: Sequence["Row"]) -> None:
-    head = ("net", "S", "views", "Q", "top-1 error", "95 %", "top-5 error", "95 %")
-    lines = [head, *(_cells(row) for row in table)]
+    from convnet.evaluate import sign_test
+
+    head = ("net", "S", "views", "Q", "top-1 error", "95 %", "top-5 error", "95 %", "p")
+    tests = ["", *(f"{sign_test(table[0].scores, row.scores)[2]:.4f}" for row in table[1:])]
+    lines = [head, *((*_cells(row), p) for row, p in zip(table, tests, strict=True))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     for line in lines:
         cells = [
@@ -241,7 +244,8 @@ def _print_table(table: Sequence["Row"]) -> None:
         ]
         print("  ".join(cells).rstrip())  # noqa: T201
     scores = table[-1].scores
-    print(f"{scores.split}, n {scores.n:,}; S: the training's shorter side, Q: the test's")  # noqa: T201
+    legend = "S: the training's shorter side, Q: the test's; p: paired with the first row"
+    print(f"{scores.split}, n {scores.n:,}; {legend}")  # noqa: T201
 
 
 def _cells(row: "Row") -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import comb, sqrt
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,19 @@ def interval(rate: float, n: int) -> tuple[float, float]:
     """
     centre, half = rate + Z * Z / (2 * n), Z * sqrt(rate * (1 - rate) / n + (Z / (2 * n)) ** 2)
     return max(0.0, (centre - half) / (1 + Z * Z / n)), min(1.0, (centre + half) / (1 + Z * Z / n))
+
+
+def sign_test(one: Scores, other: Scores) -> tuple[int, int, float]:
+    """Is the top-1 error of `other` another than that of `one` on the same pictures? Paired and exact (McNemar 1947).
+
+    How many pictures only `one` gets wrong, how many only `other` does, and the probability that equally good nets
+    differ by as much: of n coins, that so few or fewer fall on one side, whichever it is.
+    """
+    wrong, wrong_too = one.ranks >= 1, other.ranks >= 1
+    mended, broken = int((wrong & ~wrong_too).sum()), int((~wrong & wrong_too).sum())
+    n = mended + broken
+    tail = sum(comb(n, k) for k in range(min(mended, broken) + 1))
+    return mended, broken, min(1.0, 2 * tail / 2**n)
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from convnet import checkpoint, cli, device, preprocess
 from convnet.answers import Answers, Member, ask, load
 from convnet.checkpoint import Checkpoint
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluate import evaluate, interval
+from convnet.evaluate import Scores, evaluate, interval, sign_test
 from convnet.fuse import join, rows
 from convnet.nets import create_model
 from convnet.nets.layers import Net
@@ -206,6 +206,21 @@ def test_the_interval_is_wilsons() -> None:
             assert inside == (low <= p <= high) or min(abs(p - low), abs(p - high)) < 1e-6
 
 
+def test_the_sign_test_counts_all_outcomes() -> None:
+    """The probability by writing down every fall of n coins."""
+    truth = np.zeros(40, np.int64)
+    for mended, broken in ((7, 2), (0, 5), (3, 3), (0, 0)):
+        one, other = truth.copy(), truth.copy()
+        one[:mended], other[mended : mended + broken] = 1, 1
+        one[30:35] = other[30:35] = 1  # both wrong
+        scores = [Scores("v", "s", ("a", "b"), truth, ranks, ranks, 0.0) for ranks in (one, other)]
+        n, least = mended + broken, min(mended, broken)
+        falls = [bin(fall).count("1") for fall in range(2**n)]
+        extreme = sum(heads <= least for heads in falls) + sum(heads >= n - least for heads in falls)
+        expected = pytest.approx(min(1.0, extreme / 2**n))
+        assert sign_test(*scores) == (mended, broken, expected)
+
+
 @pytest.fixture
 def run(
     tmp_path: Path, photos: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -235,7 +250,7 @@ def test_the_command_fuses_and_tabulates(
     code, table, err = run("evaluate", "run0", "run1/best.ckpt", photos.path, *views, "--table", "--posteriors", "both")
     assert code == 0, err
     lines = table.splitlines()
-    assert lines[0].split() == ["net", "S", "views", "Q", "top-1", "error", "95", "%", "top-5", "error", "95", "%"]
+    assert lines[0].split() == ["net", "S", "views", "Q", "top-1", "error", "95", "%", "top-5", "error", "95", "%", "p"]
     assert [line.split()[0] for line in lines[1:5]] == ["run0", "run0", "run1", "run1"]
     assert lines[-2].startswith("run0 + run1  32  ten-crop")
     assert lines[-1].startswith("test, n 100")
