@@ -100,6 +100,24 @@ def note(made: Figure, text: str) -> None:
     made.supxlabel("\n".join(lines), fontsize=7, color=QUIET, x=0.01, ha="left")
 
 
+def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], inches: float) -> None:
+    """The names (y, name, colour) of lines beside their ends at the right edge, moved apart where they would overlap.
+
+    To be called when the limits of y are set. inches: about the height of the axes.
+    """
+    low, high = axes.get_ylim()
+    step = (high - low) * 1.3 * STYLE["font.size"] / (72 * inches)
+    ordered = sorted(ends)
+    heights = [y for y, _, _ in ordered]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + step)
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], high - (len(heights) - 1 - i) * step)
+    for height, (_, name, colour) in zip(heights, ordered, strict=True):
+        place = axes.get_yaxis_transform()
+        axes.text(1.01, height, name, transform=place, color=colour, va="center", ha="left")
+
+
 def tiles(pictures: Sequence[NDArray[Any]], columns: int, gap: int = 1, ground: float = 1.0) -> NDArray[np.float32]:
     """float32 (H, W, 3), 0..1: pictures of one size, (h, w, 3) or (h, w) in 0..1, side by side in rows of `columns`."""
     height, width = pictures[0].shape[:2]
@@ -109,6 +127,11 @@ def tiles(pictures: Sequence[NDArray[Any]], columns: int, gap: int = 1, ground: 
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = picture if picture.ndim == 3 else picture[..., None]
     return sheet
+
+
+def in_legend(text: str) -> str:
+    """A name for a legend: matplotlib leaves out those that begin with an underscore."""
+    return f" {text}" if text.startswith("_") else text
 
 
 def shortened(text: str, letters: int) -> str:

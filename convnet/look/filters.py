@@ -72,7 +72,8 @@ def colour_of(kernels: NDArray[Any]) -> NDArray[np.float64]:
     NaN for a kernel of zeros.
     """
     coloured, whole = _energies(kernels)
-    return np.divide(coloured, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    share: NDArray[np.float64] = np.divide(coloured, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return share
 
 
 def column_colour_of(kernels: NDArray[Any]) -> float:
@@ -84,8 +85,9 @@ def column_colour_of(kernels: NDArray[Any]) -> float:
 def pictures_of(kernels: NDArray[Any]) -> NDArray[np.float32]:
     """float32 (O, h, w, C), 0..1: each kernel of (O, C, h, w) scaled by its own largest weight, 0 at 1/2."""
     largest = np.abs(kernels).max((1, 2, 3), keepdims=True)
-    scaled = np.divide(kernels, 2 * largest, out=np.zeros_like(kernels, np.float32), where=largest > 0)
-    return (0.5 + scaled).transpose(0, 2, 3, 1)
+    pictures: NDArray[np.float32] = np.full(kernels.shape, 0.5, np.float32)
+    pictures += np.divide(kernels, 2 * largest, out=np.zeros_like(pictures), where=largest > 0)
+    return pictures.transpose(0, 2, 3, 1)
 
 
 def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> "Figure":
