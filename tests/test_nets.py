@@ -49,6 +49,7 @@ TOTALS = {  # one row a net: its parameters
     "nin_small": 81_960,
     "googlenet": 13_378_280,
     "googlenet_bn": 13_004_888,
+    "googlenet_caffe": 13_378_280,
     "vgg_a": 132_863_336,
     "vgg_a_lrn": 132_863_336,
     "vgg_b": 133_047_848,

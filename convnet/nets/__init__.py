@@ -30,6 +30,7 @@ from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.caffenet import CaffeNet
 from convnet.nets.cifar import Cifar11, Cifar13, Cifar18, Cifar26, CifarReLU, CifarTanh
 from convnet.nets.googlenet import GoogLeNetBN, PaperGoogLeNet
+from convnet.nets.googlenet_caffe import GoogLeNetCaffe
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
@@ -67,6 +68,7 @@ MODELS: dict[str, Callable[..., Net]] = {
     "nin_small": NINSmall,
     "googlenet": PaperGoogLeNet,
     "googlenet_bn": GoogLeNetBN,
+    "googlenet_caffe": GoogLeNetCaffe,
     "vgg_a": partial(VGG, "a", False),
     "vgg_a_lrn": partial(VGG, "a_lrn", False),
     "vgg_b": partial(VGG, "b", False),

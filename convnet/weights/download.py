@@ -88,7 +88,7 @@ KNOWN = MappingProxyType(
             mean_colour=CAFFE_COLOUR,
         ),
         "googlenet.caffe": Known(
-            "googlenet",
+            "googlenet_caffe",
             f"{BERKELEY}/bvlc_googlenet.caffemodel",
             "sha1:405fc5acd08a3bb12de8ee5e23a96bec22f08204",
             mean_colour=(123.0, 117.0, 104.0),
