@@ -117,6 +117,17 @@ def test_torchvisions_names_and_shapes_fit() -> None:
     assert len(named) == len(ours)
 
 
+@pytest.mark.parametrize(("name", "k", "alpha"), [("googlenet", 2, 5e-4), ("googlenet_caffe", 1, 1e-4)])
+def test_response_normalisation_is_torchs_with_these_constants(name: str, k: float, alpha: float) -> None:
+    """torch divides alpha by the window, as Caffe does, whose bvlc_googlenet has k 1 and alpha 1e-4."""
+    net = new_thin_net(name)
+    stages = trace(net, 100 * pictures(2, 64))
+    for before, after in (("pool1", "norm1"), ("conv2", "norm2")):
+        torch.testing.assert_close(stages[after], F.local_response_norm(stages[before], 5, alpha, 0.75, k))
+    other = F.local_response_norm(stages["pool1"], 5, 1.1 * alpha, 0.75, k)
+    assert not torch.allclose(stages["norm1"], other, rtol=1e-2)
+
+
 def test_heads() -> None:
     net = new_thin_net("googlenet").eval()
     images = pictures(2, 224)

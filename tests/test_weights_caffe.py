@@ -223,7 +223,10 @@ def test_googlenet_and_nin_have_caffes_names(tmp_path: Path) -> None:
     kept, report = read_weights(path, "googlenet")
     assert kept.recipe.net_options == {"heads": False}
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in net.state_dict().items())
-    assert any("response normalisation with k 1" in note for note in report.notes)
+    assert any("bvlc_googlenet is googlenet_caffe here" in note for note in report.notes)
+    again, report = read_weights(path, "googlenet_caffe")
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in net.state_dict().items())
+    assert not any("googlenet" in note for note in report.notes)
 
     net = create_model("nin_imagenet", num_classes=3, seed=1)
     names = {name: f"{name}-1024" for name in ("conv4", "cccp7", "cccp8")}

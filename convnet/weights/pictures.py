@@ -106,7 +106,7 @@ def _of_caffe(net: Net) -> list[str]:
         ]
     if isinstance(net, GoogLeNet) and net.lrn != CAFFE_LRN:
         return [
-            "Caffe's bvlc_googlenet has response normalisation with k 1 and alpha / n; this net has AlexNet's constants"
+            "Caffe's bvlc_googlenet is googlenet_caffe here; this net has other constants of response normalisation"
         ]
     return []
 
