@@ -1,1 +1,208 @@
 """The commands of `convnet show` that ask about units and single pictures: maps, deconv, occlusion, cam."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from convnet.cli_show import Layer, Out, Split, command, target, written
+from convnet.cli_weights import checkpoint_at
+from convnet.errors import UsageError
+from convnet.terminal import shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from convnet.device import Device
+    from convnet.look.deconv import Form
+    from convnet.look.strongest import Ints
+    from convnet.nets.layers import Net
+    from convnet.preprocess import Preprocessing
+    from convnet.progress import Progress
+    from convnet.stop import Stop
+    from convnet.store import Split as StoreSplit
+
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
+Maps = Annotated[str | None, typer.Option("--maps", help="Numbers of maps, as 3,17; the first is 0.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+
+
+@command
+def maps(
+    checkpoint: Checkpoint,
+    picture: Annotated[Path, typer.Argument(help="A picture.")],
+    layer: Layer = None,
+    maps: Maps = None,
+    out: Out = None,
+) -> None:
+    """A layer's activations for a picture: convnet show maps runs/photos dog.jpg --layer relu1
+
+    Every map, or those of --maps, on one scale; the net's columns apart. Without --layer the last convolution.
+    """
+    from convnet.look import draw
+    from convnet.look import maps as find
+    from convnet.look.maps import draw_maps
+    from convnet.look.project import deepest
+    from convnet.look.seen import from_files
+
+    path = target(out, "maps")
+    net = _net(checkpoint)
+    (seen,) = from_files([picture], net.preprocessing)
+    found = find(net.net, seen, layer or deepest(net.net), net.preprocessing, net.where, _numbers(maps))
+    draw.save(draw_maps(found), path)
+    written(path)
+
+
+@command
+def deconv(
+    checkpoint: Checkpoint,
+    store: Annotated[Path | None, typer.Argument(metavar="[STORE]", help="The pictures to search.")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Stages, as conv3,conv5 [the last convolution].")] = None,
+    maps: Maps = None,
+    n: Annotated[int, typer.Option("--n", help="Without --maps: so many that are excited most.")] = 6,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Project this picture's strongest units.")] = None,
+    over_training: Annotated[
+        bool, typer.Option("--over-training", help="After each epoch that the run kept (recipe: keep_epochs).")
+    ] = False,
+    split: Split = None,
+    among: Annotated[int | None, typer.Option("--among", help="Search so many pictures, drawn [all].")] = None,
+    form: Annotated[str, typer.Option("--form", help="deconv, guided or gradient: the way back.")] = "deconv",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """What maps look for, by the deconvnet: convnet show deconv runs/photos stores/photos --layer conv3 --maps 3,17
+
+    For each map the nine pictures that excite it most: what did it, projected down to the pixels, and beside it what
+    the unit sees (Zeiler and Fergus, figures 2 and 4). The store is read once for all layers.
+    """
+    from convnet.look import draw
+    from convnet.look.deconv import checked_form
+    from convnet.stop import on_signals
+
+    path = target(out, "deconv")
+    asked = _Asked(layer.split(",") if layer else [], _numbers(maps), n, checked_form(form))
+    if asked.maps is not None and len(asked.layers) != 1:
+        raise UsageError("--maps are those of one layer: name it with --layer")
+    if n < 1:
+        raise UsageError(f"--n {n}: at least 1 map")
+    with shown(quiet) as progress, on_signals() as stop:
+        if picture is not None:
+            if store is not None or over_training or split is not None or among is not None:
+                raise UsageError("--picture takes the place of a store, --split, --among and --over-training")
+            made = _of_picture(_net(checkpoint), picture, asked)
+        elif store is None:
+            raise UsageError("name a store to search, or a picture with --picture")
+        elif over_training:
+            made = _of_epochs(checkpoint, _pictures(store, split, among), asked, progress, stop)
+        else:
+            made = _of_store(_net(checkpoint), _pictures(store, split, among), asked, progress, stop)
+        draw.save(made, path)
+    written(path)
+
+
+class _Loaded(NamedTuple):
+    net: "Net"
+    preprocessing: "Preprocessing"
+    where: "Device"
+
+
+class _Asked(NamedTuple):
+    """Of which layers (none: the last convolution), which maps, or how many, in which form."""
+
+    layers: list[str]
+    maps: list[int] | None
+    n: int
+    form: "Form"
+
+    def of(self, net: "Net") -> dict[str, list[int] | None]:
+        from convnet.look.project import deepest
+
+        return dict.fromkeys(self.layers or [deepest(net)], self.maps)
+
+
+class _Searched(NamedTuple):
+    """The pictures of a store that are searched; `ids` is None for all."""
+
+    split: "StoreSplit"
+    ids: "Ints | None"
+    text: str
+
+
+def _of_store(net: _Loaded, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
+    """Zeiler and Fergus, figure 2."""
+    from convnet.look import strongest
+    from convnet.look.project import project
+    from convnet.look.project_drawn import draw_features
+
+    found = strongest(
+        net.net, where.split, net.preprocessing, net.where, asked.of(net.net), ids=where.ids, progress=progress,
+        stop=stop
+    )  # fmt: skip
+    features = []
+    for each in found.values():
+        which = range(len(each.maps)) if asked.maps is not None else each.most_excited(asked.n)
+        features += project(net.net, each, which, where.split, net.preprocessing, net.where, asked.form)
+    best = f"the {found[features[0].stage].ids.shape[1]} pictures of {where.text}"
+    return draw_features(features, f"Left: {TITLES[asked.form]} of the strongest unit in each of {best} that excite "
+                         "the map most, each scaled by itself. Right: what the unit sees. The numbers are the first "
+                         "and the last of these activations.")  # fmt: skip
+
+
+def _of_picture(net: _Loaded, picture: Path, asked: _Asked) -> "Figure":
+    from convnet.look.project import project_picture
+    from convnet.look.project_drawn import draw_features
+    from convnet.look.seen import from_files
+
+    (seen,) = from_files([picture], net.preprocessing)
+    features = []
+    for stage, chosen in asked.of(net.net).items():
+        features += project_picture(net.net, seen, stage, chosen, net.preprocessing, net.where, asked.form, asked.n)
+    return draw_features(features, f"Left: {TITLES[asked.form]} of the map's strongest unit for this picture, each "
+                         "scaled by itself. Right: what the unit sees. The number is its activation.")  # fmt: skip
+
+
+def _of_epochs(checkpoint: Path, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
+    """Zeiler and Fergus, figure 4."""
+    from convnet.look.project import kept_epochs, over_training
+    from convnet.look.project_drawn import draw_evolution
+
+    kept = kept_epochs(checkpoint if checkpoint.is_dir() else checkpoint.parent)
+    last = _net(kept[max(kept)])
+    found = over_training(
+        kept, asked.of(last.net), where.split, last.where, most=asked.n, form=asked.form, ids=where.ids,
+        progress=progress, stop=stop
+    )  # fmt: skip
+    return draw_evolution(found, f"After each epoch the picture of {where.text} that excited the map most, and its "
+                          f"activation. Above: {TITLES[asked.form]} of the unit, each scaled by itself. Below: what "
+                          "it sees.")  # fmt: skip
+
+
+TITLES = {"deconv": "the deconvnet's projection", "guided": "the guided gradient", "gradient": "the gradient"}
+
+
+def _pictures(path: Path, split: str | None, among: int | None) -> _Searched:
+    from convnet.evaluate import split_to_test
+    from convnet.look.guesses import some
+    from convnet.store import Store
+
+    found = split_to_test(Store(path), split)
+    ids = some(found.n, among) if among is not None else None
+    n = found.n if ids is None else len(ids)
+    return _Searched(found, ids, f"{found.name} ({n:,} searched)")
+
+
+def _net(checkpoint: Path) -> _Loaded:
+    from convnet import device
+    from convnet.checkpoint import load, rebuild
+
+    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32")
+    return _Loaded(where.take(rebuild(kept)), kept.preprocessing, where)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--maps {text}: whole numbers with commas between them") from None

@@ -75,8 +75,7 @@ def deconv(net: Net, images: Tensor, stage: str, units: Sequence[Unit], form: Fo
 
     Raises: UsageError for a stage or a unit that the net doesn't have. Paper: Zeiler and Fergus 2.1.
     """
-    if form not in get_args(Form):
-        raise UsageError(unknown("form", form, get_args(Form)))
+    form = checked_form(form)
     if len(units) != len(images):
         raise UsageError(f"{len(units)} units for {len(images)} pictures: each picture has one")
     pixels = images.detach().requires_grad_()
@@ -90,6 +89,13 @@ def deconv(net: Net, images: Tensor, stage: str, units: Sequence[Unit], form: Fo
     (found,) = torch.autograd.grad(activation, pixels, (signal * chosen).view_as(activation))
     strongest = maps.masked_fill(chosen == 0, -torch.inf).amax((1, 2, 3))
     return Projections(stage, form, tuple(units), _array(strongest), _array(found.permute(0, 2, 3, 1)))
+
+
+def checked_form(name: str) -> Form:
+    """Raises: UsageError for an unknown form."""
+    if name not in get_args(Form):
+        raise UsageError(unknown("form", name, get_args(Form)))
+    return cast(Form, name)
 
 
 def peaks(maps: Tensor, channels: Sequence[int]) -> list[Unit]:

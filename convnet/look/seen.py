@@ -1,11 +1,13 @@
 """What does a net see of a picture? The centre crop, as pixels to show and as the net's input."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.augment import to_input
@@ -40,6 +42,19 @@ def from_store(split: Split, ids: Iterable[int], preprocessing: Preprocessing) -
         frame = at_scales(split.picture(i), side, looks)[looks[0].scale]
         found.append(Seen(split.keys[i], _crop(frame, preprocessing), int(split.labels[i])))
     return found
+
+
+def in_parts(
+    split: Split, ids: NDArray[np.int64], preprocessing: Preprocessing, n: int
+) -> Iterator[tuple[NDArray[np.int64], list[Seen]]]:
+    """The pictures `ids` of a split n at a time, with their ids; a thread reads the next ones. Raises: UsageError."""
+    parts = [ids[first : first + n] for first in range(0, len(ids), n)]
+    with ThreadPoolExecutor(1) as pool:
+        following = [pool.submit(from_store, split, part, preprocessing) for part in parts[:1]]
+        for i, part in enumerate(parts):
+            pictures = following.pop().result()
+            following += [pool.submit(from_store, split, later, preprocessing) for later in parts[i + 1 : i + 2]]
+            yield part, pictures
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:

@@ -1,0 +1,217 @@
+"""What does a map look for? The pictures that excite it, and what of them did: projections beside their patches.
+
+Zeiler and Fergus 2013, figure 2 (a trained net), figure 4 (over training): the deconvnet's projection of a unit, cut to
+the unit's receptive field, and the same pixels of the picture.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet.checkpoint import KEPT, load, rebuild
+from convnet.device import Device
+from convnet.errors import UsageError
+from convnet.look.deconv import Form, Unit, check_maps, deconv, peaks
+from convnet.look.fields import Field, Fields, fields, fields_of
+from convnet.look.seen import Seen, from_store, net_input
+from convnet.look.strongest import BATCH, Ints, Strongest, strongest
+from convnet.nets import trace
+from convnet.nets.layers import Net
+from convnet.preprocess import Preprocessing
+from convnet.progress import SILENT, Progress
+from convnet.stop import Stop
+from convnet.store import Pixels, Split
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """A map of a stage, and n pictures that excite it, each by one unit.
+
+    units, names, fields: n each; `fields` are the exact bounds of what the units see of their pictures.
+    activations: float32 (n,). patches: uint8 (n, h, w, 3), the pictures within the fields, white where these reach over
+    an edge. projections: float32 (n, h, w, C), signed, the deconvnet's; NaN over an edge. A field that is larger than
+    the picture is cut to it.
+    """
+
+    stage: str
+    map: int
+    units: tuple[Unit, ...]
+    names: tuple[str, ...]
+    fields: tuple[Field, ...]
+    activations: NDArray[np.float32]
+    patches: Pixels
+    projections: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Evolution:
+    """M maps after E epochs: `features[m][e]` has the strongest picture that map m then had."""
+
+    stage: str
+    epochs: tuple[int, ...]
+    maps: tuple[int, ...]
+    features: tuple[tuple[Feature, ...], ...]
+
+
+def project(
+    net: Net,
+    found: Strongest,
+    which: Sequence[int] | Ints,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: Device,
+    form: Form = "deconv",
+) -> list[Feature]:
+    """The strongest pictures of some maps of a stage, projected; `which` are positions in `found.maps`.
+
+    Paper: Zeiler and Fergus, figure 2.
+    """
+    jobs = [(i, unit) for m in which for i, unit in zip(found.ids[m].tolist(), found.units(m), strict=True)]
+    ids = sorted({i for i, _ in jobs})
+    pictures = dict(zip(ids, from_store(split, ids, preprocessing), strict=True))
+    pairs = [(pictures[i], unit) for i, unit in jobs]
+    everything = _project(net, found.stage, pairs, preprocessing, device, form)
+    return [_joined([next(everything) for _ in found.ids[m]]) for m in which]
+
+
+def project_picture(
+    net: Net,
+    picture: Seen,
+    stage: str,
+    maps: Sequence[int] | None,
+    preprocessing: Preprocessing,
+    device: Device,
+    form: Form = "deconv",
+    most: int = 8,
+) -> list[Feature]:
+    """The strongest unit of each map for one picture, projected; None is the `most` maps it excites most.
+
+    Raises: UsageError for a stage or map that the net doesn't have.
+    """
+    activation = trace(net, net_input([picture], preprocessing, device.device), [stage])[stage]
+    check_maps(stage, activation.shape[1], maps or ())
+    if maps is None:
+        strength = activation[0].reshape(activation.shape[1], -1).amax(1)
+        maps = strength.argsort(descending=True, stable=True)[:most].tolist()
+    units = [peaks(activation, [channel])[0] for channel in maps]
+    return list(_project(net, stage, [(picture, unit) for unit in units], preprocessing, device, form))
+
+
+def deepest(net: Net) -> str:
+    """The last stage with more than one unit a map that isn't a pooling, a normalisation or a ReLU: AlexNet's conv5."""
+    kinds = ("pool", "avgpool", "norm", "within", "relu", "tanh", "bn", "data")
+    found = fields(net)
+    maps = [stage for stage, each in found.items() if len(each.rows.first) > 1]
+    return next((stage for stage in reversed(maps) if stage.rstrip("0123456789_") not in kinds), next(iter(found)))
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """{epoch: checkpoint} that a run kept by its recipe's `keep_epochs`, in order. Raises: UsageError for none."""
+    pattern = re.compile(re.escape(KEPT).replace(r"\{:04d\}", r"(\d{4,})"))
+    found = {int(match[1]): path for path in run.iterdir() if (match := pattern.fullmatch(path.name))}
+    if not found:
+        raise UsageError(f"{run} keeps no epochs; train with --set keep_epochs=[1,2,5,10], say, to look at them later")
+    return dict(sorted(found.items()))
+
+
+def over_training(
+    kept: Mapping[int, Path],
+    wanted: Mapping[str, Sequence[int] | None],
+    split: Split,
+    device: Device,
+    *,
+    most: int = 6,
+    form: Form = "deconv",
+    ids: Ints | None = None,
+    progress: Progress = SILENT,
+    stop: Stop | None = None,
+) -> list[Evolution]:
+    """How maps came to look for what they look for: for each kept epoch the strongest picture then, projected.
+
+    kept: {epoch: checkpoint}. wanted: {stage: numbers of maps}; None is the `most` maps that are excited most in the
+    end. The store is read once an epoch. Paper: Zeiler and Fergus, figure 4. Differs: the paper draws maps at random.
+    """
+    chosen: dict[str, list[int]] = {}
+    at: dict[str, list[list[Feature]]] = {stage: [] for stage in wanted}
+    for epoch in sorted(kept, reverse=True):  # the last chooses the maps
+        progress.note(f"epoch {epoch}")
+        checkpoint = load(kept[epoch])
+        net = device.take(rebuild(checkpoint))
+        how = checkpoint.preprocessing
+        found = strongest(net, split, how, device, chosen or wanted, n=1, ids=ids, progress=progress, stop=stop)
+        for stage, each in found.items():
+            places = np.arange(len(each.maps))
+            if stage not in chosen:
+                places = each.most_excited(most) if wanted[stage] is None else places
+                chosen[stage] = each.maps[places].tolist()
+            at[stage].insert(0, project(net, each, places, split, how, device, form))
+    return [
+        Evolution(stage, tuple(sorted(kept)), tuple(chosen[stage]), tuple(zip(*features, strict=True)))
+        for stage, features in at.items()
+    ]
+
+
+def _project(
+    net: Net,
+    stage: str,
+    jobs: Sequence[tuple[Seen, Unit]],
+    preprocessing: Preprocessing,
+    device: Device,
+    form: Form,
+) -> Iterator[Feature]:
+    """A feature of one picture for each job, some at a time."""
+    fields = fields_of(net, stage, preprocessing.crop)
+    for first in range(0, len(jobs), BATCH):
+        part = jobs[first : first + BATCH]
+        images = net_input([picture for picture, _ in part], preprocessing, device.device)
+        found = deconv(net, images, stage, [unit for _, unit in part], form)
+        for n, (picture, unit) in enumerate(part):
+            field, frame = _bounds(fields, unit, preprocessing.crop)
+            yield Feature(
+                stage,
+                unit.map,
+                (unit,),
+                (picture.name,),
+                (field,),
+                found.activations[n : n + 1],
+                _cut(picture.pixels, field, frame, 255)[None],
+                _cut(found.pixels[n], field, frame, np.nan)[None],
+            )
+
+
+def _joined(parts: Sequence[Feature]) -> Feature:
+    """Features of one map as one feature."""
+    return Feature(
+        parts[0].stage,
+        parts[0].map,
+        tuple(part.units[0] for part in parts),
+        tuple(part.names[0] for part in parts),
+        tuple(part.fields[0] for part in parts),
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("activations", "patches", "projections")
+        ),
+    )
+
+
+def _bounds(fields: Fields, unit: Unit, side: int) -> tuple[Field, Field]:
+    """What the unit sees of the picture, and the frame to show it in, which has one size for all units of a stage."""
+    row, column = unit.row or 0, unit.column or 0
+    top, left, height, width = fields.whole(row, column)
+    top, height = (top, height) if height < side else (0, side)
+    left, width = (left, width) if width < side else (0, side)
+    return fields.of(row, column), Field(top, left, height, width)
+
+
+def _cut(pixels: NDArray[Any], field: Field, frame: Field, outside: float) -> NDArray[Any]:
+    """The field's pixels (H, W, C) in their place within the frame."""
+    cut = np.full((frame.height, frame.width, pixels.shape[2]), outside, pixels.dtype)
+    top, left = field.top - frame.top, field.left - frame.left
+    inside = pixels[field.top : field.top + field.height, field.left : field.left + field.width]
+    cut[top : top + field.height, left : left + field.width] = inside
+    return cut
