@@ -19,6 +19,7 @@ import typer
 from convnet import __version__
 from convnet import cli_show_data as _data  # noqa: F401 - each adds its commands to show
 from convnet import cli_show_net as _net  # noqa: F401
+from convnet import cli_show_picture as _picture  # noqa: F401
 from convnet import cli_show_unit as _unit  # noqa: F401
 from convnet.cli_evaluate import evaluate, fuse, predict
 from convnet.cli_show import show

@@ -1,7 +1,8 @@
 """The verb show: `convnet show WHAT CHECKPOINT ...`; each WHAT is a command of its own, with its own options.
 
-The commands that need only a net or a run's record stand in `cli_show_net.py`, those that ask about single units and
-pictures in `cli_show_unit.py`, those that go through a data set in `cli_show_data.py`.
+The commands that need only a net or a run's record stand in `cli_show_net.py`, those that ask about units in
+`cli_show_unit.py`, about single pictures in `cli_show_picture.py`, those that go through a data set in
+`cli_show_data.py`.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from convnet.errors import UsageError
 from convnet.terminal import plain
 
 if TYPE_CHECKING:
-    from convnet.checkpoint import Checkpoint
+    from convnet import checkpoint
     from convnet.look.seen import Seen
 
 P = ParamSpec("P")
@@ -29,6 +30,11 @@ Pictures = Annotated[
 ]
 Ids = Annotated[str | None, typer.Option("--ids", help="Pictures of the store by number, as 0,17,402 [3 of them].")]
 Split = Annotated[str | None, typer.Option("--split", help="Of the store: train, val or test [test, else val].")]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
+Names = Annotated[
+    Path | None, typer.Option("--names", help="Classes' names: lines such as n01440764 tench [the net's own].")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 Layer = Annotated[str | None, typer.Option("--layer", help="A stage of the net, as convnet explain lists them.")]
 
 show = typer.Typer(
@@ -53,7 +59,9 @@ def target(out: Path | None, what: str) -> Path:
     return path
 
 
-def seen_at(paths: list[Path], kept: "Checkpoint", ids: str | None, split: str | None, most: int = 3) -> list["Seen"]:
+def seen_at(
+    paths: list[Path], kept: "checkpoint.Checkpoint", ids: str | None, split: str | None, most: int = 3
+) -> list["Seen"]:
     """The pictures, as the net sees them; without --ids `most` of a store's, evenly spaced.
 
     A file's true class is its folder's name where the net has a class of that name. Raises: UsageError, DataError.

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convnet.cli_show import Out, command, target, written
+from convnet.cli_show import Checkpoint, Out, command, target, written
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
     from convnet.nets.layers import Net
-
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
 
 
 @command
@@ -30,15 +28,16 @@ def filters(
     The first layer's as AlexNet's figure 3, with each kernel's share of colour; any other layer's as grey tiles.
     """
     from convnet.look import draw
-    from convnet.look import filters as of
+    from convnet.look.filters import draw_filters, name_of
+    from convnet.look.filters import filters as of
 
     path = target(out, "filters")
     if min(most, slices) < 1:
         raise UsageError("--most and --slices must be at least 1")
-    found = of.filters(_net(checkpoint), layer)
-    draw.save(of.draw_filters(found, most, slices), path)
+    found = of(_net(checkpoint), layer)
+    draw.save(draw_filters(found, most, slices), path)
     for column in range(len(found.column_colour)):
-        print(of.name_of(found, column) or f"{found.layer}: reads grey pictures")  # noqa: T201
+        print(name_of(found, column) or f"{found.layer}: reads grey pictures")  # noqa: T201
     written(path)
 
 
@@ -52,11 +51,12 @@ def specialisation(checkpoint: Checkpoint, out: Out = None) -> None:
     import numpy as np
 
     from convnet.look import draw
-    from convnet.look import specialisation as of
+    from convnet.look.specialisation import draw_specialisation
+    from convnet.look.specialisation import specialisation as of
 
     path = target(out, "specialisation")
-    found = of.specialisation(_net(checkpoint))
-    draw.save(of.draw_specialisation(found), path)
+    found = of(_net(checkpoint))
+    draw.save(draw_specialisation(found), path)
     for i, each in enumerate(found.columns):
         medians = {name: float(np.nanmedian(getattr(each, name))) for name in ("colour", "selectivity", "frequency")}
         print(f"column {i}, medians: " + ", ".join(f"{name} {value:.2f}" for name, value in medians.items()))  # noqa: T201
@@ -73,16 +73,17 @@ def curves(
     One run: loss and errors, and where the learning rate changed. Several: their errors in one picture, as AlexNet's
     figure 1.
     """
-    from convnet.look import curves as of
     from convnet.look import draw
+    from convnet.look.curves import curves as of
+    from convnet.look.curves import draw_curves
 
     path = target(out, "curves")
-    found = [of.curves(run) for run in runs]
+    found = [of(run) for run in runs]
     taken = Counter(each.name for each in found)
     for i, run in enumerate(runs):
         if taken[found[i].name] > 1:
             found[i] = replace(found[i], name=f"{run.resolve().parent.name}/{found[i].name}")
-    draw.save(of.draw_curves(found), path)
+    draw.save(draw_curves(found), path)
     written(path)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from convnet.errors import DataError, UsageError
-from convnet.look import curves as look
 from convnet.look import draw
+from convnet.look.curves import curves, draw_curves
 
 
 def record(folder: Path, rows: list[dict[str, object]]) -> Path:
@@ -31,7 +31,7 @@ def relu(tmp_path: Path) -> Path:
 
 
 def test_a_record_is_read_by_epoch(relu: Path) -> None:
-    run = look.curves(relu)
+    run = curves(relu)
     assert run.name == "relu"
     assert run.epochs.tolist() == [1, 2, 3, 4, 5]
     assert run.train_error.tolist() == run.val_top1_error.tolist() == [0.8, 0.6, 0.4, 0.3, 0.25]
@@ -42,11 +42,11 @@ def test_a_record_is_read_by_epoch(relu: Path) -> None:
 
 def test_what_is_missing_or_not_finite(tmp_path: Path) -> None:
     rows = [epoch(1, 0.1, 0.5), epoch(2, 0.1, 0.5) | {"train_loss": "inf"}, epoch(3, 0.1, 0.4) | {"train_loss": "nan"}]
-    run = look.curves(record(tmp_path / "run", rows))
+    run = curves(record(tmp_path / "run", rows))
     assert np.isnan(run.val_loss).all()
     assert run.train_loss[1] == np.inf
     assert np.isnan(run.train_loss[2])
-    made = look.draw_curves([run])
+    made = draw_curves([run])
     assert [len(axes.lines) for axes in made.axes] == [1, 1]  # no validation, no line
     shown = np.asarray(made.axes[0].lines[0].get_ydata(), float)
     np.testing.assert_array_equal(shown, [2.0, np.nan, np.nan])
@@ -65,12 +65,12 @@ def test_records_that_cannot_be_drawn(tmp_path: Path, text: str) -> None:
     rows = BAD[text]
     folder = tmp_path if rows is None else record(tmp_path / "run", rows)
     with pytest.raises(UsageError if rows is None else DataError, match=text) as caught:
-        look.curves(folder)
+        curves(folder)
     assert str(caught.value).startswith(str(folder))
 
 
 def test_one_run_has_losses_errors_and_rates(relu: Path) -> None:
-    made = look.draw_curves([look.curves(relu)])
+    made = draw_curves([curves(relu)])
     loss, error = made.axes
     names = ["training", "validation"]
     rates = ["lr 0.001", "lr 0.0001"]
@@ -83,12 +83,12 @@ def test_one_run_has_losses_errors_and_rates(relu: Path) -> None:
 
 def test_several_runs_are_figure_1(relu: Path, tmp_path: Path) -> None:
     tanh = record(tmp_path / "_<i>tanh $x$", [epoch(i, 0.01, 1 - i / 10, 1 - i / 12) for i in (1, 2, 3)])
-    made = look.draw_curves([look.curves(relu), look.curves(tanh)])
+    made = draw_curves([curves(relu), curves(tanh)])
     training, validation = made.axes
     assert (training.get_title("left"), validation.get_title("left")) == ("training error", "validation error")
     lines = {line.get_label(): line for line in training.lines}
-    np.testing.assert_array_equal(lines["relu"].get_ydata(), look.curves(relu).train_error)
-    np.testing.assert_array_equal(lines[" _<i>tanh $x$"].get_ydata(), look.curves(tanh).train_error)
+    np.testing.assert_array_equal(lines["relu"].get_ydata(), curves(relu).train_error)
+    np.testing.assert_array_equal(lines[" _<i>tanh $x$"].get_ydata(), curves(tanh).train_error)
     marks = [line for line in training.lines if line.get_marker() == "v"]
     assert [list(mark.get_xdata()) for mark in marks] == [[3, 5], []]
     text = draw.encoded(made, "svg").decode()

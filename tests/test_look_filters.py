@@ -12,8 +12,8 @@ import torch
 from convnet.checkpoint import rebuild
 from convnet.errors import UsageError
 from convnet.look import draw
-from convnet.look import filters as look
-from convnet.look import specialisation as spec
+from convnet.look.filters import colour_of, column_colour_of, draw_filters, filters, pictures_of
+from convnet.look.specialisation import draw_specialisation, specialisation, tuning
 from convnet.nets import create_model
 from convnet.weights import read_weights
 
@@ -40,34 +40,34 @@ def test_the_measure_of_colour_equals_a_loop() -> None:
         shares.append(coloured / whole)
         coloured_sum += coloured
         whole_sum += whole
-    np.testing.assert_allclose(look.colour_of(kernels), shares, rtol=1e-12)
-    assert look.column_colour_of(kernels) == pytest.approx(coloured_sum / whole_sum, rel=1e-12)
+    np.testing.assert_allclose(colour_of(kernels), shares, rtol=1e-12)
+    assert column_colour_of(kernels) == pytest.approx(coloured_sum / whole_sum, rel=1e-12)
 
 
 def test_the_measure_of_colour_of_known_kernels() -> None:
     bars = RNG.normal(size=(1, 1, 7, 7))
     grey, opponent = np.repeat(bars, 3, 1), bars * np.array([1.0, -1.0, 0.0]).reshape(1, 3, 1, 1)
     red, noise, zeros = bars * np.eye(3)[0].reshape(1, 3, 1, 1), RNG.normal(size=(1, 3, 200, 200)), 0 * grey
-    found = [float(look.colour_of(each)[0]) for each in (grey, opponent, red, noise, zeros)]
+    found = [float(colour_of(each)[0]) for each in (grey, opponent, red, noise, zeros)]
     np.testing.assert_allclose(found[:3], [0, 1, 2 / 3], atol=1e-12)
     assert found[3] == pytest.approx(2 / 3, abs=0.01)
     assert math.isnan(found[4])
     weak_grey_and_strong_opponent = np.concatenate([0.001 * grey, opponent, zeros])
-    assert look.column_colour_of(weak_grey_and_strong_opponent) == pytest.approx(1, abs=1e-4)
+    assert column_colour_of(weak_grey_and_strong_opponent) == pytest.approx(1, abs=1e-4)
 
 
 def test_every_kernel_is_scaled_by_its_own_largest_weight() -> None:
     kernels = np.zeros((3, 3, 2, 2), np.float32)
     kernels[0, 1, 0, 1], kernels[0, 2, 1, 1] = -4, 2
     kernels[1, 0, 0, 0] = 1e-6
-    pictures = look.pictures_of(kernels)
+    pictures = pictures_of(kernels)
     expected = np.full((3, 2, 2, 3), 0.5)
     expected[0, 0, 1, 1], expected[0, 1, 1, 2], expected[1, 0, 0, 0] = 0, 0.75, 1
     np.testing.assert_allclose(pictures, expected)
 
 
 def test_columns_are_the_nets(alexnet: torch.nn.Module) -> None:
-    first, second, third = (look.filters(alexnet, layer) for layer in (None, "conv2", "conv3"))
+    first, second, third = (filters(alexnet, layer) for layer in (None, "conv2", "conv3"))
     state = {name: tensor.numpy() for name, tensor in alexnet.state_dict().items()}
     assert first.layer == "conv1"
     for i in (0, 1):
@@ -91,7 +91,7 @@ def test_columns_are_the_nets(alexnet: torch.nn.Module) -> None:
     ],
 )
 def test_layers_of_every_kind(name: str, layer: str, shape: tuple[int, ...]) -> None:
-    found = look.filters(create_model(name, seed=0), layer)
+    found = filters(create_model(name, seed=0), layer)
     assert [each.shape for each in found.columns] == [shape]
     assert bool(found.colour) == (layer in ("c1", "conv1"))
 
@@ -100,17 +100,17 @@ def test_an_unknown_layer_is_told_the_known_ones(alexnet: torch.nn.Module) -> No
     with pytest.raises(
         UsageError, match=r"unknown layer with kernels 'fc6': .*Known: conv1, conv2, conv3, conv4, conv5"
     ):
-        look.filters(alexnet, "fc6")
+        filters(alexnet, "fc6")
 
 
 def test_the_figure_shows_the_kernels(alexnet: torch.nn.Module) -> None:
-    shown = look.filters(alexnet)
-    made = look.draw_filters(shown)
+    shown = filters(alexnet)
+    made = draw_filters(shown)
     assert [axes.get_title("left") for axes in made.axes] == [
         f"column {i}: {shown.column_colour[i]:.0%} of the energy is colour" for i in (0, 1)
     ]
     for i, axes in enumerate(made.axes):
-        sheet, pictures = np.asarray(axes.images[0].get_array()), look.pictures_of(shown.columns[i])
+        sheet, pictures = np.asarray(axes.images[0].get_array()), pictures_of(shown.columns[i])
         for k in (0, 15, 16, 47):  # sixteen in a row; 11 pixels and 2 between
             top, left = k // 16 * 13, k % 16 * 13
             np.testing.assert_array_equal(sheet[top : top + 11, left : left + 11], pictures[k])
@@ -120,8 +120,8 @@ def test_the_figure_shows_the_kernels(alexnet: torch.nn.Module) -> None:
 
 
 def test_slices_are_the_strongest(alexnet: torch.nn.Module) -> None:
-    shown = look.filters(alexnet, "conv2")
-    made = look.draw_filters(shown, most=3, slices=2)
+    shown = filters(alexnet, "conv2")
+    made = draw_filters(shown, most=3, slices=2)
     for axes, kernels in zip(made.axes, shown.columns, strict=True):
         norms = [float(np.linalg.norm(kernel)) for kernel in kernels]
         chosen = sorted(range(128), key=lambda o: -norms[o])[:3]
@@ -138,7 +138,7 @@ def test_pictures_of_grey_and_of_small_layers_are_files(tmp_path: Path) -> None:
     net = create_model("lenet5", seed=0)
     for layer in ("c1", "c3"):
         for suffix, begin in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
-            path = draw.save(look.draw_filters(look.filters(net, layer)), tmp_path / f"{layer}{suffix}")
+            path = draw.save(draw_filters(filters(net, layer)), tmp_path / f"{layer}{suffix}")
             assert path.read_bytes().startswith(begin)
 
 
@@ -155,7 +155,7 @@ def grating(degrees: float, frequency: float = 0.2, side: int = 11) -> np.ndarra
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135])
 def test_a_grating_has_its_direction_and_frequency(degrees: float) -> None:
-    found = spec.tuning(grating(degrees), np.zeros(1))
+    found = tuning(grating(degrees), np.zeros(1))
     turned = (np.degrees(found.orientation[0]) - degrees + 90) % 180 - 90
     assert abs(turned) < 0.5
     assert found.selectivity[0] > 0.9
@@ -165,7 +165,7 @@ def test_a_grating_has_its_direction_and_frequency(degrees: float) -> None:
 def test_a_round_blob_has_no_direction_and_a_flat_kernel_nothing() -> None:
     y, x = np.mgrid[:11, :11] - 5.0
     blob = np.exp(-(x**2 + y**2) / 6)[None, None].repeat(3, 1)
-    found = spec.tuning(np.concatenate([blob, np.full_like(blob, 0.3), np.zeros_like(blob)]), np.zeros(3))
+    found = tuning(np.concatenate([blob, np.full_like(blob, 0.3), np.zeros_like(blob)]), np.zeros(3))
     assert found.selectivity[0] < 0.01
     assert np.isnan(found.selectivity[1:]).all()
     assert np.isnan(found.frequency[1:]).all()
@@ -173,7 +173,7 @@ def test_a_round_blob_has_no_direction_and_a_flat_kernel_nothing() -> None:
 
 def test_tuning_equals_a_plain_transform() -> None:
     kernels = RNG.normal(size=(2, 3, 4, 5))
-    found = spec.tuning(kernels, np.zeros(2))
+    found = tuning(kernels, np.zeros(2))
     for o, w in enumerate(kernels):
         vector, total, weighted = 0j, 0.0, 0.0
         for v in range(-32, 32):
@@ -194,13 +194,13 @@ def test_tuning_equals_a_plain_transform() -> None:
 
 def test_a_net_of_one_column_has_nothing_to_compare() -> None:
     with pytest.raises(UsageError, match=r"this net has one column: .* `convnet show filters`"):
-        spec.specialisation(create_model("lenet5", seed=0))
+        specialisation(create_model("lenet5", seed=0))
 
 
 def test_the_picture_of_columns(alexnet: torch.nn.Module, tmp_path: Path) -> None:
-    found = spec.specialisation(alexnet)
+    found = specialisation(alexnet)
     assert [each.colour.shape for each in found.columns] == [(48,), (48,)]
-    made = spec.draw_specialisation(found)
+    made = draw_specialisation(found)
     assert len(made.axes) == 8
     assert draw.save(made, tmp_path / "columns.svg").read_bytes().startswith(b"<?xml")
 
@@ -236,7 +236,7 @@ def test_the_real_columns_learned_colour_and_direction(tmp_path: Path) -> None:
     path = tmp_path / "bvlc.caffemodel"
     path.write_bytes(writer.net({name: [arrays[f"{name}.weight"], arrays[f"{name}.bias"]] for name in names}, 2))
     kept, _ = read_weights(path, "alexnet_caffe", partial=True)
-    found = spec.specialisation(rebuild(kept))
+    found = specialisation(rebuild(kept))
     shares = found.kernels.column_colour
     coloured, grey = (found.columns[i] for i in np.argsort(shares)[::-1])
     print(f"colour {max(shares):.3f} and {min(shares):.3f}: {max(shares) / min(shares):.1f} times")

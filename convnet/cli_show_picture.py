@@ -1,0 +1,104 @@
+"""The commands of `convnet show` that ask about single pictures: occlusion, cam."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from convnet.cli_show import (
+    Checkpoint,
+    Ids,
+    Layer,
+    Names,
+    Out,
+    Pictures,
+    Quiet,
+    Split,
+    command,
+    seen_at,
+    target,
+    written,
+)
+from convnet.cli_weights import checkpoint_at
+from convnet.errors import UsageError, unknown
+from convnet.terminal import plain, shown
+
+if TYPE_CHECKING:
+    from convnet.device import Device
+    from convnet.look.seen import Seen
+    from convnet.nets.layers import Net
+    from convnet.preprocess import Preprocessing
+
+Class = Annotated[str | None, typer.Option("--class", help="A class of the net [the true one, else the predicted].")]
+
+
+@command
+def occlusion(
+    checkpoint: Checkpoint,
+    pictures: Pictures,
+    box: Annotated[int, typer.Option(help="Side of the grey square, pixels.")] = 32,
+    stride: Annotated[int, typer.Option(help="Pixels from one place of the square to the next.")] = 8,
+    class_: Class = None,
+    layer: Layer = None,
+    ids: Ids = None,
+    split: Split = None,
+    names: Names = None,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """What a grey square costs, place by place: convnet show occlusion runs/photos dog.jpg --box 48
+
+    The sum of the strongest feature map of --layer, the class's probability, and the most probable class (Zeiler and
+    Fergus, figure 6). A file's true class is its folder's name, if the net has a class of that name.
+    """
+    from convnet.look import draw
+    from convnet.look.occlusion import check
+    from convnet.look.occlusion import occlusion as of
+    from convnet.look.occlusion_drawn import draw_occlusion
+
+    path = target(out, "occlusion")
+    asked = _asked(checkpoint, pictures, ids, split, names)
+    check(box, stride, asked.preprocessing.crop)
+    label = _class(class_, asked)
+    with shown(quiet) as progress:
+        found = [
+            of(asked.net, seen, asked.preprocessing, asked.where, label=label, layer=layer, box=box, stride=stride,
+               progress=progress) for seen in asked.pictures
+        ]  # fmt: skip
+    draw.save(draw_occlusion(found, asked.names), path)
+    for each in found:
+        least = f"{each.whole_probability:.1%}, at least {each.probability.min():.1%} with the square"
+        print(plain(f"{each.picture.name}: {asked.names[each.label]} {least}"))  # noqa: T201
+    written(path)
+
+
+class _Asked(NamedTuple):
+    """A net, the classes' names for the net and for people, and pictures."""
+
+    net: "Net"
+    preprocessing: "Preprocessing"
+    where: "Device"
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    pictures: list["Seen"]
+
+
+def _asked(checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None) -> _Asked:
+    from convnet import device
+    from convnet.checkpoint import load, rebuild
+    from convnet.look.labels import class_names
+
+    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32")
+    called = class_names(kept.classes, names)
+    seen = seen_at(pictures, kept, ids, split)
+    return _Asked(where.take(rebuild(kept)), kept.preprocessing, where, kept.classes, called, seen)
+
+
+def _class(name: str | None, asked: _Asked) -> int | None:
+    """The class of that name, the net's own or the one for people. Raises: UsageError."""
+    if name is None:
+        return None
+    for known in (asked.classes, asked.names):
+        if name in known:
+            return known.index(name)
+    raise UsageError(unknown("class", name, asked.names))
