@@ -5,8 +5,7 @@ have a small Euclidean distance, though their pixels are generally far from each
 pass over the store.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from convnet.device import Device
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluate import NotFinite, check_gives
 from convnet.look import draw
-from convnet.look.seen import Seen, from_store, net_input
+from convnet.look.seen import Seen, from_store, in_parts, net_input
 from convnet.nets import features, trace
 from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
@@ -82,7 +81,7 @@ def neighbours(
     asked_pixels = _pixels(queries)
     done = 0
     progress.start(f"searching ({split.name})", len(chosen))
-    for part, pictures in _read(split, chosen, preprocessing):
+    for part, pictures in in_parts(split, chosen, preprocessing, BATCH):
         nearest[layer].add(part, _distances(asked, _features(net, pictures, layer, preprocessing, device)))
         nearest[PIXELS].add(part, _distances(asked_pixels, _pixels(pictures)))
         done += len(part)
@@ -118,19 +117,6 @@ class _Nearest:
         known = np.concatenate([self.ids, np.broadcast_to(ids, distances.shape)], 1)
         self.ids = np.take_along_axis(known, places, 1)
         self.distances = np.take_along_axis(everything, places, 1)
-
-
-def _read(
-    split: Split, chosen: NDArray[np.int64], preprocessing: Preprocessing
-) -> Iterator[tuple[NDArray[np.int64], list[Seen]]]:
-    """The pictures some at a time; a thread reads the next ones."""
-    parts = [chosen[first : first + BATCH] for first in range(0, len(chosen), BATCH)]
-    with ThreadPoolExecutor(1) as pool:
-        following = [pool.submit(from_store, split, part, preprocessing) for part in parts[:1]]
-        for i, part in enumerate(parts):
-            pictures = following.pop().result()
-            following += [pool.submit(from_store, split, later, preprocessing) for later in parts[i + 1 : i + 2]]
-            yield part, pictures
 
 
 def _features(net: Net, pictures: Sequence[Seen], layer: str, preprocessing: Preprocessing, device: Device) -> Tensor:

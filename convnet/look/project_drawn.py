@@ -108,7 +108,7 @@ def _heading(part: SubFigure, text: str) -> None:
 
 def _size(feature: Feature) -> str:
     height, width = feature.patches.shape[1:3]
-    return f"units see {height} x {width} pixels"
+    return f"units see up to {height} x {width} pixels"
 
 
 def _number(value: float) -> str:
