@@ -29,9 +29,10 @@ from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.loader import Batch, Loader
+from convnet.nets import recipe_of
 from convnet.nets.layers import rbf_loss
 from convnet.progress import SILENT, Progress
-from convnet.recipe import Recipe, list_recipes
+from convnet.recipe import Recipe
 from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, save, snapshot
 from convnet.stop import Stop
 from convnet.store import Split, Store
@@ -231,10 +232,9 @@ def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) ->
         return
     what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
     hint = "try another rate (--set lr=...)"
-    if run.recipe.init == "paper" and "fan-in" in run.net.inits:
-        small = f"{run.recipe.net}_small"
-        other = f"--recipe {small} or --set init=fan-in" if small in list_recipes() else "--set init=fan-in"
-        hint = f"the paper's initial values need many pictures, so for a small set use {other}; otherwise {hint}"
+    small = recipe_of(run.recipe.net, len(data.train_ids))
+    if small not in (recipe_of(run.recipe.net), run.recipe.name):
+        hint = f"for so small a set there is --recipe {small} --net {run.recipe.net}; otherwise {hint}"
     progress.warn(
         f"after {epoch.epoch} epochs the training error is {error:.1%} and the loss {loss:.3f} ({what} is "
         f"{entropy:.3f}): the net ignores its pictures, it has not begun to learn; {hint}"

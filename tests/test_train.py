@@ -260,6 +260,9 @@ def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tm
     assert len(warnings) == 2
     assert "ln 3 is 1.099" in warnings[0]
     assert "it has not begun to learn; try another rate (--set lr=...)" in warnings[0]
+    notes = Notes()
+    train(replace(recipe, name="mine", epochs=2), photos, tmp_path / "mine", progress=notes)
+    assert "for so small a set there is --recipe lenet5_small --net lenet5; otherwise try" in notes.lines[-1]
     learning = Notes()
     train(replace(SMALL, epochs=3), Store(photos_digits(photos, tmp_path)), tmp_path / "learning", progress=learning)
     assert not [line for line in learning.lines if line.startswith("warning")]
