@@ -107,13 +107,13 @@ def test_the_search_can_be_limited_and_there_may_be_few_pictures(net: Net, photo
 
 def test_no_more_than_a_batch_is_held(net: Net, photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    module = sys.modules["convnet.look.neighbours"]
 
     def counted(*arguments: object) -> object:
         sizes.append(len(list(arguments[1])))  # type: ignore[call-overload]
         return from_store(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "from_store", counted)
+    for name in ("seen", "neighbours"):
+        monkeypatch.setattr(sys.modules[f"convnet.look.{name}"], "from_store", counted)
     how = preprocessing(photos)
     find(net, from_store(photos.split("test"), [0], how), photos.split("train"), how, CPU)
     assert max(sizes) == BATCH
