@@ -229,6 +229,8 @@ def read(
     Raises: Interrupted when `stop` is asked for.
     """
     parts = [chosen[first : first + PICTURES] for first in range(0, len(chosen), PICTURES)]
+    if not parts:  # all were there when a test was taken up again
+        return
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(_pictures, split, parts[0], looks)
         for i, part in enumerate(parts):

@@ -590,6 +590,11 @@ def test_each_picture_is_decoded_once(frames: Store, monkeypatch: pytest.MonkeyP
     assert asked == list(range(7))
 
 
+def test_no_pictures_are_read_where_none_are_left(frames: Store) -> None:
+    split = frames.split("test")
+    assert list(read(split, np.arange(50, split.n), [Look("single", 40)])) == []
+
+
 def test_in_bf16_the_protocols_are_the_same_but_for_rounding(frames: Store, truth: Truth) -> None:
     bf16 = replace(CPU, dtype=torch.bfloat16)
     split, name, scales = frames.split("test"), "multi-crop+dense", "40, 60, 80"
