@@ -66,6 +66,8 @@ def train(
     """
     data = choose_data(recipe, store)
     where = device.choose(recipe.precision, place)
+    if where.device.type == "cpu":
+        device.keep_memory()
     ids, statistics = data.train_ids, store.statistics
     try:
         with files.lock(out, "training"):

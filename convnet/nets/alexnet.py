@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, check_images, connected, max_pool, record, response_norm
+from convnet.nets.layers import Columns, Net, check_images, connected, max_pool, record, relu_norm_pool
 
 SIDES = range(224, 256)  # pixels: the sides that give 6 x 6 maps at pool5
 
@@ -69,14 +69,10 @@ class AlexNet(Net):
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, "alexnet", self.in_channels, SIDES, slides=self.slides)
         x = record(stages, "conv1", self.conv1(F.pad(images, (0, 3, 0, 3))))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "norm1", response_norm(x))
-        x = record(stages, "pool1", max_pool(x))
+        x = relu_norm_pool(x, stages, 1)
 
         x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "norm2", response_norm(x))
-        x = record(stages, "pool2", max_pool(x))
+        x = relu_norm_pool(x, stages, 2)
 
         x = record(stages, "conv3", self.conv3(x))
         x = record(stages, "relu3", F.relu(x))

@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
+from convnet.kernels import norm_pool_cpu
+from convnet.kernels.norm_pool_cpu import Block
 
 
 class LRN(NamedTuple):
@@ -144,9 +146,23 @@ def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, be
     if has_torch_function_unary(x):  # who looks inside sees one layer, as with torch's own
         seen: Tensor = handle_torch_function(response_norm, (x,), x, n, k, alpha, beta)
         return seen
+    if norm_pool_cpu.available(x):
+        return norm_pool_cpu.norm_pool(x, Block(n, k, alpha, beta))
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return cast(Tensor, _BlockedResponseNorm.apply(x, n, k, alpha, beta))  # type: ignore[no-untyped-call]
     return plain_response_norm(x, n, k, alpha, beta)
+
+
+def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int) -> Tensor:
+    """ReLU, response normalisation and overlapping max-pooling with the paper's constants: `relu1`, `norm1`, `pool1`.
+
+    In one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5.
+    """
+    if stages is None and norm_pool_cpu.available(x):
+        return norm_pool_cpu.norm_pool(x, Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True))
+    x = record(stages, f"relu{number}", F.relu(x))
+    x = record(stages, f"norm{number}", response_norm(x))
+    return record(stages, f"pool{number}", max_pool(x))
 
 
 def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:

@@ -1,0 +1,74 @@
+"""How does C become a function on this machine? Compiled at its first use, and kept for the next.
+
+The C of this folder needs nothing but a C compiler (`cc`, or what CC names); the library lands in the user's cache,
+under a name that stands for source, compiler and processor. Without a compiler, or with CONVNET_KERNELS=plain, the
+plain forms serve; `state()` says which and why.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("norm_pool.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+SECONDS = 120  # a compiler that takes longer is taken for broken
+
+
+@cache
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled functions, or None; and a sentence about it."""
+    if os.environ.get("CONVNET_KERNELS", "") == "plain":
+        return None, "plain forms, as CONVNET_KERNELS=plain asks"
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return None, "plain forms: no C compiler (cc) was found; one makes AlexNet's training about twice as fast"
+    try:
+        path = _built(compiler)
+        return ctypes.CDLL(str(path)), f"compiled forms, by {compiler}"
+    except (OSError, subprocess.SubprocessError) as error:
+        text = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
+        return None, f"plain forms: {compiler} failed: {text.strip().splitlines()[-1] if text.strip() else 'no reason'}"
+
+
+def state() -> str:
+    """Whether fast forms in C are in use on the CPU, and why (not)."""
+    return library()[1]
+
+
+def _built(compiler: str) -> Path:
+    """The library in the cache, compiled if it is not there yet. It takes its name when it is whole."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnet"
+    path = folder / f"{_identity(compiler)}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(suffix=".so", dir=folder)
+        os.close(handle)
+        try:
+            command = [compiler, *FLAGS, str(SOURCE), "-o", part, "-lm"]
+            subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+            os.replace(part, path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    return path
+
+
+def _identity(compiler: str) -> str:
+    """What the library depends on: the source, the flags, the compiler, the processor."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
+    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), compiler.encode(), version, _processor()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+
+
+def _processor() -> bytes:
+    """The processor and what it can do: a home directory may be shared between machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode() + platform.machine().encode()
+    return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))

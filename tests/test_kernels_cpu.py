@@ -1,0 +1,150 @@
+"""The form in C of ReLU, response norm and pooling against the plain one: values and gradients, and life without it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from convnet.kernels import compiled, norm_pool_cpu
+from convnet.kernels.norm_pool_cpu import Block, norm_pool
+from convnet.nets import create_model, trace
+from convnet.nets.layers import plain_response_norm
+
+needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=compiled.state())
+
+
+def plain(x: Tensor, block: Block) -> Tensor:
+    """Layer by layer, each group of maps by itself."""
+    x = F.relu(x) if block.relu_before else x
+    parts = [plain_response_norm(part, block.n, block.k, block.alpha, block.beta) for part in x.chunk(block.groups, 1)]
+    x = F.max_pool2d(torch.cat(parts, 1), block.size, block.stride, ceil_mode=block.ceil)
+    return F.relu(x) if block.relu_after else x
+
+
+blocks = st.builds(
+    Block,
+    n=st.integers(1, 9),
+    k=st.sampled_from([1.0, 2.0]),
+    alpha=st.sampled_from([1e-4, 0.01, 0.3]),
+    beta=st.sampled_from([0.75, 0.5, 1.0]),
+    groups=st.integers(1, 3),
+    size=st.integers(1, 4),
+    stride=st.integers(1, 4),
+    ceil=st.booleans(),
+    relu_before=st.booleans(),
+    relu_after=st.booleans(),
+)
+
+
+@needs_compiler
+@settings(max_examples=150, deadline=None)
+@given(blocks, st.integers(1, 3), st.integers(1, 12), st.integers(4, 11), st.integers(4, 11), st.integers(0, 2**31))
+def test_equals_the_plain_form_in_fp32(block: Block, n: int, maps: int, height: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, maps * block.groups, height, width, generator=generator) * 3
+    wide = x.double().requires_grad_()
+    x.requires_grad_()
+    expected, found = plain(wide, block), norm_pool(x, block)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    g = torch.randn(expected.shape, generator=generator)
+    expected.backward(g.double())
+    found.backward(g)
+    torch.testing.assert_close(x.grad.double(), wide.grad, rtol=1e-5, atol=1e-5 * float(g.abs().max()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("maps", [1, 96, 256])
+def test_bf16_is_within_its_rounding(maps: int) -> None:
+    """Rounded where the plain form rounds, so that the same value of a window is the largest."""
+    block = Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True)
+    x = (torch.randn(3, maps, 13, 14, generator=torch.Generator().manual_seed(0)) * 40).bfloat16()
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, found = plain(one, block), norm_pool(other, block)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+    g = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected.backward(g)
+    found.backward(g)
+    torch.testing.assert_close(other.grad, one.grad, rtol=1e-2, atol=1e-2 * float(one.grad.abs().max()))
+
+
+@needs_compiler
+def test_ties_nan_and_infinity_are_as_in_torch() -> None:
+    block = Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True)
+    ties = torch.ones(1, 8, 9, 9).requires_grad_()
+    again = ties.detach().clone().requires_grad_()
+    plain(ties, block).sum().backward()
+    norm_pool(again, block).sum().backward()
+    torch.testing.assert_close(again.grad, ties.grad, rtol=1e-5, atol=1e-6)
+    for value in (float("nan"), float("inf")):
+        x = torch.randn(1, 8, 9, 9)
+        x[0, 3, 4, 4] = value
+        expected, found = plain(x, block), norm_pool(x, block)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+        assert found.isnan().any()
+
+
+@needs_compiler
+def test_threads_change_nothing() -> None:
+    block = Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True)
+    x, g = torch.randn(7, 16, 15, 15), torch.randn(7, 16, 7, 7)
+    former, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 9):
+            torch.set_num_threads(n)
+            own = x.clone().requires_grad_()
+            y = norm_pool(own, block)
+            y.backward(g)
+            results.append((y.detach(), own.grad))
+    finally:
+        torch.set_num_threads(former)
+    assert all(torch.equal(y, results[0][0]) and torch.equal(dx, results[0][1]) for y, dx in results[1:])
+
+
+@needs_compiler
+def test_alexnet_in_one_pass_is_alexnet_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = create_model("alexnet", num_classes=3, init="fan-in", seed=0).eval()
+    images = torch.randn(2, 3, 224, 224) * 60
+    with torch.inference_mode():
+        fused, staged = net(images), trace(net, images)["fc8"]
+        torch.testing.assert_close(fused, staged, rtol=0, atol=1e-5 * float(staged.abs().max()))
+        monkeypatch.setattr(norm_pool_cpu, "available", lambda x: False)
+        torch.testing.assert_close(net(images), staged, rtol=0, atol=1e-5 * float(staged.abs().max()))
+    assert staged.std(0).max() > 1e-3 * staged.abs().max()
+
+
+STATE = "from convnet.kernels import compiled; print(compiled.library()[0] is None, compiled.state())"
+
+
+def state(**environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", STATE], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_without_a_compiler_the_plain_forms_serve_and_say_so(tmp_path: Path) -> None:
+    assert state(CONVNET_KERNELS="plain") == "True plain forms, as CONVNET_KERNELS=plain asks"
+    assert state(CC="no-such-compiler").startswith("True plain forms: no C compiler (cc) was found")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'out of luck' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert state(CC=str(broken), XDG_CACHE_HOME=str(tmp_path)) == f"True plain forms: {broken} failed: out of luck"
+    assert list((tmp_path / "convnet").iterdir()) == []
+
+
+@needs_compiler
+def test_the_library_is_compiled_once(tmp_path: Path) -> None:
+    first = state(XDG_CACHE_HOME=str(tmp_path))
+    (built,) = (tmp_path / "convnet").iterdir()
+    written = built.stat().st_mtime_ns
+    assert state(XDG_CACHE_HOME=str(tmp_path)) == first
+    assert built.stat().st_mtime_ns == written
+    assert first.startswith("False compiled forms, by ")
