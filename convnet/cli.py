@@ -22,6 +22,7 @@ from convnet import cli_show_net as _net  # noqa: F401
 from convnet import cli_show_picture as _picture  # noqa: F401
 from convnet import cli_show_unit as _unit  # noqa: F401
 from convnet.cli_evaluate import evaluate, fuse, predict
+from convnet.cli_report import after_training, report
 from convnet.cli_show import show
 from convnet.cli_verb import guarded
 from convnet.cli_weights import checkpoint_at, export, import_
@@ -198,10 +199,13 @@ def train(
             except DiskError as error:
                 text = str(error).replace("run the same command again", f"go on with: {again}")
                 raise DiskError(text) from error
+        page = after_training(out, progress)
     if as_json:
-        _print_json({"run": str(out), **summary})
+        _print_json({"run": str(out), "report": str(page) if page else None, **summary})
     else:
         _print_summary(summary, out)
+        if page is not None:
+            print(f"report: {page}")  # noqa: T201
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -266,6 +270,7 @@ def explain(
 _verb(evaluate)
 _verb(fuse)
 _verb(predict)
+_verb(report)
 _verb(import_)
 _verb(export)
 app.add_typer(show, name="show")

@@ -1,5 +1,6 @@
 """What are classes called on a picture? By names for people, where a file has them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def class_names(classes: Sequence[str], file: Path | None) -> tuple[str, ...]:
     if not any(name in names for name in classes):
         raise DataError(f"{file} names none of the net's classes, such as {classes[0]!r}; a line is: CLASS its name")
     return tuple(printable(names.get(name, name)) for name in classes)
+
+
+def first_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Of each list of synonyms the first, where no other class has the same.
+
+    >>> first_names(["tench, Tinca tinca", "crane, bird", "crane, machine"])
+    ('tench', 'crane, bird', 'crane, machine')
+    """
+    firsts = [name.split(",")[0].strip() for name in names]
+    counts = Counter(firsts)
+    return tuple(first if first and counts[first] == 1 else name for first, name in zip(firsts, names, strict=True))
 
 
 def printable(text: str) -> str:
