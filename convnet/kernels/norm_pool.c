@@ -80,14 +80,29 @@ static void normalise_row(const Shape *p, const void *pictures, int64_t first, f
     load(x, pictures, first, n, p->bf16);
     if (p->relu_before)
         for (int64_t i = 0; i < n; i++) x[i] = x[i] < 0 ? 0 : x[i];
-    for (int64_t at = 0; at < n; at += maps) {
-        float *inner = padded + p->half;
-        for (int64_t i = 0; i < maps; i++) inner[i] = x[at + i] * x[at + i];
-        window_sums(s + at, padded, maps, p->half);
+    float *inner = padded + p->half;
+    if (p->half == 2 && p->beta == 0.75f) { /* the papers' constants, in one pass */
+        const float k = p->k, alpha = p->alpha;
+        for (int64_t at = 0; at < n; at += maps) {
+            const float *restrict own = x + at, *restrict q = padded;
+            float *restrict si = s + at, *restrict fi = factor + at, *restrict yi = y + at;
+            for (int64_t i = 0; i < maps; i++) inner[i] = own[i] * own[i];
+            for (int64_t i = 0; i < maps; i++) {
+                const float sum = k + alpha * (q[i] + q[i + 1] + q[i + 2] + q[i + 3] + q[i + 4]), r = 1.0f / sqrtf(sum);
+                si[i] = sum;
+                fi[i] = r * sqrtf(r);
+                yi[i] = own[i] * fi[i];
+            }
+        }
+    } else {
+        for (int64_t at = 0; at < n; at += maps) {
+            for (int64_t i = 0; i < maps; i++) inner[i] = x[at + i] * x[at + i];
+            window_sums(s + at, padded, maps, p->half);
+        }
+        for (int64_t i = 0; i < n; i++) s[i] = p->k + p->alpha * s[i];
+        inverse_power(factor, s, n, p->beta);
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor[i];
     }
-    for (int64_t i = 0; i < n; i++) s[i] = p->k + p->alpha * s[i];
-    inverse_power(factor, s, n, p->beta);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor[i];
     if (p->bf16)
         for (int64_t i = 0; i < n; i++) y[i] = widened(rounded(y[i]));
 }
@@ -134,11 +149,12 @@ static void finish_row(const Shape *p, void *dx, int64_t first, const float *x, 
     const int64_t n = p->width * p->maps, maps = p->maps / p->groups;
     const float twice = 2 * p->alpha * p->beta;
     for (int64_t at = 0; at < n; at += maps) {
-        float *inner = padded + p->half;
-        for (int64_t i = 0; i < maps; i++) inner[i] = dy[at + i] * x[at + i] * factor[at + i] / s[at + i];
-        window_sums(out + at, padded, maps, p->half);
+        float *restrict inner = padded + p->half, *restrict o = out + at;
+        const float *restrict d = dy + at, *restrict xi = x + at, *restrict f = factor + at, *restrict si = s + at;
+        for (int64_t i = 0; i < maps; i++) inner[i] = d[i] * xi[i] * f[i] / si[i];
+        window_sums(o, padded, maps, p->half);
+        for (int64_t i = 0; i < maps; i++) o[i] = d[i] * f[i] - twice * xi[i] * o[i];
     }
-    for (int64_t i = 0; i < n; i++) out[i] = dy[i] * factor[i] - twice * x[i] * out[i];
     if (p->relu_before)
         for (int64_t i = 0; i < n; i++) out[i] = x[i] <= 0 ? 0 : out[i];
     store(dx, first, out, n, p->bf16);
