@@ -72,6 +72,44 @@ def occlusion(
     written(path)
 
 
+@command
+def cam(
+    checkpoint: Checkpoint,
+    pictures: Pictures,
+    top: Annotated[int, typer.Option(help="How many of the most probable classes.")] = 2,
+    class_: Annotated[str | None, typer.Option("--class", help="A class of the net, in place of --top.")] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="A stage with maps, for Grad-CAM there [CAM, or the last].")
+    ] = None,
+    ids: Ids = None,
+    split: Split = None,
+    names: Names = None,
+    out: Out = None,
+) -> None:
+    """Where a picture speaks for a class: convnet show cam runs/photos dog.jpg --top 3
+
+    Class activation maps of nets that end in global average pooling; for others, and at a --layer, Grad-CAM: by the
+    gradient. The picture says which of the two it is.
+    """
+    from convnet.look import draw
+    from convnet.look.cam import cam as of
+    from convnet.look.cam_drawn import draw_cam
+
+    path = target(out, "cam")
+    if top < 1:
+        raise UsageError(f"--top {top}: must be at least 1")
+    asked = _asked(checkpoint, pictures, ids, split, names)
+    label = _class(class_, asked)
+    labels = None if label is None else (label,)
+    found = [
+        of(asked.net, seen, asked.preprocessing, asked.where, labels=labels, layer=layer, top=top)
+        for seen in asked.pictures
+    ]
+    draw.save(draw_cam(found, asked.names), path)
+    print(f"{found[0][0].kind} of {found[0][0].layer}")  # noqa: T201
+    written(path)
+
+
 class _Asked(NamedTuple):
     """A net, the classes' names for the net and for people, and pictures."""
 
