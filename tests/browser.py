@@ -58,7 +58,9 @@ class Browser:
     def type(self, css: str, text: str) -> None:
         self.ask("POST", f"/element/{self.find(css)}/value", {"text": text})
 
-    def point(self, css: str, x: float, y: float, *, press: bool = False, to: tuple[float, float] | None = None) -> None:
+    def point(
+        self, css: str, x: float, y: float, *, press: bool = False, to: tuple[float, float] | None = None
+    ) -> None:
         """Moves the mouse to a place in an element, shares of its width and height; presses there, or drags."""
         self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", {ELEMENT: self.find(css)})
         box = self.run("const b = arguments[0].getBoundingClientRect(); return [b.x, b.y, b.width, b.height]",

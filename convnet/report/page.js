@@ -87,9 +87,13 @@
   const parse = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
+  const measure = document.createElement("canvas").getContext("2d");
+  measure.font = "13px system-ui, sans-serif";
+  const longest = Math.max(...names.map((name) => measure.measureText(name).width));
+
   const layout = () => {
     const width = canvas.clientWidth;
-    const margin = Math.round(clamp(width * 0.22, 60, 150));
+    const margin = Math.round(clamp(longest + 14, 24, clamp(width * 0.22, 60, 150)));
     return { width, margin, side: width - margin, cell: (width - margin) / seen };
   };
 

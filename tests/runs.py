@@ -1,0 +1,50 @@
+"""Small runs for tests of what is shown of them: hostile names, and as many classes as one likes."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convnet.files import write_atomic
+from convnet.prepare import prepare
+from convnet.recipe import Recipe
+from convnet.sources import open_source
+from convnet.store import Store, header_bytes
+from convnet.train import train
+
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = (
+    "a\"b'c.png",
+    "\x1b[31mred\x1b[0m.png",
+    "<img src=x onerror=alert(1)>.png",
+    "{{ 7 * 7 }}.png",
+    "\u202etxt.png",
+    "&amp;.png",
+    "javascript:alert(1).png",
+)
+
+
+def hostile_run(
+    folder: Path, classes: tuple[str, ...], train_pictures: int = 6, val_pictures: int = 8, epochs: int = 2
+) -> Path:
+    """A run on 32 x 32 noise with these classes, some of whose pictures have names that want to be more than names."""
+    generator = np.random.default_rng(0)
+    for split, n in {"train": train_pictures, "val": val_pictures}.items():
+        for k in range(len(classes)):
+            place = folder / "source" / split / f"c{k:04d}"
+            place.mkdir(parents=True)
+            for i in range(n):
+                name = HOSTILE[i] if k < 3 and i < len(HOSTILE) else f"{i}.png"
+                pixels = generator.integers(0, 200, (32, 32, 3), np.uint8)
+                pixels[..., k % 3] += 50
+                Image.fromarray(pixels).save(place / name)
+    (folder / "source" / "val" / "c0000" / '"><script>alert(2).png').write_bytes(b"no picture \x1b[2J")
+    store = prepare(open_source(folder / "source"), folder / "store", size=32)
+    renamed = {**store.header, "classes": list(classes)}
+    write_atomic(folder / "store" / "store.json", header_bytes(renamed))
+    recipe = Recipe(
+        name="noise", net="cifar_relu", size=32, crop=32, mean="rgb", batch=50, epochs=epochs, lr=0.001,
+        precision="fp32", schedule="steps",
+    )  # fmt: skip
+    train(recipe, Store(folder / "store"), folder / "run", command=f"convnet train {SCRIPT}")
+    return folder / "run"
