@@ -138,12 +138,23 @@ def over_training(
     """
     chosen: dict[str, list[int]] = {}
     at: dict[str, list[list[Feature]]] = {stage: [] for stage in wanted}
-    for epoch in sorted(kept, reverse=True):  # the last chooses the maps
+    n = split.n if ids is None else len(ids)
+    for later, epoch in enumerate(sorted(kept, reverse=True), 1):  # the last chooses the maps
         progress.note(f"epoch {epoch}")
         checkpoint = load(kept[epoch])
-        net = device.take(rebuild(checkpoint))
-        how = checkpoint.preprocessing
-        found = strongest(net, split, how, device, chosen or wanted, n=1, ids=ids, progress=progress, stop=stop)
+        net, how = device.take(rebuild(checkpoint)), checkpoint.preprocessing
+        found = strongest(
+            net,
+            split,
+            how,
+            device,
+            chosen or wanted,
+            n=1,
+            ids=ids,
+            after=(len(kept) - later) * n,
+            progress=progress,
+            stop=stop,
+        )
         for stage, each in found.items():
             places = np.arange(len(each.maps))
             if stage not in chosen:

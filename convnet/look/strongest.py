@@ -64,12 +64,14 @@ def strongest(
     *,
     n: int = NINE,
     ids: Ints | None = None,
+    after: int = 0,
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> dict[str, Strongest]:
     """{stage: its strongest pictures} among those of a split (or its pictures `ids`), which are read once for all.
 
-    wanted: {stage of the net, or column of it: the numbers of its maps; None is all}.
+    wanted: {stage of the net, or column of it: the numbers of its maps; None is all}. after: pictures that later
+    searches will read, for the time left.
 
     Raises: UsageError for a stage or map that the net doesn't have, or a store that doesn't fit; NotFinite;
     Interrupted when `stop` is asked for.
@@ -79,7 +81,7 @@ def strongest(
     chosen = np.arange(split.n) if ids is None else np.sort(ids)
     best: dict[str, _Best] = {}
     done = 0
-    progress.start(f"searching ({split.name})", len(chosen))
+    progress.start(f"searching ({split.name})", len(chosen), after=after)
     for part, pictures in in_parts(split, chosen, preprocessing, BATCH):
         for stage, maps in trace(net, net_input(pictures, preprocessing, device.device), wanted).items():
             if stage not in best:
