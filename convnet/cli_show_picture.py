@@ -133,10 +133,14 @@ def _asked(checkpoint: Path, pictures: list[Path], ids: str | None, split: str |
 
 
 def _class(name: str | None, asked: _Asked) -> int | None:
-    """The class of that name, the net's own or the one for people. Raises: UsageError."""
+    """The class of that name: the net's own, one for people, or one of its synonyms. Raises: UsageError."""
     if name is None:
         return None
-    for known in (asked.classes, asked.names):
-        if name in known:
-            return known.index(name)
-    raise UsageError(unknown("class", name, asked.names))
+    if name in asked.classes:
+        return asked.classes.index(name)
+    fits = [k for k, text in enumerate(asked.names) if name in (text, *(each.strip() for each in text.split(",")))]
+    if len(fits) > 1:
+        raise UsageError(f"--class {name}: names {', '.join(asked.classes[k] for k in fits)}; choose one of these")
+    if not fits:
+        raise UsageError(unknown("class", name, asked.names))
+    return fits[0]
