@@ -80,6 +80,7 @@ def kept(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
 def test_the_fused_form_and_its_gradient(block: Block, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     pictures, maps, height, width = shape
     x = randn(pictures, maps * block.groups, height, width, dtype=dtype)
+    x = x - 1 if block.relu_before else x  # so that in some windows nothing is left
     assert norm_pool.available(x, block)
     y, places = kept(x, block)
     exact = x.double().requires_grad_()
@@ -178,6 +179,7 @@ def test_the_pooled_side_is_torchs(side: int, ceil: bool) -> None:
         assert pooled_side(side, ceil) == F.max_pool2d(torch.zeros(1, side, side), 3, 2, ceil_mode=ceil).shape[1]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch's own check, from 2.15 on
 def test_torch_can_trace_it() -> None:
     x = randn(1, 2, 3, 3).requires_grad_()
     torch.library.opcheck(norm_pool._pooled, (x, 5, 2.0, 1e-4, 0.75, 2, "after", True, True))

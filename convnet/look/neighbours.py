@@ -156,7 +156,7 @@ def draw_neighbours(found: Sequence[Neighbours], classes: Sequence[str]) -> Figu
     n_queries, n = len(found[0].queries), max(each.ids.shape[1] for each in found)
     n_rows = n_queries * len(found)
     with draw.figure(1.05 * (n + 1) + 0.4, 1.3 * n_rows + 0.5) as made:
-        grid = made.add_gridspec(n_rows, n + 1, width_ratios=[1.15] + [1.0] * n)
+        grid = made.add_gridspec(n_rows, n + 1, width_ratios=[1.0] * (n + 1))
         for q, query in enumerate(found[0].queries):
             axes = made.add_subplot(grid[q * len(found), 0])
             name = "the picture" if query.label is None else draw.shortened(classes[query.label], LETTERS)
