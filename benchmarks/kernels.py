@@ -11,6 +11,7 @@ the median and the extremes are printed. Bytes are what must be read and written
 """
 
 import argparse
+import itertools
 import platform
 import statistics
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def times(function: Callable[[], object], repeats: int) -> list[float]:
         function()
     marks[-1].record()
     torch.cuda.synchronize()
-    return [first.elapsed_time(second) / 1e3 for first, second in zip(marks, marks[1:], strict=False)]
+    return [first.elapsed_time(second) / 1e3 for first, second in itertools.pairwise(marks)]
 
 
 def spread(seconds: list[float]) -> str:

@@ -194,3 +194,23 @@ def test_the_command(run, untrained: Path, digits: Store, tmp_path: Path) -> Non
     assert (code, err) == (2, "convnet: --class crane: names 0, 1; choose one of these\n")
     code, _, err = run("show", "occlusion", untrained, digits.path, "--box", 40)
     assert (code, err) == (2, "convnet: --box 40: must be 1 to 32 pixels, the side of the net's input\n")
+
+
+def test_pictures_of_a_store(run, untrained: Path, digits: Store, photos: Store, tmp_path: Path) -> None:
+    """By number, or some evenly spaced; what doesn't fit is told."""
+    arguments = ["show", "occlusion", untrained, digits.path, "--box", 16, "--stride", 16]
+    keys = digits.split("val").keys
+    _, out, _ = run(*arguments, "--split", "val", "--ids", "7,2")
+    assert [line.split(": ")[0] for line in out.splitlines()[:2]] == [keys[7], keys[2]]
+    _, out, _ = run(*arguments, "--split", "val")
+    n = digits.split("val").n
+    assert [line.split(": ")[0] for line in out.splitlines()[:3]] == [keys[0], keys[n // 3], keys[2 * n // 3]]
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    for words, text in (
+        ((digits.path, "--ids", "359"), "--ids 359: test has the pictures 0 to 358"),
+        ((digits.path, "--ids", "one"), "--ids one: whole numbers with commas between them"),
+        (("a.png", "--ids", "1"), "--ids and --split choose pictures of a store; here pictures are named"),
+        ((photos.path,), f"{photos.path} has other classes than the net; name pictures, or a store with its classes"),
+    ):
+        code, _, err = run("show", "occlusion", untrained, *words)
+        assert (code, err) == (2, f"convnet: {text}\n")
