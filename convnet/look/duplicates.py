@@ -6,6 +6,7 @@ correlate need not be copies: the pairs are to be looked at.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from convnet.store import Pixels, Split
 SIDE = 16  # pixels of a thumbnail
 LIKE = 0.97  # least correlation of near-duplicates: no two of 4,000 and 1,000 different photos have 0.966
 FLAT = 4.0  # grey levels: thumbnails with a smaller standard deviation have too little in them to be compared
-BLOCK = 2048  # thumbnails in a product
+BLOCK = 2048  # pictures held at a time, of those that are searched
 EVERY = 64  # pictures between two reports to the progress
 
 
@@ -57,22 +58,66 @@ def near_duplicates(
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> list[Twin]:
-    """Pairs of a picture of `first` and one of `second` with the same bytes or thumbnails that correlate, best first.
+    """The pictures of `first` that are in `second` too, each with the one that is most like it; the surest first.
 
-    first_ids, second_ids: the pictures to look at, all by default. least: from this correlation on. Flat pictures are
-    only found when they are exact copies. Raises: Interrupted when `stop` is asked for.
+    That is the first one with the same bytes, or else the one whose thumbnail correlates most, if by `least` or more.
+    Flat pictures are only found when they are exact copies. first_ids, second_ids: the pictures to look at, all by
+    default. Of `second` few are held at a time.
+
+    Raises: Interrupted when `stop` is asked for.
     """
-    ours, theirs = (
-        _prints(split, np.arange(split.n) if ids is None else ids, progress, stop)
-        for split, ids in ((first, first_ids), (second, second_ids))
-    )
-    found = {(twin.first, twin.second): twin for twin in _exact(ours, theirs)}
-    for mirrored in (False, True):
-        for twin in _alike(ours, theirs, least, mirrored):
-            key = (twin.first, twin.second)
-            if key not in found or not (found[key].exact or found[key].likeness >= twin.likeness):
-                found[key] = twin
-    return sorted(found.values(), key=lambda twin: (not twin.exact, -twin.likeness, twin.first, twin.second))
+    ours_ids = np.arange(first.n) if first_ids is None else first_ids
+    theirs_ids = np.arange(second.n) if second_ids is None else second_ids
+    ours = next(_prints(first, ours_ids, max(1, len(ours_ids)), progress, stop), None)
+    if ours is None:
+        return []
+    nearest = _Nearest(ours)
+    for theirs in _prints(second, theirs_ids, BLOCK, progress, stop):
+        nearest.look(theirs)
+    return sorted(nearest.twins(least), key=lambda twin: (not twin.exact, -twin.likeness, twin.first))
+
+
+class _Nearest:
+    """For each of n pictures the most alike so far: likeness float32 (n,), its position, whether mirrored or exact."""
+
+    def __init__(self, ours: _Prints) -> None:
+        n = len(ours.ids)
+        self.ours = ours
+        self.turned = np.ascontiguousarray(ours.thumbnails.reshape(n, SIDE, SIDE)[:, :, ::-1]).reshape(n, -1)
+        self.likeness = np.full(n, -1, np.float32)
+        self.ids = np.zeros(n, np.int64)
+        self.mirrored, self.exact = np.zeros(n, bool), np.zeros(n, bool)
+        self.places: dict[bytes, list[int]] = {}
+        for row, digest in enumerate(ours.digests):
+            self.places.setdefault(digest, []).append(row)
+
+    def look(self, theirs: _Prints) -> None:
+        """Takes more pictures into account."""
+        for thumbnails, mirrored in ((self.ours.thumbnails, False), (self.turned, True)):
+            for top in range(0, len(thumbnails), BLOCK):
+                products = thumbnails[top : top + BLOCK] @ theirs.thumbnails.T
+                columns, best = products.argmax(1), products.max(1)
+                better = np.flatnonzero((best > self.likeness[top : top + BLOCK]) & ~self.exact[top : top + BLOCK])
+                self.likeness[top + better], self.ids[top + better] = best[better], theirs.ids[columns[better]]
+                self.mirrored[top + better] = mirrored
+        for position, digest in zip(theirs.ids.tolist(), theirs.digests, strict=True):
+            for row in self.places.get(digest, ()):
+                if not self.exact[row]:
+                    self.exact[row], self.likeness[row], self.ids[row] = True, 1, position
+                    self.mirrored[row] = False
+
+    def twins(self, least: float) -> list[Twin]:
+        rows = np.flatnonzero(self.exact | (self.likeness >= least)).tolist()
+        return [
+            Twin(
+                first=int(self.ours.ids[row]),
+                second=int(self.ids[row]),
+                likeness=min(1.0, float(self.likeness[row])),
+                exact=bool(self.exact[row]),
+                mirrored=bool(self.mirrored[row]),
+            )
+            for row in rows
+        ]
 
 
 def thumbnail(square: Pixels) -> NDArray[np.float32]:
@@ -86,40 +131,20 @@ def thumbnail(square: Pixels) -> NDArray[np.float32]:
     return values / np.float32(np.linalg.norm(values)) if values.std() >= FLAT else np.zeros_like(values)
 
 
-def _prints(split: Split, ids: NDArray[np.int64], progress: Progress, stop: Stop | None) -> _Prints:
-    digests, thumbnails = [], np.empty((len(ids), SIDE * SIDE), np.float32)
+def _prints(
+    split: Split, ids: NDArray[np.int64], most: int, progress: Progress, stop: Stop | None
+) -> Iterator[_Prints]:
+    """Those of the pictures `ids`, at most so many at a time."""
     progress.start(f"looking for duplicates ({split.name})", len(ids))
-    for k, i in enumerate(ids.tolist()):
-        digests.append(hashlib.sha256(split.payload(i).data).digest())
-        thumbnails[k] = thumbnail(split.square(i)).reshape(-1)
-        if k % EVERY == 0:
-            progress.update(k)
-            if stop:
-                raise Interrupted(f"stopped while looking for duplicates in {split.name}")
+    for begin in range(0, len(ids), most):
+        part = ids[begin : begin + most]
+        digests, thumbnails = [], np.empty((len(part), SIDE * SIDE), np.float32)
+        for k, i in enumerate(part.tolist()):
+            digests.append(hashlib.sha256(split.payload(i).data).digest())
+            thumbnails[k] = thumbnail(split.square(i)).reshape(-1)
+            if k % EVERY == 0:
+                progress.update(begin + k)
+                if stop:
+                    raise Interrupted(f"stopped while looking for duplicates in {split.name}")
+        yield _Prints(part, digests, thumbnails)
     progress.finish()
-    return _Prints(ids, digests, thumbnails)
-
-
-def _exact(ours: _Prints, theirs: _Prints) -> list[Twin]:
-    places: dict[bytes, list[int]] = {}
-    for i, digest in zip(ours.ids.tolist(), ours.digests, strict=True):
-        places.setdefault(digest, []).append(i)
-    return [
-        Twin(i, j, 1.0, exact=True, mirrored=False)
-        for j, digest in zip(theirs.ids.tolist(), theirs.digests, strict=True)
-        for i in places.get(digest, ())
-    ]
-
-
-def _alike(ours: _Prints, theirs: _Prints, least: float, mirrored: bool) -> list[Twin]:
-    asked = ours.thumbnails
-    if mirrored:
-        asked = asked.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(len(asked), -1)
-    found = []
-    for top in range(0, len(asked), BLOCK):
-        for left in range(0, len(theirs.thumbnails), BLOCK):
-            products = asked[top : top + BLOCK] @ theirs.thumbnails[left : left + BLOCK].T
-            for row, column in np.argwhere(products >= least).tolist():
-                i, j = int(ours.ids[top + row]), int(theirs.ids[left + column])
-                found.append(Twin(i, j, min(1.0, float(products[row, column])), exact=False, mirrored=mirrored))
-    return found
