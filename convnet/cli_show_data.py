@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from convnet.cli_evaluate import check_classes
-from convnet.cli_show import Layer, Out, command, target, written
+from convnet.cli_show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 from convnet.terminal import plain, shown
@@ -21,14 +21,9 @@ if TYPE_CHECKING:
 
 TOLD = 10  # lines of each kind of finding
 LETTERS = 40  # of a class's name in a line
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store with the net's classes.")]
 SplitName = Annotated[str | None, typer.Option("--split", help="train, val or test [test if there is one, else val].")]
-Names = Annotated[
-    Path | None, typer.Option("--names", help="Classes' names: lines such as n01440764 tench [the net's own].")
-]
 Seed = Annotated[int, typer.Option("--seed", help="Draws the pictures.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 
 
 @command

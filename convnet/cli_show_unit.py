@@ -1,11 +1,11 @@
-"""The commands of `convnet show` that ask about units and single pictures: maps, deconv, occlusion, cam."""
+"""The commands of `convnet show` that ask about units: maps, deconv."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from convnet.cli_show import Layer, Out, Split, command, target, written
+from convnet.cli_show import Checkpoint, Layer, Out, Quiet, Split, command, target, written
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 from convnet.terminal import shown
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from convnet.stop import Stop
     from convnet.store import Split as StoreSplit
 
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
 Maps = Annotated[str | None, typer.Option("--maps", help="Numbers of maps, as 3,17; the first is 0.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 
 
 @command

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pictures import encoded, photo, write_photos
 from PIL import Image
 
 from convnet.check import FEW, LINES, Problem, Report, check_folder, check_store
@@ -15,6 +14,7 @@ from convnet.prepare import prepare
 from convnet.progress import Silent
 from convnet.sources import open_source
 from convnet.store import header_bytes, read_header
+from pictures import encoded, photo, write_photos
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import pictures
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model, trace
 from convnet.recipe import load_recipe
+from steps import pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("cifar_26", "cifar_18", "cifar_13", "cifar_11", "cifar_relu", "cifar_tanh")

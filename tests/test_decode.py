@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pictures import encoded, exif, png
 from PIL import Image, ImageOps
 
 from convnet.containers import sniff
 from convnet.decode import MAX_PIXELS, BadPicture, decode
+from pictures import encoded, exif, png
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import square
 from PIL import Image
 from torch import nn
 
+from conftest import square
 from convnet import device, preprocess
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluate import Scores, evaluate, rank

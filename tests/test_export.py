@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import caffe_writer
 import numpy as np
 import pytest
 import safetensors
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from thin import new_thin_net, shapes_of
 
+import caffe_writer
 from convnet import checkpoint, cli, device
 from convnet.checkpoint import Checkpoint
 from convnet.errors import ConvnetError, UsageError
@@ -31,6 +30,7 @@ from convnet.store import Split, Store
 from convnet.views import centre, protocol
 from convnet.weights import read_weights
 from convnet.weights.caffe import read_net
+from thin import new_thin_net, shapes_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COLOUR = np.asarray((123.68, 116.779, 103.939), np.float32)

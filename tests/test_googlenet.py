@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import pictures
-from thin import new_thin_net
 from torch import Tensor
 
 from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model, trace
 from convnet.nets.googlenet import TABLE_1, GoogLeNet, Inception
 from convnet.weights.names import in_state_dicts
+from steps import pictures
+from thin import new_thin_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEPTHS = (256, 480, 512, 512, 512, 528, 832, 832, 1024)  # table 1, depth of 3a to 5b

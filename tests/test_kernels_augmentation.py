@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_place import PLACE, needs_kernels
 from torch import Tensor
 
 from convnet.augment import Augmentation, to_input
@@ -16,6 +15,7 @@ from convnet.kernels.augmentation import augment, plain_augment
 from convnet.kernels.conv1 import to_blocks
 from convnet.preprocess import Preprocessing
 from convnet.store import crop_square
+from kernel_place import PLACE, needs_kernels
 
 FORMS = [plain_augment, pytest.param(augment, marks=needs_kernels)]
 CPU = torch.device("cpu")

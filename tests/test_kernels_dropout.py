@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_place import PLACE, needs_kernels, randn
 from torch import Tensor
 
 from convnet import draws
 from convnet.errors import UsageError
 from convnet.kernels import dropout as kernel
 from convnet.kernels.dropout import dropout, plain_dropout, state
+from kernel_place import PLACE, needs_kernels, randn
 
 FORMS = [plain_dropout, pytest.param(dropout, marks=needs_kernels)]
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_place import PLACE, assert_near, needs_kernels, randn
 from torch import Tensor
 
 from convnet.kernels import norm
 from convnet.nets.layers import plain_response_norm
+from kernel_place import PLACE, assert_near, needs_kernels, randn
 
 pytestmark = needs_kernels
 CONSTANTS = [(2.0, 1e-4, 0.75), (1.0, 0.5, 0.75), (1.5, 0.3, 0.6)]

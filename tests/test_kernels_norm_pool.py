@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_place import PLACE, assert_near, needs_kernels, randn
 from torch import Tensor
 
 from convnet.kernels import norm_pool
 from convnet.kernels.norm_pool import ORDERS, pooled_side
 from convnet.kernels.norm_pool_cpu import Block
 from convnet.nets.layers import plain_response_norm
+from kernel_place import PLACE, assert_near, needs_kernels, randn
 
 pytestmark = needs_kernels
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

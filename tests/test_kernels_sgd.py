@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from kernel_place import PLACE, needs_kernels, randn
 from torch import Tensor, nn
 
 from convnet.kernels import sgd
 from convnet.kernels.sgd import places, plain_step, step, view
 from convnet.optim import Momentum
+from kernel_place import PLACE, needs_kernels, randn
 
 FORMS = [plain_step, pytest.param(step, marks=needs_kernels)]
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import square
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import square
 from convnet import augment, draws, preprocess
 from convnet.loader import Loader
 from convnet.recipe import Recipe

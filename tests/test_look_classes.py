@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, square
 from matplotlib.colors import same_color
 from PIL import Image, ImageEnhance, ImageOps
 
+from conftest import Run, square
 from convnet.errors import Interrupted
 from convnet.evaluate import Scores, interval
 from convnet.look import classes as find

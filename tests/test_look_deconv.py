@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from thin import images_for, thin_net
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.look.deconv import Form, Unit, deconv, peaks
 from convnet.nets.layers import Net, ceil_max_pool, max_pool, record, response_norm
 from convnet.nets.norms import within_map_norm
+from thin import images_for, thin_net
 
 FORMS: tuple[Form, ...] = ("deconv", "guided", "gradient")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from thin import empty_for, shapes_of, thin_net
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
@@ -15,6 +14,7 @@ from convnet.nets import MODELS, create_model
 from convnet.nets.layers import Columns, Net, ceil_avg_pool, ceil_max_pool, max_pool, record, response_norm
 from convnet.nets.local import LocallyConnected2d
 from convnet.nets.norms import within_map_norm
+from thin import empty_for, shapes_of, thin_net
 
 
 class Odd(Net):

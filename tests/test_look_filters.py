@@ -4,11 +4,11 @@ import math
 import os
 from pathlib import Path
 
-import caffe_writer as writer
 import numpy as np
 import pytest
 import torch
 
+import caffe_writer as writer
 from convnet.checkpoint import rebuild
 from convnet.errors import UsageError
 from convnet.look import draw

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, square
 from matplotlib.colors import same_color
 from PIL import Image
 
+from conftest import Run, square
 from convnet import device, preprocess
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluate import NotFinite

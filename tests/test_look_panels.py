@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, square
 from matplotlib.colors import same_color
 from PIL import Image
 from torch import nn
 
+from conftest import Run, square
 from convnet import device, preprocess
 from convnet.errors import DataError, UsageError
 from convnet.evaluate import evaluate

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, square
 from PIL import Image
 from torch import Tensor
 
+from conftest import Run, square
 from convnet import checkpoint, device, preprocess
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluate import NotFinite

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from thin import empty_for, images_for, new_thin_net, shapes_of, thin_net
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +16,7 @@ from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model, features, list_models, trace
 from convnet.nets.layers import Net, response_norm
 from convnet.nets.lenet5 import digit_codes
+from thin import empty_for, images_for, new_thin_net, shapes_of, thin_net
 
 TOTALS = {  # one row a net: its parameters
     "lenet5": 60_000,

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_nets import NAMES
-from thin import shapes_of, thinned
 
 from convnet import device
 from convnet.checkpoint import Position
@@ -27,6 +25,8 @@ from convnet.run import Data, Run, begin
 from convnet.sources import open_source
 from convnet.store import Store
 from convnet.train import _train_epoch
+from test_nets import NAMES
+from thin import shapes_of, thinned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PICTURES, STEPS, LAST = 8, 20, 5
@@ -123,11 +123,15 @@ def begun(recipe: Recipe, store: Store, folder: Path) -> tuple[Run, Loader]:
 
 
 def losses(run: Run, loader: Loader, steps: range, lr: float) -> list[float]:
-    """The losses of these steps (the first is 1) of the real loop at the rate `lr`, from the weights as they are."""
+    """The losses of these steps (the first is 1) of the real loop at the rate `lr`, from the weights as they are; NaN
+    comes last if it diverges."""
     run.recipe, found = replace(run.recipe, lr=lr), []
     for step in steps:
         run.position = Position(epoch=step, step=step - 1)
-        _train_epoch(run, loader, SILENT, None)
+        try:
+            _train_epoch(run, loader, SILENT, None)
+        except Diverged:
+            return [*found, float("nan")]
         found.append(run.position.loss_sum / PICTURES)
     return found
 
@@ -149,10 +153,7 @@ def first_steps(recipe: Recipe, store: Store, folder: Path, lr: float) -> tuple[
     run, loader = begun(replace(recipe, batch=PICTURES, lr_steps=()), store, folder)
     unlearned = losses(run, loader, range(STEPS - LAST + 1, STEPS + 1), FROZEN)
     stuck = min(float(np.mean(unlearned)), ignorant(run))
-    try:
-        return losses(run, loader, range(1, STEPS + 1), lr), stuck
-    except Diverged:
-        return [float("nan")], stuck
+    return losses(run, loader, range(1, STEPS + 1), lr), stuck
 
 
 def falls(found: list[float], stuck: float) -> bool:

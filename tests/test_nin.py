@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import pictures
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model, trace
 from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
 from convnet.recipe import load_recipe
+from steps import pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

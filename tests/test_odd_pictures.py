@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, photo, png, write_photos
 from PIL import Image
 
 from convnet.check import check_folder
 from convnet.prepare import prepare
 from convnet.sources import listing, open_source
 from convnet.store import Store
+from pictures import encoded, photo, png, write_photos
 
 SIZE = 16
 GOOD = {"train/cat": 80, "train/dog": 70, "val/cat": 30, "val/dog": 20}

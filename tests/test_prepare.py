@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import content, encoded, photo, write_photos
 from PIL import Image
 
 from convnet import files
@@ -24,6 +23,7 @@ from convnet.progress import Silent
 from convnet.sources import Source, open_source
 from convnet.statistics import BLOCK, Sums, channel_products, statistics
 from convnet.store import Store
+from pictures import content, encoded, photo, write_photos
 
 SIZE = 10
 FOLDERS = {"train/a": 21, "train/b": 14, "val/a": 5, "val/b": 6}

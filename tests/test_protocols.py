@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import square
 from PIL import Image
-from thin import new_thin_net, shapes_of, thin_net
 from torch import Tensor, nn
 
+from conftest import square
 from convnet import device
 from convnet.errors import UsageError
 from convnet.evaluate import evaluate, read, seen
@@ -30,6 +29,7 @@ from convnet.preprocess import Preprocessing
 from convnet.sources import open_source
 from convnet.store import Split, Store
 from convnet.views import Look, protocol
+from thin import new_thin_net, shapes_of, thin_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = device.choose("fp32", "cpu")

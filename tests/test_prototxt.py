@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import caffe_runner
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from thin import new_thin_net, shapes_of
 from torch import nn
 
+import caffe_runner
 from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
 from convnet.export import caffe, export, prototxt
@@ -20,6 +19,7 @@ from convnet.nets.layers import Columns, Net
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.weights.caffe import read_net
+from thin import new_thin_net, shapes_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LACK = ("alexnet_bn", "cifar_11", "cifar_13", "googlenet_bn", "lenet5")

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run
-from runs import SCRIPT, hostile_run
 
+from conftest import Run
 from convnet import cli_report, device, runlog
 from convnet.checkpoint import load, rebuild
 from convnet.errors import DataError, Interrupted, UsageError
@@ -25,6 +24,7 @@ from convnet.report import chart, findings, record, report
 from convnet.stop import Stop
 from convnet.store import Store
 from convnet.train import train
+from runs import SCRIPT, hostile_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1_000_000

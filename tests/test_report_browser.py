@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import MISSING, Browser, browser
-from runs import SCRIPT, hostile_run
 
+from browser import MISSING, Browser, browser
 from convnet import device
 from convnet.checkpoint import load, rebuild
 from convnet.evaluate import Scores, evaluate
 from convnet.look.curves import curves
 from convnet.report import report
 from convnet.store import Store
+from runs import SCRIPT, hostile_run
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 CLASSES = (SCRIPT, "b\"'$x$", "\x1b[31mred, dead", *(f"class {k}" for k in range(3, 24)))

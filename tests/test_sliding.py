@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from thin import thin_net
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net, connected, sliding
+from thin import thin_net
 
 # the stage under the first fully connected layer, and by how many pixels a larger picture is larger
 SLIDE = {

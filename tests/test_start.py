@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from thin import THINNER, new_thin_net, thinned
 
 from convnet import checkpoint, cli, files
 from convnet.checkpoint import Checkpoint
@@ -20,6 +19,7 @@ from convnet.start import take_over
 from convnet.stop import Stop
 from convnet.store import Store
 from convnet.train import train
+from thin import THINNER, new_thin_net, thinned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("a", "b", "c", "d")

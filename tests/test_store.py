@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import write_photos
 from PIL import Image
 
 from convnet import prepare as preparing
@@ -22,6 +21,7 @@ from convnet.errors import DataError, UsageError
 from convnet.prepare import prepare
 from convnet.sources import open_source
 from convnet.store import Store, _tar_header, crop_square
+from pictures import write_photos
 
 PAGE = Path(__file__).parent.parent / "docs/store.md"
 SIZE = 12

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import losses
-from thin import THINNER, new_thin_net, thinned
 from torch import nn
 
 from convnet import checkpoint
@@ -24,6 +22,8 @@ from convnet.recipe import Recipe, from_toml, load_recipe, to_toml, with_setting
 from convnet.run import fresh_net
 from convnet.weights import read_weights
 from convnet.weights.names import in_state_dicts
+from steps import losses
+from thin import THINNER, new_thin_net, thinned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOTALS = {

@@ -7,12 +7,12 @@ import struct
 import time
 from pathlib import Path
 
-import caffe_writer as writer
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import caffe_writer as writer
 from convnet.checkpoint import rebuild
 from convnet.errors import DataError, UsageError
 from convnet.nets import create_model, features
