@@ -15,8 +15,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("norm_pool.c")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 SECONDS = 120  # a compiler that takes longer is taken for broken
 
 
@@ -50,7 +51,7 @@ def _built(compiler: str) -> Path:
         handle, part = tempfile.mkstemp(suffix=".so", dir=folder)
         os.close(handle)
         try:
-            command = [compiler, *FLAGS, str(SOURCE), "-o", part, "-lm"]
+            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", part, "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
             os.replace(part, path)
         finally:
@@ -59,9 +60,9 @@ def _built(compiler: str) -> Path:
 
 
 def _identity(compiler: str) -> str:
-    """What the library depends on: the source, the flags, the compiler, the processor."""
+    """What the library depends on: the sources, the flags, the compiler, the processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
-    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), compiler.encode(), version, _processor()]
+    parts = [*(path.read_bytes() for path in SOURCES), " ".join(FLAGS).encode(), compiler.encode(), version, _processor()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
 
