@@ -22,6 +22,7 @@ from convnet import cli_show_net as _net  # noqa: F401
 from convnet import cli_show_picture as _picture  # noqa: F401
 from convnet import cli_show_unit as _unit  # noqa: F401
 from convnet.cli_evaluate import evaluate, fuse, predict
+from convnet.cli_machine import doctor
 from convnet.cli_report import after_training, report
 from convnet.cli_show import show
 from convnet.cli_verb import guarded
@@ -273,6 +274,7 @@ _verb(predict)
 _verb(report)
 _verb(import_)
 _verb(export)
+_verb(doctor)
 app.add_typer(show, name="show")
 
 
