@@ -8,12 +8,13 @@ the rate that they were taken at. torch.optim.SGD keeps gradients in its velocit
 the two are the same while lr stays, and differ for some 1 / (1 - momentum) steps after each change of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from convnet.errors import DataError
+from convnet.kernels import update_cpu
 from convnet.recipe import Recipe
 
 
@@ -22,6 +23,9 @@ class Momentum:
 
     A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, and with decay_biases false it
     doesn't decay. A parameter without a gradient counts as one with gradient 0.
+
+    copies: parameters in bfloat16 that stand for those of their name in the arithmetic (step.py): their gradients are
+    the ones that count, and they follow each move.
     """
 
     def __init__(
@@ -32,7 +36,9 @@ class Momentum:
         decay: float = 0.0005,
         bias_lr_factor: float = 1.0,
         decay_biases: bool = True,
+        copies: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
+        self.copies = dict(copies or {})
         self.parameters = {name: weight for name, weight in parameters if weight.requires_grad}
         self.momentum = momentum
         self.factors = {name: bias_lr_factor if _is_bias(name) else 1.0 for name in self.parameters}
@@ -43,17 +49,28 @@ class Momentum:
     def step(self, lr: float) -> None:
         """Moves every parameter once, by its gradient, at the rate `lr`."""
         for name, weight in self.parameters.items():
-            velocity, rate = self.velocity[name], lr * self.factors[name]
+            velocity, rate, copy = self.velocity[name], lr * self.factors[name], self.copies.get(name)
+            gradient = self.computed(name).grad
+            if update_cpu.available(weight, velocity, gradient, copy):
+                constants = {"rate": rate, "momentum": self.momentum, "decay": self.decays[name]}
+                update_cpu.update(weight, velocity, gradient, copy, **constants)
+                continue
             velocity.mul_(self.momentum)
             velocity.add_(weight, alpha=-self.decays[name] * rate)
-            if weight.grad is not None:
-                velocity.add_(weight.grad, alpha=-rate)
+            if gradient is not None:
+                velocity.add_(gradient.to(weight.dtype), alpha=-rate)
             weight.add_(velocity)
+            if copy is not None:
+                copy.copy_(weight)
+
+    def computed(self, name: str) -> nn.Parameter:
+        """The parameter that the net computes with, whose gradient counts: the copy, where there is one."""
+        return self.copies.get(name, self.parameters[name])
 
     def zero_grad(self) -> None:
         """Forgets the gradients, so that the next backward pass starts anew."""
-        for weight in self.parameters.values():
-            weight.grad = None
+        for name in self.parameters:
+            self.computed(name).grad = None
 
     def state(self) -> dict[str, Tensor]:
         """The velocity by parameter name: the tensors themselves, not copies."""
@@ -70,14 +87,15 @@ class Momentum:
             velocity.copy_(state[name])
 
 
-def optimizer(net: nn.Module, recipe: Recipe) -> Momentum:
-    """The update rule for a net by a recipe."""
+def optimizer(net: nn.Module, recipe: Recipe, copies: Mapping[str, nn.Parameter] | None = None) -> Momentum:
+    """The update rule for a net by a recipe; `copies` as `Momentum` takes them."""
     return Momentum(
         net.named_parameters(),
         momentum=recipe.momentum,
         decay=recipe.decay,
         bias_lr_factor=recipe.bias_lr_factor,
         decay_biases=recipe.decay_biases,
+        copies=copies,
     )
 
 

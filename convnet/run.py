@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convnet import __version__, checkpoint, device, draws, files, optim, preprocess, runlog
+from convnet import __version__, checkpoint, device, draws, files, preprocess, runlog
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.errors import DataError, Diverged, UsageError
 from convnet.nets import create_model
@@ -20,6 +20,7 @@ from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
 from convnet.start import take_over
+from convnet.step import Step
 from convnet.store import Split, Store
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
@@ -45,7 +46,7 @@ class Run:
     preprocessing: preprocess.Preprocessing
     classes: tuple[str, ...]
     net: Net
-    rule: optim.Momentum
+    step: Step
     position: Position
     provenance: Mapping[str, Any]
     where: device.Device
@@ -115,10 +116,10 @@ def begin(
     files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())  # resuming may have changed the epochs
     files.write_atomic(out / "environment.json", json.dumps(environment, indent=1).encode())
     net = where.take(net)
-    rule = optim.optimizer(net, recipe)
+    step = Step(net, recipe, where)
     if velocity is not None:
-        rule.load(velocity)
-    run = Run(recipe, preprocessing, store.classes, net, rule, position, provenance, where, out, monotonic())
+        step.rule.load(velocity)
+    run = Run(recipe, preprocessing, store.classes, net, step, position, provenance, where, out, monotonic())
     progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
     if len(store.classes) == 1:
         progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
@@ -205,7 +206,7 @@ def snapshot(run: Run, velocity: bool) -> Checkpoint:
         preprocessing=run.preprocessing,
         classes=run.classes,
         weights=dict(run.net.state_dict()),
-        velocity=run.rule.state() if velocity else None,
+        velocity=run.step.rule.state() if velocity else None,
         position=run.position,
         provenance=run.provenance,
     )

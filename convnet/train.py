@@ -20,17 +20,13 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from convnet import checkpoint, device, draws, files, optim, runlog
+from convnet import checkpoint, device, files, optim, runlog
 from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.loader import Batch, Loader
 from convnet.nets import recipe_of
-from convnet.nets.layers import rbf_loss
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
 from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, save, snapshot
@@ -38,7 +34,6 @@ from convnet.stop import Stop
 from convnet.store import Split, Store
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
-RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 
@@ -89,7 +84,7 @@ def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None
     began, first = monotonic(), run.position.pictures
     per_epoch = len(loader.ids)
     progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch, first, per_epoch * (recipe.epochs - epoch))
-    run.net.train()
+    run.step.net.train()
     try:
         for batch in loader.epoch(epoch, run.position.batch):
             _count(run, batch, *_step(run, batch, lr, loader.split), lr, len(loader))
@@ -123,25 +118,12 @@ def _count(run: Run, batch: Batch, loss: float, wrong: int, lr: float, steps: in
 
 def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
     """One update; the batch's mean loss (nats) and how many of its pictures were wrong."""
-    torch.manual_seed(int(draws.bits(run.recipe.seed, draws.stream("dropout"), run.position.step)) >> 1)
-    with run.where.autocast():
-        heads = run.net.heads(batch.images)
-    weights, kind = run.net.loss_weights, run.recipe.loss
-    loss = torch.stack([w * _loss(kind, heads[name].float(), batch.labels) for name, w in weights.items()]).sum()
-    run.rule.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    wrong = (heads["logits"].argmax(1) != batch.labels).sum()
+    loss, wrong = run.step.gradients(batch.images, batch.labels, run.position.step)
     value = loss.item()  # a device synchronisation: a loss that isn't finite must stop the run before the update
     if not math.isfinite(value):
         raise _diverged(run, value, [split.keys[i] for i in batch.ids])
-    run.rule.step(lr)
+    run.step.rule.step(lr)
     return value, int(wrong.item())
-
-
-def _loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the batch, nats: "softmax" is -log of the right class's softmax output (AlexNet 3.5), "rbf" the
-    discriminative criterion over distances (LeNet-5, eq. 9)."""
-    return rbf_loss(logits, labels, RUBBISH) if kind == "rbf" else F.cross_entropy(logits, labels)
 
 
 def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:

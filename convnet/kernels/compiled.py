@@ -12,8 +12,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import has_torch_function_unary
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
@@ -42,6 +49,28 @@ def state() -> str:
     return library()[1]
 
 
+def watched(x: Tensor) -> bool:
+    """Whether torch traces what is done to `x`, or someone looks at it layer by layer: then the plain forms serve."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or has_torch_function_unary(x)
+
+
+def in_parts(n: int, part: Callable[[int, int], None]) -> None:
+    """Calls `part(first, last)` for parts of 0 .. n - 1, one to a thread; C lets them run at once."""
+    n_threads = torch.get_num_threads()
+    bounds = [n * i // n_threads for i in range(n_threads + 1)]
+    parts = [(a, b) for a, b in pairwise(bounds) if a < b]
+    others = [_pool(n_threads - 1).submit(part, *each) for each in parts[1:]]
+    for each in parts[:1]:
+        part(*each)
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, "convnet-kernel")
+
+
 def _built(compiler: str) -> Path:
     """The library in the cache, compiled if it is not there yet. It takes its name when it is whole."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnet"
@@ -62,7 +91,13 @@ def _built(compiler: str) -> Path:
 def _identity(compiler: str) -> str:
     """What the library depends on: the sources, the flags, the compiler, the processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
-    parts = [*(path.read_bytes() for path in SOURCES), " ".join(FLAGS).encode(), compiler.encode(), version, _processor()]
+    parts = [
+        *(path.read_bytes() for path in SOURCES),
+        " ".join(FLAGS).encode(),
+        compiler.encode(),
+        version,
+        _processor(),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
 

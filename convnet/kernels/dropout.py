@@ -37,33 +37,34 @@ def state(seed: int, *where: int) -> int:
     return bits - 2**64 if bits >= 2**63 else bits
 
 
-def plain_dropout(x: Tensor, p: float, state: Tensor) -> Tensor:
+def plain_dropout(x: Tensor, p: float, state: Tensor, first: int = 0) -> Tensor:
     """`x` with each element 0 with probability p, and otherwise divided by 1 - p; the dtype stays.
 
-    state: int64, one element, on `x`'s device. The positions are those of `x` in row-major order.
+    state: int64, one element, on `x`'s device. The positions are those of `x` in row-major order, from `first` on.
 
     Raises: UsageError when p isn't in [0, 1).
     """
-    positions = torch.arange(x.numel(), device=x.device).view(x.shape)
+    positions = torch.arange(first, first + x.numel(), device=x.device).view(x.shape)
     bits = _mix(state.view(()) ^ _mix(positions + 1))
-    keep = _shifted(bits, 11) >= _threshold(p)
-    return torch.where(keep, (x * _scale(p)).to(x.dtype), 0)
+    keep = _shifted(bits, 11) >= threshold(p)
+    return torch.where(keep, (x * scale(p)).to(x.dtype), 0)
 
 
-def dropout(x: Tensor, p: float, state: Tensor) -> Tensor:
+def dropout(x: Tensor, p: float, state: Tensor, first: int = 0) -> Tensor:
     """`plain_dropout`, contiguous, of what `available` says yes to."""
-    y: Tensor = _dropped(x, p, state)
+    y: Tensor = _dropped(x, p, state, first)
     return y
 
 
-def _threshold(p: float) -> int:
-    """u >= p for the integers that u is 2^-53 of."""
+def threshold(p: float) -> int:
+    """What the 53 bits that u is 2^-53 of must reach, for u >= p. Raises: UsageError when p isn't in [0, 1)."""
     if not 0 <= p < 1:
         raise UsageError(f"dropout with p = {p}: it must be at least 0 and below 1")
     return math.ceil(p * 2**53)
 
 
-def _scale(p: float) -> float:
+def scale(p: float) -> float:
+    """By which what stays is multiplied."""
     return 1 / (1 - p)
 
 
@@ -88,27 +89,27 @@ def _signed(x: int) -> int:
 
 
 @torch.library.custom_op("convnet::dropout", mutates_args=())
-def _dropped(x: Tensor, p: float, state: Tensor) -> Tensor:
-    x, threshold = x.contiguous(), _threshold(p)
+def _dropped(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
+    x = x.contiguous()
     y = torch.empty_like(x)
     if x.numel():
         grid = (-(-x.numel() // BLOCK),)
-        launch(_dropout, grid, x.device, x, y, state, x.numel(), threshold, _scale(p), BLOCK)
+        launch(_dropout, grid, x.device, x, y, state, x.numel(), first, threshold(p), scale(p), BLOCK)
     return y
 
 
 @_dropped.register_fake
-def _like(x: Tensor, p: float, state: Tensor) -> Tensor:
+def _like(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[2])
-    ctx.p = inputs[1]
+    ctx.p, ctx.first = inputs[1], inputs[3]
 
 
 def _backpropagate(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return _dropped(g, ctx.p, ctx.saved_tensors[0]), None, None
+    return _dropped(g, ctx.p, ctx.saved_tensors[0], ctx.first), None, None, None
 
 
 _dropped.register_autograd(_backpropagate, setup_context=_keep)
@@ -118,10 +119,10 @@ _dropped.register_autograd(_backpropagate, setup_context=_keep)
 
 
 @jit
-def _dropout(x, y, state, n, threshold, scale, block: tl.constexpr):
+def _dropout(x, y, state, n, first, threshold, scale, block: tl.constexpr):
     position = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = position < n
-    bits = _mixed(tl.load(state).to(tl.uint64) ^ _mixed(position.to(tl.uint64) + 1))
+    bits = _mixed(tl.load(state).to(tl.uint64) ^ _mixed((position + first).to(tl.uint64) + 1))
     keep = (bits >> 11) >= threshold
     value = tl.load(x + position, mask=inside, other=0).to(tl.float32) * scale
     tl.store(y + position, tl.where(keep, value, 0.0), mask=inside)

@@ -5,18 +5,14 @@ such block at (32, 96, 55, 55) bfloat16 on one core of an Intel Xeon: 43 ms, pla
 """
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import has_torch_function_unary
 
-from convnet.kernels.compiled import library
+from convnet.kernels.compiled import in_parts, library, watched
 
 LIMIT = 2**31  # more than these elements are left to the plain form
 
@@ -55,8 +51,7 @@ def available(x: Tensor) -> bool:
     Not where torch traces the net, or someone looks at its layers one by one.
     """
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.ndim == 4
-    watched = torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or has_torch_function_unary(x)
-    return fits and not watched and 0 < x.numel() < LIMIT and library()[0] is not None
+    return fits and not watched(x) and 0 < x.numel() < LIMIT and library()[0] is not None
 
 
 def norm_pool(x: Tensor, block: Block) -> Tensor:
@@ -102,25 +97,14 @@ def _pooled(side: int, block: Block) -> int:
 
 
 def _run(name: str, shape: _Shape, *tensors: Tensor) -> None:
-    """Each thread takes its part of the pictures; ctypes lets the others run meanwhile."""
+    """Each thread takes its part of the pictures."""
     loaded = library()[0]
     assert loaded is not None
     function = getattr(loaded, name)
-    n, n_threads = len(tensors[0]), torch.get_num_threads()
-    bounds = [n * i // n_threads for i in range(n_threads + 1)]
 
-    def part(first: int, last: int) -> int:
+    def part(first: int, last: int) -> None:
         at = (t.data_ptr() + first * t[0].numel() * t.element_size() for t in tensors)
-        code: int = function(ctypes.byref(shape), *map(ctypes.c_void_p, at), ctypes.c_int64(last - first))
-        return code
+        if function(ctypes.byref(shape), *map(ctypes.c_void_p, at), ctypes.c_int64(last - first)):
+            raise MemoryError("no memory for a few rows of a picture")
 
-    parts = [(a, b) for a, b in pairwise(bounds) if a < b]
-    others = [_pool().submit(part, *each) for each in parts[1:]]
-    codes = [part(*parts[0]), *(other.result() for other in others)]
-    if any(codes):
-        raise MemoryError("no memory for a few rows of a picture")
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "convnet-kernel")
+    in_parts(len(tensors[0]), part)

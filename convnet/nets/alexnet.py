@@ -37,6 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Columns, Net, check_images, connected, max_pool, record, relu_norm_pool
 
@@ -84,9 +85,9 @@ class AlexNet(Net):
 
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, 0.5, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, F.dropout(x, 0.5, self.training)))
+        return record(stages, "fc8", connected(self.fc8, dropout(x, 0.5, self.training)))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Columns, Net, ceil_max_pool, check_images, connected, max_pool, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
@@ -88,7 +89,7 @@ class Family(Net):
         if kind == "pool":
             return self.pool(x)
         if kind == "fc":
-            x = x if stage == self.first_linear else F.dropout(x, self.dropout, self.training)
+            x = x if stage == self.first_linear else dropout(x, self.dropout, self.training)
             return connected(getattr(self, stage), x)
         y: Tensor = getattr(self, stage)(x)
         return y

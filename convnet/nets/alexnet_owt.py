@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, uniform_by_fan_in
 from convnet.nets.layers import NO_LIMIT, Net, check_images, connected, max_pool, record
 
@@ -83,9 +84,9 @@ class AlexNetOWT(Net):
         if not self.slides:
             x = record(stages, "avgpool", F.adaptive_avg_pool2d(x, 6))
 
-        x = record(stages, "fc6", connected(self.fc6, F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc6", connected(self.fc6, dropout(x, 0.5, self.training)))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, 0.5, self.training)))
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, x))
 

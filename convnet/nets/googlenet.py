@@ -50,6 +50,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
+from convnet.nets.dropout import dropout
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
 
 # Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
@@ -110,7 +111,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv(F.avg_pool2d(x, 5, 3)))
         x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc2(F.dropout(x, 0.7, self.training))  # type: ignore[no-any-return]
+        return self.fc2(dropout(x, 0.7, self.training))  # type: ignore[no-any-return]
 
 
 class GoogLeNet(Net):
@@ -158,7 +159,7 @@ class GoogLeNet(Net):
             if stage == "inception_4e":
                 x = record(stages, "pool4", ceil_max_pool(x, 2 if self.bn else 3))
         x = record(stages, "pool5", x.mean((2, 3)))
-        return record(stages, "fc", self.fc(F.dropout(x, 0.2 if self.bn else 0.4, self.training)))
+        return record(stages, "fc", self.fc(dropout(x, 0.2 if self.bn else 0.4, self.training)))
 
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """{"logits", "head1", "head2"}: three times (N, num_classes); "logits" alone for a net without heads.

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, gaussian
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record
 from convnet.nets.local import MLPConv, mlpconv
@@ -84,9 +84,9 @@ class NINCifar10(NINNet):
         check_images(images, "nin_cifar10", self.in_channels, self.sides)
         x = self.run(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = self.run(F.dropout(x, 0.5, self.training), stages, "conv2", "cccp3", "cccp4")
+        x = self.run(dropout(x, 0.5, self.training), stages, "conv2", "cccp3", "cccp4")
         x = record(stages, "pool2", ceil_max_pool(x))
-        x = self.run(F.dropout(x, 0.5, self.training), stages, "conv3", "cccp5", "cccp6")
+        x = self.run(dropout(x, 0.5, self.training), stages, "conv3", "cccp5", "cccp6")
         return record(stages, "pool3", x.mean((2, 3)))
 
 
@@ -136,7 +136,7 @@ class NINImageNet(NINNet):
         x = record(stages, "pool2", ceil_max_pool(x))
         x = self.run(x, stages, "conv3", "cccp5", "cccp6")
         x = record(stages, "pool3", ceil_max_pool(x))
-        x = self.run(F.dropout(x, 0.5, self.training), stages, "conv4", "cccp7", "cccp8")
+        x = self.run(dropout(x, 0.5, self.training), stages, "conv4", "cccp7", "cccp8")
         return record(stages, "pool4", x.mean((2, 3)))
 
 

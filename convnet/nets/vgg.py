@@ -122,6 +122,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
+from convnet.nets.dropout import dropout
 from convnet.nets.layers import Net, check_images, connected, max_pool, record, response_norm
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.
@@ -198,9 +199,9 @@ class VGG(Net):
 
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, F.dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, 0.5, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, F.dropout(x, 0.5, self.training)))
+        return record(stages, "fc8", connected(self.fc8, dropout(x, 0.5, self.training)))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew; biases are 0, batch norm's factors 1.

@@ -1,0 +1,37 @@
+/* The papers' update rule: v <- momentum v - decay rate w - rate g;  w <- w + v;  copy <- w, rounded to bfloat16. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define BLOCK 2048 /* elements: they stay in the cache from the update to the copy */
+
+static inline uint16_t rounded(float f) { /* to the nearest bfloat16, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    uint32_t up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return f != f ? 0x7fc0 : (uint16_t)up;
+}
+
+/* n elements. `copy` and `g` may be missing; a gradient is bfloat16 where there is a copy, else float32.
+   decayed: - decay * rate; negative: - rate. */
+void update(float *restrict w, float *restrict v, const void *restrict g, uint16_t *restrict copy, int64_t n,
+            float momentum, float decayed, float negative) {
+    const float *restrict wide = g;
+    const uint16_t *restrict narrow = g;
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        const int64_t last = first + BLOCK < n ? first + BLOCK : n;
+        if (!g)
+            for (int64_t i = first; i < last; i++) w[i] += v[i] = v[i] * momentum + w[i] * decayed;
+        else if (!copy)
+            for (int64_t i = first; i < last; i++) w[i] += v[i] = v[i] * momentum + w[i] * decayed + wide[i] * negative;
+        else
+            for (int64_t i = first; i < last; i++) {
+                const uint32_t bits = (uint32_t)narrow[i] << 16;
+                float gi;
+                memcpy(&gi, &bits, 4);
+                w[i] += v[i] = v[i] * momentum + w[i] * decayed + gi * negative;
+            }
+        if (copy)
+            for (int64_t i = first; i < last; i++) copy[i] = rounded(w[i]);
+    }
+}
