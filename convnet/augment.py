@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet import draws
+from convnet.kernels import augment_cpu
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
-from convnet.store import Pixels, Statistics
+from convnet.store import Pixels, Split, Statistics
 
 LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601, as Pillow's mode L
+CHUNK = 16  # pictures of a jpeg store that are held decoded at a time
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,17 @@ def magnitudes(recipe: Recipe, statistics: Statistics) -> NDArray[np.float64]:
     return np.sqrt(statistics.eigenvalues)
 
 
-def to_input(crops: Pixels, how: Augmentation, preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """The net's input from uint8 (N, crop, crop, 3): float32 (N, C, crop, crop), channels-last, on `device`.
+def to_input(
+    crops: Pixels,
+    how: Augmentation,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The net's input from uint8 (N, crop, crop, 3): `dtype` (N, C, crop, crop), channels-last, on `device`.
 
-    In this order: grey (by recipe), minus the mean at the crop's own place, colour shift, mirror, scale, offset.
+    In this order: grey (by recipe), minus the mean at the crop's own place, colour shift, mirror, scale, offset, all in
+    float32; then the cast.
     """
     pixels = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2)
     grey = preprocessing.channels == "grey"
@@ -87,7 +96,37 @@ def to_input(crops: Pixels, how: Augmentation, preprocessing: Preprocessing, dev
         images *= preprocessing.scale
     if preprocessing.offset:
         images += preprocessing.offset
-    return images
+    return images.to(dtype)
+
+
+def fill(images: Tensor, split: Split, ids: NDArray[np.int64], how: Augmentation, preprocessing: Preprocessing) -> None:
+    """Writes what `to_input` gives for the crops of the pictures `ids` to `images` (N, C, crop, crop), channels-last.
+
+    The same numbers in one pass, from where the pictures lie; only where `augment_cpu.available` says yes.
+    """
+    mean, colour = preprocessing.mean, how.colour
+    if preprocessing.channels == "grey":
+        mean = None if mean is None else _grey(mean)
+        colour = _grey(colour)
+    for first in range(0, len(ids), CHUNK):
+        part = slice(first, first + CHUNK)
+        augment_cpu.augment(
+            [split.square(i) for i in ids[part].tolist()],
+            how.tops[part],
+            how.lefts[part],
+            how.mirrored[part],
+            colour[part],
+            mean,
+            images[part],
+            scale=preprocessing.scale,
+            offset=preprocessing.offset,
+        )
+
+
+def _grey(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 (..., 3) -> (..., 1)."""
+    planes = torch.from_numpy(values.reshape(-1, 3).T.copy())[:, None]
+    return mean_luma(planes).numpy().reshape(*values.shape[:-1], 1)
 
 
 def _luma(pixels: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """How do stored pictures reach the net? In batches whose content is a function of (seed, epoch, step) alone.
 
-Threads read and crop ahead of the net (copying and decoding release the interpreter lock); they hold no state, so their
-number can't change a batch.
+Threads work ahead of the net; they hold no state, so their number can't change a batch. On the CPU, where there is a C
+compiler, one pass makes a net's input of the stored pictures (kernels/augment_cpu.py); it and decoding release the
+interpreter lock. Otherwise the threads read and crop, and torch does the rest on the net's device: the plain form.
 """
 
 from collections import deque
@@ -15,16 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet import augment, draws
+from convnet.kernels import augment_cpu
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.store import Pixels, Split, Statistics
 
 AHEAD = 2  # batches read ahead by each worker
+Read = Tensor | tuple[Pixels, augment.Augmentation]  # the images, or what the plain form makes them of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: float32 (N, C, H, W). labels: int64 (N,). ids: int64 (N,), positions in the split."""
+    """images: (N, C, H, W), the loader's dtype, channels-last. labels: int64 (N,). ids: int64 (N,), in the split."""
 
     images: Tensor
     labels: Tensor
@@ -35,7 +38,8 @@ class Batch:
 class Loader:
     """Training batches of the pictures `ids` of a split, augmented by the recipe, on `device`.
 
-    workers: threads that read ahead; 0 reads when a batch is asked for.
+    workers: threads that read ahead; 0 reads when a batch is asked for. dtype: of the images, float32 or bfloat16; an
+    autocast net makes the same of both.
     """
 
     split: Split
@@ -45,6 +49,7 @@ class Loader:
     preprocessing: Preprocessing
     device: torch.device
     workers: int = 1
+    dtype: torch.dtype = torch.float32
 
     def __len__(self) -> int:
         """Steps in an epoch; the last may be smaller."""
@@ -60,27 +65,38 @@ class Loader:
         steps = [order[i : i + size] for i in range(start * size, len(order), size)]
         if not self.workers:
             for ids in steps:
-                yield self._batch(ids, *self._read(epoch, ids))
+                yield self._batch(ids, self._read(epoch, ids, self._room(len(ids))))
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
-            ahead: deque[tuple[NDArray[np.int64], Future[tuple[Pixels, augment.Augmentation]]]] = deque()
+            ahead: deque[tuple[NDArray[np.int64], Future[Read]]] = deque()
             try:
                 for ids in steps:
-                    ahead.append((ids, pool.submit(self._read, epoch, ids)))
+                    ahead.append((ids, pool.submit(self._read, epoch, ids, self._room(len(ids)))))
                     if len(ahead) > AHEAD * self.workers:
                         first, read = ahead.popleft()
-                        yield self._batch(first, *read.result())
+                        yield self._batch(first, read.result())
                 while ahead:
                     first, read = ahead.popleft()
-                    yield self._batch(first, *read.result())
+                    yield self._batch(first, read.result())
             finally:
                 for _, read in ahead:
                     read.cancel()
 
-    def _read(self, epoch: int, ids: NDArray[np.int64]) -> tuple[Pixels, augment.Augmentation]:
-        how = augment.draw(self.recipe, self.statistics, epoch, ids)
-        return self.split.crops(ids, how.tops, how.lefts, self.recipe.crop), how
+    def _room(self, n: int) -> Tensor | None:
+        """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""
+        if not augment_cpu.available(self.device, self.dtype):
+            return None
+        side, channels = self.recipe.crop, 1 if self.preprocessing.channels == "grey" else 3
+        return torch.empty(n, channels, side, side, dtype=self.dtype, memory_format=torch.channels_last)
 
-    def _batch(self, ids: NDArray[np.int64], crops: Pixels, how: augment.Augmentation) -> Batch:
-        images = augment.to_input(crops, how, self.preprocessing, self.device)
-        return Batch(images, torch.from_numpy(self.split.labels[ids]).to(self.device), ids)
+    def _read(self, epoch: int, ids: NDArray[np.int64], room: Tensor | None) -> Read:
+        how = augment.draw(self.recipe, self.statistics, epoch, ids)
+        if room is None:
+            return self.split.crops(ids, how.tops, how.lefts, self.recipe.crop), how
+        augment.fill(room, self.split, ids, how, self.preprocessing)
+        return room
+
+    def _batch(self, ids: NDArray[np.int64], read: Read) -> Batch:
+        if not isinstance(read, Tensor):
+            read = augment.to_input(*read, self.preprocessing, self.device, self.dtype)
+        return Batch(read, torch.from_numpy(self.split.labels[ids]).to(self.device), ids)

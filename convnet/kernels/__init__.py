@@ -3,6 +3,7 @@
 In C, for the CPU, where there is a compiler:
 
     norm_pool_cpu.py  ReLU, local response normalisation and max-pooling as one
+    augment_cpu.py    stored pictures -> the net's input
 
 In Triton, for CUDA devices:
 
