@@ -40,6 +40,7 @@ class Step:
         self.recipe, self.where, self.piece = recipe, where, piece
         self.net, copies = narrowed(net, where.dtype)
         self.rule: Momentum = optimizer(net, recipe, copies)
+        self.input_dtype = torch.float32 if net.float32_input else where.dtype  # of the images: bfloat16 loses nothing
 
     def gradients(self, images: Tensor, labels: Tensor, number: int) -> Outcome:
         """Leaves the gradients of a batch where the rule finds them. number: of the step, the first is 0.

@@ -67,7 +67,8 @@ def train(
     try:
         with files.lock(out, "training"):
             run = begin(recipe, data, out, where, resume, command, progress, start)
-            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers)
+            dtype = run.step.input_dtype
+            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
                 _train_epoch(run, loader, progress, stop)
                 _end_epoch(run, data, progress, stop)

@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import square
-from convnet import augment, draws, preprocess
+from convnet import augment, device, draws, preprocess
 from convnet.loader import Loader
-from convnet.recipe import Recipe
+from convnet.nets import list_models, recipe_of
+from convnet.recipe import Recipe, load_recipe
+from convnet.step import Step
 from convnet.store import Store
+from thin import images_for, new_thin_net
 
 RECIPE = Recipe(size=32, crop=24, far_edge=True, batch=16, colour_std=0.1, seed=3)
 CPU = torch.device("cpu")
@@ -140,3 +143,19 @@ def test_grey_is_pillows(photos: Store) -> None:
     images = augment.to_input(pixels, how, pre, CPU)
     for k in range(5):
         np.testing.assert_array_equal(images[k, 0].numpy(), np.asarray(Image.fromarray(pixels[k]).convert("L")))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_net_learns_the_same_from_pictures_in_bf16(name: str) -> None:
+    """Its first layer would round them itself; where it would not, the net says so."""
+    where = device.Device(CPU, torch.bfloat16, torch.channels_last, 1, "")
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        step = Step(new_thin_net(name).train(), load_recipe(recipe_of(name)), where)
+        images = images_for(step.net).to(dtype, memory_format=torch.channels_last)
+        loss = step.gradients(images, torch.tensor([1, 3]), 0).loss
+        gradients = [step.rule.computed(each).grad for each in step.rule.parameters]
+        results.append([loss, *(gradient for gradient in gradients if gradient is not None)])
+    assert loss.isfinite()
+    same = all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert same == (step.input_dtype == torch.bfloat16)

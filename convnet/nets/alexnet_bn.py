@@ -52,6 +52,7 @@ class AlexNetBN(CaffeFamily):
     paper = "Simon, Rodner and Denzler 2016"
     year = 2016
     name = "alexnet_bn"
+    float32_input = True  # batch norm of the pixels
     order = (
         "data conv1 bn1 relu1 pool1 conv2 bn2 relu2 pool2 conv3 bn3 relu3 conv4 bn4 relu4 conv5 bn5 relu5 pool5 "
         "fc6 bn6 relu6 fc7 bn7 relu7 fc8"

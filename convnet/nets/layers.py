@@ -48,6 +48,7 @@ class Net(nn.Module):
     lrn: LRN = PAPER_LRN  # of its response normalisation, where it has one
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
+    float32_input: bool = False  # the first layer computes in float32, whatever the others do, and wants such pictures
     slides: bool = False  # over pictures that are larger than its own: see `sliding`
     fixed: ClassVar[str] = ""  # why it can't slide, where it can't
     loss_weights: Mapping[str, float] = MappingProxyType({"logits": 1.0})  # of the heads, in training
