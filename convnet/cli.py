@@ -22,7 +22,7 @@ from convnet import cli_show_net as _net  # noqa: F401
 from convnet import cli_show_picture as _picture  # noqa: F401
 from convnet import cli_show_unit as _unit  # noqa: F401
 from convnet.cli_evaluate import evaluate, fuse, predict
-from convnet.cli_machine import doctor
+from convnet.cli_machine import benchmark, doctor
 from convnet.cli_report import after_training, report
 from convnet.cli_show import show
 from convnet.cli_verb import guarded
@@ -275,6 +275,7 @@ _verb(report)
 _verb(import_)
 _verb(export)
 _verb(doctor)
+_verb(benchmark)
 app.add_typer(show, name="show")
 
 

@@ -1,12 +1,19 @@
 """The verbs that look at the machine: doctor and benchmark; their arguments and what they print."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from convnet.terminal import columns, plain, shown
+from convnet.errors import UsageError
+from convnet.terminal import columns, shown
+from convnet.terminal import plain as plain_text
+
+if TYPE_CHECKING:
+    from convnet.benchmark.forms import Precision
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
@@ -30,4 +37,55 @@ def doctor(
         print(json.dumps(told, indent=1))  # noqa: T201
         return
     for line in lines(told, columns()):
-        print(plain(line))  # noqa: T201
+        print(plain_text(line))  # noqa: T201
+
+
+def benchmark(
+    net: Annotated[
+        list[str] | None,
+        typer.Option(help="A net, vgg* or main: alexnet zfnet nin_imagenet googlenet vgg_a vgg_d [see below]."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures in a step [64, on CUDA 1024; VGG a quarter].")] = None,
+    repeats: Annotated[int, typer.Option(help="Turns of everything, at least 5.")] = 5,
+    precision: Annotated[str, typer.Option(help="Of convnet: auto, fp32 or bf16.")] = "auto",
+    store: Annotated[
+        Path | None, typer.Option(help="What the loader reads [a raw store made for it, then gone].")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Plain PyTorch and other libraries too.")] = True,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="The CPU's peak memory too, in fresh processes; on CUDA always.")
+    ] = False,
+    limit: Annotated[float, typer.Option(help="Seconds for all turns of one form; what takes longer is told.")] = 120.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to try it; the rates say nothing.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The picture to write, .png or .svg [benchmark.png].")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """How fast is this machine with these nets? convnet benchmark --net alexnet
+
+    Training and inference, against plain PyTorch and this machine's own matrix products; the loader; everything
+    together; by turns in one run. Without --net: on CUDA main, otherwise alexnet and googlenet (some minutes).
+    """
+    from convnet.benchmark import Asked
+    from convnet.benchmark import benchmark as measure
+    from convnet.benchmark.drawn import benchmark_figure
+    from convnet.benchmark.table import table_lines
+    from convnet.benchmark.turns import Budget
+    from convnet.look.draw import check_suffix, save
+
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"--precision {precision}: must be auto, fp32 or bf16")
+    picture = out or Path("benchmark.png")
+    check_suffix(picture)
+    budget = Budget(repeats, least=0.0, limit=limit) if quick else Budget(repeats, limit=limit)
+    nets = tuple(net or ())
+    asked = Asked(nets, batch, cast("Precision", precision), budget, plain, memory, store, quick)
+    with shown(quiet) as progress:
+        result = measure(asked, progress, shlex.join(["convnet", *sys.argv[1:]]))
+    save(benchmark_figure(result), picture)
+    if as_json:
+        print(json.dumps(result | {"picture": str(picture)}, indent=1))  # noqa: T201
+        return
+    for line in table_lines(result):
+        print(plain_text(line))  # noqa: T201
+    print(f"written: {plain_text(str(picture))}")  # noqa: T201

@@ -1,0 +1,106 @@
+"""Does the loader keep up? Alone, and with the training step behind it, against the step on pictures in memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet import preprocess
+from convnet.benchmark.forms import Case
+from convnet.errors import UsageError
+from convnet.loader import Loader
+from convnet.nets import create_model
+from convnet.prepare import prepare
+from convnet.sources import Entry, Source
+from convnet.step import Step
+from convnet.store import Store
+
+PICTURES = 1024  # in the store that is made for the measurement
+CLASSES = 10
+
+
+class Feed(NamedTuple):
+    """What to call, by name, and how many pictures each call goes through."""
+
+    works: dict[str, Callable[[], object]]
+    pictures: int
+    store: str
+
+
+FIRST, LATER, COMPUTE, PIPELINE = "loader, first pass", "loader", "compute only", "pipeline"
+
+
+@contextmanager
+def opened(store: Path | None, of: Case, pictures: int = PICTURES) -> Iterator[Store]:
+    """The store at `store`, or one of random pictures of the recipe's size in a temporary folder, gone afterwards.
+
+    Raises: UsageError when the store's pictures have another size than the recipe of the net wants.
+    """
+    if store is not None:
+        found = Store(store)
+        if found.size != of.recipe.size:
+            raise UsageError(f"--store {store} holds pictures of {found.size} pixels, recipe {of.recipe.name} wants "
+                             f"{of.recipe.size}; name a net that fits first, or leave --store out")  # fmt: skip
+        yield found
+        return
+    with TemporaryDirectory(prefix="convnet-benchmark-") as folder:
+        yield prepare(random_pictures(of.recipe.size, pictures), Path(folder) / "store", size=of.recipe.size)
+
+
+def random_pictures(size: int, n: int) -> Source:
+    """A source of n pictures of noise, for training only."""
+
+    def read(entry: Entry) -> NDArray[np.uint8]:
+        return np.random.default_rng(entry.place).integers(0, 256, (size, size, 3), np.uint8)
+
+    entries = [Entry(f"{i:06d}", "train", i * CLASSES // n, i, str(i)) for i in range(n)]
+    classes = tuple(str(label) for label in range(CLASSES))
+    return Source("random", "random pictures", classes, entries, (), (), size, (), read)
+
+
+def feed(of: Case, store: Store, batches: int, workers: int) -> Feed:
+    """Passes of so many whole batches: through the loader alone, through step alone, through both.
+
+    The first pass looks at each record's sum, as the first epoch of a training does; later ones don't. A store with
+    fewer pictures than a pass has is gone through several times.
+    """
+    recipe = replace(of.recipe, seed=0)
+    statistics, split = store.statistics, store.split("train")
+    n = batches * of.batch
+    ids = np.resize(np.arange(split.n), n)
+    how = preprocess.of_recipe(recipe, store.mean_picture, statistics.mean_rgb, store.shorter_side)
+    loader = Loader(split, statistics, ids, recipe, how, of.where.device, workers)
+    options: dict[str, Any] = dict(recipe.net_options)
+    net = create_model(of.name, num_classes=len(store.classes), init=recipe.init, seed=0, **options).train()
+    net = of.where.take(net)
+    step, epochs, numbers = Step(net, recipe, of.where), count(), count()
+    kept = next(iter(loader.epoch(0)))
+
+    def through(loader: Loader) -> None:
+        for _ in loader.epoch(next(epochs)):
+            pass
+
+    def first() -> None:
+        through(replace(loader, split=Store(store.path).split("train")))
+
+    def update(images: object, labels: object) -> None:
+        step.gradients(images, labels, next(numbers)).loss.item()  # type: ignore[arg-type]
+        step.rule.step(recipe.lr)
+
+    def compute() -> None:
+        for _ in range(batches):
+            update(kept.images, kept.labels)
+
+    def pipeline() -> None:
+        for batch in loader.epoch(next(epochs)):
+            update(batch.images, batch.labels)
+
+    works: dict[str, Callable[[], object]] = {FIRST: first, LATER: lambda: through(loader)}
+    works |= {COMPUTE: compute, PIPELINE: pipeline}
+    return Feed(works, n, store.describe())

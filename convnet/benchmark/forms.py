@@ -1,0 +1,224 @@
+"""Which forms of a net are measured? Ours, the plain one, and torchvision's or timm's nearest where it is installed.
+
+A form does a whole training step (forward, loss, backward, the loss read, update) and a forward pass in eval mode.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convnet import device
+from convnet.benchmark.plain import HOW, HOW_CUDA, Plain, grouped, plain_alexnet
+from convnet.device import Device
+from convnet.explain import on_meta, own_name, skeleton
+from convnet.machine import version
+from convnet.nets import create_model, recipe_of
+from convnet.nets.layers import Net, rbf_loss
+from convnet.recipe import Recipe, load_recipe
+from convnet.step import RUBBISH, Step
+
+OURS, PLAIN = "convnet", "plain PyTorch"
+PIXEL_STD = 60.0  # grey levels: about that of photos
+PASSES = 3  # multiply-adds of a training step, in those of a forward pass: backward has two products for each
+SLOW = 100.0  # the recipe's rate is divided by this: random labels must not make the weights grow
+LIBRARIES = ("torchvision", "timm")
+VGG = {"a": 11, "b": 13, "d": 16, "e": 19}
+NEAREST = {  # the net that others have for ours
+    **dict.fromkeys(("alexnet", "alexnet_2012", "alexnet_caffe", "caffenet", "alexnet_owt"), "alexnet"),
+    **{f"vgg_{letter}{end}": f"vgg{n}{end}" for letter, n in VGG.items() for end in ("", "_bn")},
+    **dict.fromkeys(("googlenet", "googlenet_bn", "googlenet_caffe"), "googlenet"),
+}
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net by name, the recipe whose update rule, loss and crop it is trained by, and where."""
+
+    name: str
+    recipe: Recipe
+    where: Device
+
+    @property
+    def batch(self) -> int:
+        return self.recipe.batch
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a picture."""
+        return (1 if self.recipe.channels == "grey" else 3, self.recipe.crop, self.recipe.crop)
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Random pictures float32 (N, C, H, W) on the recipe's scale, and labels int64 (N,), on the device."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch, *self.shape, generator=generator) * PIXEL_STD * self.recipe.scale
+        labels = torch.randint(0, skeleton(self.name).num_classes, (self.batch,), generator=generator)
+        return images.to(self.where.device), labels.to(self.where.device)
+
+
+@dataclass(frozen=True)
+class Form:
+    """name, and how it computes, in words; step: one training step, gives its loss; forward: one pass in eval mode.
+
+    multiply_adds: of one picture's forward pass in training (with all heads) and in eval mode.
+    """
+
+    name: str
+    how: str
+    net: nn.Module
+    step: Callable[[], float]
+    forward: Callable[[], Tensor]
+    multiply_adds: tuple[int, int]
+
+
+def case(name: str, batch: int, precision: Precision = "auto", place: str = "auto") -> Case:
+    """A net with its own recipe and so many pictures in a step. Raises: UsageError for an unknown net, no bf16."""
+    recipe = load_recipe(recipe_of(name))
+    if recipe.net != name:
+        recipe = replace(recipe, net=name, crop=skeleton(name).input_size)
+    recipe = replace(recipe, batch=batch, precision=precision, lr=recipe.lr / SLOW)
+    return Case(name, recipe, device.choose(precision, place))
+
+
+def build(kind: str, of: Case) -> Form:
+    """A form by its name: OURS, PLAIN, or that of a library as `others` names it."""
+    if kind == OURS:
+        return ours(of)
+    return plain(of) if kind == PLAIN else theirs(of, *kind.split()[:2])
+
+
+def ours(of: Case) -> Form:
+    """The net as `convnet train` runs it, on pictures that are in memory."""
+    net = of.where.take(_fresh(of))
+    step, number = Step(net, of.recipe, of.where), 0
+    images, labels = of.inputs()
+    images = images.to(memory_format=of.where.memory_format)
+
+    def train() -> float:
+        nonlocal number
+        loss = step.gradients(images, labels, number).loss.item()
+        step.rule.step(of.recipe.lr)
+        number += 1
+        return float(loss)
+
+    def forward() -> Tensor:
+        with torch.no_grad(), of.where.autocast():
+            return cast(Tensor, step.net(images))
+
+    dtype = "bf16" if of.where.dtype == torch.bfloat16 else "fp32"
+    return Form(
+        OURS, f"{dtype}, channels-last, its own kernels", step.net, train, forward, _counts(net, of, nullcontext)
+    )
+
+
+def plain(of: Case) -> Form:
+    """The same net of torch's own pieces (plain.py)."""
+    net = plain_alexnet() if of.name == "alexnet" else grouped(_fresh(of))
+    how = HOW_CUDA if of.where.device.type == "cuda" else HOW
+    if of.name == "alexnet":
+        how = how.replace("F.local_response_norm, grouped convolutions", "nn.LocalResponseNorm, groups=2")
+    return _torchs(PLAIN, how, net, of, Plain if isinstance(net, Net) else nullcontext)
+
+
+def theirs(of: Case, library: str, name: str) -> Form:
+    """A library's net, plainly used: as torchvision's or timm's user has it on the first day."""
+    how = HOW_CUDA if of.where.device.type == "cuda" else HOW
+    how = how.replace("F.local_response_norm, grouped convolutions, ", "")
+    return _torchs(f"{library} {name}", how, _made_by(library, name), of, nullcontext)
+
+
+def others(name: str) -> tuple[str | None, str]:
+    """("torchvision vgg16", "") for the nearest net of a library that can be imported, or (None, why not)."""
+    nearest = NEAREST.get(own_name(name))
+    if nearest is None:
+        return None, "torchvision and timm have no such net"
+    reasons = []
+    for library in LIBRARIES:
+        if library == "timm" and not nearest.startswith("vgg"):
+            reasons.append("timm has no such net")
+            continue
+        if version(library) is None:
+            reasons.append(f"{library} is not installed")
+            continue
+        try:
+            importlib.import_module(f"{library}.models")
+            return f"{library} {nearest}", ""
+        except Exception as error:  # a torchvision that was built for another torch raises RuntimeError or worse
+            line = (str(error) or type(error).__name__).strip().splitlines()[0]
+            reasons.append(f"{library} can't be imported ({line})")
+    return None, "; ".join(reasons)
+
+
+def _made_by(library: str, name: str) -> nn.Module:
+    module = importlib.import_module(f"{library}.models")
+    if library == "timm":
+        return cast(nn.Module, module.create_model(name, pretrained=False))
+    make = getattr(module, name)
+    options: dict[str, Any] = {"weights": None}
+    if "kwargs" in inspect.signature(make).parameters and name != "alexnet":
+        options["init_weights"] = False  # torch's own initial values: drawing others takes longer than all the rest
+    return cast(nn.Module, make(**options))
+
+
+def _torchs(name: str, how: str, net: nn.Module, of: Case, mode: Callable[[], AbstractContextManager[object]]) -> Form:
+    """A net in torch's default layout with torch.optim.SGD; autocast on CUDA only, float32 elsewhere."""
+    counts = _counts(net, of, mode)
+    net = net.to(of.where.device)
+    recipe = of.recipe
+    rule = torch.optim.SGD(net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.decay)
+    images, labels = of.inputs()
+    context = of.where.autocast if of.where.device.type == "cuda" else nullcontext
+
+    def train() -> float:
+        rule.zero_grad()
+        with mode(), context():
+            loss = _loss(net, images, labels, recipe.loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss.item()
+        rule.step()
+        return float(value)
+
+    def forward() -> Tensor:
+        with torch.no_grad(), mode(), context():
+            return cast(Tensor, net(images))
+
+    return Form(name, how, net, train, forward, counts)
+
+
+def _loss(net: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """The recipe's loss with all heads, or that of a library's net, whose heads come as a tuple (GoogLeNet's)."""
+    if isinstance(net, Net):
+        heads, j = net.heads(images), RUBBISH if kind == "rbf" else math.inf  # with j infinite it's the cross entropy
+        terms = [weight * rbf_loss(heads[name].float(), labels, j) for name, weight in net.loss_weights.items()]
+        return torch.stack(terms).sum()
+    outputs = net(images)
+    if isinstance(outputs, Tensor):
+        return F.cross_entropy(outputs, labels)
+    first, *rest = outputs
+    return F.cross_entropy(first, labels) + 0.3 * sum(F.cross_entropy(each, labels) for each in rest)
+
+
+def _counts(net: nn.Module, of: Case, mode: Callable[[], AbstractContextManager[object]]) -> tuple[int, int]:
+    """Multiply-adds of a picture's forward pass with all heads, and without, from a trace without pixels."""
+    bare, images = on_meta(cast(Net, net)), torch.empty(1, *of.shape, device="meta")
+    counts = []
+    for training in (True, False):
+        bare.train(training and not isinstance(net, Net))  # a library's GoogLeNet has its heads in training only
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, mode():
+            bare.heads(images) if training and isinstance(net, Net) else bare(images)
+        counts.append(counter.get_total_flops() // 2)
+    return counts[0], counts[1]
+
+
+def _fresh(of: Case) -> Net:
+    options: dict[str, Any] = dict(of.recipe.net_options)
+    return create_model(of.name, init=of.recipe.init, seed=0, **options).train()

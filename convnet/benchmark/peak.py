@@ -1,0 +1,106 @@
+"""How much memory does training take? On the CPU the peak of a fresh process, on CUDA what torch's allocator counts.
+
+And before a net is measured: how much will it take at least? From a run on torch's meta device, which has shapes only.
+"""
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from convnet import device, machine
+from convnet.benchmark.forms import Case, Precision, build, case
+from convnet.benchmark.plain import Plain, grouped
+from convnet.explain import skeleton
+
+STEPS = 2  # the second has the velocity and the memory that the first left
+RESERVE = 1.2  # what is needed for a moment within a step, as a factor
+
+
+def on_cpu(kind: str, of: Case) -> tuple[int | None, str]:
+    """(bytes, "") by which a form's training makes a fresh process larger than loading torch did, or (None, why not).
+
+    It has the number of threads that this process has.
+    """
+    if sys.platform == "win32":
+        return None, "not measured: Windows doesn't tell a process's peak in this way"
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    asked = (kind, of.name, of.batch, of.recipe.precision, torch.get_num_threads())
+    process = context.Process(target=_measure, args=(writer, *asked), daemon=True)
+    process.start()
+    writer.close()
+    try:
+        return cast(int, reader.recv()), ""
+    except EOFError:
+        process.join()
+        return None, f"not measured: the process ended with code {process.exitcode}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def on_cuda(kind: str, of: Case) -> int:
+    """Bytes that a form's training takes at its peak, as torch's allocator gives them out."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    form = build(kind, of)
+    for _ in range(STEPS):
+        form.step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def needed(of: Case, dtype: torch.dtype) -> int:
+    """Bytes that a training step of the net needs at least: weights, gradients, velocity, and what backward keeps."""
+    net = grouped(skeleton(of.name, **dict(of.recipe.net_options))).train()
+    images = torch.empty(of.batch, *of.shape, device="meta")
+    seen: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if not isinstance(x, torch.nn.Parameter):
+            seen[storage._cdata] = storage.nbytes()
+            kept.append(x)
+        return x
+
+    kept: list[Tensor] = []  # so that no storage's number comes twice
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), Plain():
+        net.heads(images)
+    parameters = sum(each.numel() for each in net.parameters())
+    activations = sum(seen.values()) * (0.5 if dtype == torch.bfloat16 else 1.0)
+    return int(RESERVE * (activations + parameters * 12 + images.numel() * 4))
+
+
+def free(place: torch.device) -> int | None:
+    """Bytes that are free on the device; None where it isn't told."""
+    if place.type == "cuda":
+        return torch.cuda.mem_get_info(place)[0]
+    return machine.memory().free if place.type == "cpu" else None
+
+
+def does_not_fit(of: Case, dtype: torch.dtype) -> str:
+    """Why a net is not measured: "" when its training should fit the free memory, as far as that is known."""
+    room, need = free(of.where.device), needed(of, dtype)
+    if room is None or need <= room:
+        return ""
+    return f"its training needs about {need / 2**30:.1f} GiB and {room / 2**30:.1f} GiB are free; try a smaller --batch"
+
+
+def _measure(writer: Connection, kind: str, name: str, batch: int, precision: Precision, threads: int) -> None:
+    """In the fresh process."""
+    import resource
+
+    torch.set_num_threads(threads)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB elsewhere
+    peak: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # noqa: E731
+    device.keep_memory()
+    before = peak()
+    form = build(kind, case(name, batch, precision, "cpu"))
+    for _ in range(STEPS):
+        form.step()
+    writer.send(peak() - before)
