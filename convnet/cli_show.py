@@ -5,8 +5,11 @@ The commands that need only a net or a run's record stand in `cli_show_net.py`, 
 `cli_show_data.py`.
 """
 
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
@@ -46,8 +49,23 @@ show = typer.Typer(
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Adds a WHAT, named as the function, with what happens to every verb."""
-    return show.command(function.__name__)(guarded(function))
+    """Adds a WHAT, named as the function, with what happens to every verb; in the list, what it shows."""
+    shows = (function.__doc__ or "").partition(": convnet")[0]
+    return show.command(function.__name__, short_help=shows)(guarded(_telling(function)))
+
+
+def _telling(function: Callable[P, None]) -> Callable[P, None]:
+    """The command, with what its picture lacks told in a line."""
+
+    @wraps(function)
+    def telling(*arguments: P.args, **options: P.kwargs) -> None:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", "no font here has")
+            function(*arguments, **options)
+        for each in told:
+            print(plain(f"warning: {each.message}"), file=sys.stderr)  # noqa: T201
+
+    return telling
 
 
 def target(out: Path | None, what: str) -> Path:
@@ -66,6 +84,7 @@ def seen_at(
 
     A file's true class is its folder's name where the net has a class of that name. Raises: UsageError, DataError.
     """
+    from convnet.evaluate import split_to_test
     from convnet.look import seen
     from convnet.store import Store, is_store
 
@@ -73,12 +92,13 @@ def seen_at(
         store = Store(paths[0])
         if store.classes != kept.classes:
             raise UsageError(f"{paths[0]} has other classes than the net; name pictures, or a store with its classes")
-        name = split or next(name for name in ("test", "val", "train") if name in store.splits and store.split(name).n)
-        chosen = store.split(name)
+        chosen = split_to_test(store, split)
+        if chosen.n == 0:
+            raise UsageError(f"{paths[0]} has no pictures in its split {chosen.name}; choose another with --split")
         places = _numbers(ids) if ids is not None else [i * chosen.n // most for i in range(min(most, chosen.n))]
         for i in places:
             if not 0 <= i < chosen.n:
-                raise UsageError(f"--ids {i}: {name} has the pictures 0 to {chosen.n - 1}")
+                raise UsageError(f"--ids {i}: {chosen.name} has the pictures 0 to {chosen.n - 1}")
         return seen.from_store(chosen, places, kept.preprocessing)
     if ids is not None or split is not None:
         raise UsageError("--ids and --split choose pictures of a store; here pictures are named")

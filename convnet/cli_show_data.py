@@ -64,7 +64,7 @@ def panels(
         else:
             chosen = from_files(pictures, net.preprocessing)
         found_panels = find(net.net, chosen, net.preprocessing, net.where)
-        draw.save(draw_panels(found_panels, net.names), path)
+        draw.save(draw_panels(found_panels, net.short), path)
     written(path)
 
 
@@ -104,7 +104,7 @@ def neighbours(
         found = find(
             net.net, queries, opened.split("train"), net.preprocessing, net.where, layer=layer, progress=progress
         )
-        draw.save(draw_neighbours(found, net.names), path)
+        draw.save(draw_neighbours(found, net.short), path)
     written(path)
 
 
@@ -129,7 +129,7 @@ def confusion(
     net = _net(checkpoint, names)
     with shown(quiet) as progress:
         scores = _guesses(net, _split(_store(store, net), split), progress).scores
-        draw.save(draw_confusion(scores, net.names), path)
+        draw.save(draw_confusion(scores, net.short), path)
         table = path.with_suffix(".csv")
         files.write_atomic(table, confusion_csv(scores, net.names))
     written(path)
@@ -164,10 +164,10 @@ def classes(
     with shown(quiet) as progress:
         twins = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
         found = find(_guesses(net, tested, progress), twins)
-        draw.save(draw_classes(found, tested, train, net.preprocessing, net.names), path)
+        draw.save(draw_classes(found, tested, train, net.preprocessing, net.short), path)
         table = path.with_suffix(".csv")
         files.write_atomic(table, classes_csv(found.rows, net.names))
-    _tell(found, tested, train, net.names)
+    _tell(found, tested, train, net.short)
     written(path)
     written(table)
 
@@ -211,25 +211,27 @@ def _list(title: str, lines: Sequence[str]) -> None:
 
 
 class _Loaded(NamedTuple):
-    """A checkpoint's net where it runs, and what its classes are called."""
+    """A checkpoint's net where it runs, and what its classes are called: with all synonyms, and short."""
 
     file: Path
     net: "Net"
     preprocessing: "Preprocessing"
     classes: tuple[str, ...]
     names: tuple[str, ...]
+    short: tuple[str, ...]
     where: "Device"
 
 
 def _net(checkpoint: Path, names: Path | None) -> _Loaded:
     from convnet import device
     from convnet.checkpoint import load, rebuild
-    from convnet.look.labels import class_names
+    from convnet.look.labels import class_names, first_names
 
     file = checkpoint_at(checkpoint)
     kept, where = load(file), device.choose("fp32")
     called = class_names(kept.classes, names)
-    return _Loaded(file, where.take(rebuild(kept)), kept.preprocessing, kept.classes, called, where)
+    net = where.take(rebuild(kept))
+    return _Loaded(file, net, kept.preprocessing, kept.classes, called, first_names(called), where)
 
 
 def _store(path: Path, net: _Loaded) -> "Store":

@@ -52,6 +52,7 @@ def occlusion(
     Fergus, figure 6). A file's true class is its folder's name, if the net has a class of that name.
     """
     from convnet.look import draw
+    from convnet.look.labels import first_names
     from convnet.look.occlusion import check
     from convnet.look.occlusion import occlusion as of
     from convnet.look.occlusion_drawn import draw_occlusion
@@ -65,7 +66,7 @@ def occlusion(
             of(asked.net, seen, asked.preprocessing, asked.where, label=label, layer=layer, box=box, stride=stride,
                progress=progress) for seen in asked.pictures
         ]  # fmt: skip
-    draw.save(draw_occlusion(found, asked.names), path)
+    draw.save(draw_occlusion(found, first_names(asked.names)), path)
     for each in found:
         least = f"{each.whole_probability:.1%}, at least {each.probability.min():.1%} with the square"
         print(plain(f"{each.picture.name}: {asked.names[each.label]} {least}"))  # noqa: T201
@@ -94,6 +95,7 @@ def cam(
     from convnet.look import draw
     from convnet.look.cam import cam as of
     from convnet.look.cam_drawn import draw_cam
+    from convnet.look.labels import first_names
 
     path = target(out, "cam")
     if top < 1:
@@ -105,7 +107,7 @@ def cam(
         of(asked.net, seen, asked.preprocessing, asked.where, labels=labels, layer=layer, top=top)
         for seen in asked.pictures
     ]
-    draw.save(draw_cam(found, asked.names), path)
+    draw.save(draw_cam(found, first_names(asked.names)), path)
     print(f"{found[0][0].kind} of {found[0][0].layer}")  # noqa: T201
     written(path)
 

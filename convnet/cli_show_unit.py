@@ -54,7 +54,7 @@ def maps(
 @command
 def deconv(
     checkpoint: Checkpoint,
-    store: Annotated[Path | None, typer.Argument(metavar="[STORE]", help="The pictures to search.")] = None,
+    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="The pictures to search.")] = None,
     layer: Annotated[str | None, typer.Option("--layer", help="Stages, as conv3,conv5 [the last convolution].")] = None,
     maps: Maps = None,
     n: Annotated[int, typer.Option("--n", help="Without --maps: so many that are excited most.")] = 6,
@@ -164,7 +164,7 @@ def _of_epochs(checkpoint: Path, where: _Searched, asked: _Asked, progress: "Pro
     from convnet.look.project import kept_epochs, over_training
     from convnet.look.project_drawn import draw_evolution
 
-    kept = kept_epochs(checkpoint if checkpoint.is_dir() else checkpoint.parent)
+    kept = kept_epochs(checkpoint.parent if checkpoint.is_file() else checkpoint)
     last = _net(kept[max(kept)])
     found = over_training(
         kept, asked.of(last.net), where.split, last.where, most=asked.n, form=asked.form, ids=where.ids,

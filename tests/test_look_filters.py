@@ -12,7 +12,7 @@ import caffe_writer as writer
 from convnet.checkpoint import rebuild
 from convnet.errors import UsageError
 from convnet.look import draw
-from convnet.look.filters import colour_of, column_colour_of, draw_filters, filters, pictures_of
+from convnet.look.filters import Kernels, colour_of, column_colour_of, draw_filters, filters, pictures_of
 from convnet.look.specialisation import draw_specialisation, specialisation, tuning
 from convnet.nets import create_model
 from convnet.weights import read_weights
@@ -140,6 +140,15 @@ def test_pictures_of_grey_and_of_small_layers_are_files(tmp_path: Path) -> None:
         for suffix, begin in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
             path = draw.save(draw_filters(filters(net, layer)), tmp_path / f"{layer}{suffix}")
             assert path.read_bytes().startswith(begin)
+
+
+def test_a_layer_that_reads_three_maps_is_not_taken_for_one_that_reads_colours() -> None:
+    kernels = RNG.normal(size=(4, 3, 5, 5)).astype(np.float32)
+    made = draw_filters(Kernels("conv2", (kernels,), (), ()))
+    assert made.axes[0].get_title(loc="left") == ""
+    assert [each.get_text() for each in made.axes[0].get_yticklabels()] == [
+        str(o) for o in np.argsort(-np.square(kernels).sum((1, 2, 3)))
+    ]
 
 
 # What columns learned

@@ -1,5 +1,6 @@
 """The strongest pictures against a search one by one; what of them is projected; maps; how all of it is drawn."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from convnet.look.maps import draw_maps
 from convnet.look.project import deepest, kept_epochs, over_training, project, project_picture
 from convnet.look.project_drawn import GREY, OUTSIDE, draw_evolution, draw_features, shown_patches, shown_projections
 from convnet.look.seen import Seen, from_store, net_input
-from convnet.nets import create_model
-from convnet.nets.layers import Net
+from convnet.nets import create_model, trace
+from convnet.nets.layers import Net, record
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.stop import Stop
@@ -102,6 +103,30 @@ def test_the_store_is_read_once_for_all_layers_and_maps(
     reads = counted(monkeypatch)
     strongest(small(), photos.split("test"), preprocessing(photos), CPU, wanted)
     assert sorted(reads) == list(range(100))
+
+
+def test_activations_that_nobody_asked_for_are_not_held() -> None:
+    """Of VGG-D's conv1_1 alone 16 pictures take 196 MiB."""
+    made: dict[str, weakref.ref[Tensor]] = {}
+    alive: dict[str, list[str]] = {}
+
+    class Watched(Net):
+        in_channels, input_size, columns = 3, 8, 2
+
+        def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+            x = images
+            for stage in ("one", "two", "three", "four"):
+                x = record(stages, stage, x + 1)
+                alive[stage] = [name for name, each in made.items() if each() is not None]
+                made[stage] = weakref.ref(x)
+            return x
+
+    found = trace(Watched(), torch.zeros(1, 4, 8, 8), ["four", "two.1"])
+    assert alive == {"one": [], "two": [], "three": ["two"], "four": ["two"]}
+    assert {stage: x.shape[1] for stage, x in found.items()} == {"four": 4, "two.1": 2}
+    assert float(found["two.1"].max()) == 2
+    assert len(trace(Watched(), torch.zeros(1, 4, 8, 8))) == 4
+    assert alive["four"] == ["one", "two", "three"], "all of them when all are asked for"
 
 
 def test_a_part_of_the_pictures_and_fewer_than_nine(photos: Store) -> None:
@@ -224,11 +249,13 @@ def test_over_training_each_epochs_own_strongest_picture_of_the_maps_that_the_la
 def test_a_run_that_kept_no_epochs_says_how_to(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"keeps no epochs; train with --set keep_epochs=\[1,2,5,10\]"):
         kept_epochs(tmp_path)
+    with pytest.raises(UsageError, match=r"nowhere: no such folder; name a run"):
+        kept_epochs(tmp_path / "nowhere")
 
 
 def test_the_last_convolution_is_what_is_shown_when_nothing_is_named() -> None:
     assert deepest(small()) == "conv3"
-    assert deepest(create_model("lenet5")) == "s4"
+    assert deepest(create_model("lenet5")) == "c3"
     assert deepest(create_model("nin_small")) == "cccp3"
 
 
@@ -353,6 +380,8 @@ def test_the_commands_write_a_picture(run: Callable[..., Run], photos: Store, ke
         (("deconv", "RUN", "STORE", "--out", "a.jpg"), "a picture's name ends in .png or .svg"),
         (("maps", "RUN", "PHOTO", "--layer", "conv9"), "unknown stage 'conv9'"),
         (("maps", "RUN", "nowhere.png"), "nowhere.png: cannot be read"),
+        (("maps", "RUN", "."), ". is a folder, neither a picture nor a store; name pictures in it"),
+        (("deconv", "nowhere", "STORE", "--over-training"), "nowhere: no such folder; name a run"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -30,6 +30,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1_000_000
 
 
+class Told(Silent):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 class Page(HTMLParser):
     """A page as a browser reads it: its elements, its text, and what they refer to."""
 
@@ -206,7 +216,10 @@ def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) 
     moved = Page(report(copy, store=digits.path))
     assert "Missing here" not in moved.text
     assert "confusion" in {each.get("id") for each in moved.all("section")}
-    other = Page(report(copy, store=photos.path))
+    told = Told()
+    other = Page(report(copy, store=photos.path, progress=told))
+    assert len(told.warnings) == 1
+    assert "the page lacks the pictures: " in told.warnings[0]
     assert "is another store than the one that the run was trained on" in other.text
 
 

@@ -33,7 +33,7 @@ def draw_cam(found: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> Fig
             for axes in row[1 + len(maps) :]:
                 axes.set_axis_off()
         ramp = ListedColormap(_mixed(np.linspace(0, 1, 64)[:, None], np.full((64, 1), 0.5)))
-        scale = made.colorbar(ScalarMappable(cmap=ramp), ax=cells[0, -1], ticks=[0, 1], fraction=0.06)
+        scale = made.colorbar(ScalarMappable(cmap=ramp), ax=cells[0, -1], ticks=[0, 1], fraction=0.06, shrink=0.8)
         scale.ax.set_yticklabels(["0", "its\nlargest"])
         text = f"{first.kind} of {first.layer}: {SAID[first.kind]}."
         draw.note(made, f"{text} Only what speaks for the class, each map by its largest value.")

@@ -16,9 +16,9 @@ from convnet.store import Split
 WORST = 20  # classes with a bar
 PAIRS = 6  # confused pairs with pictures, two side by side
 ACROSS = 8  # pictures side by side
-LETTERS = 17  # of a class's name
+LETTERS = 16  # of a class's name
 WIDTH = 9.0  # inches
-HEAD, BAR, TILE = 0.45, 0.21, 1.5  # inches of a section's title, of a bar, of a picture with its text
+HEAD, BAR, TILE = 0.45, 0.21, 1.55  # inches of a section's title, of a bar, of a picture with its text
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _mistakes(part: SubFigure, sheet: _Sheet) -> None:
         label, said = int(found.scores.labels[row]), int(found.classes[row, 0])
         draw.show_picture(axes, sheet.tested(row).pixels, sheet.name(label))
         axes.set_axis_on()
-        text = f"{sheet.name(said)} {percent(found.probabilities[row, 0])}"
+        text = f"{sheet.name(said)}\n{percent(found.probabilities[row, 0])}"
         axes.set_xlabel(text, labelpad=2, color=draw.WRONG, fontsize=7)
         if row in doubts:
             for spine in axes.spines.values():

@@ -5,9 +5,13 @@ cividis (from nothing up) and a blue-white-orange one (around zero).
 """
 
 import io
+import re
 import textwrap
+import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 from convnet import files
@@ -30,8 +35,13 @@ SIGNED = LinearSegmentedColormap.from_list("blue-white-orange", ["#0072B2", "#ff
 SUFFIXES = (".png", ".svg")
 NOTE_LETTERS = 18  # of a note, for each inch of the figure's width
 DPI = 150  # dots an inch of a PNG
+FONT = "DejaVu Sans"  # comes with matplotlib
+FONTS = (  # asked in this order, where they are installed, for letters that FONT lacks
+    *("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS", "Unifont"),
+)
 STYLE: Any = {  # matplotlib types each name
-    "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "axes.labelsize": 8.0,
@@ -53,28 +63,51 @@ STYLE: Any = {  # matplotlib types each name
 }
 
 
+class Unwritten(UserWarning):
+    """Letters of a picture that no font here has; boxes stand in their place."""
+
+
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of that size in inches, in the common style; within the block the style holds."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_style()):
         made = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(made)
         yield made
 
 
 def save(made: Figure, path: Path) -> Path:
-    """Writes a figure as the file's ending says, .png or .svg. Raises: UsageError for another; DiskError."""
+    """Writes a figure as the file's ending says, .png or .svg. Raises: UsageError for another; DiskError.
+
+    Warns `Unwritten` of letters that a PNG lacks; in an SVG who looks at it has the fonts.
+    """
     check_suffix(path)
     files.write_atomic(path, encoded(made, path.suffix[1:]))
     return path
 
 
 def encoded(made: Figure, kind: str = "png") -> bytes:
-    """The figure's bytes, "png" or "svg"; equal figures give equal bytes."""
+    """The figure's bytes, "png" or "svg"; equal figures give equal bytes. Warns: as `save`."""
     out = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_style()), warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings("always", "Glyph")
         made.savefig(out, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    lacking: dict[str, None] = {}
+    for each in told:
+        if found := re.match(r"Glyph (\d+) ", str(each.message)):
+            lacking[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if lacking and kind == "png":
+        text = f"no font here has {''.join(lacking)}; boxes stand in their place"
+        warnings.warn(f"{text}: install one that has, as Noto Sans CJK, or write an .svg", Unwritten, stacklevel=2)
     return out.getvalue()
+
+
+@cache
+def _style() -> Any:
+    installed = set(fontManager.get_font_names())
+    return STYLE | {"font.family": [FONT, *(font for font in FONTS if font in installed)]}
 
 
 def check_suffix(path: Path) -> None:
@@ -135,10 +168,11 @@ def in_legend(text: str) -> str:
 
 
 def shortened(text: str, letters: int) -> str:
-    """A label that fits: its first name, in at most that many letters, without control characters.
+    """A label that fits: in at most that many letters, of which wide ones count twice, without control characters.
 
-    >>> shortened("tench, Tinca tinca", 20), shortened("a very long name of a class", 12)
-    ('tench', 'a very long…')
+    >>> shortened("tench", 20), shortened("a very long name of a class", 12), shortened("乾酪乾酪乾酪", 8)
+    ('tench', 'a very long…', '乾酪乾…')
     """
-    name = "".join(c if c.isprintable() else "?" for c in text.split(",")[0].strip()) or "?"
-    return name if len(name) <= letters else name[: letters - 1].rstrip() + "…"
+    name = "".join(c if c.isprintable() else "?" for c in text.strip()) or "?"
+    widths = np.cumsum([1 + (unicodedata.east_asian_width(c) in "WF") for c in name])
+    return name if widths[-1] <= letters else name[: int((widths < letters).sum())].rstrip() + "…"

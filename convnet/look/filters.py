@@ -96,7 +96,7 @@ def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> "Figure":
     The bar under a kernel that reads colours is as long as its share of colour; of the others those of the largest norm
     are shown. Paper: AlexNet figure 3.
     """
-    if shown.columns[0].shape[1] in (1, 3):
+    if shown.colour and shown.columns[0].shape[1] in (1, 3):
         return _draw_whole(shown)
     return _draw_slices(shown, most, slices)
 

@@ -29,7 +29,7 @@ from convnet.store import Split
 from convnet.views import protocol
 
 NEAREST = 6  # as in the paper
-BATCH = 16  # pictures at a time; `features` holds all activations of so many
+BATCH = 16  # pictures at a time
 LETTERS = 16  # of a class's name
 SAME = draw.COLOURS[2]
 PIXELS = "pixels"  # the measure of the raw pixels
@@ -159,7 +159,7 @@ def draw_neighbours(found: Sequence[Neighbours], classes: Sequence[str]) -> Figu
         grid = made.add_gridspec(n_rows, n + 1, width_ratios=[1.0] * (n + 1))
         for q, query in enumerate(found[0].queries):
             axes = made.add_subplot(grid[q * len(found), 0])
-            name = "the picture" if query.label is None else draw.shortened(classes[query.label], LETTERS)
+            name = "the picture" if query.label is None else draw.shortened(classes[query.label], LETTERS - 2)  # bold
             draw.show_picture(axes, query.pixels)
             axes.set_xlabel(name, labelpad=2, fontsize=7, fontweight="bold")
             for r, each in enumerate(found):

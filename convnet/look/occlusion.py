@@ -27,7 +27,7 @@ from convnet.errors import UsageError
 from convnet.evaluate import NotFinite
 from convnet.look.last_maps import check_has_maps, last_maps
 from convnet.look.seen import Seen, net_input
-from convnet.nets import trace
+from convnet.nets import Only, trace
 from convnet.nets.layers import Net
 from convnet.posteriors import BATCH
 from convnet.preprocess import Preprocessing
@@ -159,18 +159,6 @@ def check(box: int, stride: int, side: int) -> None:
         raise UsageError(f"--stride {stride}: must be at least 1 pixel")
 
 
-class _Only(dict[str, Tensor]):
-    """What a net fills with its stages; keeps one, so that the others' memory is used again."""
-
-    def __init__(self, stage: str) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def __setitem__(self, stage: str, x: Tensor) -> None:
-        if stage == self.stage:
-            super().__setitem__(stage, x)
-
-
 @torch.no_grad()
 def _slide(
     net: Net,
@@ -196,7 +184,7 @@ def _slide(
             part = corners[first : first + batch]
             for i, (top, left) in enumerate(part):
                 images[i, :, top : top + box, left : left + box] = square[0, :, top : top + box, left : left + box]
-            stages = _Only(layer)
+            stages = Only([layer])  # the others' memory is used again
             logits = net(images[: len(part)], stages)
             sums.append(stages[layer][:, chosen].float().sum((1, 2)))
             rows.append(logits.float().softmax(1))

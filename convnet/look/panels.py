@@ -78,7 +78,7 @@ def draw_panels(found: Sequence[Panel], classes: Sequence[str]) -> Figure:
     """
     columns = min(COLUMNS, len(found))
     n_rows = -(-len(found) // columns)
-    with draw.figure(1.75 * columns, 3.1 * n_rows) as made:
+    with draw.figure(1.75 * columns, 3.1 * n_rows + 0.3) as made:
         grid = made.add_gridspec(3 * n_rows, columns, height_ratios=[1.6, 1.0, 0.05] * n_rows)
         for i, panel in enumerate(found):
             row, column = divmod(i, columns)
@@ -88,6 +88,12 @@ def draw_panels(found: Sequence[Panel], classes: Sequence[str]) -> Figure:
             name = panel.picture.name.rpartition("/")[2] if label is None else classes[label]
             below.set_title(draw.shortened(name, LETTERS), fontweight="bold", pad=4)
             _draw_bars(below, panel, classes)
+        known = any(panel.picture.label is not None for panel in found)
+        truth = "Under each picture its true class; " if known else "Under each picture its name; "
+        draw.note(
+            made,
+            f"{truth}bars: the classes that the net holds most probable" + (", the right one red." if known else "."),
+        )
     return made
 
 
@@ -95,7 +101,7 @@ def _draw_bars(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
     """Bars from the left; the class's name lies over its bar, the probability stands at the right."""
     places = range(len(panel.classes))
     colours = [draw.RIGHT if place == panel.right else draw.WRONG for place in places]
-    axes.barh(places, panel.probabilities, color=colours, alpha=0.6, height=0.82)
+    axes.barh(places, panel.probabilities, color=colours, alpha=0.75, height=0.82)
     for place, label, p in zip(places, panel.classes, panel.probabilities, strict=True):
         weight = "bold" if place == panel.right else "normal"
         name = draw.shortened(classes[label], LETTERS)

@@ -19,13 +19,15 @@ from convnet.errors import UsageError
 from convnet.look.deconv import Form, Unit, check_maps, deconv, peaks
 from convnet.look.fields import Field, Fields, fields, fields_of
 from convnet.look.seen import Seen, from_store, net_input
-from convnet.look.strongest import BATCH, Ints, Strongest, strongest
+from convnet.look.strongest import Ints, Strongest, strongest
 from convnet.nets import trace
 from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
 from convnet.stop import Stop
 from convnet.store import Pixels, Split
+
+BATCH = 4  # pictures at a time; all their activations are held for the way back
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +105,11 @@ def project_picture(
 
 
 def deepest(net: Net) -> str:
-    """The last stage with more than one unit a map that isn't a pooling, a normalisation or a ReLU: AlexNet's conv5."""
-    kinds = ("pool", "avgpool", "norm", "within", "relu", "tanh", "bn", "data")
+    """The last stage with more than one unit a map that isn't a pooling, a normalisation or a ReLU.
+
+    AlexNet's is conv5, GoogLeNet's inception_5b, LeNet-5's c3.
+    """
+    kinds = ("pool", "avgpool", "norm", "within", "relu", "tanh", "bn", "data", "s")
     found = fields(net)
     maps = [stage for stage, each in found.items() if len(each.rows.first) > 1]
     return next((stage for stage in reversed(maps) if stage.rstrip("0123456789_") not in kinds), next(iter(found)))
@@ -112,6 +117,8 @@ def deepest(net: Net) -> str:
 
 def kept_epochs(run: Path) -> dict[int, Path]:
     """{epoch: checkpoint} that a run kept by its recipe's `keep_epochs`, in order. Raises: UsageError for none."""
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such folder; name a run, as convnet train --out makes it")
     pattern = re.compile(re.escape(KEPT).replace(r"\{:04d\}", r"(\d{4,})"))
     found = {int(match[1]): path for path in run.iterdir() if (match := pattern.fullmatch(path.name))}
     if not found:

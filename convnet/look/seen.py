@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convnet.augment import to_input
 from convnet.decode import BadPicture, decode_image
-from convnet.errors import DataError
+from convnet.errors import DataError, UsageError
 from convnet.evaluate import check_gives
 from convnet.posteriors import at_scales
 from convnet.prepare import Settings, fit
@@ -58,7 +58,7 @@ def in_parts(
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:
-    """Pictures in files, scaled as in preparation. Raises: DataError naming the file that can't be read."""
+    """Pictures in files, scaled as in preparation. Raises: DataError, or UsageError for a folder, naming the file."""
     return [Seen(str(path), _crop(_square(path, preprocessing), preprocessing)) for path in paths]
 
 
@@ -74,6 +74,8 @@ def _square(path: Path, preprocessing: Preprocessing) -> Pixels:
         return np.asarray(fit(decode_image(path.read_bytes())[0], settings))
     except BadPicture as error:
         raise DataError(f"{path}: {error}") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder, neither a picture nor a store; name pictures in it") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 

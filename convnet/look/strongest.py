@@ -25,7 +25,7 @@ from convnet.stop import Stop
 from convnet.store import Split
 
 NINE = 9  # pictures, as in the paper
-BATCH = 16  # pictures at a time; all their activations are held
+BATCH = 16  # pictures at a time; their activations in the stages that are searched are held
 
 Ints = NDArray[np.int64]
 

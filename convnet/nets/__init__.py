@@ -2,7 +2,7 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -198,17 +198,27 @@ def list_models(pattern: str = "*") -> list[str]:
 def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict[str, Tensor]:
     """{stage: activation} in eval mode and without gradients; the net is left as it was.
 
-    stages: None is each stage of the net, in its order; else these, in this order. Where a net has columns,
-    "conv2.0" and "conv2.1" are the two columns' maps of conv2, and so for every stage but the last.
+    stages: None is each stage of the net, in its order; else these, in this order; no others are held. Where a net has
+    columns, "conv2.0" and "conv2.1" are the two columns' maps of conv2, and so for every stage but the last.
 
     Raises: UsageError for a stage that the net doesn't have.
     """
-    everything: dict[str, Tensor] = {}
+    asked = None if stages is None else list(stages)
+    everything: dict[str, Tensor] = {} if asked is None else Only(asked)
     with torch.no_grad(), evaluating(net):
         net(images, everything)
-    if stages is None:
-        return everything
-    return {stage: stage_of(net, everything, stage) for stage in stages}
+    return everything if asked is None else {stage: stage_of(net, everything, stage) for stage in asked}
+
+
+class Only(dict[str, Tensor]):
+    """What a net fills with its stages; of those that nobody asked for it keeps the name, not the activation."""
+
+    def __init__(self, asked: Sequence[str]) -> None:
+        super().__init__()
+        self.asked = {*asked, *(stage.rpartition(".")[0] for stage in asked)}
+
+    def __setitem__(self, stage: str, x: Tensor) -> None:
+        super().__setitem__(stage, x if stage in self.asked else x.new_empty(0))
 
 
 def features(net: Net, images: Tensor, stage: str) -> Tensor:

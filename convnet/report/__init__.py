@@ -41,7 +41,8 @@ def report(
     """Writes the page of the run in a folder, to `out` or report.html there; returns where.
 
     store: where the run's store is now, if it moved. names: a file with classes' names for people. pictures: how many
-    of the test or validation pictures are looked at; the errors on top are the run's own, of all.
+    of the test or validation pictures are looked at; the errors on top are the run's own, of all. What is missing is
+    said on the page, and to `progress`.
 
     Raises: UsageError when the folder holds no run; DataError when `names` can't be read; Interrupted; DiskError.
     """
@@ -65,6 +66,8 @@ def report(
     page["missing"] = told.missing
     target = out or run / NAME
     files.write_atomic(target, _render(page).encode(errors="replace"))
+    for text in told.missing:
+        progress.warn(f"the page lacks {text}")
     return target
 
 
