@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from convnet import __version__, checkpoint, device, draws, files, preprocess, runlog
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
+from convnet.decode import stored_by
 from convnet.errors import DataError, Diverged, UsageError
 from convnet.nets import create_model
 from convnet.nets.layers import Net
@@ -121,6 +122,8 @@ def begin(
         step.rule.load(velocity)
     run = Run(recipe, preprocessing, store.classes, net, step, position, provenance, where, out, monotonic())
     progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
+    if "decoder" in environment:
+        progress.note(f"pictures decoded by {environment['decoder']}")
     if len(store.classes) == 1:
         progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
     if not resume:
@@ -172,8 +175,8 @@ def _check_same(
         raise UsageError(f"{path} was trained on another store than {store.path}; resume with the store it began with")
     if kept.velocity is None:
         raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
-    for name in ("threads", "device", "torch"):
-        was, now = kept.provenance.get(name), environment[name]
+    for name in ("threads", "device", "torch", "decoder"):
+        was, now = kept.provenance.get(name), environment.get(name)
         if was != now:
             progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
 
@@ -188,6 +191,7 @@ def _environment(where: device.Device, store: Store, command: str) -> dict[str, 
         "threads": where.threads,
         "store": str(store.path.resolve()),
         "store_sha256": store.identity,
+        **({"decoder": stored_by()} if store.encoding == "jpeg" else {}),
         "command": command,
     }
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet import files
-from convnet.decode import BadPicture, decode
+from convnet.decode import BadPicture, decode_stored
 from convnet.errors import DataError, UsageError, unknown
 
 FORMAT = "convnet store"
@@ -251,7 +251,7 @@ class Split:
             size = self.store.size
             return payload[NPY_HEADER:].reshape(size, size, 3)
         try:
-            return decode(payload.tobytes())[0]
+            return decode_stored(payload)
         except BadPicture as error:
             raise DataError(f"{self.store.path}: {self.keys[i]!r}: {error}") from error
 

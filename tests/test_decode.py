@@ -9,14 +9,16 @@ import zlib
 from contextlib import suppress
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from convnet import decode as decoding
 from convnet.containers import sniff
-from convnet.decode import MAX_PIXELS, BadPicture, decode
+from convnet.decode import MAX_PIXELS, BadPicture, decode, decode_stored
 from pictures import encoded, exif, png
 
 RNG = np.random.default_rng(0)
@@ -332,3 +334,32 @@ def test_sniff_knows_what_decode_reads() -> None:
         "GIF",
     }
     assert sniff(b"BM, what a car") is None
+
+
+# What `prepare` stored
+
+
+@pytest.mark.parametrize("name", ["Pillow", "simplejpeg"])
+def test_stored_jpegs_are_decoded_as_any_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth and noisy, odd sides, any subsampling and quality: equal to the bit, so that no run depends on it."""
+    if name == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+        assert decoding.stored_by().startswith("simplejpeg ")
+    else:
+        monkeypatch.setattr(decoding, "_fast", lambda: None)
+        assert decoding.stored_by() == f"Pillow {PIL.__version__}"
+    noise = np.random.default_rng(0)
+    for height, width in ((1, 1), (7, 16), (17, 33), (100, 75), (256, 341)):
+        coarse = Image.fromarray(noise.integers(0, 256, (5, 7, 3), np.uint8)).resize((width, height))
+        noisy = np.asarray(coarse, np.int16) + noise.integers(-40, 41, (height, width, 3))
+        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        for options in ({"quality": 95}, {"quality": 60, "subsampling": 0}, {"quality": 80, "subsampling": 1}):
+            data = encoded(picture, "JPEG", **options)
+            found = decode_stored(np.frombuffer(data, np.uint8))
+            assert found.shape == (height, width, 3)
+            np.testing.assert_array_equal(found, decode(data)[0])
+    grey = encoded(picture.convert("L"), "JPEG")
+    np.testing.assert_array_equal(decode_stored(np.frombuffer(grey, np.uint8)), decode(grey)[0])
+    for broken in (data[: len(data) // 2], data[:200], b"", b"no picture at all"):
+        with pytest.raises(BadPicture, match=r"JPEG"):
+            decode_stored(np.frombuffer(broken, np.uint8))

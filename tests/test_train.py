@@ -259,6 +259,21 @@ def test_resuming_refuses_another_recipe_or_store(digits: Store, undisturbed: Pa
         train(SMALL, other, undisturbed, resume=True)
 
 
+def test_a_run_on_jpegs_says_and_keeps_what_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convnet import decode
+    from convnet.prepare import prepare
+    from convnet.sources import open_source
+
+    store = prepare(open_source("digits"), tmp_path / "store", size=28, encoding="jpeg")
+    recipe, notes, again = replace(SMALL, epochs=1, batch=512), Notes(), Notes()
+    train(recipe, store, tmp_path / "run", progress=notes)
+    assert f"pictures decoded by {decode.stored_by()}" in notes.lines
+    monkeypatch.setattr("convnet.run.stored_by", lambda: "a lens 1.0")
+    train(replace(recipe, epochs=2), store, tmp_path / "run", resume=True, progress=again)
+    assert "pictures decoded by a lens 1.0" in again.lines
+    assert any(f"decoder was {decode.stored_by()} and is a lens 1.0" in line for line in again.lines)
+
+
 def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tmp_path: Path) -> None:
     recipe = replace(SMALL, net_options={"output": "linear"}, loss="softmax", size=32, pad=0, lr=1e-9, epochs=3)
     notes = Notes()
