@@ -3,172 +3,312 @@
    With S_i = k + alpha * (sum of x_j^2 over the maps j of i's group with |i - j| <= half), y_i = x_i S_i^-beta, and the
    gradient g of y:  dx_i = g_i S_i^-beta - 2 alpha beta x_i * (sum of g_j y_j / S_j over the same j).
 
-   A picture is worked through row by row: a row is read once, normalised in fp32 in a buffer that stays in the cache,
-   rounded to the pictures' type as the plain form would be, and pooled. Backward does the forward rows again and keeps
-   nothing but x. Of equal values in a pooling window the first one in reading order gets the gradient, as in torch.
-   NaN stays NaN. */
+   A picture is worked through row by row: a row is normalised in fp32, a few pixels at a time so that they stay in the
+   nearest cache, rounded to the pictures' type as the plain form would be, and pooled. Backward does the forward rows
+   again and keeps nothing but x. Of equal values in a pooling window the first one in reading order gets the gradient,
+   as in torch. NaN stays NaN. */
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define TILE 1024 /* elements that are worked through together: some arrays of so many floats fit the nearest cache */
+#define LARGEST 3e38f /* of an infinite sum Newton's step would make 0 * inf */
+
+typedef float V __attribute__((vector_size(4 * LANES))); /* the compiler splits it where the machine's are narrower */
+typedef int32_t VI __attribute__((vector_size(4 * LANES)));
+typedef uint16_t VH __attribute__((vector_size(2 * LANES)));
+typedef uint32_t VU __attribute__((vector_size(4 * LANES)));
 
 typedef struct {
     int64_t height, width, maps, out_height, out_width, size, stride, groups, half;
     int32_t bf16, relu_before, relu_after;
     float k, alpha, beta;
+    int32_t whole; /* whether groups of maps are whole vectors */
 } Shape;
 
-static inline float widened(uint16_t u) {
-    uint32_t bits = (uint32_t)u << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
+static inline V pick(VI condition, V a, V b) { return (V)((condition & (VI)a) | (~condition & (VI)b)); }
+static inline V at(const float *x) {
+    V v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+static inline void put(float *x, V v) { memcpy(x, &v, sizeof v); }
+
+static inline V widened(VH u) {
+#ifdef __AVX512F__ /* what the compiler makes of the other line is slow */
+    return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)u), 16);
+#else
+    return (V)(__builtin_convertvector(u, VU) << 16);
+#endif
 }
 
-static inline uint16_t rounded(float f) { /* to the nearest bfloat16, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    uint32_t up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return f != f ? 0x7fc0 : (uint16_t)up;
+static inline V nearest(V f) { /* the nearest bfloat16, ties to even, as a float */
+    const VU bits = (VU)f, up = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+    return pick(f != f, (V)((VU)f | 0x7fc00000u), (V)up);
 }
 
-static void load(float *restrict out, const void *restrict x, int64_t first, int64_t n, int bf16) {
-    if (bf16) {
-        const uint16_t *restrict in = (const uint16_t *)x + first;
-        for (int64_t i = 0; i < n; i++) out[i] = widened(in[i]);
+static inline VH rounded(V f) {
+    const VU bits = (VU)nearest(f) >> 16;
+#ifdef __AVX512F__
+    return (VH)_mm512_cvtepi32_epi16((__m512i)bits);
+#else
+    return __builtin_convertvector(bits, VH);
+#endif
+}
+
+#define INLINE static inline __attribute__((always_inline)) /* so that what is known of a shape is known inside */
+
+/* n <= LANES elements of a tensor from `first` on; the other lanes are 0 */
+INLINE V get(const Shape p, const void *pictures, int64_t first, int64_t n) {
+    if (p.bf16) {
+        VH u = {0};
+        if (n == LANES) memcpy(&u, (const uint16_t *)pictures + first, sizeof u);
+        else memcpy(&u, (const uint16_t *)pictures + first, 2 * n);
+        return widened(u);
+    }
+    V v = {0};
+    if (n == LANES) memcpy(&v, (const float *)pictures + first, sizeof v);
+    else memcpy(&v, (const float *)pictures + first, 4 * n);
+    return v;
+}
+
+INLINE void set(const Shape p, void *pictures, int64_t first, V v, int64_t n) {
+    if (p.bf16) {
+        const VH u = rounded(v);
+        if (n == LANES) memcpy((uint16_t *)pictures + first, &u, sizeof u);
+        else memcpy((uint16_t *)pictures + first, &u, 2 * n);
     } else {
-        memcpy(out, (const float *)x + first, 4 * n);
+        if (n == LANES) memcpy((float *)pictures + first, &v, sizeof v);
+        else memcpy((float *)pictures + first, &v, 4 * n);
     }
 }
 
-static void store(void *restrict x, int64_t first, const float *restrict in, int64_t n, int bf16) {
-    if (bf16) {
-        uint16_t *restrict out = (uint16_t *)x + first;
-        for (int64_t i = 0; i < n; i++) out[i] = rounded(in[i]);
-    } else {
-        memcpy((float *)x + first, in, 4 * n);
-    }
+INLINE V input(const Shape p, const void *pictures, int64_t first, int64_t n) {
+    const V x = get(p, pictures, first, n);
+    return p.relu_before ? pick(x < 0, (V){0}, x) : x;
 }
 
-/* out_i = sum of v_j over |i - j| <= half within a group of n; `padded` has room for n + 2 half, with zeros at its ends */
-static inline void window_sums(float *restrict out, const float *restrict padded, int64_t n, int64_t half) {
-    if (half == 2) {
-        for (int64_t i = 0; i < n; i++) out[i] = padded[i] + padded[i + 1] + padded[i + 2] + padded[i + 3] + padded[i + 4];
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) out[i] = padded[i];
-    for (int64_t j = 1; j <= 2 * half; j++)
-        for (int64_t i = 0; i < n; i++) out[i] += padded[i + j];
+/* 1 / sqrt(s) for s > 0, to the last bit or two: an estimate and Newton's steps; a square root and a division take
+   several times as long */
+static inline V inverse_root(V s) {
+#ifdef __AVX512F__
+    V r = (V)_mm512_rsqrt14_ps((__m512)s);
+#else
+    V r = (V)(0x5f375a86 - ((VI)s >> 1)); /* the logarithm, as a float holds it, times -1/2 */
+    r *= 1.5f - 0.5f * s * r * r;
+    r *= 1.5f - 0.5f * s * r * r;
+#endif
+    return r * (1.5f - 0.5f * s * r * r);
 }
 
-static inline void inverse_power(float *restrict out, const float *restrict s, int64_t n, float beta) {
-    if (beta == 0.75f) {
-        for (int64_t i = 0; i < n; i++) {
-            float r = 1.0f / sqrtf(s[i]);
-            out[i] = r * sqrtf(r);
+/* What is kept of a tile: some pixels' groups of maps, each with room for whole vectors and `margin` floats on both sides,
+   which are 0 wherever there is no map. Read as soon as written a window would have to be waited for. */
+typedef struct {
+    int64_t maps, margin, pitch, groups; /* of a group; floats from one to the next; groups of a tile */
+    float *squares, *slopes, *factor;
+} Tile;
+
+static int new_tile(const Shape *p, Tile *t) {
+    t->maps = p->maps / p->groups;
+    t->margin = (p->half + LANES - 1) / LANES * LANES;
+    t->pitch = (t->maps + LANES - 1) / LANES * LANES + 2 * t->margin;
+    t->groups = t->maps < TILE ? TILE / t->maps : 1;
+    const size_t n = (size_t)(t->groups * t->pitch);
+    t->squares = calloc(3 * n, sizeof(float));
+    if (!t->squares) return 0;
+    t->slopes = t->squares + n;
+    t->factor = t->slopes + n;
+    return 1;
+}
+
+INLINE V window_sum(const float *v, int64_t half) {
+    if (half == 2) return at(v - 2) + at(v - 1) + at(v) + at(v + 1) + at(v + 2);
+    V sum = at(v);
+    for (int64_t j = 1; j <= half; j++) sum += at(v - j) + at(v + j);
+    return sum;
+}
+
+/* For the vectors of the groups of a tile: `i`, its first map; `n`, its maps; `here`, its place in the tile's arrays;
+   `element`, its place in the row. */
+#define FOR_VECTORS(body)                                                              \
+    for (int64_t group = 0; group < groups; group++)                                   \
+        for (int64_t i = 0; i < t.maps; i += LANES) {                                 \
+            const int64_t n = p.whole || t.maps - i >= LANES ? LANES : t.maps - i;              \
+            const int64_t here = group * t.pitch + t.margin + i;                     \
+            const int64_t element = group * t.maps + i;                               \
+            body                                                                       \
         }
-    } else {
-        for (int64_t i = 0; i < n; i++) out[i] = powf(s[i], -beta);
+
+INLINE void squares(const Shape p, const void *pictures, int64_t first, int64_t groups, const Tile t) {
+    FOR_VECTORS({
+        const V x = input(p, pictures, first + element, n);
+        put(t.squares + here, x * x);
+    })
+}
+
+/* S^-beta, and 1 / S in `inverse` */
+INLINE V factor_of(const Shape p, const float *squares, V *inverse) {
+    V s = p.k + p.alpha * window_sum(squares, p.half);
+    if (p.beta == 0.75f) { /* by roots of roots */
+        const V root = inverse_root(s), result = root * root * inverse_root(root);
+        *inverse = root * root;
+        return pick(s > LARGEST, (V){0}, result);
+    }
+    V result;
+    for (int j = 0; j < LANES; j++) result[j] = powf(s[j], -p.beta);
+    *inverse = 1 / s;
+    return result;
+}
+
+/* One row of pixels, normalised and rounded; `y` has room for a vector behind it. */
+INLINE void normalise_as(const Shape p, const void *pictures, int64_t first, float *restrict y, const Tile t) {
+    const int64_t all_groups = p.width * p.groups;
+    for (int64_t done = 0; done < all_groups; done += t.groups) {
+        const int64_t groups = done + t.groups < all_groups ? t.groups : all_groups - done;
+        const int64_t place = done * t.maps;
+        squares(p, pictures, first + place, groups, t);
+        FOR_VECTORS({
+            V inverse;
+            const V v = input(p, pictures, first + place + element, n) * factor_of(p, t.squares + here, &inverse);
+            put(y + place + element, p.bf16 ? nearest(v) : v); /* what is too much the next vector writes over */
+        })
     }
 }
 
-/* One row of pixels: x (after the ReLU), S, S^-beta and y, all fp32; `padded` is scratch. */
-static void normalise_row(const Shape *p, const void *pictures, int64_t first, float *x, float *s, float *factor, float *y,
-                          float *padded) {
-    const int64_t n = p->width * p->maps, maps = p->maps / p->groups;
-    load(x, pictures, first, n, p->bf16);
-    if (p->relu_before)
-        for (int64_t i = 0; i < n; i++) x[i] = x[i] < 0 ? 0 : x[i];
-    float *inner = padded + p->half;
-    if (p->half == 2 && p->beta == 0.75f) { /* the papers' constants, in one pass */
-        const float k = p->k, alpha = p->alpha;
-        for (int64_t at = 0; at < n; at += maps) {
-            const float *restrict own = x + at, *restrict q = padded;
-            float *restrict si = s + at, *restrict fi = factor + at, *restrict yi = y + at;
-            for (int64_t i = 0; i < maps; i++) inner[i] = own[i] * own[i];
-            for (int64_t i = 0; i < maps; i++) {
-                const float sum = k + alpha * (q[i] + q[i + 1] + q[i + 2] + q[i + 3] + q[i + 4]), r = 1.0f / sqrtf(sum);
-                si[i] = sum;
-                fi[i] = r * sqrtf(r);
-                yi[i] = own[i] * fi[i];
-            }
-        }
-    } else {
-        for (int64_t at = 0; at < n; at += maps) {
-            for (int64_t i = 0; i < maps; i++) inner[i] = x[at + i] * x[at + i];
-            window_sums(s + at, padded, maps, p->half);
-        }
-        for (int64_t i = 0; i < n; i++) s[i] = p->k + p->alpha * s[i];
-        inverse_power(factor, s, n, p->beta);
-        for (int64_t i = 0; i < n; i++) y[i] = x[i] * factor[i];
+/* Calls a function with what the papers' shapes have in common as constants, or as it comes. */
+#define AS_IT_IS(p, t, function, ...)                                                     \
+    Shape q = *p;                                                                         \
+    const int typical = q.half == 2 && q.beta == 0.75f && t->maps % LANES == 0 && q.bf16; \
+    q.whole = 0;                                                                          \
+    if (!typical) {                                                                       \
+        function(q, __VA_ARGS__, *t);                                                     \
+        return;                                                                           \
+    }                                                                                     \
+    q.half = 2, q.beta = 0.75f, q.whole = 1, q.bf16 = 1;                                  \
+    if (q.relu_before) {                                                                  \
+        q.relu_before = 1;                                                                \
+        function(q, __VA_ARGS__, *t);                                                     \
+    } else {                                                                              \
+        q.relu_before = 0;                                                                \
+        function(q, __VA_ARGS__, *t);                                                     \
     }
-    if (p->bf16)
-        for (int64_t i = 0; i < n; i++) y[i] = widened(rounded(y[i]));
+
+static void normalise_row(const Shape *p, const void *pictures, int64_t first, float *y, const Tile *t) {
+    AS_IT_IS(p, t, normalise_as, pictures, first, y)
 }
 
-static void *scratch(int64_t floats) { return calloc((size_t)floats, sizeof(float)); }
+static void *scratch(int64_t floats) { return calloc((size_t)floats + LANES, sizeof(float)); }
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static void rectify(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] = x[i] < 0 ? 0 : x[i];
+}
+
+static void load(const Shape *p, float *out, const void *pictures, int64_t first, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) put(out + i, get(*p, pictures, first + i, least(n - i, LANES)));
+}
+
+static void store(const Shape *p, void *pictures, int64_t first, const float *in, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) set(*p, pictures, first + i, at(in + i), least(n - i, LANES));
+}
+
+/* best_i = the larger of best_i and v_i; NaN is larger than anything */
+static inline void larger(float *restrict best, const float *restrict v, int64_t n) {
+    for (int64_t i = 0; i < n; i++) best[i] = (v[i] > best[i]) | (v[i] != v[i]) ? v[i] : best[i];
+}
+
+/* Floats from one row of y to the next: a row's last vector may reach beyond it. */
+static inline int64_t pitch_of(const Shape *p) { return p->width * p->maps + LANES; }
+
+/* Of the rows top .. bottom - 1 of y (row r lies at r modulo size) the largest of each window: (W', C); `column` is scratch */
+static void pool_row(const Shape *p, const float *y, int64_t top, int64_t bottom, float *column, float *pooled) {
+    const int64_t row = p->width * p->maps, pitch = pitch_of(p), maps = p->maps;
+    memcpy(column, y + (top % p->size) * pitch, 4 * row);
+    for (int64_t h = top + 1; h < bottom; h++) larger(column, y + (h % p->size) * pitch, row);
+    for (int64_t ow = 0; ow < p->out_width; ow++) {
+        const int64_t left = ow * p->stride, right = left + p->size < p->width ? left + p->size : p->width;
+        memcpy(pooled + ow * maps, column + left * maps, 4 * maps);
+        for (int64_t w = left + 1; w < right; w++) larger(pooled + ow * maps, column + w * maps, maps);
+    }
+}
 
 /* pictures (n, H, W, C) -> out (n, H', W', C). 0, or 1 when there is no memory. */
 int forward(const Shape *p, const void *pictures, void *out, int64_t n_pictures) {
-    const int64_t row = p->width * p->maps, out_row = p->out_width * p->maps, maps = p->maps;
-    float *x = scratch(3 * row), *s = x + row, *factor = s + row;
-    float *y = scratch(p->size * row), *pooled = scratch(out_row), *padded = scratch(maps + 2 * p->half);
-    if (!x || !y || !pooled || !padded) {
-        free(x), free(y), free(pooled), free(padded);
+    const int64_t row = p->width * p->maps, pitch = pitch_of(p), out_row = p->out_width * p->maps;
+    float *y = scratch(p->size * pitch), *column = scratch(row), *pooled = scratch(out_row);
+    Tile tile = {0};
+    if (!y || !column || !pooled || !new_tile(p, &tile)) {
+        free(y), free(column), free(pooled), free(tile.squares);
         return 1;
     }
     for (int64_t n = 0; n < n_pictures; n++) {
-        int64_t done = 0; /* rows normalised; row r lies at r modulo size */
+        int64_t done = 0; /* rows normalised */
         for (int64_t oh = 0; oh < p->out_height; oh++) {
-            const int64_t top = oh * p->stride, bottom = top + p->size < p->height ? top + p->size : p->height;
+            const int64_t top = oh * p->stride, bottom = least(top + p->size, p->height);
             for (done = done > top ? done : top; done < bottom; done++)
-                normalise_row(p, pictures, (n * p->height + done) * row, x, s, factor, y + (done % p->size) * row, padded);
-            for (int64_t ow = 0; ow < p->out_width; ow++) {
-                const int64_t left = ow * p->stride, right = left + p->size < p->width ? left + p->size : p->width;
-                float *restrict best = pooled + ow * maps;
-                memcpy(best, y + (top % p->size) * row + left * maps, 4 * maps);
-                for (int64_t h = top; h < bottom; h++)
-                    for (int64_t w = left; w < right; w++) {
-                        const float *restrict v = y + (h % p->size) * row + w * maps;
-                        for (int64_t i = 0; i < maps; i++) best[i] = (v[i] > best[i]) | (v[i] != v[i]) ? v[i] : best[i];
-                    }
-            }
-            if (p->relu_after)
-                for (int64_t i = 0; i < out_row; i++) pooled[i] = pooled[i] < 0 ? 0 : pooled[i];
-            store(out, (n * p->out_height + oh) * out_row, pooled, out_row, p->bf16);
+                normalise_row(p, pictures, (n * p->height + done) * row, y + (done % p->size) * pitch, &tile);
+            pool_row(p, y, top, bottom, column, pooled);
+            if (p->relu_after) rectify(pooled, out_row);
+            store(p, out, (n * p->out_height + oh) * out_row, pooled, out_row);
         }
     }
-    free(x), free(y), free(pooled), free(padded);
+    free(y), free(column), free(pooled), free(tile.squares);
     return 0;
 }
 
 /* The gradient dy of a finished row becomes that of x and is written. */
-static void finish_row(const Shape *p, void *dx, int64_t first, const float *x, const float *s, const float *factor,
-                       const float *dy, float *out, float *padded) {
-    const int64_t n = p->width * p->maps, maps = p->maps / p->groups;
-    const float twice = 2 * p->alpha * p->beta;
-    for (int64_t at = 0; at < n; at += maps) {
-        float *restrict inner = padded + p->half, *restrict o = out + at;
-        const float *restrict d = dy + at, *restrict xi = x + at, *restrict f = factor + at, *restrict si = s + at;
-        for (int64_t i = 0; i < maps; i++) inner[i] = d[i] * xi[i] * f[i] / si[i];
-        window_sums(o, padded, maps, p->half);
-        for (int64_t i = 0; i < maps; i++) o[i] = d[i] * f[i] - twice * xi[i] * o[i];
+INLINE void finish_as(const Shape p, const void *pictures, void *dx, int64_t first, const float *restrict dy, const Tile t) {
+    const int64_t all_groups = p.width * p.groups;
+    const float twice = 2 * p.alpha * p.beta;
+    for (int64_t done = 0; done < all_groups; done += t.groups) {
+        const int64_t groups = done + t.groups < all_groups ? t.groups : all_groups - done;
+        const int64_t place = done * t.maps;
+        squares(p, pictures, first + place, groups, t);
+        FOR_VECTORS({
+            V inverse;
+            const V factor = factor_of(p, t.squares + here, &inverse);
+            const V x = input(p, pictures, first + place + element, n);
+            put(t.factor + here, factor);
+            put(t.slopes + here, x * at(dy + place + element) * factor * inverse); /* x is 0 beyond the group */
+        })
+        FOR_VECTORS({
+            const V x = input(p, pictures, first + place + element, n);
+            V d = at(dy + place + element) * at(t.factor + here) - twice * x * window_sum(t.slopes + here, p.half);
+            if (p.relu_before) d = pick(x <= 0, (V){0}, d);
+            set(p, dx, first + place + element, d, n);
+        })
     }
-    if (p->relu_before)
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] <= 0 ? 0 : out[i];
-    store(dx, first, out, n, p->bf16);
+}
+
+static void finish_row(const Shape *p, const void *pictures, void *dx, int64_t first, const float *dy, const Tile *t) {
+    AS_IT_IS(p, t, finish_as, pictures, dx, first, dy)
+}
+
+/* The gradient that is left goes to d where y is the window's largest value; none of it is left there. */
+static inline void give(float *restrict d, const float *restrict y, const float *restrict best, float *restrict left, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const int is_best = !(y[i] < best[i]);
+        d[i] += is_best ? left[i] : 0;
+        left[i] = is_best ? 0 : left[i];
+    }
 }
 
 /* pictures and the gradient g (n, H', W', C) of the result -> dx (n, H, W, C). 0, or 1 when there is no memory. */
 int backward(const Shape *p, const void *pictures, const void *g, void *dx, int64_t n_pictures) {
-    const int64_t row = p->width * p->maps, out_row = p->out_width * p->maps, maps = p->maps, ring = p->size;
-    float *x = scratch(5 * ring * row), *s = x + ring * row, *factor = s + ring * row, *y = factor + ring * row;
-    float *dy = y + ring * row, *out = scratch(row), *gs = scratch(out_row), *padded = scratch(maps + 2 * p->half);
-    float *best = scratch(maps);
-    int32_t *where = scratch(maps);
-    if (!x || !out || !gs || !padded || !best || !where) {
-        free(x), free(out), free(gs), free(padded), free(best), free(where);
+    const int64_t row = p->width * p->maps, pitch = pitch_of(p), out_row = p->out_width * p->maps;
+    const int64_t maps = p->maps, ring = p->size;
+    float *y = scratch(ring * pitch), *dy = scratch(ring * row), *column = scratch(row);
+    float *gs = scratch(out_row), *pooled = scratch(out_row);
+    Tile tile = {0};
+    if (!y || !dy || !column || !gs || !pooled || !new_tile(p, &tile)) {
+        free(y), free(dy), free(column), free(gs), free(pooled), free(tile.squares);
         return 1;
     }
     for (int64_t n = 0; n < n_pictures; n++) {
@@ -176,50 +316,34 @@ int backward(const Shape *p, const void *pictures, const void *g, void *dx, int6
         for (int64_t oh = 0; oh <= p->out_height; oh++) {
             const int last = oh == p->out_height;
             const int64_t top = last ? p->height : oh * p->stride;
-            const int64_t bottom = last || top + p->size > p->height ? p->height : top + p->size;
-            for (; finished < top && finished < p->height; finished++) { /* no later window reaches them */
-                const int64_t at = (finished % ring) * row;
+            const int64_t bottom = last ? p->height : least(top + p->size, p->height);
+            for (; finished < least(top, p->height); finished++) { /* no later window reaches them */
+                float *d = dy + (finished % ring) * row;
                 if (finished >= begun) { /* between windows, or behind the last one */
-                    normalise_row(p, pictures, (n * p->height + finished) * row, x + at, s + at, factor + at, y + at, padded);
-                    memset(dy + at, 0, 4 * row);
+                    memset(d, 0, 4 * row);
                     begun = finished + 1;
                 }
-                finish_row(p, dx, (n * p->height + finished) * row, x + at, s + at, factor + at, dy + at, out, padded);
+                finish_row(p, pictures, dx, (n * p->height + finished) * row, d, &tile);
             }
             if (last) break;
             for (; begun < bottom; begun++) {
-                const int64_t at = (begun % ring) * row;
-                normalise_row(p, pictures, (n * p->height + begun) * row, x + at, s + at, factor + at, y + at, padded);
-                memset(dy + at, 0, 4 * row);
+                normalise_row(p, pictures, (n * p->height + begun) * row, y + (begun % ring) * pitch, &tile);
+                memset(dy + (begun % ring) * row, 0, 4 * row);
             }
-            load(gs, g, (n * p->out_height + oh) * out_row, out_row, p->bf16);
+            load(p, gs, g, (n * p->out_height + oh) * out_row, out_row);
+            pool_row(p, y, top, bottom, column, pooled);
+            if (p->relu_after)
+                for (int64_t i = 0; i < out_row; i++) gs[i] = pooled[i] <= 0 ? 0 : gs[i];
             for (int64_t ow = 0; ow < p->out_width; ow++) {
-                const int64_t left = ow * p->stride, right = left + p->size < p->width ? left + p->size : p->width;
-                const float *restrict gw = gs + ow * maps;
-                memcpy(best, y + (top % ring) * row + left * maps, 4 * maps);
-                memset(where, 0, 4 * maps);
-                int32_t place = 0;
+                const int64_t left = ow * p->stride, right = least(left + p->size, p->width);
                 for (int64_t h = top; h < bottom; h++)
-                    for (int64_t w = left; w < right; w++, place++) {
-                        const float *restrict v = y + (h % ring) * row + w * maps;
-                        for (int64_t i = 0; i < maps; i++) {
-                            const int better = (v[i] > best[i]) | (v[i] != v[i]);
-                            best[i] = better ? v[i] : best[i];
-                            where[i] = better ? place : where[i];
-                        }
-                    }
-                place = 0;
-                for (int64_t h = top; h < bottom; h++)
-                    for (int64_t w = left; w < right; w++, place++) {
-                        float *restrict d = dy + (h % ring) * row + w * maps;
-                        if (p->relu_after)
-                            for (int64_t i = 0; i < maps; i++) d[i] += (where[i] == place) & !(best[i] <= 0) ? gw[i] : 0;
-                        else
-                            for (int64_t i = 0; i < maps; i++) d[i] += where[i] == place ? gw[i] : 0;
+                    for (int64_t w = left; w < right; w++) {
+                        const int64_t line = h % ring, place = w * maps;
+                        give(dy + line * row + place, y + line * pitch + place, pooled + ow * maps, gs + ow * maps, maps);
                     }
             }
         }
     }
-    free(x), free(out), free(gs), free(padded), free(best), free(where);
+    free(y), free(dy), free(column), free(gs), free(pooled), free(tile.squares);
     return 0;
 }

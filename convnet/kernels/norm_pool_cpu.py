@@ -25,6 +25,7 @@ class _Shape(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("size", "stride", "groups", "half")),
         *((name, ctypes.c_int32) for name in ("bf16", "relu_before", "relu_after")),
         *((name, ctypes.c_float) for name in ("k", "alpha", "beta")),
+        ("whole", ctypes.c_int32),
     )
 
 

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, check_images, connected, max_pool, record, relu_norm_pool
+from convnet.nets.layers import Columns, Net, StridedConv2d, check_images, connected, max_pool, record, relu_norm_pool
 
 SIDES = range(224, 256)  # pixels: the sides that give 6 x 6 maps at pool5
 
@@ -58,7 +58,7 @@ class AlexNet(Net):
         super().__init__()
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.conv1 = nn.Conv2d(in_channels, 96, 11, stride=4)
+        self.conv1 = StridedConv2d(in_channels, 96, 11, stride=4, edge=3)
         self.conv2 = Columns(2, 96, 256, 5, padding=2)
         self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
         self.conv4 = Columns(2, 384, 384, 3, padding=1)
@@ -69,7 +69,7 @@ class AlexNet(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, "alexnet", self.in_channels, SIDES, slides=self.slides)
-        x = record(stages, "conv1", self.conv1(F.pad(images, (0, 3, 0, 3))))
+        x = record(stages, "conv1", self.conv1(images))
         x = relu_norm_pool(x, stages, 1)
 
         x = record(stages, "conv2", self.conv2(x))

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, ceil_max_pool, check_images, connected, max_pool, record, response_norm
+from convnet.nets.layers import (
+    Columns,
+    Net,
+    StridedConv2d,
+    ceil_max_pool,
+    check_images,
+    connected,
+    max_pool,
+    record,
+    response_norm,
+)
 from convnet.nets.norms import CAFFE_LRN
 
 POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads
@@ -67,7 +77,7 @@ class Family(Net):
         """conv1 reads the picture, a joined layer all maps below; the others read their own column's."""
         maps = self.maps[stage]
         if stage == "conv1":
-            return nn.Conv2d(n_below, maps, 11, stride=4)
+            return StridedConv2d(n_below, maps, 11, stride=4, edge=self.edge)
         size, padding = 5 if stage == "conv2" else 3, self.padding.get(stage, 1)
         if self.columns == 1 or stage in self.joined:
             return nn.Conv2d(n_below, maps, size, padding=padding)
@@ -75,7 +85,7 @@ class Family(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self.name, self.in_channels, self.sides, slides=self.slides)
-        x = F.pad(images, (0, self.edge, 0, self.edge)) if self.edge else images
+        x = images
         for stage in self.order.split():
             x = record(stages, stage, self.apply_stage(stage, x))
         return x

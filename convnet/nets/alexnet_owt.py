@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, uniform_by_fan_in
-from convnet.nets.layers import NO_LIMIT, Net, check_images, connected, max_pool, record
+from convnet.nets.layers import NO_LIMIT, Net, StridedConv2d, check_images, connected, max_pool, record
 
 SIDES = range(63, NO_LIMIT)  # pixels: 63 give one pixel at pool5
 
@@ -55,7 +55,7 @@ class AlexNetOWT(Net):
         super().__init__()
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.conv1 = nn.Conv2d(in_channels, 64, 11, stride=4, padding=2)
+        self.conv1 = StridedConv2d(in_channels, 64, 11, stride=4, padding=2)
         self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
         self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
         self.conv4 = nn.Conv2d(384, 256, 3, padding=1)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
-from convnet.kernels import norm_pool_cpu
+from convnet.kernels import conv1, linear_cpu, norm_pool_cpu
 from convnet.kernels.norm_pool_cpu import Block
 
 
@@ -102,20 +102,42 @@ def check_images(
         raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
 
 
+class StridedConv2d(nn.Conv2d):
+    """A convolution with a large stride over few maps: a net's first layer. It reads `edge` zeros past the right and
+    bottom edges besides its padding. Training in bfloat16 it works block by block (kernels/conv1.py)."""
+
+    def __init__(self, maps_in: int, maps_out: int, size: int, stride: int, padding: int = 0, edge: int = 0) -> None:
+        super().__init__(maps_in, maps_out, size, stride, padding)
+        self.edge = edge
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not conv1.available(x):
+            return super().forward(F.pad(x, (0, self.edge, 0, self.edge)) if self.edge else x)
+        before = cast(int, self.padding[0])
+        x = F.pad(x, (before,) * 4) if before else x
+        return conv1.conv1(x, self.weight, self.bias, self.stride[0], self.edge)
+
+
 def connected(layer: nn.Linear, x: Tensor) -> Tensor:
     """A fully connected layer on features (N, D) or on maps (N, C, H, W), which it reads in the order (C, H, W).
 
     On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2.
     """
     if x.ndim == 2:
-        return cast(Tensor, layer(x))
+        return _linear(layer, x)
     side = math.isqrt(layer.in_features // x.shape[1])
     height, width = x.shape[2:]
     if height == width == side:
-        return cast(Tensor, layer(x.flatten(1)))
+        return _linear(layer, x.flatten(1))
     windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)  # (N, h, w, C, side, side)
     y: Tensor = layer(windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
     return y.reshape(*windows.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    if linear_cpu.available(x, layer.weight):
+        return linear_cpu.linear(x, layer.weight, layer.bias)
+    return cast(Tensor, layer(x))
 
 
 def sliding(net: Net) -> Net:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Net, ceil_max_pool, check_images, connected, record, response_norm
+from convnet.nets.layers import Net, StridedConv2d, ceil_max_pool, check_images, connected, record, response_norm
 
 SIDES = range(207, 239)  # pixels: the sides that give 6 x 6 maps at pool5
 
@@ -55,7 +55,7 @@ class ZFNet(Net):
         super().__init__()
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.conv1 = nn.Conv2d(in_channels, 96, 7, stride=2, padding=1)
+        self.conv1 = StridedConv2d(in_channels, 96, 7, stride=2, padding=1)
         self.conv2 = nn.Conv2d(96, 256, 5, stride=2)
         self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
         self.conv4 = nn.Conv2d(384, 384, 3, padding=1)
