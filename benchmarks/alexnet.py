@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet import device
+from convnet.benchmark.plain import plain_alexnet
 from convnet.kernels import compiled
 from convnet.nets import create_model
 from convnet.optim import optimizer
@@ -26,20 +27,6 @@ from convnet.recipe import load_recipe
 
 GMAC = 0.724  # of a forward pass; a training step has three times as many
 SIDE = 4096  # of the matrices
-
-
-def plain_alexnet() -> nn.Module:
-    """The paper's net as one would write it with torch's own layers."""
-    norm = lambda: nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)  # noqa: E731 - torch divides alpha by 5
-    return nn.Sequential(
-        *(nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4), nn.ReLU(), norm(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(), norm(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Flatten()),
-        *(nn.Linear(9216, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()),
-        nn.Linear(4096, 1000),
-    )
 
 
 def plain(images: Tensor, labels: Tensor, repeats: int) -> tuple[list[float], list[float]]:

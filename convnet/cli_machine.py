@@ -43,7 +43,7 @@ def doctor(
 def benchmark(
     net: Annotated[
         list[str] | None,
-        typer.Option(help="A net, vgg* or main: alexnet zfnet nin_imagenet googlenet vgg_a vgg_d [see below]."),
+        typer.Option(help="A net, vgg* or main: alexnet zfnet nin_imagenet googlenet vgg_a vgg_d."),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures in a step [64, on CUDA 1024; VGG a quarter].")] = None,
     repeats: Annotated[int, typer.Option(help="Turns of everything, at least 5.")] = 5,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from convnet.benchmark import WHAT
 from convnet.benchmark.forms import OURS, PLAIN
@@ -20,6 +21,9 @@ def benchmark_figure(result: dict[str, Any]) -> Any:
     height = 1.3 + 0.19 * n_bars + 0.22 * len(rows)
     with draw.figure(8.0, max(height, 2.0)) as made:
         panels = made.subplots(1, 2, sharex=True, sharey=True)
+        engine = made.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)
+        engine.set(wspace=0.08)  # or 100% and the other panel's 0% meet
         for axes, what in zip(panels, WHAT, strict=True):
             _panel(axes, rows, what)
         kinds = _kinds(rows)
@@ -58,6 +62,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], what: str) -> None:
     axes.set_xlim(0, max(1.0, most) * 1.02)
     axes.set_ylim(y - GAP - 0.4, -0.6)
     axes.axvline(1.0, color=draw.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("share of the ceiling")
 

@@ -3,11 +3,9 @@
 And before a net is measured: how much will it take at least? From a run on torch's meta device, which has shapes only.
 """
 
-import multiprocessing
+import subprocess
 import sys
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import cast
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,20 +26,24 @@ def on_cpu(kind: str, of: Case) -> tuple[int | None, str]:
     """
     if sys.platform == "win32":
         return None, "not measured: Windows doesn't tell a process's peak in this way"
-    context = multiprocessing.get_context("spawn")
-    reader, writer = context.Pipe(duplex=False)
     asked = (kind, of.name, of.batch, of.recipe.precision, torch.get_num_threads())
-    process = context.Process(target=_measure, args=(writer, *asked), daemon=True)
-    process.start()
-    writer.close()
-    try:
-        return cast(int, reader.recv()), ""
-    except EOFError:
-        process.join()
-        return None, f"not measured: the process ended with code {process.exitcode}"
-    finally:
-        process.terminate()
-        process.join()
+    program = f"from convnet.benchmark import peak; peak.tell(*{asked!r})"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines()[-1:] or ["no reason given; killed for want of memory?"]
+        return None, f"not measured: the process ended with code {ended.returncode}: {said[0]}"
+    return int(ended.stdout), ""
+
+
+def tell(kind: str, name: str, batch: int, precision: Precision, threads: int) -> None:
+    """Trains a few steps in this, fresh, process and writes to stdout by how many bytes it grew."""
+    torch.set_num_threads(threads)
+    device.keep_memory()
+    before = _most()
+    form = build(kind, case(name, batch, precision, "cpu"))
+    for _ in range(STEPS):
+        form.step()
+    sys.stdout.write(str(_most() - before))
 
 
 def on_cuda(kind: str, of: Case) -> int:
@@ -91,16 +93,13 @@ def does_not_fit(of: Case, dtype: torch.dtype) -> str:
     return f"its training needs about {need / 2**30:.1f} GiB and {room / 2**30:.1f} GiB are free; try a smaller --batch"
 
 
-def _measure(writer: Connection, kind: str, name: str, batch: int, precision: Precision, threads: int) -> None:
-    """In the fresh process."""
-    import resource
+def _most() -> int:
+    """Bytes that this process had at its peak. On Linux `ru_maxrss` would begin with the peak of the process before."""
+    try:
+        text = Path("/proc/self/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        import resource
 
-    torch.set_num_threads(threads)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB elsewhere
-    peak: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # noqa: E731
-    device.keep_memory()
-    before = peak()
-    form = build(kind, case(name, batch, precision, "cpu"))
-    for _ in range(STEPS):
-        form.step()
-    writer.send(peak() - before)
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
