@@ -48,13 +48,13 @@ def counted(seed: int, step: int, first: int = 0) -> Iterator[None]:
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """`x`, (N, D) or (N, C, H, W), with each element 0 with probability p, and otherwise divided by 1 - p.
 
-    Each layer of a forward pass draws for itself, in `counted`; outside of it torch draws. Not in training it's `x`.
+    Each layer of a forward pass draws for itself, in `counted`; outside of it, and compiled, torch draws. Not in training it's `x`.
     """
-    place = _place.get()
     if not training or p == 0:
         return x
+    place = None if torch.compiler.is_compiling() else _place.get()
     if place is None:
-        return F.dropout(x, p)
+        return F.dropout(x, p, training)
     state = triton_form.state(place.seed, STREAM, place.step, place.layer)
     place.layer += 1
     first = place.first * x[:1].numel()
