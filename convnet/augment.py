@@ -3,6 +3,7 @@
 The draws are functions of (seed, epoch, picture): the order of work can't change them (AlexNet section 4.1).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +76,57 @@ def to_input(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The net's input from uint8 (N, crop, crop, 3): `dtype` (N, C, crop, crop), channels-last, on `device`.
+    """The net's input from uint8 (N, h, w, 3): `dtype` (N, C, h, w), channels-last, on `device`.
 
     In this order: grey (by recipe), minus the mean at the crop's own place, colour shift, mirror, scale, offset, all in
     float32; then the cast.
     """
+    if not augment_cpu.available(device, dtype):
+        return plain_input(crops, how, preprocessing, device, dtype)
+    n, height, width, _ = crops.shape
+    images = room(n, height, width, preprocessing, dtype)
+    _pass(images, list(np.ascontiguousarray(crops)), np.zeros((n, 2), np.int64), how, preprocessing)
+    return images
+
+
+def fill(images: Tensor, split: Split, ids: NDArray[np.int64], how: Augmentation, preprocessing: Preprocessing) -> None:
+    """Writes what `to_input` gives for the crops of the pictures `ids` to `images`; nothing is cut out first.
+
+    images: (N, C, crop, crop), channels-last, in a place and dtype to which `augment_cpu.available` says yes.
+    """
+    for first in range(0, len(ids), CHUNK):
+        part = slice(first, first + CHUNK)
+        some = Augmentation(how.tops[part], how.lefts[part], how.mirrored[part], how.colour[part])
+        squares = [split.square(i) for i in ids[part].tolist()]
+        _pass(images[part], squares, np.stack([some.tops, some.lefts], 1), some, preprocessing)
+
+
+def room(n: int, height: int, width: int, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
+    """Memory for N images, (N, C, height, width), channels-last."""
+    channels = 1 if preprocessing.channels == "grey" else 3
+    return torch.empty(n, channels, height, width, dtype=dtype, memory_format=torch.channels_last)
+
+
+def _pass(
+    images: Tensor,
+    pictures: Sequence[Pixels],
+    corners: NDArray[np.int64],
+    how: Augmentation,
+    preprocessing: Preprocessing,
+) -> None:
+    """The pass in C, of crops that lie in `pictures` at `corners`."""
+    mean, colour, places = preprocessing.mean, how.colour, np.stack([how.tops, how.lefts], 1)
+    if preprocessing.channels == "grey":
+        mean = None if mean is None else _grey(mean)
+        colour = _grey(colour)
+    numbers = {"scale": preprocessing.scale, "offset": preprocessing.offset}
+    augment_cpu.augment(pictures, corners, how.mirrored, colour, mean, images, mean_corners=places, **numbers)
+
+
+def plain_input(
+    crops: Pixels, how: Augmentation, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """The plain form of `to_input`, for any device."""
     pixels = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2)
     grey = preprocessing.channels == "grey"
     images = (_luma(pixels.to(torch.int32)) if grey else pixels).to(torch.float32)
@@ -97,30 +144,6 @@ def to_input(
     if preprocessing.offset:
         images += preprocessing.offset
     return images.to(dtype)
-
-
-def fill(images: Tensor, split: Split, ids: NDArray[np.int64], how: Augmentation, preprocessing: Preprocessing) -> None:
-    """Writes what `to_input` gives for the crops of the pictures `ids` to `images` (N, C, crop, crop), channels-last.
-
-    The same numbers in one pass, from where the pictures lie; only where `augment_cpu.available` says yes.
-    """
-    mean, colour = preprocessing.mean, how.colour
-    if preprocessing.channels == "grey":
-        mean = None if mean is None else _grey(mean)
-        colour = _grey(colour)
-    for first in range(0, len(ids), CHUNK):
-        part = slice(first, first + CHUNK)
-        augment_cpu.augment(
-            [split.square(i) for i in ids[part].tolist()],
-            how.tops[part],
-            how.lefts[part],
-            how.mirrored[part],
-            colour[part],
-            mean,
-            images[part],
-            scale=preprocessing.scale,
-            offset=preprocessing.offset,
-        )
 
 
 def _grey(values: NDArray[np.float32]) -> NDArray[np.float32]:

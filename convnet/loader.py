@@ -86,8 +86,7 @@ class Loader:
         """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""
         if not augment_cpu.available(self.device, self.dtype):
             return None
-        side, channels = self.recipe.crop, 1 if self.preprocessing.channels == "grey" else 3
-        return torch.empty(n, channels, side, side, dtype=self.dtype, memory_format=torch.channels_last)
+        return augment.room(n, self.recipe.crop, self.recipe.crop, self.preprocessing, self.dtype)
 
     def _read(self, epoch: int, ids: NDArray[np.int64], room: Tensor | None) -> Read:
         how = augment.draw(self.recipe, self.statistics, epoch, ids)

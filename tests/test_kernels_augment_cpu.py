@@ -69,17 +69,33 @@ def test_equals_the_plain_form_to_the_bit(data: st.DataObject) -> None:
     places = zip(ids, how.tops, how.lefts, strict=True)
     crops = np.stack([crop_square(pictures.square(i), top, left, crop) for i, top, left in places])
     for dtype in (torch.float32, torch.bfloat16):
-        expected = augment.to_input(crops, how, done, CPU, dtype)
+        expected = augment.plain_input(crops, how, done, CPU, dtype)
         found = torch.full_like(expected, 7).contiguous(memory_format=torch.channels_last)
         augment.fill(found, pictures, ids, how, done)
         np.testing.assert_array_equal(bits(found), bits(expected))
+        np.testing.assert_array_equal(bits(augment.to_input(crops, how, done, CPU, dtype)), bits(expected))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.sampled_from(["rgb", "grey"]), st.integers(0, 99))
+def test_whole_pictures_need_not_be_square(n: int, height: int, width: int, channels: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pictures = random.integers(0, 256, (n, height, width, 3), np.uint8)
+    done = Preprocessing(32, 0, 24, channels, np.array([120, 110, 90.5], np.float32), 0.5, 0.25)
+    how = Augmentation(
+        np.zeros(n, np.int64), np.zeros(n, np.int64), random.random(n) < 0.5, np.zeros((n, 3), np.float32)
+    )
+    expected = augment.plain_input(pictures, how, done, CPU, torch.float32)
+    found = augment.to_input(pictures, how, done, CPU)
+    assert found.shape == (n, 1 if channels == "grey" else 3, height, width)
+    np.testing.assert_array_equal(bits(found), bits(expected))
 
 
 def test_a_crop_may_lie_wholly_outside() -> None:
     white, how = np.full((4, 4, 3), 255, np.uint8), np.zeros(4, bool)
-    tops, lefts = np.array([-3, 4, 0, 3]), np.array([0, 0, -9, 3])
+    corners = np.array([[-3, 0], [4, 0], [0, -9], [3, 3]])
     out = torch.full((4, 3, 3, 3), 7.0).contiguous(memory_format=torch.channels_last)
-    augment_cpu.augment([white] * 4, tops, lefts, how, np.zeros((4, 3), np.float32), None, out)
+    augment_cpu.augment([white] * 4, corners, how, np.zeros((4, 3), np.float32), None, out)
     expected = torch.zeros(4, 3, 3, 3)
     expected[3, :, 0, 0] = 255
     assert torch.equal(out, expected)
@@ -93,9 +109,8 @@ def test_nothing_is_written_beside_the_images() -> None:
         for channels in (1, 3):
             around = torch.full((3, 9, 9, channels), 7, dtype=dtype)
             out = around[1:2].permute(0, 3, 1, 2)
-            zeros = np.zeros(1, np.int64)
-            colour = np.zeros((1, channels), np.float32)
-            augment_cpu.augment([picture], zeros, zeros, np.ones(1, bool), colour, None, out)
+            corners, colour = np.zeros((1, 2), np.int64), np.zeros((1, channels), np.float32)
+            augment_cpu.augment([picture], corners, np.ones(1, bool), colour, None, out)
             assert (around[0] == 7).all()
             assert (around[2] == 7).all()
             if channels == 3:

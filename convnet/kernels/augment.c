@@ -1,8 +1,8 @@
-/* Stored squares to the net's input in one pass: crop, grey, minus mean, colour shift, mirror, scale, offset, cast.
+/* Stored pictures to the net's input in one pass: crop, grey, minus mean, colour shift, mirror, scale, offset, cast.
 
    Each value is  (x - mean + colour) * scale + offset  in fp32, every operation rounded by itself, as the
    plain form does it (products and sums may not become one operation); then, if asked for, rounded to the nearest bfloat16, ties to even.
-   What lies outside of the square is black, and a mean picture is 0 there. */
+   What lies outside of a stored picture is black, and outside of the mean picture the mean is 0. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -15,10 +15,20 @@
 #endif
 
 typedef struct {
-    int64_t size, crop;
-    int32_t grey, bf16, mean_picture; /* mean_picture: `mean` is a picture, else a colour */
+    int64_t height, width;              /* of the stored pictures, pixels */
+    int64_t out_height, out_width;      /* of what is cut out of them */
+    int64_t mean_size;                  /* side of the mean picture; 0: the mean is a colour */
+    int32_t grey, bf16;
     float scale, offset;
 } How;
+
+typedef struct { /* of one picture */
+    const uint8_t *pixels; /* its first pixel, RGB */
+    int64_t stride;        /* bytes from one row to the next */
+    int64_t top, left;     /* of the crop */
+    int64_t mean_top, mean_left;
+    int64_t mirrored;
+} Picture;
 
 static inline uint16_t rounded(float f) {
     uint32_t bits;
@@ -60,58 +70,56 @@ static void repeat(float *out, const float *values, int64_t channels, int64_t pi
         for (int64_t c = 0; c < channels; c++) out[channels * i + c] = values[c];
 }
 
-/* squares: n addresses of the squares' first pixels, uint8 RGB, each with the bytes from one row to the next in
-   `strides`; tops, lefts: of the crops; mirrored: n bytes; colours: (n, C); mean: (C) or (size, size, C), or (C) zeros.
-   out: (n, crop, crop, C). Returns 0, or 1 when there is no memory. */
-int augment(const How *p, const uint8_t *const *squares, const int64_t *strides, const int64_t *tops,
-            const int64_t *lefts, const uint8_t *mirrored, const float *colours, const float *mean, void *out,
-            int64_t n_pictures) {
-    const int64_t crop = p->crop, size = p->size, channels = p->grey ? 1 : 3, n = channels * crop;
-    const int64_t bytes = n * (p->bf16 ? 2 : 4);
-    float *colour = calloc((size_t)(3 * n), 4), *padded_mean = colour + n, *one_mean = colour + 2 * n;
-    uint8_t *padded = calloc((size_t)(3 * crop), 1), *grey = calloc((size_t)crop, 1);
-    uint8_t *unturned = calloc((size_t)bytes + 16, 1);
-    if (!colour || !padded || !grey || !unturned) {
-        free(colour), free(padded), free(grey), free(unturned);
+/* The n pixels from `left` on of a row of a picture, each of `bytes` bytes; where they reach outside, a copy with zeros. */
+static const void *window(const void *picture, int64_t stride, int64_t height, int64_t width, int64_t bytes, int64_t row,
+                          int64_t left, int64_t n, void *copy) {
+    const uint8_t *line = (const uint8_t *)picture + row * stride;
+    if (row >= 0 && row < height && left >= 0 && left + n <= width) return line + left * bytes;
+    const int64_t from = left < 0 ? -left : 0, until = left + n > width ? width - left : n;
+    memset(copy, 0, (size_t)(n * bytes));
+    if (row >= 0 && row < height && from < until)
+        memcpy((uint8_t *)copy + from * bytes, line + (left + from) * bytes, (size_t)((until - from) * bytes));
+    return copy;
+}
+
+/* n pictures of height x width -> out (n, out_height, out_width, C). colours: (n, C); mean: (C), or (size, size, C).
+   Returns 0, or 1 when there is no memory. */
+int augment(const How *p, const Picture *pictures, const float *colours, const float *mean, void *out, int64_t n) {
+    const int64_t width = p->out_width, channels = p->grey ? 1 : 3, values = channels * width;
+    const int64_t bytes = values * (p->bf16 ? 2 : 4);
+    float *colour = calloc((size_t)(2 * values), 4), *of_mean = colour + values;
+    uint8_t *black = calloc((size_t)(3 * width), 1), *grey = calloc((size_t)width, 1);
+    uint8_t *unturned = calloc((size_t)bytes + 16, 1), *to = out;
+    if (!colour || !black || !grey || !unturned) {
+        free(colour), free(black), free(grey), free(unturned);
         return 1;
     }
-    if (!p->mean_picture) repeat(one_mean, mean, channels, crop);
-    for (int64_t k = 0; k < n_pictures; k++) {
-        const int64_t left = lefts[k];
-        const int64_t from = left < 0 ? (-left < crop ? -left : crop) : 0; /* the crop's columns inside the square */
-        const int64_t until = left + crop <= size ? crop : (size - left > from ? size - left : from);
-        repeat(colour, colours + k * channels, channels, crop);
-        for (int64_t y = 0; y < crop; y++) {
-            const int64_t row = tops[k] + y, inside = row >= 0 && row < size ? until - from : 0;
-            const uint8_t *x = padded;
-            const float *m = p->mean_picture ? padded_mean : one_mean;
-            if (inside == crop) {
-                x = squares[k] + row * strides[k] + 3 * left;
-                if (p->mean_picture) m = mean + (row * size + left) * channels;
-            } else {
-                memset(padded, 0, (size_t)(3 * crop));
-                memset(padded_mean, 0, (size_t)(4 * n));
-                if (inside) memcpy(padded + 3 * from, squares[k] + row * strides[k] + 3 * (left + from), (size_t)(3 * inside));
-                if (inside && p->mean_picture)
-                    memcpy(padded_mean + channels * from, mean + (row * size + left + from) * channels,
-                           (size_t)(4 * channels * inside));
-            }
+    if (!p->mean_size) repeat(of_mean, mean, channels, width);
+    for (int64_t k = 0; k < n; k++) {
+        const Picture *each = pictures + k;
+        repeat(colour, colours + k * channels, channels, width);
+        for (int64_t y = 0; y < p->out_height; y++, to += bytes) {
+            const uint8_t *x = window(each->pixels, each->stride, p->height, p->width, 3, each->top + y, each->left, width, black);
+            const float *m = of_mean;
+            if (p->mean_size)
+                m = window(mean, 4 * channels * p->mean_size, p->mean_size, p->mean_size, 4 * channels, each->mean_top + y,
+                           each->mean_left, width, of_mean);
             if (p->grey) {
-                to_grey(grey, x, crop);
+                to_grey(grey, x, width);
                 x = grey;
             }
-            uint8_t *place = (uint8_t *)out + (k * crop + y) * bytes, *to = mirrored[k] ? unturned : place;
+            void *row = each->mirrored ? unturned : to;
             if (p->bf16)
-                row_bf16((uint16_t *)to, x, m, colour, p->scale, p->offset, n);
+                row_bf16(row, x, m, colour, p->scale, p->offset, values);
             else
-                row_fp32((float *)to, x, m, colour, p->scale, p->offset, n);
-            if (!mirrored[k]) continue;
+                row_fp32(row, x, m, colour, p->scale, p->offset, values);
+            if (!each->mirrored) continue;
             if (p->grey)
-                (p->bf16 ? reverse_grey_bf16 : reverse_grey_fp32)(place, unturned, crop);
+                (p->bf16 ? reverse_grey_bf16 : reverse_grey_fp32)(to, unturned, width);
             else
-                (p->bf16 ? reverse_rgb_bf16 : reverse_rgb_fp32)(place, unturned, crop);
+                (p->bf16 ? reverse_rgb_bf16 : reverse_rgb_fp32)(to, unturned, width);
         }
     }
-    free(colour), free(padded), free(grey), free(unturned);
+    free(colour), free(black), free(grey), free(unturned);
     return 0;
 }
