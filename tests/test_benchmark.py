@@ -24,6 +24,7 @@ from convnet.benchmark.plain import Plain, grouped, plain_alexnet
 from convnet.benchmark.turns import Budget, Turns, by_turns, spread
 from convnet.errors import UsageError
 from convnet.explain import multiply_adds
+from convnet.kernels.compiled import watched
 from convnet.nets import create_model, evaluating
 from convnet.nets.layers import Columns, Net
 from convnet.store import Store
@@ -114,6 +115,8 @@ def test_plain_alexnet_is_alexnet(one_thread: None) -> None:
 
 
 def test_plain_form_runs_nothing_of_ours(one_thread: None) -> None:
+    with Plain():
+        assert watched(torch.zeros(1))  # what every kernel asks first
     form = forms.plain(forms.case("cifar_11", 2, "fp32"))
     assert ours_in(form.net, nullcontext) != set()  # so the next line can fail
     assert ours_in(form.net, Plain) == set()
@@ -343,6 +346,7 @@ def test_what_was_left_out_stands_in_table_and_picture(measured: dict[str, Any])
     result["nets"][1]["left_out"] = {"convnet": "its training needs about 9.0 GiB and 8.0 GiB are free"}
     text = " ".join(" ".join(table.table_lines(result)).split())
     assert "lenet5: plain PyTorch, training: one call takes 40.0 s" in text
+    assert "plain PyTorch training not measured inference" in text
     assert "cifar_11: convnet: its training needs about 9.0 GiB" in text
     made = drawn.benchmark_figure(result)
     assert [each.get_text() for each in made.axes[0].texts].count("not measured") == 1

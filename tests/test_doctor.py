@@ -139,7 +139,7 @@ FOUND: dict[str, Any] = {
     "torch": {"vectors": "AVX512", "cuda": None},
     "nvidia_files": [],
     "compilers": {"c": "/usr/bin/cc", "c++": None, "python_headers": True},
-    "packages": dict.fromkeys(doctor.PACKAGES),
+    "packages": dict.fromkeys(doctor.PACKAGES) | {"simplejpeg": "1.9"},
     "disk": {"folder": ".", "size": 1 << 28, "write": 1e9, "read": 1e9, "note": ""},
     "environment": {},
 }
@@ -165,8 +165,9 @@ def test_no_advice_where_nothing_is_wanting() -> None:
         ({"nvidia_files": ["/dev/nvidia0"]}, CHOSEN, "this torch is built for the CPU: install torch for CUDA"),
         ({"nvidia_files": ["x"], "torch": {"cuda": "13.0"}}, CHOSEN, "torch can't use it: look at nvidia-smi"),
         ({}, GPU, "Install Triton"),
-        ({"packages": {"triton": "3"}}, GPU | {"precision": "fp32"}, "compute capability 8.0"),
+        ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"precision": "fp32"}, "compute capability 8.0"),
         ({}, CHOSEN | {"precision": "fp32"}, "no avx512_bf16 or amx_bf16"),
+        ({"packages": FOUND["packages"] | {"simplejpeg": None}}, CHOSEN, "install simplejpeg"),
         ({"environment": {"TRITON_INTERPRET": "1"}}, CHOSEN, "Unset TRITON_INTERPRET"),
         ({"disk": FOUND["disk"] | {"read": 196608 * 400}}, CHOSEN, "reads 400 raw pictures of 256 x 256 a second: "
          "where a set is larger than the free memory (8.0 GiB)"),
@@ -186,6 +187,7 @@ def test_choices_are_those_of_device(one_thread: None) -> None:
     chosen = choices(FOUND)
     assert (chosen["reason"], chosen["device"]) == (where.reason, where.device.type)
     assert chosen["precision"] == ("bf16" if where.dtype == torch.bfloat16 else "fp32")
+    assert chosen["decoder"].split()[0] in ("Pillow", "simplejpeg")
     assert chosen["loader"] == "1 thread for raw stores, 8 for jpeg stores"
 
 
@@ -234,7 +236,7 @@ def test_a_gpu_is_told_with_what_matters() -> None:
            "shared_memory": 227 << 10}  # fmt: skip
     told = {
         "found": examine_found(gpus=[gpu]),
-        "chosen": CHOSEN | {"reason": "r", "layout": "l", "loader": "l"},
+        "chosen": CHOSEN | {"reason": "r", "layout": "l", "loader": "l", "decoder": "d"},
         "advice": [],
     }
     text = " ".join(" ".join(lines(told, 100)).split())

@@ -102,6 +102,8 @@ class _Run:
     def __init__(self, progress: Progress, asked: Asked, cases: list[Case]) -> None:
         self.progress, self.asked, self.done = progress, asked, 0.0
         self.ceilings: dict[str, list[float]] = {}
+        place = cases[0].where.device
+        self.top = ceilings.tops(place, ceilings.QUICK if asked.quick else ceilings.SIZES[place.type])
         self.cost = {of.name: summary(of.name)["multiply_adds"] * of.batch / 1e9 for of in cases}
         total = sum((PASSES + 1) * (2 if asked.plain else 1) * cost for cost in self.cost.values())
         total += 2 * PASSES * _feed_batches(asked, cases[0]) * self.cost[cases[0].name]
@@ -155,11 +157,10 @@ def _turns(of: Case, run: _Run, row: dict[str, Any], forms: dict[str, Form], wha
     training = what == "training"
     for form in forms.values():
         form.net.train(training)
-    place, passes = of.where.device, PASSES if training else 1
-    top = ceilings.tops(place, ceilings.QUICK if run.asked.quick else ceilings.SIZES[place.type])
+    top, passes = run.top, PASSES if training else 1
     works = {kind: form.step if training else form.forward for kind, form in forms.items()}
     told = run.told(of, what, dict.fromkeys(works, float(passes)))
-    turns, left_out = by_turns({**top.works, **works}, run.asked.budget, place, told)
+    turns, left_out = by_turns({**top.works, **works}, run.asked.budget, of.where.device, told)
     row["left_out"] |= {f"{name}, {what}": why for name, why in left_out.items()} | top.left_out
     rates = {name: turns[name].rates(amount) for name, amount in top.amounts.items() if name in turns}
     for name, values in rates.items():
@@ -198,7 +199,7 @@ def _feed(of: Case, store: Store, run: _Run) -> dict[str, Any]:
         made = feed.feed(of, store, batches, workers)
         passes = dict.fromkeys((feed.COMPUTE, feed.PIPELINE), float(PASSES * batches))
         turns, row["left_out"] = by_turns(made.works, asked.budget, of.where.device, run.told(of, "pipeline", passes))
-        row |= {"pictures": made.pictures, "parts": {name: rated(each, made.pictures) for name, each in turns.items()}}
+        row["parts"] = {name: rated(each, made.pictures[name]) for name, each in turns.items()}
         row |= _ratios(row["parts"])
     return row
 

@@ -26,11 +26,10 @@ CLASSES = 10
 
 
 class Feed(NamedTuple):
-    """What to call, by name, and how many pictures each call goes through."""
+    """What to call, and how many pictures each call goes through, by name."""
 
     works: dict[str, Callable[[], object]]
-    pictures: int
-    store: str
+    pictures: dict[str, int]
 
 
 FIRST, LATER, COMPUTE, PIPELINE = "loader, first pass", "loader", "compute only", "pipeline"
@@ -68,18 +67,19 @@ def feed(of: Case, store: Store, batches: int, workers: int) -> Feed:
     """Passes of so many whole batches: through the loader alone, through step alone, through both.
 
     The first pass looks at each record's sum, as the first epoch of a training does; later ones don't. A store with
-    fewer pictures than a pass has is gone through several times.
+    fewer pictures than a pass has is gone through several times; the first pass is shorter then.
     """
     recipe = replace(of.recipe, seed=0)
     statistics, split = store.statistics, store.split("train")
     n = batches * of.batch
     ids = np.resize(np.arange(split.n), n)
     how = preprocess.of_recipe(recipe, store.mean_picture, statistics.mean_rgb, store.shorter_side)
-    loader = Loader(split, statistics, ids, recipe, how, of.where.device, workers)
     options: dict[str, Any] = dict(recipe.net_options)
     net = create_model(of.name, num_classes=len(store.classes), init=recipe.init, seed=0, **options).train()
     net = of.where.take(net)
-    step, epochs, numbers = Step(net, recipe, of.where), count(), count()
+    step = Step(net, recipe, of.where)
+    loader = Loader(split, statistics, ids, recipe, how, of.where.device, workers, step.input_dtype)
+    epochs, numbers = count(), count()
     kept = next(iter(loader.epoch(0)))
 
     def through(loader: Loader) -> None:
@@ -87,7 +87,7 @@ def feed(of: Case, store: Store, batches: int, workers: int) -> Feed:
             pass
 
     def first() -> None:
-        through(replace(loader, split=Store(store.path).split("train")))
+        through(replace(loader, split=Store(store.path).split("train"), ids=ids[: split.n]))
 
     def update(images: object, labels: object) -> None:
         step.gradients(images, labels, next(numbers)).loss.item()  # type: ignore[arg-type]
@@ -103,4 +103,4 @@ def feed(of: Case, store: Store, batches: int, workers: int) -> Feed:
 
     works: dict[str, Callable[[], object]] = {FIRST: first, LATER: lambda: through(loader)}
     works |= {COMPUTE: compute, PIPELINE: pipeline}
-    return Feed(works, n, store.describe())
+    return Feed(works, dict.fromkeys(works, n) | {FIRST: min(n, split.n)})

@@ -101,11 +101,12 @@ def ours(of: Case) -> Form:
     net = of.where.take(_fresh(of))
     step, number = Step(net, of.recipe, of.where), 0
     images, labels = of.inputs()
-    images = images.to(memory_format=of.where.memory_format)
+    images = images.to(memory_format=of.where.memory_format)  # as evaluating gets them; the training's are narrower
+    narrow = images.to(step.input_dtype)
 
     def train() -> float:
         nonlocal number
-        loss = step.gradients(images, labels, number).loss.item()
+        loss = step.gradients(narrow, labels, number).loss.item()
         step.rule.step(of.recipe.lr)
         number += 1
         return float(loss)

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from convnet.benchmark import ceilings, feed
+from convnet.benchmark import WHAT, ceilings, feed
 from convnet.benchmark.forms import PLAIN
 
 WIDTH = 80  # characters: sentences are broken here
@@ -59,12 +59,10 @@ def _net_lines(row: dict[str, Any]) -> Iterator[str]:
         return
     yield f"  {'form':<23}{'':<11}{'pictures/s':<25}{'x plain':>7}{'ceiling':>9}"
     for form in row["forms"]:
-        name = form["form"]
-        for what in ("training", "inference"):
+        for what, name in zip(WHAT, (form["form"], ""), strict=True):
             told = form[what]
-            if told is not None:
-                yield f"  {name:<23}{what:<11}{_spread(told['rate']):<25}{_times(told):>7}{_share(told):>9}"
-            name = ""
+            rate = "not measured" if told is None else _spread(told["rate"])
+            yield f"  {name:<23}{what:<11}{rate:<25}{_times(told):>7}{_share(told):>9}".rstrip()
         if form["peak"]["bytes"] is not None:
             yield f"  {'':<23}{'memory':<11}{form['peak']['bytes'] / 2**30:.2f} GiB at the peak of training"
 
@@ -116,9 +114,9 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _times(told: dict[str, Any]) -> str:
-    return "" if told["times_plain"] is None else f"{told['times_plain']:.2f}"
+def _times(told: dict[str, Any] | None) -> str:
+    return "" if told is None or told["times_plain"] is None else f"{told['times_plain']:.2f}"
 
 
-def _share(told: dict[str, Any]) -> str:
-    return "" if told["share"] is None else f"{told['share']:.1%}"
+def _share(told: dict[str, Any] | None) -> str:
+    return "" if told is None or told["share"] is None else f"{told['share']:.1%}"
