@@ -125,6 +125,7 @@ def test_activations_that_nobody_asked_for_are_not_held() -> None:
     assert alive == {"one": [], "two": [], "three": ["two"], "four": ["two"]}
     assert {stage: x.shape[1] for stage, x in found.items()} == {"four": 4, "two.1": 2}
     assert float(found["two.1"].max()) == 2
+    made.clear()
     assert len(trace(Watched(), torch.zeros(1, 4, 8, 8))) == 4
     assert alive["four"] == ["one", "two", "three"], "all of them when all are asked for"
 

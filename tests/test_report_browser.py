@@ -19,8 +19,8 @@ from convnet.store import Store
 from runs import SCRIPT, hostile_run
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-CLASSES = (SCRIPT, "b\"'$x$", "\x1b[31mred, dead", *(f"class {k}" for k in range(3, 24)))
-SHOWN = (SCRIPT, "b\"'$x$", "?[31mred", *(f"class {k}" for k in range(3, 24)))
+CLASSES = (SCRIPT, "b\"'$x$", "\x1b[31mred, dead", *(f"class {k}" for k in range(3, 23)), "w" * 90)
+SHOWN = (SCRIPT, "b\"'$x$", "?[31mred", *(f"class {k}" for k in range(3, 23)), "w" * 90)
 MARGIN, PATIENCE = 150, 10.0  # pixels beside the matrix; seconds
 
 
@@ -105,6 +105,9 @@ def test_it_opens_from_the_disk_without_a_request_or_an_error(
 def test_nothing_scrolls_sideways_at_other_widths(window: Browser, run: Path, width: int) -> None:
     window.open(run / "report.html", width)
     assert window.run("return document.documentElement.scrollWidth") == width
+    table = "const each = document.getElementById('table'); return [each.scrollWidth, each.parentElement.clientWidth]"
+    wide, room = window.run(table)
+    assert wide <= room, "a long name is broken, and the other columns are seen"
 
 
 def told(scores: Scores, i: int, j: int) -> str:

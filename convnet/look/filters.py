@@ -119,7 +119,7 @@ def draw_sheet(axes: "Axes", kernels: NDArray[np.float32], colour: NDArray[np.fl
 def name_of(shown: Kernels, column: int) -> str:
     """A heading: the column, if there are several, and how much of it is colour."""
     parts = [f"column {column}"] if len(shown.columns) > 1 else []
-    if shown.columns[column].shape[1] == 3:
+    if shown.column_colour and shown.columns[column].shape[1] == 3:
         parts.append(f"{shown.column_colour[column]:.0%} of the energy is colour")
     return ": ".join(parts)
 
