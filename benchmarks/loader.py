@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -45,6 +46,7 @@ from convnet.train import _step, _train_epoch
 Works = dict[str, Callable[[], object]]
 RAW, PLAIN, CROPS = "raw store, one core", "the same, plain form", "uint8 crops alone"
 JPEG, DECODE, OURS = "jpeg store, all cores", "Pillow alone, one core", "our decoder alone, one core"
+THREADS = "our decoder alone, all cores"
 TRAINING, STEPS = "training", "its steps alone"
 
 
@@ -84,8 +86,8 @@ def main() -> None:
         by = cores if not given.cpu_time else 1  # CPU time is that of all cores already
         for name in works:
             if name != JPEG:
-                ratios = [a / b / by for a, b in zip(found[JPEG], found[name], strict=True)]
-                print(f"  {JPEG} / ({name} x cores): {spread(ratios, '.2f')}")
+                ratios = [a / b / (1 if name == THREADS else by) for a, b in zip(found[JPEG], found[name], strict=True)]
+                print(f"  {JPEG} / ({name}{'' if name == THREADS else ' x cores'}): {spread(ratios, '.2f')}")
     if given.steps:
         torch.set_num_threads(n_threads)
         train(given.store, recipe, where, given.steps, given.workers, given.repeats, clock)
@@ -120,11 +122,16 @@ def go_through(load: Loader) -> None:
 def jpeg(store: Store, recipe: Recipe, where: device.Device, n: int, cores: int) -> Works:
     load, split = loader_of(store, recipe, where, n, cores), store.split("train")
 
-    def ours() -> None:
-        for i in range(n):
+    def ours(part: range) -> None:
+        for i in part:
             split.picture(i)
 
-    return {JPEG: lambda: go_through(load), DECODE: lambda: pillow(split, n), OURS: ours}
+    def threads() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(ours, (range(first, n, cores) for first in range(cores))))
+
+    works = {JPEG: lambda: go_through(load), DECODE: lambda: pillow(split, n), OURS: lambda: ours(range(n))}
+    return works | {THREADS: threads}
 
 
 def pillow(split: Split, n: int) -> None:

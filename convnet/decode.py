@@ -90,20 +90,33 @@ def decode_image(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
     return picture, tuple(facts.notes)
 
 
-def decode_stored(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def decode_stored(data: NDArray[np.uint8], square: int | None = None) -> NDArray[np.uint8]:
     """The pixels, uint8 (H, W, 3), of a JPEG that `prepare` made, from its bytes: whole, in RGB, upright.
+
+    square: only the central square of so many pixels, as `store.centre_square` cuts it out.
 
     Raises: BadPicture.
     """
     try:
         if _fast() is not None:
             pixels: NDArray[np.uint8] = _fast().decode_jpeg(data, "RGB")
-            return pixels
+            left, top, right, bottom = _centre(pixels.shape[1], pixels.shape[0], square)
+            return pixels[top:bottom, left:right]
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data.tobytes())) as picture:
             picture.load()
-            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+            box = _centre(*picture.size, square)
+            part = picture.crop(box) if square else picture  # before Pillow's pixels of 4 bytes become 3
+            return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
     except Exception as error:
         raise BadPicture(_blame("JPEG", error)) from error
+
+
+def _centre(width: int, height: int, square: int | None) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom."""
+    if square is None:
+        return 0, 0, width, height
+    left, top = (width - square) // 2, (height - square) // 2
+    return left, top, left + square, top + square
 
 
 def stored_by() -> str:

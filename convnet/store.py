@@ -246,18 +246,20 @@ class Split:
 
     def picture(self, i: int) -> Pixels:
         """uint8 (H, W, 3): the fixed square of a raw store, the full frame of a jpeg store."""
-        payload = self.payload(i)
-        if self.store.encoding == "raw":
-            size = self.store.size
-            return payload[NPY_HEADER:].reshape(size, size, 3)
-        try:
-            return decode_stored(payload)
-        except BadPicture as error:
-            raise DataError(f"{self.store.path}: {self.keys[i]!r}: {error}") from error
+        return self._decoded(i, None) if self.store.encoding == "jpeg" else self.square(i)
 
     def square(self, i: int) -> Pixels:
-        """uint8 (size, size, 3): the central square of picture i."""
-        return centre_square(self.picture(i), self.store.size)
+        """uint8 (size, size, 3): the central square of picture i; of a raw store mapped, not copied."""
+        size = self.store.size
+        if self.store.encoding == "jpeg":
+            return self._decoded(i, size)
+        return self.payload(i)[NPY_HEADER:].reshape(size, size, 3)
+
+    def _decoded(self, i: int, square: int | None) -> Pixels:
+        try:
+            return decode_stored(self.payload(i), square)
+        except BadPicture as error:
+            raise DataError(f"{self.store.path}: {self.keys[i]!r}: {error}") from error
 
     def crops(self, ids: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], crop: int) -> Pixels:
         """uint8 (N, crop, crop, 3): a crop of the central square of each picture `ids`, at row `tops`, column `lefts`.

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from convnet import decode as decoding
 from convnet.containers import sniff
 from convnet.decode import MAX_PIXELS, BadPicture, decode, decode_stored
+from convnet.store import centre_square
 from pictures import encoded, exif, png
 
 RNG = np.random.default_rng(0)
@@ -358,6 +359,9 @@ def test_stored_jpegs_are_decoded_as_any_other(name: str, monkeypatch: pytest.Mo
             found = decode_stored(np.frombuffer(data, np.uint8))
             assert found.shape == (height, width, 3)
             np.testing.assert_array_equal(found, decode(data)[0])
+            side = min(height, width) * 2 // 3 + 1
+            part = decode_stored(np.frombuffer(data, np.uint8), side)
+            np.testing.assert_array_equal(part, centre_square(found, side))
     grey = encoded(picture.convert("L"), "JPEG")
     np.testing.assert_array_equal(decode_stored(np.frombuffer(grey, np.uint8)), decode(grey)[0])
     for broken in (data[: len(data) // 2], data[:200], b"", b"no picture at all"):

@@ -73,11 +73,12 @@ static void repeat(float *out, const float *values, int64_t channels, int64_t pi
 /* The n pixels from `left` on of a row of a picture, each of `bytes` bytes; where they reach outside, a copy with zeros. */
 static const void *window(const void *picture, int64_t stride, int64_t height, int64_t width, int64_t bytes, int64_t row,
                           int64_t left, int64_t n, void *copy) {
-    const uint8_t *line = (const uint8_t *)picture + row * stride;
-    if (row >= 0 && row < height && left >= 0 && left + n <= width) return line + left * bytes;
+    const int exists = row >= 0 && row < height;
+    const uint8_t *line = (const uint8_t *)picture + (exists ? row * stride : 0);
+    if (exists && left >= 0 && left + n <= width) return line + left * bytes;
     const int64_t from = left < 0 ? -left : 0, until = left + n > width ? width - left : n;
     memset(copy, 0, (size_t)(n * bytes));
-    if (row >= 0 && row < height && from < until)
+    if (exists && from < until)
         memcpy((uint8_t *)copy + from * bytes, line + (left + from) * bytes, (size_t)((until - from) * bytes));
     return copy;
 }
