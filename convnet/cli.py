@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, Literal, NoReturn, ParamSpec
 
 import typer
 
@@ -163,6 +163,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder [runs/RECIPE-DATA].")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="A checkpoint or run whose weights the net takes.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Pictures in memory at once; the recipe's batch stays [all].")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     quiet: Quiet = False,
@@ -178,6 +181,7 @@ def train(
     from convnet.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
+    at_once = _at_once(batch)
     start = checkpoint_at(start_from) if start_from is not None else None
     with shown(quiet) as progress:
         if resume:
@@ -193,8 +197,8 @@ def train(
         command = shlex.join(["convnet", *sys.argv[1:]])
         with on_signals() as stop:
             try:
-                summary = run(plan, store, out, resume=resume, start=start, workers=workers, progress=progress,
-                              stop=stop, command=command)  # fmt: skip
+                summary = run(plan, store, out, resume=resume, start=start, workers=workers, at_once=at_once,
+                              progress=progress, stop=stop, command=command)  # fmt: skip
             except Interrupted as error:
                 raise Interrupted(f"{error}; go on with: {again}") from error
             except DiskError as error:
@@ -207,6 +211,14 @@ def train(
         _print_summary(summary, out)
         if page is not None:
             print(f"report: {page}")  # noqa: T201
+
+
+def _at_once(batch: str | None) -> "int | Literal['auto'] | None":
+    if batch is None or batch == "auto":
+        return "auto" if batch else None
+    if batch.isdecimal() and int(batch):
+        return int(batch)
+    raise UsageError(f"--batch {batch}: it must be auto, or the number of pictures that go through the net at once")
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convnet import __version__, checkpoint, device, draws, files, preprocess, runlog
+from convnet import __version__, checkpoint, device, draws, files, fit, preprocess, runlog
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.decode import stored_by
 from convnet.errors import DataError, Diverged, UsageError
+from convnet.fit import AtOnce
 from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.progress import Progress
@@ -90,6 +91,7 @@ def begin(
     command: str,
     progress: Progress,
     start: Path | None = None,
+    at_once: AtOnce | None = None,
 ) -> Run:
     """A run with fresh weights, or with those that it may take from the checkpoint `start`, or the one in `out`."""
     if resume and start is not None:
@@ -120,6 +122,8 @@ def begin(
     step = Step(net, recipe, where)
     if velocity is not None:
         step.rule.load(velocity)
+    step.piece = fit.choose(step, picture_shape(recipe), at_once, progress)
+    _check_pieces(provenance, step.piece, progress)
     run = Run(recipe, preprocessing, store.classes, net, step, position, provenance, where, out, monotonic())
     progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
     if "decoder" in environment:
@@ -148,10 +152,21 @@ def fresh_net(recipe: Recipe, n_classes: int) -> Net:
     """
     options: dict[str, Any] = dict(recipe.net_options)
     net = create_model(recipe.net, num_classes=n_classes, init=recipe.init, seed=recipe.seed, **options)
-    n_channels = 1 if recipe.channels == "grey" else 3
     with torch.inference_mode():
-        net.eval()(torch.zeros(1, n_channels, recipe.crop, recipe.crop))
+        net.eval()(torch.zeros(1, *picture_shape(recipe)))
     return net.train()
+
+
+def picture_shape(recipe: Recipe) -> tuple[int, int, int]:
+    """(C, H, W) of what the recipe's net sees."""
+    return (1 if recipe.channels == "grey" else 3), recipe.crop, recipe.crop
+
+
+def _check_pieces(provenance: dict[str, Any], piece: int, progress: Progress) -> None:
+    """The run's first number of pictures at once is kept; another one rounds otherwise."""
+    was = provenance.setdefault("pictures_at_once", piece)
+    if was != piece:
+        progress.warn(f"{was} pictures at once are now {piece}: the run goes on, but not bitwise as if never stopped")
 
 
 def _make_room(out: Path) -> None:

@@ -25,6 +25,7 @@ from convnet import checkpoint, device, files, optim, runlog
 from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
+from convnet.fit import AtOnce
 from convnet.loader import Batch, Loader
 from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
@@ -47,6 +48,7 @@ def train(
     start: Path | None = None,
     place: str = "auto",
     workers: int = 1,
+    at_once: AtOnce | None = None,
     progress: Progress = SILENT,
     stop: Stop | None = None,
     command: str = "",
@@ -55,7 +57,8 @@ def train(
 
     resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
     threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (start.py). workers:
-    threads that read ahead; they change nothing.
+    threads that read ahead; they change nothing. at_once: pictures that go through the net at once, "auto" for as many
+    as fit; of a larger batch the gradients are added up (fit.py, step.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -66,7 +69,7 @@ def train(
     ids, statistics = data.train_ids, store.statistics
     try:
         with files.lock(out, "training"):
-            run = begin(recipe, data, out, where, resume, command, progress, start)
+            run = begin(recipe, data, out, where, resume, command, progress, start, at_once)
             dtype = run.step.input_dtype
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
