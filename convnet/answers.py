@@ -103,15 +103,16 @@ def ask(
         return kept
     looks = tuple(dict.fromkeys(look for member in members for look in member.looks))
     width = sum(len(member.looks) for member in members) * len(split.store.classes)
+    nets = [device.narrowed(member.net)[0] for member in members]
     with _rows(keep, meta, width) as rows:
         done = rows.n
-        nets = f", {len(members)} nets" if len(members) > 1 else ""
-        progress.start(f"testing ({split.name}{nets})", split.n, done)
+        several = f", {len(members)} nets" if len(members) > 1 else ""
+        progress.start(f"testing ({split.name}{several})", split.n, done)
         try:
             for ids, pictures in read(split, np.arange(done, split.n), looks, stop):
                 parts = []
-                for member in members:
-                    found = posteriors(member.net, pictures, member.looks, member.preprocessing, device, batch)
+                for net, member in zip(nets, members, strict=True):
+                    found = posteriors(net, pictures, member.looks, member.preprocessing, device, batch)
                     parts += [finite(split, ids, found)[look] for look in member.looks]
                 rows.add(np.concatenate(parts, 1).astype(np.float32))
                 progress.update(rows.n)

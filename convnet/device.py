@@ -2,6 +2,7 @@
 
 import ctypes
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -38,6 +39,21 @@ class Device:
     def take(self, net: Module) -> Module:
         """The net on this device, in its memory layout."""
         return net.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    def narrowed(self, net: Module) -> tuple[Module, dict[str, nn.Parameter]]:
+        """`net` with copies in `dtype` of the weights and biases of its convolutions and linear layers, and the
+        copies by name: autocast's arithmetic without its casts. Everything else is the net's own: other parameters,
+        buffers. In float32 it's `net` itself."""
+        if self.dtype == torch.float32:
+            return net, {}
+        kept: dict[int, object] = {id(each): each for each in (*net.parameters(), *net.buffers())}
+        own, copies = dict(net.named_parameters()), {}
+        for path, module in net.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                for name, weight in module.named_parameters(path, recurse=False):
+                    copies[name] = nn.Parameter(weight.detach().to(self.dtype), weight.requires_grad)
+                    kept[id(own[name])] = copies[name]
+        return deepcopy(net, kept), copies
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the net's forward pass computes in `dtype`; it changes nothing for float32."""

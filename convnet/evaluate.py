@@ -146,10 +146,10 @@ def evaluate(
     done = 0
     progress.start(f"testing ({split.name}, {views_name})", len(chosen))
     training = net.training
-    net.eval()
+    computing, _ = device.narrowed(net.eval())
     try:
         for part, pictures in read(split, chosen, asked.looks, stop):
-            found = posteriors(net, pictures, asked.looks, preprocessing, device, batch)
+            found = posteriors(computing, pictures, asked.looks, preprocessing, device, batch)
             rows.append(asked.mean(finite(split, part, found)))
             done += len(part)
             progress.update(done)

@@ -52,6 +52,7 @@ def predict(
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
     asked = protocol(views_name, preprocessing, scales)
+    net, _ = device.narrowed(net)
     batch: list[tuple[Path, Read]] = []
     for path in paths:
         batch.append((path, _read(path, asked.looks)))

@@ -1,15 +1,14 @@
 """What is one step of the training? A batch forward and backward through the net, whole or piece by piece.
 
 In bfloat16 the convolutions and fully connected layers compute with copies of their weights, which the update rule
-keeps (`narrowed`): the numbers are autocast's, which would cast every weight and gradient anew in each step.
+keeps (`Device.narrowed`): the numbers are autocast's, which would cast every weight and gradient anew in each step.
 """
 
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from convnet.device import Device
 from convnet.nets.dropout import counted
@@ -38,7 +37,7 @@ class Step:
 
     def __init__(self, net: Net, recipe: Recipe, where: Device, piece: int | None = None) -> None:
         self.recipe, self.where, self.piece = recipe, where, piece
-        self.net, copies = narrowed(net, where.dtype)
+        self.net, copies = where.narrowed(net)
         self.rule: Momentum = optimizer(net, recipe, copies)
         self.input_dtype = torch.float32 if net.float32_input else where.dtype  # of the images: bfloat16 loses nothing
 
@@ -74,22 +73,6 @@ class Step:
         loss = loss * (len(images) / n)
         loss.backward()  # type: ignore[no-untyped-call]
         return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels).sum())
-
-
-def narrowed(net: Net, dtype: torch.dtype) -> tuple[Net, dict[str, nn.Parameter]]:
-    """`net` with copies in `dtype` of the weights and biases of its convolutions and fully connected layers, and the
-    copies by name. Everything else is the net's own: other parameters, buffers. In float32 it's `net` itself."""
-    if dtype == torch.float32:
-        return net, {}
-    kept = {id(each): each for each in (*net.parameters(), *net.buffers())}
-    copies = {
-        f"{path}.{name}".lstrip("."): nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
-        for path, module in net.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-        for name, weight in module.named_parameters(recurse=False)
-    }
-    own = dict(net.named_parameters())
-    return deepcopy(net, kept | {id(own[name]): copy for name, copy in copies.items()}), copies
 
 
 def _loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:

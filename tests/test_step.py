@@ -16,7 +16,7 @@ from convnet.nets.dropout import counted, dropout
 from convnet.nets.layers import Net
 from convnet.optim import optimizer
 from convnet.recipe import load_recipe
-from convnet.step import Step, narrowed
+from convnet.step import Step
 
 BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a test's")
 FP32 = replace(BF16, dtype=torch.float32)
@@ -87,7 +87,7 @@ def test_copies_follow_the_weights_and_share_the_rest() -> None:
 
 def test_in_float32_the_net_itself_computes() -> None:
     net, *_ = small("cifar_26")
-    assert narrowed(net, torch.float32) == (net, {})
+    assert FP32.narrowed(net) == (net, {})
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg_a", "googlenet", "nin_cifar10"])
