@@ -25,7 +25,8 @@ from torch import Tensor
 from convnet.kernels import cuda, norm, norm_pool
 from convnet.kernels.augmentation import augment, plain_augment
 from convnet.kernels.conv1 import conv1_of_blocks, n_blocks, plain_conv1, to_blocks
-from convnet.kernels.dropout import dropout, plain_dropout
+from convnet.kernels.dropout import plain_dropout
+from convnet.kernels.dropout_cuda import dropout
 from convnet.kernels.norm_pool_cpu import Block
 from convnet.kernels.sgd import plain_step, step
 from convnet.nets.layers import plain_response_norm

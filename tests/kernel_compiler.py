@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from convnet.kernels import augmentation, dropout, norm, norm_pool, sgd
+from convnet.kernels import augmentation, dropout_cuda, norm, norm_pool, sgd
 from convnet.kernels.norm_pool_cpu import Block
 
 
@@ -51,7 +51,7 @@ def launch_all() -> None:
     ):
         norm.response_norm(x, block.n, block.k, block.alpha, block.beta, block.groups).sum().backward()
         norm_pool.norm_pool(x, block).sum().backward()
-    dropout.dropout(torch.empty(1, 9216, dtype=torch.bfloat16), 0.5, torch.zeros((), dtype=torch.int64))
+    dropout_cuda.dropout(torch.empty(1, 9216, dtype=torch.bfloat16), 0.5, torch.zeros((), dtype=torch.int64))
     buffers = [torch.empty(4096, dtype=dtype) for dtype in [torch.float32] * 2 + [torch.bfloat16] * 2]
     sgd.step(*buffers, torch.zeros(()), first_bias=4032)
     pictures, how = torch.empty(2, 256, 256, 3, dtype=torch.uint8), [torch.zeros(2, dtype=torch.int64)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convnet.kernels import augmentation, cuda, dropout, norm, norm_pool, sgd
+from convnet.kernels import augmentation, cuda, dropout_cuda, norm, norm_pool, sgd
 from convnet.kernels.norm_pool_cpu import Block
 
 TESTS = Path(__file__).parent
@@ -53,7 +53,7 @@ def test_on_the_cpu_the_plain_forms_serve() -> None:
     x = torch.zeros(1, 4, 5, 5)
     assert not norm.available(x)
     assert not norm_pool.available(x, Block(5, 2.0, 1e-4, 0.75, size=3, stride=2))
-    assert not dropout.available(x)
+    assert not dropout_cuda.available(x)
     assert not sgd.available(x.flatten())
     assert not augmentation.available(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), torch.device("cpu"))
 
@@ -65,7 +65,7 @@ def test_without_triton_the_plain_forms_serve() -> None:
 import sys
 sys.modules["triton"] = None
 import torch
-from convnet.kernels import augmentation, conv1, cuda, dropout, norm, norm_pool, sgd
+from convnet.kernels import augmentation, conv1, cuda, dropout_cuda, norm, norm_pool, sgd
 assert cuda.triton is None
 assert not cuda.runs_on(torch.device("cuda"))
 """

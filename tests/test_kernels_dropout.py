@@ -9,8 +9,9 @@ from torch import Tensor
 
 from convnet import draws
 from convnet.errors import UsageError
-from convnet.kernels import dropout as kernel
-from convnet.kernels.dropout import dropout, plain_dropout, state
+from convnet.kernels import dropout_cuda as kernel
+from convnet.kernels.dropout import plain_dropout, state
+from convnet.kernels.dropout_cuda import dropout
 from kernel_place import PLACE, needs_kernels, randn
 
 FORMS = [plain_dropout, pytest.param(dropout, marks=needs_kernels)]

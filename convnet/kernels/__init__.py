@@ -4,16 +4,23 @@ In C, for the CPU, where there is a compiler:
 
     norm_pool_cpu.py  ReLU, local response normalisation and max-pooling as one
     augment_cpu.py    stored pictures -> the net's input
+    dropout_cpu.py    dropout from a counter
+    update_cpu.py     the papers' update rule
+    linear_cpu.py     fully connected layers (in torch)
 
 In Triton, for CUDA devices:
 
     norm.py           local response normalisation
     norm_pool.py      ReLU, local response normalisation and overlapping max-pooling as one
     augmentation.py   stored pictures -> the net's input
-    dropout.py        dropout from a counter: no mask in memory
+    dropout_cuda.py   dropout from a counter: no mask in memory
+    cuda.py           what they stand on
+    on_cuda.py        whether they serve on a device, and why not: nothing of Triton is loaded before that is asked
     sgd.py            the papers' update rule over one flat buffer
 
-In plain torch, for any device:
+For any device:
 
+    one_pass.py       the one of the two for ReLU, response norm and pooling
+    dropout.py        the plain form of dropout
     conv1.py          a convolution with a large stride as one with stride 1
 """

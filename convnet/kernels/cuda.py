@@ -1,11 +1,8 @@
-"""What do the kernels in Triton stand on? Triton, where it is installed, and the devices that it runs on.
+"""What do the kernels in Triton stand on? Triton, where it is installed. Who imports this loads it: see on_cuda.py.
 
-Where `available` of an operation's file says no (another device, another dtype, no Triton), its plain form serves. With
-TRITON_INTERPRET=1 in the environment the kernels run on the CPU, step by step in Python: that is how they are tested
-where there is no GPU, and for nothing else.
+Where `available` of an operation's file says no (another device, another dtype, no Triton), its plain form serves.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -20,9 +17,10 @@ try:
 except ImportError:  # the plain forms serve
     triton, tl = None, SimpleNamespace(constexpr=int)
 
-__all__ = ["INTERPRETED", "LANES", "is_float", "jit", "launch", "power_of_two", "runs_on", "tl", "triton"]
+from convnet.kernels.on_cuda import INTERPRETED
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+__all__ = ["INTERPRETED", "LANES", "doubles", "is_float", "jit", "launch", "power_of_two", "runs_on", "tl", "triton"]
+
 LANES = 128  # of a program: four warps
 
 
@@ -42,6 +40,14 @@ def runs_on(place: torch.device) -> bool:
     return triton is not None and place.type == ("cpu" if INTERPRETED else "cuda")
 
 
+def doubles(place: torch.device) -> bool:
+    """Whether a kernel that is to double a few numbers does so. Raises: whatever Triton does."""
+    x = torch.arange(LANES, dtype=torch.float32, device=place)
+    y = torch.empty_like(x)
+    launch(_double, (1,), place, x, y, LANES)
+    return torch.equal(y, 2 * x)  # a device synchronisation, once in a process
+
+
 def is_float(x: Tensor) -> bool:
     """Whether the kernels take such numbers: float32, bfloat16 or float16."""
     return x.dtype in (torch.float32, torch.bfloat16, torch.float16)
@@ -54,3 +60,9 @@ def power_of_two(n: int) -> int:
     [1, 2, 4, 8, 16]
     """
     return 1 << (n - 1).bit_length()
+
+
+@jit
+def _double(x, y, n: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = tl.arange(0, n)
+    tl.store(y + place, 2 * tl.load(x + place))

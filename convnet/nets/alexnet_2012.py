@@ -35,7 +35,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from convnet.nets.alexnet_family import Family
-from convnet.nets.layers import LRN, ceil_max_pool, exchange, response_norm
+from convnet.nets.layers import LRN
 from convnet.nets.norms import within_map_norm
 
 
@@ -49,15 +49,11 @@ class AlexNet2012(Family):
         "fc6 relu6 fc7 relu7 fc8"
     )
     sides = range(196, 228)
+    norm_columns: ClassVar[int] = 2
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
     std: ClassVar[dict[str, float]] = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
 
     def apply_stage(self, stage: str, x: Tensor) -> Tensor:
         if stage == "within2":
             return within_map_norm(x, size=5, k=1.0, alpha=0.001 / 25, beta=0.75)
         return super().apply_stage(stage, x)
-
-    def norm(self, x: Tensor) -> Tensor:
-        return exchange([response_norm(column, *self.lrn) for column in x.chunk(self.columns, 1)])
-
-    def pool(self, x: Tensor) -> Tensor:
-        return ceil_max_pool(x)

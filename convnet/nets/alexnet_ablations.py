@@ -11,7 +11,6 @@ from torch import Tensor
 
 from convnet.nets.alexnet_family import Family
 from convnet.nets.initial import NONE
-from convnet.nets.layers import ceil_max_pool, exchange, response_norm
 
 
 def without(*stages: str) -> str:
@@ -59,9 +58,7 @@ class AlexNetPool2(Family):
     name = "alexnet_pool2"
     sides: ClassVar[range] = range(216, 248)
     padding: ClassVar[dict[str, int]] = {"conv2": 1, "conv3": 0}
-
-    def pool(self, x: Tensor) -> Tensor:
-        return ceil_max_pool(x, 2, 2)
+    pooling: ClassVar[tuple[int, int, bool]] = (2, 2, True)
 
 
 class AlexNetNoExchange(Family):
@@ -78,9 +75,7 @@ class AlexNetNoExchange(Family):
 
     name = "alexnet_no_exchange"
     joined = ()
-
-    def norm(self, x: Tensor) -> Tensor:
-        return exchange([response_norm(column) for column in x.chunk(self.columns, 1)])
+    norm_columns: ClassVar[int] = 2
 
 
 class AlexNetNoConv3(Family):

@@ -12,19 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.one_pass import in_one_pass
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import (
-    Columns,
-    Net,
-    StridedConv2d,
-    ceil_max_pool,
-    check_images,
-    connected,
-    max_pool,
-    record,
-    response_norm,
-)
+from convnet.nets.layers import Columns, Net, StridedConv2d, check_images, connected, exchange, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
 
 POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads
@@ -51,6 +43,8 @@ class Family(Net):
     maps: ClassVar[Mapping[str, int]] = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
     padding: ClassVar[Mapping[str, int]] = {"conv2": 2}  # elsewhere 1
     joined: ClassVar[tuple[str, ...]] = ("conv3",)  # the convolutions that read all columns
+    norm_columns: ClassVar[int] = 1  # equal parts of the maps, at whose edges the norms' windows end
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # size, stride, whether partial windows are kept
     dropout: ClassVar[float] = 0.5  # after all fully connected layers but the last
     std: ClassVar[Mapping[str, float]] = NONE  # of a layer's initial weights; elsewhere 0.01
     bias: ClassVar[Mapping[str, float]] = PAPER_BIAS
@@ -85,10 +79,23 @@ class Family(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self.name, self.in_channels, self.sides, slides=self.slides)
-        x = images
-        for stage in self.order.split():
-            x = record(stages, stage, self.apply_stage(stage, x))
+        x, order = images, self.order.split()
+        while order:
+            n, block = self.as_block(order)
+            fast = in_one_pass(x, block) if stages is None and block is not None else None
+            if fast is None:
+                n, fast = 1, record(stages, order[0], self.apply_stage(order[0], x))
+            x, order = fast, order[n:]
         return x
+
+    def as_block(self, order: list[str]) -> tuple[int, Block | None]:
+        """How many of the next stages one pass can do: [ReLU,] norm and pooling, or norm, pooling and ReLU."""
+        kinds = [stage.rstrip("0123456789") for stage in order[:3]]
+        before, after = kinds == ["relu", "norm", "pool"], kinds == ["norm", "pool", "relu"]
+        if not (before or after or kinds[:2] == ["norm", "pool"]):
+            return 1, None
+        block = Block(*self.lrn, self.norm_columns, *self.pooling, relu_before=before, relu_after=after)
+        return 2 + (before or after), block
 
     def apply_stage(self, stage: str, x: Tensor) -> Tensor:
         kind = stage.rstrip("0123456789")
@@ -105,10 +112,11 @@ class Family(Net):
         return y
 
     def norm(self, x: Tensor) -> Tensor:
-        return response_norm(x, *self.lrn)
+        return exchange([response_norm(part, *self.lrn) for part in x.chunk(self.norm_columns, 1)])
 
     def pool(self, x: Tensor) -> Tensor:
-        return max_pool(x)
+        size, stride, ceil = self.pooling
+        return F.max_pool2d(x, size, stride, ceil_mode=ceil)
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.
@@ -133,6 +141,4 @@ class CaffeFamily(Family):
     sides: ClassVar[range] = range(199, 231)
     edge: ClassVar[int] = 0
     lrn = CAFFE_LRN
-
-    def pool(self, x: Tensor) -> Tensor:
-        return ceil_max_pool(x)
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)

@@ -6,20 +6,23 @@ Paper: Krizhevsky, Sutskever and Hinton 2012, section 4.2. Differs: what stays i
 the paper multiplies by 1 - p in testing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet import draws
-from convnet.kernels import dropout as triton_form
-from convnet.kernels import dropout_cpu as c_form
+from convnet.kernels import dropout as plain_form
+from convnet.kernels import dropout_cpu, on_cuda
 
 STREAM = draws.stream("dropout")
+LAYERS = 16  # of dropout in a net, at most
 
 
 @dataclass
@@ -29,16 +32,26 @@ class _Place:
     seed: int
     step: int
     first: int
+    states: Tensor | None
     layer: int = 0
 
 
 _place: ContextVar[_Place | None] = ContextVar("place", default=None)
 
 
+def states(seed: int, step: int) -> Tensor:
+    """int64 (LAYERS,): what each layer of a net draws from in a step."""
+    found: NDArray[np.uint64] = draws.bits(seed, STREAM, step, np.arange(LAYERS))
+    return torch.from_numpy(found.view(np.int64))
+
+
 @contextmanager
-def counted(seed: int, step: int, first: int = 0) -> Iterator[None]:
-    """Within it `dropout` draws by (seed, step), for the pictures from the step's `first` on; one forward pass."""
-    token = _place.set(_Place(seed, step, first))
+def counted(seed: int, step: int, first: int = 0, on_device: Tensor | None = None) -> Iterator[None]:
+    """Within it `dropout` draws by (seed, step), for the pictures from the step's `first` on; one forward pass.
+
+    on_device: the step's `states`, in the memory of the net's device: a CUDA graph then draws anew at each replay.
+    """
+    token = _place.set(_Place(seed, step, first, on_device))
     try:
         yield
     finally:
@@ -48,21 +61,30 @@ def counted(seed: int, step: int, first: int = 0) -> Iterator[None]:
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """`x`, (N, D) or (N, C, H, W), with each element 0 with probability p, and otherwise divided by 1 - p.
 
-    Each layer of a forward pass draws for itself, in `counted`; outside of it, and compiled, torch draws. Not in training it's `x`.
+    Each layer of a forward pass draws for itself, in `counted`; outside of it, and compiled, torch draws. Not in
+    training it's `x`.
     """
     if not training or p == 0:
         return x
     place = None if torch.compiler.is_compiling() else _place.get()
     if place is None:
         return F.dropout(x, p, training)
-    state = triton_form.state(place.seed, STREAM, place.step, place.layer)
+    layer, first = place.layer, place.first * x[:1].numel()
     place.layer += 1
-    first = place.first * x[:1].numel()
     rows = x if x.ndim == 2 else x.movedim(1, -1)  # the order in which channels-last maps lie in memory
-    if c_form.available(rows):
-        y = c_form.dropout(rows, p, state, first)
+    if place.states is None and dropout_cpu.available(rows):
+        y = dropout_cpu.dropout(rows, p, plain_form.state(place.seed, STREAM, place.step, layer), first)
     else:
-        on_device = torch.tensor(state, device=x.device)
-        form = triton_form.dropout if triton_form.available(rows) else triton_form.plain_dropout
-        y = form(rows, p, on_device, first)
+        state = (states(place.seed, place.step).to(x.device) if place.states is None else place.states)[layer]
+        y = _form(rows)(rows, p, state, first)
     return y if x.ndim == 2 else y.movedim(-1, 1)
+
+
+def _form(x: Tensor) -> Callable[[Tensor, float, Tensor, int], Tensor]:
+    """The kernel in Triton or the plain form."""
+    if on_cuda.take(x):
+        from convnet.kernels import dropout_cuda  # which loads Triton
+
+        if dropout_cuda.available(x):
+            return dropout_cuda.dropout
+    return plain_form.plain_dropout

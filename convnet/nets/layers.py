@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
-from convnet.kernels import conv1, linear_cpu, norm_pool_cpu
+from convnet.kernels import conv1, linear_cpu
 from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.one_pass import in_one_pass
 
 
 class LRN(NamedTuple):
@@ -30,6 +31,7 @@ class LRN(NamedTuple):
 
 
 PAPER_LRN = LRN(n=5, k=2.0, alpha=1e-4, beta=0.75)  # AlexNet 3.3
+PAPER_BLOCK = Block(*PAPER_LRN, size=3, stride=2, relu_before=True)  # 3.5
 
 
 class Net(nn.Module):
@@ -169,8 +171,9 @@ def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, be
     if has_torch_function_unary(x):  # who looks inside sees one layer, as with torch's own
         seen: Tensor = handle_torch_function(response_norm, (x,), x, n, k, alpha, beta)
         return seen
-    if norm_pool_cpu.available(x):
-        return norm_pool_cpu.norm_pool(x, Block(n, k, alpha, beta))
+    fast = in_one_pass(x, Block(n, k, alpha, beta))
+    if fast is not None:
+        return fast
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return cast(Tensor, _BlockedResponseNorm.apply(x, n, k, alpha, beta))  # type: ignore[no-untyped-call]
     return plain_response_norm(x, n, k, alpha, beta)
@@ -181,8 +184,9 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int) -> 
 
     In one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5.
     """
-    if stages is None and norm_pool_cpu.available(x):
-        return norm_pool_cpu.norm_pool(x, Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True))
+    fast = in_one_pass(x, PAPER_BLOCK) if stages is None else None
+    if fast is not None:
+        return fast
     x = record(stages, f"relu{number}", F.relu(x))
     x = record(stages, f"norm{number}", response_norm(x))
     return record(stages, f"pool{number}", max_pool(x))
