@@ -32,7 +32,7 @@ import PIL
 import torch
 from PIL import Image
 
-from convnet import device, preprocess
+from convnet import augment, device, preprocess
 from convnet.decode import stored_by
 from convnet.kernels import augment_cpu, compiled
 from convnet.loader import Loader
@@ -75,6 +75,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     store = Store(given.store)
+    recipe = replace(recipe, size=store.size)
     n = store.split("train").n
     found = turns(raw(store, recipe, where), dict.fromkeys((RAW, PLAIN, CROPS), n), given.repeats, clock)
     say(found, PLAIN)
@@ -108,8 +109,8 @@ def raw(store: Store, recipe: Recipe, where: device.Device) -> Works:
 
     def crops() -> None:
         for ids in np.array_split(load.order(1), len(load)):
-            tops, lefts = np.random.default_rng(0).integers(0, recipe.size - recipe.crop + 1, (2, len(ids)))
-            load.split.crops(ids, tops, lefts, recipe.crop)
+            how = augment.draw(recipe, store.statistics, 1, ids)
+            load.split.crops(ids, how.tops, how.lefts, recipe.crop)
 
     return {RAW: lambda: go_through(load), PLAIN: plain, CROPS: crops}
 
