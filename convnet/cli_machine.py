@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -80,8 +81,12 @@ def benchmark(
     budget = Budget(repeats, least=0.0, limit=limit) if quick else Budget(repeats, limit=limit)
     nets = tuple(net or ())
     asked = Asked(nets, batch, cast("Precision", precision), budget, plain, memory, store, quick)
-    with shown(quiet) as progress:
-        result = measure(asked, progress, shlex.join(["convnet", *sys.argv[1:]]))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C does: the store is gone
+    try:
+        with shown(quiet) as progress:
+            result = measure(asked, progress, shlex.join(["convnet", *sys.argv[1:]]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     save(benchmark_figure(result), picture)
     if as_json:
         print(json.dumps(result | {"picture": str(picture)}, indent=1))  # noqa: T201

@@ -86,6 +86,14 @@ def test_rates_of_a_turn() -> None:
     assert told["rate"] == {"median": 48.0, "least": 24.0, "most": 96.0, "n": 3}
 
 
+def test_batches_of_a_pass_fit_the_limit() -> None:
+    net = {"net": "vgg_d", "forms": [{"form": OURS, "training": {"seconds": [8.0, 6.0], "calls": 2}}]}
+    assert bench._passes(net, Budget(limit=1000.0), 4) == (4, "")
+    assert bench._passes(net, Budget(limit=50.0), 4) == (3, "")  # of 3 s, in 5 turns
+    assert bench._passes(net, Budget(limit=25.0), 4) == (0, turns.too_slow(6.0, Budget(limit=25.0)))
+    assert bench._passes({"net": "vgg_d", "forms": []}, Budget(), 4) == (0, "vgg_d's training was not measured")
+
+
 # the plain form
 
 
@@ -358,6 +366,8 @@ def test_a_net_that_does_not_fit_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
     result = bench.benchmark(asked)
     assert result["nets"][0]["left_out"] == {OURS: "too large"}
     assert result["ceilings"] == {}
+    assert list(result["feed"]["parts"]) == [feed.FIRST, feed.LATER]
+    assert result["feed"]["left_out"] == {feed.PIPELINE: "lenet5's training was not measured"}
     assert [axes.patches[:] for axes in drawn.benchmark_figure(result).axes] == [[], []]
     assert "lenet5: convnet: too large" in " ".join(" ".join(table.table_lines(result)).split())
 

@@ -23,7 +23,7 @@ import torch
 from convnet import device, machine
 from convnet.benchmark import ceilings, feed, peak
 from convnet.benchmark.forms import OURS, PASSES, PLAIN, Case, Form, Precision, build, case, others
-from convnet.benchmark.turns import WARM_UP, Budget, Turns, by_turns, is_out_of_memory, spread
+from convnet.benchmark.turns import WARM_UP, Budget, Turns, by_turns, is_out_of_memory, spread, too_slow
 from convnet.errors import UsageError, unknown
 from convnet.explain import summary
 from convnet.nets import MODELS, list_models
@@ -37,7 +37,7 @@ FEW = ("alexnet", "googlenet")  # where there is no CUDA device: about two minut
 BATCH = {"cuda": 1024, "cpu": 64, "mps": 64}
 LARGE = 5e9  # multiply-adds of a picture: from here on a quarter of the batch
 FEED_BATCHES = {"cuda": 64, "cpu": 4, "mps": 16}  # of a pass through the loader
-QUICK_BATCH, QUICK_PICTURES = 4, 32
+QUICK_BATCH, QUICK_BATCHES, QUICK_PICTURES = 4, 2, 32
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def benchmark(asked: Asked, progress: Progress = SILENT, command: str = "") -> d
     with feed.opened(asked.store, cases[0], QUICK_PICTURES if asked.quick else feed.PICTURES) as store:
         run = _Run(progress, asked, cases)
         result["nets"] = [_net(of, run) for of in cases]
-        result["feed"] = _feed(cases[0], store, run)
+        result["feed"] = _feed(cases[0], store, run, result["nets"][0])
     result["ceilings"] = {name: spread(rates) for name, rates in run.ceilings.items()}
     progress.finish()
     return result
@@ -106,7 +106,7 @@ class _Run:
         self.top = ceilings.tops(place, ceilings.QUICK if asked.quick else ceilings.SIZES[place.type])
         self.cost = {of.name: summary(of.name)["multiply_adds"] * of.batch / 1e9 for of in cases}
         total = sum((PASSES + 1) * (2 if asked.plain else 1) * cost for cost in self.cost.values())
-        total += 2 * PASSES * _feed_batches(asked, cases[0]) * self.cost[cases[0].name]
+        total += 2 * PASSES * (QUICK_BATCHES if asked.quick else FEED_BATCHES[place.type]) * self.cost[cases[0].name]
         progress.start("benchmark", max(1, round(total * (WARM_UP + asked.budget.repeats))), unit="GMAC")
 
     def told(self, of: Case, what: str, passes: dict[str, float]) -> Callable[[str], None]:
@@ -189,19 +189,31 @@ def rated(turns: Turns, pictures: int) -> dict[str, Any]:
     return {"seconds": list(turns.seconds), "calls": turns.calls, "rate": spread(turns.rates(pictures))}
 
 
-def _feed(of: Case, store: Store, run: _Run) -> dict[str, Any]:
-    """The loader alone, the step alone, and both."""
+def _feed(of: Case, store: Store, run: _Run, net: dict[str, Any]) -> dict[str, Any]:
+    """The loader alone, the step alone, and both. net: what `_net` found, which says how long a step takes."""
     workers = 1 if store.encoding == "raw" else machine.cores().machine  # as `convnet train`
-    asked, batches = run.asked, _feed_batches(run.asked, of)
+    asked, most = run.asked, QUICK_BATCHES if run.asked.quick else FEED_BATCHES[of.where.device.type]
+    batches, why = _passes(net, asked.budget, most)
     row: dict[str, Any] = {"net": of.name, "batch": of.batch, "workers": workers, "store": store.describe(),
-                           "made": asked.store is None, "left_out": {}}  # fmt: skip
+                           "made": asked.store is None, "left_out": {feed.PIPELINE: why} if why else {}}  # fmt: skip
     with _memory_error(row, "loader and pipeline"):
-        made = feed.feed(of, store, batches, workers)
+        made = feed.feed(of, store, batches or most, workers, with_step=batches > 0)
         passes = dict.fromkeys((feed.COMPUTE, feed.PIPELINE), float(PASSES * batches))
-        turns, row["left_out"] = by_turns(made.works, asked.budget, of.where.device, run.told(of, "pipeline", passes))
+        turns, left_out = by_turns(made.works, asked.budget, of.where.device, run.told(of, "pipeline", passes))
+        row["left_out"] |= left_out
         row["parts"] = {name: rated(each, made.pictures[name]) for name, each in turns.items()}
         row |= _ratios(row["parts"])
     return row
+
+
+def _passes(net: dict[str, Any], budget: Budget, most: int) -> tuple[int, str]:
+    """(batches of a pass through loader and step, ""): as many as fit the limit; (0, why not) for less than two."""
+    training = next((form["training"] for form in net["forms"] if form["form"] == OURS), None)
+    if training is None:
+        return 0, f"{net['net']}'s training was not measured"
+    seconds = min(training["seconds"]) / training["calls"]
+    batches = min(most, int(budget.limit / budget.repeats / seconds))
+    return (batches, "") if batches > 1 else (0, too_slow(2 * seconds, budget))
 
 
 def _ratios(parts: dict[str, Any]) -> dict[str, float]:
@@ -243,10 +255,6 @@ def _batch(asked: Asked, name: str, kind: str) -> int:
     if asked.quick:
         return QUICK_BATCH
     return BATCH[kind] // (4 if summary(name)["multiply_adds"] > LARGE else 1)
-
-
-def _feed_batches(asked: Asked, of: Case) -> int:
-    return 2 if asked.quick else FEED_BATCHES[of.where.device.type]
 
 
 def _machine(where: device.Device) -> dict[str, Any]:

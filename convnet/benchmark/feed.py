@@ -1,21 +1,20 @@
 """Does the loader keep up? Alone, and with the training step behind it, against the step on pictures in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convnet import preprocess
-from convnet.benchmark.forms import Case
+from convnet.benchmark.forms import Case, fresh
 from convnet.errors import UsageError
-from convnet.loader import Loader
-from convnet.nets import create_model
+from convnet.loader import Batch, Loader
 from convnet.prepare import prepare
 from convnet.sources import Entry, Source
 from convnet.step import Step
@@ -63,24 +62,20 @@ def random_pictures(size: int, n: int) -> Source:
     return Source("random", "random pictures", classes, entries, (), (), size, (), read)
 
 
-def feed(of: Case, store: Store, batches: int, workers: int) -> Feed:
-    """Passes of so many whole batches: through the loader alone, through step alone, through both.
+def feed(of: Case, store: Store, batches: int, workers: int, with_step: bool = True) -> Feed:
+    """Passes of so many whole batches: through the loader alone and, with the step, through step alone and both.
 
     The first pass looks at each record's sum, as the first epoch of a training does; later ones don't. A store with
     fewer pictures than a pass has is gone through several times; the first pass is shorter then.
     """
-    recipe = replace(of.recipe, seed=0)
-    statistics, split = store.statistics, store.split("train")
-    n = batches * of.batch
+    recipe, where = of.recipe, of.where
+    net = where.take(fresh(of, len(store.classes)))
+    step = Step(net, recipe, where)
+    split, n = store.split("train"), batches * of.batch
     ids = np.resize(np.arange(split.n), n)
-    how = preprocess.of_recipe(recipe, store.mean_picture, statistics.mean_rgb, store.shorter_side)
-    options: dict[str, Any] = dict(recipe.net_options)
-    net = create_model(of.name, num_classes=len(store.classes), init=recipe.init, seed=0, **options).train()
-    net = of.where.take(net)
-    step = Step(net, recipe, of.where)
-    loader = Loader(split, statistics, ids, recipe, how, of.where.device, workers, step.input_dtype)
+    how = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb, store.shorter_side)
+    loader = Loader(split, store.statistics, ids, recipe, how, where.device, workers, step.input_dtype)
     epochs, numbers = count(), count()
-    kept = next(iter(loader.epoch(0)))
 
     def through(loader: Loader) -> None:
         for _ in loader.epoch(next(epochs)):
@@ -89,18 +84,13 @@ def feed(of: Case, store: Store, batches: int, workers: int) -> Feed:
     def first() -> None:
         through(replace(loader, split=Store(store.path).split("train"), ids=ids[: split.n]))
 
-    def update(images: object, labels: object) -> None:
-        step.gradients(images, labels, next(numbers)).loss.item()  # type: ignore[arg-type]
-        step.rule.step(recipe.lr)
-
-    def compute() -> None:
-        for _ in range(batches):
-            update(kept.images, kept.labels)
-
-    def pipeline() -> None:
-        for batch in loader.epoch(next(epochs)):
-            update(batch.images, batch.labels)
+    def updates(stream: Iterable[Batch]) -> None:
+        for batch in stream:
+            step.gradients(batch.images, batch.labels, next(numbers)).loss.item()
+            step.rule.step(recipe.lr)
 
     works: dict[str, Callable[[], object]] = {FIRST: first, LATER: lambda: through(loader)}
-    works |= {COMPUTE: compute, PIPELINE: pipeline}
+    if with_step:
+        kept = next(iter(loader.epoch(0)))
+        works |= {COMPUTE: lambda: updates([kept] * batches), PIPELINE: lambda: updates(loader.epoch(next(epochs)))}
     return Feed(works, dict.fromkeys(works, n) | {FIRST: min(n, split.n)})

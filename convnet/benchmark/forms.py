@@ -89,6 +89,12 @@ def case(name: str, batch: int, precision: Precision = "auto", place: str = "aut
     return Case(name, recipe, device.choose(precision, place))
 
 
+def fresh(of: Case, num_classes: int | None = None) -> Net:
+    """The net with its recipe's initial weights and options, in training mode."""
+    options: dict[str, Any] = dict(of.recipe.net_options)
+    return create_model(of.name, num_classes=num_classes, init=of.recipe.init, seed=0, **options).train()
+
+
 def build(kind: str, of: Case) -> Form:
     """A form by its name: OURS, PLAIN, or that of a library as `others` names it."""
     if kind == OURS:
@@ -98,7 +104,7 @@ def build(kind: str, of: Case) -> Form:
 
 def ours(of: Case) -> Form:
     """The net as `convnet train` runs it, on pictures that are in memory."""
-    net = of.where.take(_fresh(of))
+    net = of.where.take(fresh(of))
     step, number = Step(net, of.recipe, of.where), 0
     images, labels = of.inputs()
     images = images.to(memory_format=of.where.memory_format)  # as evaluating gets them; the training's are narrower
@@ -123,7 +129,7 @@ def ours(of: Case) -> Form:
 
 def plain(of: Case) -> Form:
     """The same net of torch's own pieces (plain.py)."""
-    net = plain_alexnet() if of.name == "alexnet" else grouped(_fresh(of))
+    net = plain_alexnet() if of.name == "alexnet" else grouped(fresh(of))
     how = HOW_CUDA if of.where.device.type == "cuda" else HOW
     if of.name == "alexnet":
         how = how.replace("F.local_response_norm, grouped convolutions", "nn.LocalResponseNorm, groups=2")
@@ -218,8 +224,3 @@ def _counts(net: nn.Module, of: Case, mode: Callable[[], AbstractContextManager[
             bare.heads(images) if training and isinstance(net, Net) else bare(images)
         counts.append(counter.get_total_flops() // 2)
     return counts[0], counts[1]
-
-
-def _fresh(of: Case) -> Net:
-    options: dict[str, Any] = dict(of.recipe.net_options)
-    return create_model(of.name, init=of.recipe.init, seed=0, **options).train()

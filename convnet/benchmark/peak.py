@@ -3,8 +3,11 @@
 And before a net is measured: how much will it take at least? From a run on torch's meta device, which has shapes only.
 """
 
+import ctypes
+import gc
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -80,9 +83,14 @@ def needed(of: Case, dtype: torch.dtype) -> int:
 
 def free(place: torch.device) -> int | None:
     """Bytes that are free on the device; None where it isn't told."""
+    gc.collect()  # a net that was measured before
     if place.type == "cuda":
         return torch.cuda.mem_get_info(place)[0]
-    return machine.memory().free if place.type == "cpu" else None
+    if place.type != "cpu":
+        return None
+    with suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)  # what `device.keep_memory` kept is free too
+    return machine.memory().free
 
 
 def does_not_fit(of: Case, dtype: torch.dtype) -> str:
