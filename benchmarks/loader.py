@@ -6,8 +6,8 @@ raw        batches of the net's input from STORE (draws, crop, mean, colour, mir
            goal 12,000 pictures/s. Against the plain form, and against the crops alone as uint8.
 jpeg       the same from a jpeg store, a worker for each core, against decoding alone in one thread, times the cores:
            goal 0.9. Decoding alone by Pillow, as one would write it, and by what the loader uses.
-training   an epoch of `train`'s own loop (loader, update, rows, progress), against its steps on a batch that is ready:
-           goal 0.95. Without validation and checkpoints, which come once an epoch and every ten minutes.
+training   steps on the loader's batches, against steps on a batch that is ready: goal 0.95. Without validation and
+           checkpoints, which come once an epoch and every ten minutes.
 
 The ways of each part take turns in one process; the first turn doesn't count. --cpu-time counts seconds of all threads
 in place of the wall's: other processes disturb them less, but waiting doesn't show in them.
@@ -19,10 +19,10 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from time import perf_counter, process_time
 from unittest import mock
@@ -35,13 +35,11 @@ from PIL import Image
 from convnet import augment, device, preprocess
 from convnet.decode import stored_by
 from convnet.kernels import augment_cpu, compiled
-from convnet.loader import Loader
-from convnet.nets import recipe_of
-from convnet.progress import SILENT
+from convnet.loader import Batch, Loader
+from convnet.nets import create_model, recipe_of
 from convnet.recipe import Recipe, load_recipe
-from convnet.run import Data, begin
+from convnet.step import Step
 from convnet.store import Split, Store
-from convnet.train import _step, _train_epoch
 
 Works = dict[str, Callable[[], object]]
 RAW, PLAIN, CROPS = "raw store, one core", "the same, plain form", "uint8 crops alone"
@@ -91,7 +89,7 @@ def main() -> None:
                 print(f"  {JPEG} / ({name}{'' if name == THREADS else ' x cores'}): {spread(ratios, '.2f')}")
     if given.steps:
         torch.set_num_threads(n_threads)
-        train(given.store, recipe, where, given.steps, given.workers, given.repeats, clock)
+        train(Store(given.store), recipe, where, given.steps, given.workers, given.repeats, clock)
 
 
 def loader_of(store: Store, recipe: Recipe, where: device.Device, n: int, workers: int) -> Loader:
@@ -141,29 +139,27 @@ def pillow(split: Split, n: int) -> None:
             np.asarray(picture.convert("RGB"))
 
 
-def train(path: Path, recipe: Recipe, where: device.Device, steps: int, workers: int, repeats: int, clock) -> None:
+def train(store: Store, recipe: Recipe, where: device.Device, steps: int, workers: int, repeats: int, clock) -> None:
     """The part "training"."""
-    store, n = Store(path), steps * recipe.batch
-    recipe = replace(recipe, name="benchmark", validation=0.0, save_minutes=1000.0)
-    split = store.split("train")
-    ids = np.resize(np.arange(split.n), n)
-    with tempfile.TemporaryDirectory() as folder:
-        data = Data(store, split, ids, None, ids[:0])
-        run = begin(recipe, data, Path(folder), where, False, "", SILENT)
-        load = replace(loader_of(store, recipe, where, split.n, workers), ids=ids, dtype=run.step.input_dtype)
-        kept = next(load.epoch(1))
-        start = run.position
+    net = create_model(recipe.net, num_classes=len(store.classes), init=recipe.init, seed=0, **recipe.net_options)
+    step, split, numbers = Step(where.take(net).train(), recipe, where), store.split("train"), count()
+    ids = np.resize(np.arange(split.n), steps * recipe.batch)
+    load = replace(loader_of(store, recipe, where, split.n, workers), ids=ids, dtype=step.input_dtype)
+    kept = next(load.epoch(1))
 
-        def whole() -> None:
-            run.position = start
-            _train_epoch(run, load, SILENT, None)
+    def update(batch: Batch) -> None:
+        step.gradients(batch.images, batch.labels, next(numbers)).loss.item()
+        step.rule.step(recipe.lr / 100)  # the weights stay finite
 
-        def alone() -> None:
-            run.position = start
-            for _ in range(steps):
-                _step(run, kept, recipe.lr, split)
+    def whole() -> None:
+        for batch in load.epoch(1):
+            update(batch)
 
-        found = turns({TRAINING: whole, STEPS: alone}, {TRAINING: n, STEPS: n}, repeats, clock)
+    def alone() -> None:
+        for _ in range(steps):
+            update(kept)
+
+    found = turns({TRAINING: whole, STEPS: alone}, dict.fromkeys((TRAINING, STEPS), len(ids)), repeats, clock)
     say(found, STEPS)
     ratios = [a / b for a, b in zip(found[TRAINING], found[STEPS], strict=True)]
     print(f"  {TRAINING} / {STEPS}: {spread(ratios, '.3f')}, {workers} workers")

@@ -18,7 +18,7 @@ from convnet.recipe import Recipe
 from convnet.store import Pixels, Split, Statistics
 
 LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601, as Pillow's mode L
-CHUNK = 16  # pictures of a jpeg store that are held decoded at a time
+CHUNK = 32  # pictures of a jpeg store that are held decoded at a time
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _pass(
     mean, colour, places = preprocessing.mean, how.colour, np.stack([how.tops, how.lefts], 1)
     if preprocessing.channels == "grey":
         mean = None if mean is None else _grey(mean)
-        colour = _grey(colour)
+        colour = _grey(colour) if colour.any() else colour[:, :1]
     numbers = {"scale": preprocessing.scale, "offset": preprocessing.offset}
     augment_cpu.augment(pictures, corners, how.mirrored, colour, mean, images, mean_corners=places, **numbers)
 
