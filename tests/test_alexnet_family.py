@@ -12,7 +12,8 @@ from torch import Tensor
 from convnet.errors import UsageError
 from convnet.nets import trace
 from convnet.nets.alexnet_family import Family
-from convnet.nets.layers import Columns, Net
+from convnet.nets.columns import Columns
+from convnet.nets.layers import Net
 from thin import images_for, new_thin_net, shapes_of, thin_net
 
 ONES = ("conv2", "conv4", "conv5", "fc6", "fc7")

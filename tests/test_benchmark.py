@@ -20,13 +20,14 @@ from conftest import Run
 from convnet import benchmark as bench
 from convnet.benchmark import Asked, ceilings, drawn, feed, forms, peak, table, turns
 from convnet.benchmark.forms import OURS, PLAIN
-from convnet.benchmark.plain import Plain, grouped, plain_alexnet
+from convnet.benchmark.plain import Columns, Plain, grouped, plain_alexnet
 from convnet.benchmark.turns import Budget, Turns, by_turns, spread
 from convnet.errors import UsageError
 from convnet.explain import multiply_adds
 from convnet.kernels.compiled import watched
 from convnet.nets import create_model, evaluating
-from convnet.nets.layers import Columns, Net
+from convnet.nets.columns import Columns
+from convnet.nets.layers import Net
 from convnet.store import Store
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from convnet.errors import ConvnetError, UsageError
 from convnet.export import ENDINGS, caffe, export, named
 from convnet.export import onnx as to_onnx
 from convnet.nets import MODELS, create_model, list_models
-from convnet.nets.layers import Columns, Net
+from convnet.nets.columns import Columns
+from convnet.nets.layers import Net
 from convnet.posteriors import at_scales
 from convnet.posteriors import posteriors as evaluated
 from convnet.preprocess import Preprocessing, of_recipe

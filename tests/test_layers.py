@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.nets import layers
-from convnet.nets.layers import RBF, Columns, SparseConv2d, SubSampling, plain_response_norm, response_norm
+from convnet.nets.columns import Columns
+from convnet.nets.layers import RBF, SparseConv2d, SubSampling, plain_response_norm, response_norm
 from convnet.nets.lenet5 import TABLE
 from convnet.nets.local import LocallyConnected2d, MLPConv
 from convnet.nets.norms import response_norm_mean, within_map_norm

@@ -14,8 +14,9 @@ from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
 from convnet.export import caffe, export, prototxt
 from convnet.nets import MODELS, create_model, trace
+from convnet.nets.columns import Columns
 from convnet.nets.googlenet import HEADS
-from convnet.nets.layers import Columns, Net
+from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.weights.caffe import read_net

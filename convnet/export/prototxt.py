@@ -26,8 +26,9 @@ from convnet.nets.alexnet_ablations import AlexNetNoExchange, AlexNetPool2
 from convnet.nets.alexnet_family import Family
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.cifar import Cifar18, CifarNet
+from convnet.nets.columns import Columns
 from convnet.nets.googlenet import HEADS, TABLE_1, GoogLeNet
-from convnet.nets.layers import Columns, Net, SubSampling
+from convnet.nets.layers import Net, SubSampling
 from convnet.nets.local import LocallyConnected2d
 from convnet.nets.nin import NINCifar10, NINImageNet, NINNet
 from convnet.nets.vgg import VGG

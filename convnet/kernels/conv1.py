@@ -30,8 +30,13 @@ def available(images: Tensor) -> bool:
     place = images.device.type
     if place not in ("cpu", "cuda") or images.shape[1] > MAPS or not torch.is_grad_enabled() or watched(images):
         return False
-    autocast = torch.is_autocast_enabled(place)
-    return (torch.get_autocast_dtype(place) if autocast else images.dtype) == torch.bfloat16
+    return in_bf16(images)
+
+
+def in_bf16(x: Tensor) -> bool:
+    """Whether a convolution of `x` computes in bfloat16: by its dtype, or under autocast."""
+    place = x.device.type
+    return (torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else x.dtype) == torch.bfloat16
 
 
 def plain_conv1(images: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 4, edge: int = 3) -> Tensor:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
 from convnet.look import draw
-from convnet.nets.layers import Columns, Net, SparseConv2d
+from convnet.nets.columns import Columns
+from convnet.nets.layers import Net, SparseConv2d
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

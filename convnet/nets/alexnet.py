@@ -37,9 +37,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.nets.columns import Columns
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, StridedConv2d, check_images, connected, max_pool, record, relu_norm_pool
+from convnet.nets.layers import Net, StridedConv2d, check_images, connected, max_pool, record, relu_norm_pool
 
 SIDES = range(224, 256)  # pixels: the sides that give 6 x 6 maps at pool5
 

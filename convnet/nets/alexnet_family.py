@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from convnet.kernels.norm_pool_cpu import Block
 from convnet.kernels.one_pass import in_one_pass
+from convnet.nets.columns import Columns, exchange
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Columns, Net, StridedConv2d, check_images, connected, exchange, record, response_norm
+from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
 
 POOLED = 6  # pixels: the side of the last pooling layer's maps, which the first fully connected layer reads

@@ -373,26 +373,3 @@ def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
         return F.cross_entropy(logits, labels)
     rubbish = logits.new_full((len(logits), 1), -j)
     return F.cross_entropy(torch.cat([logits, rubbish], 1), labels)
-
-
-class Columns(nn.ModuleList):
-    """One dense convolution for each column, which reads its own column's maps only: (N, C, H, W) -> (N, C', H', W').
-
-    The maps of column 0 come first, then those of column 1. It's the function of a grouped convolution, as convolutions
-    that every device runs fast. Paper: AlexNet 3.2.
-
-    Raises: UsageError when the maps can't be split into n equal parts.
-    """
-
-    def __init__(self, n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> None:
-        if n < 1 or maps_in % n or maps_out % n:
-            raise UsageError(f"{maps_in} maps in and {maps_out} out can't be split into {n} equal columns")
-        super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return exchange([conv(own) for conv, own in zip(self, x.chunk(len(self), 1), strict=True)])
-
-
-def exchange(columns: list[Tensor]) -> Tensor:
-    """The maps of all columns side by side: what the paper's GPUs send each other."""
-    return torch.cat(columns, 1)

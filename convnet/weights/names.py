@@ -13,8 +13,9 @@ One source may fill several of ours: a grouped convolution's outputs are split i
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from convnet.nets.columns import Columns
 from convnet.nets.googlenet import GoogLeNet
-from convnet.nets.layers import Columns, Net
+from convnet.nets.layers import Net
 from convnet.nets.nin import NINImageNet
 from convnet.nets.vgg import VGG
 

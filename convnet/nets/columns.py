@@ -1,0 +1,43 @@
+"""Columns of maps that don't see each other: what the paper's two GPUs hold."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnet.errors import UsageError
+from convnet.kernels.compiled import watched
+from convnet.kernels.conv1 import in_bf16
+
+
+class Columns(nn.ModuleList):
+    """One dense convolution for each column, which reads its own column's maps only: (N, C, H, W) -> (N, C', H', W').
+
+    The maps of column 0 come first, then those of column 1. It's the function of a grouped convolution, as convolutions
+    that every device runs fast. Paper: AlexNet 3.2.
+
+    Raises: UsageError when the maps can't be split into n equal parts.
+    """
+
+    def __init__(self, n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> None:
+        if n < 1 or maps_in % n or maps_out % n:
+            raise UsageError(f"{maps_in} maps in and {maps_out} out can't be split into {n} equal columns")
+        super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._as_one(x):
+            weight, bias = (torch.cat([getattr(conv, name) for conv in self]) for name in ("weight", "bias"))
+            return F.conv2d(x, weight, bias, padding=cast(nn.Conv2d, self[0]).padding, groups=len(self))
+        return exchange([conv(own) for conv, own in zip(self, x.chunk(len(self), 1), strict=True)])
+
+    def _as_one(self, x: Tensor) -> bool:
+        """Whether one grouped convolution is faster: on the CPU in bfloat16, where it saves the maps' copies. Not where
+        someone looks at the columns one by one."""
+        hooked = any(conv._forward_hooks or conv._forward_pre_hooks for conv in self)
+        return x.device.type == "cpu" and in_bf16(x) and not hooked and not watched(x)
+
+
+def exchange(columns: list[Tensor]) -> Tensor:
+    """The maps of all columns side by side: what the paper's GPUs send each other."""
+    return torch.cat(columns, 1)
