@@ -18,7 +18,7 @@ import torch
 from convnet import device, disk, machine
 from convnet.decode import stored_by
 from convnet.errors import UsageError
-from convnet.kernels import compiled, cuda
+from convnet.kernels import compiled, on_cuda
 from convnet.progress import SILENT, Progress
 
 PACKAGES = ("triton", "simplejpeg", "onnx", "onnxruntime", "onnxscript", "torchvision", "timm")
@@ -66,9 +66,7 @@ def examine(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
 def choices(found: dict[str, Any]) -> dict[str, Any]:
     """What convnet does here when nothing else is asked for, and why; C is compiled if it is not yet."""
     where = device.choose()
-    kernels = compiled.state()
-    if where.device.type == "cuda":
-        kernels = "Triton's kernels" if cuda.runs_on(where.device) else "plain forms: Triton is not installed"
+    kernels = on_cuda.state(where.device) if where.device.type == "cuda" else compiled.state()
     return {
         "device": where.device.type,
         "precision": "bf16" if where.dtype == torch.bfloat16 else "fp32",
@@ -84,8 +82,7 @@ def choices(found: dict[str, Any]) -> dict[str, Any]:
 def advice(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
     """What would make it faster: each a sentence with what to do. Nothing for what was not found wanting."""
     yield from _of_device(found, chosen)
-    if chosen["device"] == "cpu":
-        yield from _of_kernels(found, chosen)
+    yield from _of_kernels(found, chosen)
     yield from _of_threads(found)
     yield from _of_disk(found)
     if found["packages"]["simplejpeg"] is None:
@@ -98,8 +95,6 @@ def _of_device(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
             yield "An NVIDIA device is here, but this torch is built for the CPU: install torch for CUDA (pytorch.org)."
         else:
             yield "An NVIDIA device is here, but torch can't use it: look at nvidia-smi and CUDA_VISIBLE_DEVICES."
-    if chosen["device"] == "cuda" and found["packages"]["triton"] is None:
-        yield "Install Triton (pip install triton): on CUDA the fast forms are written in it."
     if chosen["device"] == "cuda" and chosen["precision"] == "fp32":
         yield "This GPU has no bf16 in its tensor cores: one of compute capability 8.0 or more computes in bf16."
     if chosen["device"] == "cpu" and chosen["precision"] == "fp32":
@@ -109,12 +104,18 @@ def _of_device(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_kernels(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
+    compiler, why = found["compilers"]["c"], "see what is said of the kernels"
+    if not chosen["kernels"].startswith("plain") or chosen["device"] not in ("cpu", "cuda"):
+        return
     if found["environment"].get("CONVNET_KERNELS") == "plain":
-        yield "Unset CONVNET_KERNELS: with plain the compiled forms stay unused."
-    elif found["compilers"]["c"] is None:
-        yield "Install a C compiler (Debian: apt install gcc): ReLU, norm and pool then run as one pass in C."
-    elif chosen["kernels"].startswith("plain"):
-        yield f"The C compiler {found['compilers']['c']} could not make the kernels: see what is said of them."
+        yield "Unset CONVNET_KERNELS: with plain the fast forms stay unused."
+    elif chosen["device"] == "cuda" and found["packages"]["triton"] is None:
+        yield "Install Triton (pip install triton): on CUDA the fast forms are written in it."
+    elif compiler is None:
+        yield "Install a C compiler (Debian: apt install gcc): the fast forms are compiled at their first use."
+    else:
+        what = "Triton" if chosen["device"] == "cuda" else f"The C compiler {compiler}"
+        yield f"{what} could not make the fast forms work: {why}."
 
 
 def _of_threads(found: dict[str, Any]) -> Iterator[str]:

@@ -144,7 +144,7 @@ FOUND: dict[str, Any] = {
     "environment": {},
 }
 CHOSEN = {"device": "cpu", "precision": "bf16", "kernels": "compiled forms, by /usr/bin/cc"}
-GPU = CHOSEN | {"device": "cuda"}
+GPU = CHOSEN | {"device": "cuda", "kernels": "kernels in Triton 3.7.0"}
 
 
 def test_no_advice_where_nothing_is_wanting() -> None:
@@ -157,14 +157,16 @@ def test_no_advice_where_nothing_is_wanting() -> None:
     ("found", "chosen", "text"),
     [
         ({"compilers": {"c": None}}, CHOSEN | {"kernels": "plain forms: no C"}, "Install a C compiler"),
-        ({}, CHOSEN | {"kernels": "plain forms: /usr/bin/cc failed: no"}, "/usr/bin/cc could not make the kernels"),
+        ({}, CHOSEN | {"kernels": "plain forms: /usr/bin/cc failed: no"}, "cc could not make the fast forms work"),
         ({"environment": {"CONVNET_KERNELS": "plain"}}, CHOSEN | {"kernels": "plain"}, "Unset CONVNET_KERNELS"),
         ({"threads": 9}, CHOSEN, "Set OMP_NUM_THREADS=8: torch uses 9 threads, but 8 processors may be used"),
         ({"threads": 3, "environment": {"OMP_NUM_THREADS": "3"}}, CHOSEN, "Unset OMP_NUM_THREADS: torch uses 3"),
         ({"cores": FOUND["cores"] | {"load": 8.5}}, CHOSEN, "a load of 8.5 on 8 processors"),
         ({"nvidia_files": ["/dev/nvidia0"]}, CHOSEN, "this torch is built for the CPU: install torch for CUDA"),
         ({"nvidia_files": ["x"], "torch": {"cuda": "13.0"}}, CHOSEN, "torch can't use it: look at nvidia-smi"),
-        ({}, GPU, "Install Triton"),
+        ({}, GPU | {"kernels": "plain forms: Triton is not installed"}, "Install Triton"),
+        ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"kernels": "plain forms: x"}, "Triton could not make"),
+        ({"environment": {"CONVNET_KERNELS": "plain"}}, GPU | {"kernels": "plain forms"}, "Unset CONVNET_KERNELS"),
         ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"precision": "fp32"}, "compute capability 8.0"),
         ({}, CHOSEN | {"precision": "fp32"}, "no avx512_bf16 or amx_bf16"),
         ({"packages": FOUND["packages"] | {"simplejpeg": None}}, CHOSEN, "install simplejpeg"),
