@@ -20,7 +20,7 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
             function(*arguments, **options)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            raise Interrupted("stopped; run the same command again to go on") from None
+            raise Interrupted("stopped; run the same command again") from None
         except BrokenPipeError:  # the reader of our output has left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
