@@ -20,7 +20,7 @@ from conftest import Run
 from convnet import benchmark as bench
 from convnet.benchmark import Asked, ceilings, drawn, feed, forms, peak, table, turns
 from convnet.benchmark.forms import OURS, PLAIN
-from convnet.benchmark.plain import Columns, Plain, grouped, plain_alexnet
+from convnet.benchmark.plain import Plain, grouped, plain_alexnet
 from convnet.benchmark.turns import Budget, Turns, by_turns, spread
 from convnet.errors import UsageError
 from convnet.explain import multiply_adds

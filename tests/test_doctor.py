@@ -165,7 +165,7 @@ def test_no_advice_where_nothing_is_wanting() -> None:
         ({"nvidia_files": ["/dev/nvidia0"]}, CHOSEN, "this torch is built for the CPU: install torch for CUDA"),
         ({"nvidia_files": ["x"], "torch": {"cuda": "13.0"}}, CHOSEN, "torch can't use it: look at nvidia-smi"),
         ({}, GPU | {"kernels": "plain forms: Triton is not installed"}, "Install Triton"),
-        ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"kernels": "plain forms: x"}, "Triton could not make"),
+        ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"kernels": "plain forms: x"}, "Triton could not"),
         ({"environment": {"CONVNET_KERNELS": "plain"}}, GPU | {"kernels": "plain forms"}, "Unset CONVNET_KERNELS"),
         ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"precision": "fp32"}, "compute capability 8.0"),
         ({}, CHOSEN | {"precision": "fp32"}, "no avx512_bf16 or amx_bf16"),
