@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convnet.errors import DataError
-from convnet.kernels import update_cpu
+from convnet.kernels import on_cuda, update_cpu
 from convnet.recipe import Recipe
 
 
@@ -46,8 +46,15 @@ class Momentum:
         self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Moves every parameter once, by its gradient, at the rate `lr`."""
+    def step(self, lr: float | Tensor, alive: Tensor | None = None) -> None:
+        """Moves every parameter once, by its gradient, at the rate `lr`.
+
+        lr may be a tensor, float32 () on the parameters' device, and then `alive` another: where it isn't 0, and NaN is
+        not, nothing moves.
+        """
+        if isinstance(lr, Tensor) or any(on_cuda.take(weight) for weight in self.parameters.values()):
+            self._step_on_device(lr, alive)
+            return
         for name, weight in self.parameters.items():
             velocity, rate, copy = self.velocity[name], lr * self.factors[name], self.copies.get(name)
             gradient = self.computed(name).grad
@@ -62,6 +69,18 @@ class Momentum:
             weight.add_(velocity)
             if copy is not None:
                 copy.copy_(weight)
+
+    def _step_on_device(self, lr: float | Tensor, alive: Tensor | None) -> None:
+        """By the kernel in Triton, or its plain form; the host reads nothing."""
+        from convnet.kernels import sgd  # which loads Triton, where there is one
+
+        place = next(iter(self.parameters.values())).device
+        rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=place)
+        for name, weight in self.parameters.items():
+            found = (weight, self.velocity[name], self.computed(name).grad, self.copies.get(name))
+            form = sgd.step if sgd.available(*found) else sgd.plain_step
+            decay, factor = self.decays[name], self.factors[name]
+            form(*found, rate, alive, momentum=self.momentum, decay=decay, factor=factor)
 
     def computed(self, name: str) -> nn.Parameter:
         """The parameter that the net computes with, whose gradient counts: the copy, where there is one."""

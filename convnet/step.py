@@ -41,19 +41,20 @@ class Step:
         self.rule: Momentum = optimizer(net, recipe, copies)
         self.input_dtype = torch.float32 if net.float32_input else where.dtype  # of the images: bfloat16 loses nothing
 
-    def gradients(self, images: Tensor, labels: Tensor, number: int) -> Outcome:
+    def gradients(self, images: Tensor, labels: Tensor, number: int, states: Tensor | None = None) -> Outcome:
         """Leaves the gradients of a batch where the rule finds them. number: of the step, the first is 0.
 
-        images: (N, C, H, W) on the device, labels: int64 (N,).
+        images: (N, C, H, W) on the device, labels: int64 (N,). states: what dropout draws from, where it is on the
+        device already (nets/dropout.py); it then stands for the number.
         """
         self.rule.zero_grad()
         n, piece = len(images), self.piece or len(images)
         if n <= piece:
-            return self._pass(images, labels, number, 0, n)
+            return self._pass(images, labels, number, 0, n, states)
         outcomes, sums = [], {name: torch.zeros_like(weight) for name, weight in self.rule.parameters.items()}
         for first in range(0, n, piece):
             part = slice(first, first + piece)
-            outcomes.append(self._pass(images[part], labels[part], number, first, n))
+            outcomes.append(self._pass(images[part], labels[part], number, first, n, states))
             for name, total in sums.items():
                 own = self.rule.computed(name)
                 if own.grad is not None:
@@ -64,9 +65,9 @@ class Step:
             own.grad = total.to(own.dtype)
         return Outcome(*(torch.stack(each).sum() for each in zip(*outcomes, strict=True)))
 
-    def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int) -> Outcome:
+    def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int, states: Tensor | None) -> Outcome:
         """One piece of a batch of n pictures, forward and backward; the gradients are its share of the batch's mean."""
-        with self.where.autocast(), counted(self.recipe.seed, number, first):
+        with self.where.autocast(), counted(self.recipe.seed, number, first, states):
             heads = self.net.heads(images)
         weights, kind = self.net.loss_weights, self.recipe.loss
         loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()

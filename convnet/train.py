@@ -26,13 +26,14 @@ from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.fit import AtOnce
-from convnet.loader import Batch, Loader
+from convnet.loader import Loader
 from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
 from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, save, snapshot
 from convnet.stop import Stop
-from convnet.store import Split, Store
+from convnet.store import Store
+from convnet.update import Done, Updates, updates
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
@@ -72,8 +73,9 @@ def train(
             run = begin(recipe, data, out, where, resume, command, progress, start, at_once)
             dtype = run.step.input_dtype
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
+            steps = updates(run.step, progress.note)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
-                _train_epoch(run, loader, progress, stop)
+                _train_epoch(run, steps, loader, progress, stop)
                 _end_epoch(run, data, progress, stop)
             return _finish(run, data, place, progress, stop)
     finally:
@@ -81,7 +83,7 @@ def train(
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
 
 
-def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None) -> None:
+def _train_epoch(run: Run, steps: Updates, loader: Loader, progress: Progress, stop: Stop | None) -> None:
     """The steps of the epoch that are still to do."""
     recipe, epoch = run.recipe, run.position.epoch
     lr = optim.rate(recipe, epoch, run.position.validation_errors)
@@ -89,24 +91,35 @@ def _train_epoch(run: Run, loader: Loader, progress: Progress, stop: Stop | None
     per_epoch = len(loader.ids)
     progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch, first, per_epoch * (recipe.epochs - epoch))
     run.step.net.train()
+
+    def told(done: list[Done]) -> None:
+        for each in done:
+            _count(run, each, lr, loader)
+            _show(run, progress, len(loader))
+
     try:
         for batch in loader.epoch(epoch, run.position.batch):
-            _count(run, batch, *_step(run, batch, lr, loader.split), lr, len(loader))
-            _show(run, progress, len(loader))
+            told(steps.take(batch, run.position.step + steps.waiting, lr))
             if stop:
+                told(steps.rest())
                 save(run)
                 text = f"stopped in epoch {epoch}, step {run.position.step:,}; everything is saved in {run.out}"
                 raise Interrupted(text)
             if monotonic() - run.saved > 60 * recipe.save_minutes:
+                told(steps.rest())
                 save(run)
+        told(steps.rest())
     finally:
         seconds, pictures = monotonic() - began, run.position.pictures - first
         runlog.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
 
 
-def _count(run: Run, batch: Batch, loss: float, wrong: int, lr: float, steps: int) -> None:
-    """Moves the position by one step; every few steps a row."""
-    n, at = len(batch.ids), run.position
+def _count(run: Run, done: Done, lr: float, loader: Loader) -> None:
+    """Moves the position by one step; every few steps a row. Raises: Diverged when its loss is not finite."""
+    ids, loss, wrong = done
+    if not math.isfinite(loss):
+        raise _diverged(run, loss, [loader.split.keys[i] for i in ids])
+    n, at = len(ids), run.position
     run.position = replace(
         at,
         batch=at.batch + 1,
@@ -115,19 +128,9 @@ def _count(run: Run, batch: Batch, loss: float, wrong: int, lr: float, steps: in
         errors=at.errors + wrong,
         pictures=at.pictures + n,
     )
-    if at.batch % max(1, steps // ROWS_AN_EPOCH) == 0:
+    if at.batch % max(1, len(loader) // ROWS_AN_EPOCH) == 0:
         row: dict[str, runlog.Value] = {"kind": "step", "epoch": at.epoch, "step": at.step + 1, "lr": lr}
         _log(run, row | {"loss": loss, "error": wrong / n})
-
-
-def _step(run: Run, batch: Batch, lr: float, split: Split) -> tuple[float, int]:
-    """One update; the batch's mean loss (nats) and how many of its pictures were wrong."""
-    loss, wrong = run.step.gradients(batch.images, batch.labels, run.position.step)
-    value = loss.item()  # a device synchronisation: a loss that isn't finite must stop the run before the update
-    if not math.isfinite(value):
-        raise _diverged(run, value, [split.keys[i] for i in batch.ids])
-    run.step.rule.step(lr)
-    return value, int(wrong.item())
 
 
 def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:

@@ -53,7 +53,8 @@ def launch_all() -> None:
         norm_pool.norm_pool(x, block).sum().backward()
     dropout_cuda.dropout(torch.empty(1, 9216, dtype=torch.bfloat16), 0.5, torch.zeros((), dtype=torch.int64))
     buffers = [torch.empty(4096, dtype=dtype) for dtype in [torch.float32] * 2 + [torch.bfloat16] * 2]
-    sgd.step(*buffers, torch.zeros(()), first_bias=4032)
+    sgd.step(*buffers, torch.zeros(()), torch.zeros(()))
+    sgd.step(*buffers[:2], None, None, torch.zeros(()))
     pictures, how = torch.empty(2, 256, 256, 3, dtype=torch.uint8), [torch.zeros(2, dtype=torch.int64)]
     how += [torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, dtype=torch.bool), torch.zeros(2, 3)]
     for mean in (None, torch.zeros(3), torch.zeros(256, 256, 3)):

@@ -36,6 +36,13 @@ def test_interpreted(name: str) -> None:
 
 
 @needs_triton
+def test_updates_by_the_kernels() -> None:
+    """Whole steps with dropout and the update, their rate and draws read from memory."""
+    options = ("-n", "0", "-q", "-p", "no:cacheprovider", "-m", "not cuda")
+    assert "passed" in run("-m", "pytest", *options, "tests/test_update.py", TRITON_INTERPRET="1")
+
+
+@needs_triton
 @pytest.mark.large
 @pytest.mark.parametrize("capability", ["80", "90", "100"])
 def test_every_kernel_compiles(capability: str, tmp_path: Path) -> None:
@@ -44,7 +51,7 @@ def test_every_kernel_compiles(capability: str, tmp_path: Path) -> None:
     shared = [line.split() for line in text.splitlines()]
     expected = {"_norm_forward", "_norm_backward", "_norm_pool_forward", "_norm_pool_backward"}
     assert {name for name, _ in shared} == expected | {"_dropout", "_step", "_augment"}
-    assert len(shared) == 18
+    assert len(shared) == 19
     assert [name for name, size in shared[:8] if int(size)] == []
 
 
@@ -54,7 +61,7 @@ def test_on_the_cpu_the_plain_forms_serve() -> None:
     assert not norm.available(x)
     assert not norm_pool.available(x, Block(5, 2.0, 1e-4, 0.75, size=3, stride=2))
     assert not dropout_cuda.available(x)
-    assert not sgd.available(x.flatten())
+    assert not sgd.available(x, x, x, None)
     assert not augmentation.available(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), torch.device("cpu"))
 
 

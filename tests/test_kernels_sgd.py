@@ -1,4 +1,4 @@
-"""The flat update in one pass, and its plain form, against the rule that trains (optim.py)."""
+"""The update in one pass, and its plain form, against the rule that trains on the CPU (optim.py) and the formula."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from convnet.kernels import sgd
-from convnet.kernels.sgd import places, plain_step, step, view
+from convnet.kernels import on_cuda, sgd
+from convnet.kernels.sgd import plain_step, step
 from convnet.optim import Momentum
 from kernel_place import PLACE, needs_kernels, randn
 
@@ -15,75 +15,107 @@ FORMS = [plain_step, pytest.param(step, marks=needs_kernels)]
 
 
 def net() -> nn.Module:
-    """Weights and biases of odd sizes, one of them channels-last."""
+    """Weights and biases of odd sizes, two of them channels-last."""
     layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 1, bias=False), nn.Linear(9, 11)).to(PLACE)
     for seed, parameter in enumerate(layers.parameters()):
         parameter.data = randn(*parameter.shape, seed=seed)
     return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, device=PLACE)
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("factor", "decays"), [(1.0, True), (2.0, False)])
-def test_it_is_the_rule_that_trains(form, dtype: torch.dtype, factor: float, decays: bool) -> None:  # type: ignore[no-untyped-def]
-    layers = net()
-    parameters = dict(layers.named_parameters())
+def test_it_is_the_rule_that_trains(
+    form,  # type: ignore[no-untyped-def]
+    factor: float,
+    decays: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(on_cuda, "take", lambda x: False)
+    layers, other = net(), net()
+    parameters, own = dict(layers.named_parameters()), dict(other.named_parameters())
     rule = Momentum(parameters.items(), momentum=0.8, decay=0.01, bias_lr_factor=factor, decay_biases=decays)
-    where, first_bias, length = places(parameters)
-    weights, velocity, gradient = (torch.zeros(length, device=PLACE) for _ in range(3))
-    copy = torch.zeros(length, device=PLACE, dtype=torch.bfloat16)
-    gradient = gradient.to(dtype)
-    for name, parameter in parameters.items():
-        view(weights, where[name], parameter).copy_(parameter.detach())
-
-    how = {"momentum": 0.8, "decay": 0.01, "bias_lr_factor": factor, "bias_decay": 0.01 if decays else 0.0}
+    velocity = {name: torch.zeros_like(weight) for name, weight in own.items()}
     for i, lr in enumerate((0.1, 0.1, 0.02)):
-        for name, parameter in parameters.items():
-            drawn = randn(*parameter.shape, seed=10 + i).to(dtype)
-            parameter.grad = drawn.float()
-            view(gradient, where[name], parameter).copy_(drawn)
+        for parameter in parameters.values():
+            parameter.grad = randn(*parameter.shape, seed=10 + i)
         rule.step(lr)
-        form(weights, velocity, gradient, copy, torch.tensor(lr, device=PLACE), first_bias=first_bias, **how)
-
+        for name, weight in own.items():
+            bias = name.endswith("bias")
+            how = {"momentum": 0.8, "decay": 0.0 if bias and not decays else 0.01, "factor": factor if bias else 1.0}
+            form(weight.detach(), velocity[name], parameters[name].grad, None, scalar(lr), **how)
     for name, parameter in parameters.items():
-        torch.testing.assert_close(view(weights, where[name], parameter), parameter.detach(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(view(velocity, where[name], parameter), rule.velocity[name], rtol=1e-5, atol=1e-6)
-        assert view(weights, where[name], parameter).stride() == parameter.stride()
-    assert torch.equal(copy, weights.bfloat16())
+        torch.testing.assert_close(own[name], parameter, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(velocity[name], rule.velocity[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("alive", "moves"), [(0.0, True), (-0.0, True), (float("nan"), False), (1.0, False)])
+def test_nothing_moves_after_a_loss_that_is_not_finite(form, alive: float, moves: bool) -> None:  # type: ignore[no-untyped-def]
+    weight, velocity = randn(70), randn(70, seed=1)
+    copy, before = weight.bfloat16(), (weight.clone(), velocity.clone())
+    gradient = torch.full_like(weight, 1.0 if moves else float("nan"))
+    form(weight, velocity, gradient, copy, scalar(0.5), scalar(alive), momentum=0.5, decay=0.0)
+    assert torch.equal(copy, weight.bfloat16())
+    expected = 0.5 * before[1] - 0.5 if moves else before[1]
+    torch.testing.assert_close(velocity, expected)
+    torch.testing.assert_close(weight, before[0] + expected if moves else before[0])
 
 
 @settings(max_examples=10, deadline=None)
 @given(
     n=st.integers(0, 2100),
-    share=st.floats(0, 1),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, None]),
     has_copy=st.booleans(),
 )
-@example(n=1025, share=0.5, dtype=torch.bfloat16, has_copy=True)
-@example(n=1, share=1.0, dtype=torch.float32, has_copy=False)
+@example(n=1025, dtype=torch.bfloat16, has_copy=True)
+@example(n=1, dtype=torch.float32, has_copy=False)
 @pytest.mark.parametrize("form", FORMS[1:])
-def test_the_fast_form_is_the_plain_one(form, n: int, share: float, dtype: torch.dtype, has_copy: bool) -> None:  # type: ignore[no-untyped-def]
-    gradient = randn(n, seed=2, dtype=dtype)
+def test_the_fast_form_is_the_plain_one(form, n: int, dtype: torch.dtype | None, has_copy: bool) -> None:  # type: ignore[no-untyped-def]
+    gradient = None if dtype is None else randn(n, seed=2, dtype=dtype)
     found: list[tuple[Tensor, ...]] = []
     for each in (plain_step, form):
-        weights, velocity = randn(n, seed=0), randn(n, seed=1)
+        weight, velocity = randn(n, seed=0), randn(n, seed=1)
         copy = torch.zeros(n, device=PLACE, dtype=torch.bfloat16) if has_copy else None
-        how = {"momentum": 0.9, "decay": 0.1, "bias_lr_factor": 3.0, "bias_decay": 0.01}
-        lr = torch.tensor(0.25, device=PLACE)
-        each(weights, velocity, gradient, copy, lr, first_bias=int(share * n), **how)
-        assert copy is None or torch.equal(copy, weights.bfloat16())
-        found.append((weights, velocity))
+        each(weight, velocity, gradient, copy, scalar(0.25), momentum=0.9, decay=0.1, factor=3.0)
+        assert copy is None or torch.equal(copy, weight.bfloat16())
+        found.append((weight, velocity))
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-6)
 
 
-def test_where_parameters_lie() -> None:
-    parameters = dict(net().named_parameters())
-    where, first_bias, length = places(parameters)
-    assert where == {"0.weight": 0, "1.weight": 192, "2.weight": 256, "0.bias": 384, "2.bias": 448}
-    assert (first_bias, length) == (384, 512)
-    assert places({}) == ({}, 0, 0)
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_gradient_in_another_layout(form) -> None:  # type: ignore[no-untyped-def]
+    weight = randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    gradient, velocity = randn(4, 3, 2, 2, seed=1), torch.zeros_like(weight)
+    assert sgd.available(weight, velocity, gradient, None)
+    before = weight.clone()
+    form(weight, velocity, gradient, None, scalar(1.0), decay=0.0)
+    torch.testing.assert_close(weight, before - gradient)
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_momentum_uses_it(form) -> None:  # type: ignore[no-untyped-def]
+    layers = net()
+    parameters = dict(layers.named_parameters())
+    copies = {"2.weight": nn.Parameter(parameters["2.weight"].detach().bfloat16())}
+    rule = Momentum(parameters.items(), momentum=0.8, decay=0.01, copies=copies)
+    copies["2.weight"].grad = randn(11, 9, seed=5, dtype=torch.bfloat16)
+    before = {name: weight.detach().clone() for name, weight in parameters.items()}
+    rule.step(0.5)
+    rule.step(scalar(0.5), scalar(float("nan")))
+    for name, weight in parameters.items():
+        gradient = copies[name].grad.float() if name in copies else 0.0  # type: ignore[union-attr]
+        torch.testing.assert_close(weight.detach(), before[name] - 0.5 * (0.01 * before[name] + gradient))
+    assert torch.equal(copies["2.weight"].detach(), parameters["2.weight"].detach().bfloat16())
 
 
 def test_what_is_available() -> None:
-    assert not sgd.available(torch.zeros(3, dtype=torch.bfloat16, device=PLACE))
+    x = torch.zeros(3, dtype=torch.bfloat16, device=PLACE)
+    assert not sgd.available(x, x, x, x)
+    weight = randn(4, 4)
+    assert not sgd.available(weight, weight.t().contiguous().t(), None, None)
+    assert not sgd.available(weight[:, :2], weight[:, :2], None, None)
