@@ -6,7 +6,6 @@ be read, classes that are too small or missing in a split, and the same picture 
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convnet import store
+from convnet import machine, store
 from convnet.decode import BadPicture, decode
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
@@ -232,7 +231,7 @@ def check_folder(source: Source, progress: Progress = SILENT, workers: int | Non
         raise UsageError(f"--workers {workers}: must be at least 1")
     looked: list[Looked] = []
     progress.start("checking", len(source.entries))
-    for one in _look_at_all(source, workers or os.cpu_count() or 1):
+    for one in _look_at_all(source, workers or machine.cores().n):
         looked.append(one)
         if len(looked) % BATCH == 0:
             progress.update(len(looked))

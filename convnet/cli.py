@@ -5,7 +5,6 @@ Results go to stdout, progress to stderr. Errors are one line. Exit codes: error
 
 import io
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, ParamSpec
 
 import typer
 
-from convnet import __version__
+from convnet import __version__, machine
 from convnet import cli_show_data as _data  # noqa: F401 - each adds its commands to show
 from convnet import cli_show_net as _net  # noqa: F401
 from convnet import cli_show_picture as _picture  # noqa: F401
@@ -191,7 +190,7 @@ def train(
         else:
             store, plan = plan_run(data or "digits", net, recipe, changes, progress, start)
             out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
-        workers = 1 if store.encoding == "raw" else os.cpu_count() or 1
+        workers = 1 if store.encoding == "raw" else machine.cores().n
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
         again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
         command = shlex.join(["convnet", *sys.argv[1:]])

@@ -26,7 +26,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from convnet import draws, files, store
+from convnet import draws, files, machine, store
 from convnet.decode import BadPicture, decode_image
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
@@ -103,7 +103,7 @@ def prepare(
         # Pillow keeps its memory blocks: 120 page faults fewer a picture
         Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
         todo = [job for job in jobs if not _part(path, job).exists()]
-        total, n_threads = len(source.entries), workers or os.cpu_count() or 1
+        total, n_threads = len(source.entries), workers or machine.cores().n
         done = total - sum(len(job.entries) for job in todo)
         progress.start("preparing", total, done)
         with ThreadPoolExecutor(n_threads) as pool:
