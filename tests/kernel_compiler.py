@@ -60,6 +60,7 @@ def launch_all() -> None:
     for mean in (None, torch.zeros(3), torch.zeros(256, 256, 3)):
         augmentation.augment(pictures, *how, mean, crop=224, dtype=torch.bfloat16, block=4, n_blocks=57)
     augmentation.augment(pictures, *how, None, crop=224)
+    augmentation.augment(pictures.new_empty(2, 98304), *how, torch.zeros(3), crop=224, dtype=torch.bfloat16)
 
 
 def main() -> None:

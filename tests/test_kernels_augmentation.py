@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from convnet.augment import Augmentation, to_input
-from convnet.kernels import augmentation
+from convnet.kernels import augmentation, planes
 from convnet.kernels.augmentation import augment, plain_augment
 from convnet.kernels.conv1 import to_blocks
 from convnet.preprocess import Preprocessing
@@ -73,6 +73,19 @@ def test_it_is_the_augmentation_that_trains(form, n: int, crop: int, room: int, 
     assert found.dtype == torch.float32
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found.cpu(), expected(*how), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mean", ["none", "colour", "picture"])
+def test_packed_pictures_are_unpacked_on_the_way(form, mean: str) -> None:  # type: ignore[no-untyped-def]
+    """To the bit: crops that reach over the edges, too, and places in odd and even rows."""
+    pictures, *how = case(6, 12, 2, 13, mean, 3)
+    packed = planes.pack(torch.from_numpy(pictures))
+    tensors, named = arguments(pictures, *how)
+    found = form(packed.to(PLACE), *tensors[1:], **named)
+    plain = plain_augment(planes.unpack(packed).to(PLACE), *tensors[1:], **named)
+    assert torch.equal(found, plain)
+    assert float((found - plain_augment(*tensors, **named)).abs().max()) > 1  # noise loses its colours
 
 
 @pytest.mark.parametrize("form", FORMS)

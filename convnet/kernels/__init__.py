@@ -22,5 +22,6 @@ For any device:
 
     one_pass.py       the one of the two for ReLU, response norm and pooling
     dropout.py        the plain form of dropout
+    planes.py         pictures as 4:2:0 planes, half their bytes
     conv1.py          a convolution with a large stride as one with stride 1
 """
