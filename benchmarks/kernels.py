@@ -27,9 +27,8 @@ from convnet.kernels.augmentation import augment, plain_augment
 from convnet.kernels.conv1 import conv1_of_blocks, n_blocks, plain_conv1, to_blocks
 from convnet.kernels.dropout import plain_dropout
 from convnet.kernels.dropout_cuda import dropout
-from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.plain import Block, plain_response_norm
 from convnet.kernels.sgd import plain_step, step
-from convnet.nets.layers import plain_response_norm
 
 PAPER = Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True)
 LAYERS = {"1": (96, 55), "2": (256, 27)}  # maps, side

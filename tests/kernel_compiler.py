@@ -17,7 +17,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from convnet.kernels import augmentation, dropout_cuda, norm, norm_pool, sgd
-from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.plain import Block
 
 
 class Absent:

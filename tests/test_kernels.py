@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from convnet.kernels import augmentation, cuda, dropout_cuda, norm, norm_pool, sgd
-from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.plain import Block
 
 TESTS = Path(__file__).parent
 FILES = ["augmentation", "dropout", "norm", "norm_pool", "sgd"]
@@ -36,10 +36,11 @@ def test_interpreted(name: str) -> None:
 
 
 @needs_triton
-def test_updates_by_the_kernels() -> None:
-    """Whole steps with dropout and the update, their rate and draws read from memory."""
+def test_training_by_the_kernels() -> None:
+    """Whole steps with dropout and the update, their rate and draws read from memory; batches made on a device."""
     options = ("-n", "0", "-q", "-p", "no:cacheprovider", "-m", "not cuda")
-    assert "passed" in run("-m", "pytest", *options, "tests/test_update.py", TRITON_INTERPRET="1")
+    files = ("tests/test_update.py", "tests/test_resident.py")
+    assert "passed" in run("-m", "pytest", *options, *files, TRITON_INTERPRET="1")
 
 
 @needs_triton

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from convnet.kernels import compiled, norm_pool_cpu
-from convnet.kernels.norm_pool_cpu import Block, norm_pool
+from convnet.kernels.norm_pool_cpu import norm_pool
+from convnet.kernels.plain import Block, plain_response_norm
 from convnet.nets import create_model, trace
-from convnet.nets.layers import plain_response_norm
 
 needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=compiled.state())
 
@@ -23,14 +23,17 @@ needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=compil
 def plain(x: Tensor, block: Block) -> Tensor:
     """Layer by layer, each group of maps by itself."""
     x = F.relu(x) if block.relu_before else x
-    parts = [plain_response_norm(part, block.n, block.k, block.alpha, block.beta) for part in x.chunk(block.groups, 1)]
-    x = F.max_pool2d(torch.cat(parts, 1), block.size, block.stride, ceil_mode=block.ceil)
+    if block.n:
+        constants = (block.n, block.k, block.alpha, block.beta)
+        x = torch.cat([plain_response_norm(part, *constants) for part in x.chunk(block.groups, 1)], 1)
+    x = F.max_pool2d(x, block.size, block.stride, ceil_mode=block.ceil)
     return F.relu(x) if block.relu_after else x
 
 
+MAPS = [1, 3, 7, 15, 16, 17, 32, 40]  # whole vectors, and parts of them
 blocks = st.builds(
     Block,
-    n=st.integers(1, 9),
+    n=st.integers(0, 9),
     k=st.sampled_from([1.0, 2.0]),
     alpha=st.sampled_from([1e-4, 0.01, 0.3]),
     beta=st.sampled_from([0.75, 0.5, 1.0]),
@@ -45,7 +48,14 @@ blocks = st.builds(
 
 @needs_compiler
 @settings(max_examples=150, deadline=None)
-@given(blocks, st.integers(1, 3), st.integers(1, 12), st.integers(4, 11), st.integers(4, 11), st.integers(0, 2**31))
+@given(
+    blocks,
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 7, 15, 16, 17, 32, 40]),
+    st.integers(4, 11),
+    st.integers(4, 11),
+    st.integers(0, 2**31),
+)
 def test_equals_the_plain_form_in_fp32(block: Block, n: int, maps: int, height: int, width: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, maps * block.groups, height, width, generator=generator) * 3
@@ -73,6 +83,43 @@ def test_bf16_is_within_its_rounding(maps: int) -> None:
     expected.backward(g)
     found.backward(g)
     torch.testing.assert_close(other.grad, one.grad, rtol=1e-2, atol=1e-2 * float(one.grad.abs().max()))
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(blocks, st.sampled_from([5, 16, 48]), st.integers(4, 9), st.integers(0, 2**31))
+def test_bf16_forward_is_the_plain_forms_but_for_its_last_bit(block: Block, maps: int, side: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.randn(2, maps * block.groups, side, side + 1, generator=generator) * 3).bfloat16()
+    torch.testing.assert_close(norm_pool(x, block), plain(x, block), rtol=1e-2, atol=1e-30)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("size", "stride", "ceil"), [(2, 2, False), (3, 2, False), (3, 2, True), (3, 1, False)])
+def test_pooling_alone_is_torchs_to_the_bit(dtype: torch.dtype, size: int, stride: int, ceil: bool) -> None:
+    x = torch.randn(2, 48, 13, 14, generator=torch.Generator().manual_seed(3)).to(dtype)
+    block = Block(size=size, stride=stride, ceil=ceil)
+    expected, indices = F.max_pool2d(x, size, stride, ceil_mode=ceil, return_indices=True)
+    one = x.clone().requires_grad_()
+    found = norm_pool(one, block)
+    assert torch.equal(found, expected)
+    g = torch.ones_like(expected)
+    found.backward(g)
+    counts = torch.zeros(2, 48, 13 * 14).scatter_add_(2, indices.flatten(2), torch.ones(indices.flatten(2).shape))
+    assert torch.equal(one.grad.float().flatten(2), counts)
+
+
+@needs_compiler
+def test_a_gradients_gradient_is_the_plain_forms() -> None:
+    block = Block(5, 2.0, 0.01, 0.75, size=3, stride=2, relu_before=True)
+    x = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(4))
+    seconds = []
+    for form in (norm_pool, plain):
+        own = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(form(own, block).square().sum(), own, create_graph=True)
+        seconds.append(torch.autograd.grad(first.square().sum(), own)[0])
+    torch.testing.assert_close(*seconds, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler
@@ -115,7 +162,7 @@ def test_alexnet_in_one_pass_is_alexnet_stage_by_stage(monkeypatch: pytest.Monke
     with torch.inference_mode():
         fused, staged = net(images), trace(net, images)["fc8"]
         torch.testing.assert_close(fused, staged, rtol=0, atol=1e-5 * float(staged.abs().max()))
-        monkeypatch.setattr(norm_pool_cpu, "available", lambda x: False)
+        monkeypatch.setattr(norm_pool_cpu, "available", lambda x, block: False)
         torch.testing.assert_close(net(images), staged, rtol=0, atol=1e-5 * float(staged.abs().max()))
     assert staged.std(0).max() > 1e-3 * staged.abs().max()
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from convnet.kernels import norm
-from convnet.nets.layers import plain_response_norm
+from convnet.kernels.plain import plain_response_norm
 from kernel_place import PLACE, assert_near, needs_kernels, randn
 
 pytestmark = needs_kernels

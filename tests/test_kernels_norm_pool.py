@@ -11,8 +11,7 @@ from torch import Tensor
 
 from convnet.kernels import norm_pool
 from convnet.kernels.norm_pool import ORDERS, pooled_side
-from convnet.kernels.norm_pool_cpu import Block
-from convnet.nets.layers import plain_response_norm
+from convnet.kernels.plain import Block, plain_response_norm
 from kernel_place import PLACE, assert_near, needs_kernels, randn
 
 pytestmark = needs_kernels

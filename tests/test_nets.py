@@ -187,7 +187,8 @@ def test_interface(name: str) -> None:
         assert torch.equal(net.heads(images)["logits"], logits)
         channels_last = net(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(channels_last, logits, rtol=1e-4, atol=1e-4)
-    assert torch.equal(list(trace(net, images).values())[-1], logits)
+    last = list(trace(net, images).values())[-1]  # stage by stage: other kernels, other roundings
+    torch.testing.assert_close(last, logits, rtol=1e-5, atol=1e-5 * float(logits.abs().max()))
     assert net.last in {key.rpartition(".")[0] for key in net.state_dict()}
 
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from convnet.kernels.plain import plain_response_norm
 from convnet.nets.columns import Columns
-from convnet.nets.layers import Net, plain_response_norm, response_norm
+from convnet.nets.layers import Net, response_norm
 
 HOW = "fp32, NCHW, eager, F.local_response_norm, grouped convolutions, torch.optim.SGD"
 HOW_CUDA = "torch.autocast, NCHW, eager, F.local_response_norm, grouped convolutions, torch.optim.SGD"

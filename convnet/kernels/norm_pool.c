@@ -4,9 +4,9 @@
    gradient g of y:  dx_i = g_i S_i^-beta - 2 alpha beta x_i * (sum of g_j y_j / S_j over the same j).
 
    A picture is worked through row by row: a row is normalised in fp32, a few pixels at a time so that they stay in the
-   nearest cache, rounded to the pictures' type as the plain form would be, and pooled. Backward does the forward rows
-   again and keeps nothing but x. Of equal values in a pooling window the first one in reading order gets the gradient,
-   as in torch. NaN stays NaN. */
+   nearest cache, rounded to the pictures' type as the plain form would be, and pooled. What backward needs besides x is
+   where each window has its largest value, a byte each: of equal ones the first in reading order, as in torch. NaN stays
+   NaN. Where `half` is negative there is no norm. */
 
 #include <math.h>
 #include <stdint.h>
@@ -18,12 +18,14 @@
 
 #define LANES 16
 #define TILE 1024 /* elements that are worked through together: some arrays of so many floats fit the nearest cache */
+#define NOWHERE 255 /* no value of the window gets the gradient */
 #define LARGEST 3e38f /* of an infinite sum Newton's step would make 0 * inf */
 
 typedef float V __attribute__((vector_size(4 * LANES))); /* the compiler splits it where the machine's are narrower */
 typedef int32_t VI __attribute__((vector_size(4 * LANES)));
 typedef uint16_t VH __attribute__((vector_size(2 * LANES)));
 typedef uint32_t VU __attribute__((vector_size(4 * LANES)));
+typedef uint8_t VB __attribute__((vector_size(LANES)));
 
 typedef struct {
     int64_t height, width, maps, out_height, out_width, size, stride, groups, half;
@@ -39,6 +41,8 @@ static inline V at(const float *x) {
     return v;
 }
 static inline void put(float *x, V v) { memcpy(x, &v, sizeof v); }
+
+#define FIRST_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 
 static inline V widened(VH u) {
 #ifdef __AVX512F__ /* what the compiler makes of the other line is slow */
@@ -59,6 +63,22 @@ static inline VH rounded(V f) {
     return (VH)_mm512_cvtepi32_epi16((__m512i)bits);
 #else
     return __builtin_convertvector(bits, VH);
+#endif
+}
+
+static inline VB as_bytes(VI v) {
+#ifdef __AVX512F__
+    return (VB)_mm512_cvtepi32_epi8((__m512i)v);
+#else
+    return __builtin_convertvector(v, VB);
+#endif
+}
+
+static inline VI from_bytes(VB v) {
+#ifdef __AVX512F__
+    return (VI)_mm512_cvtepu8_epi32((__m128i)v);
+#else
+    return __builtin_convertvector(v, VI);
 #endif
 }
 
@@ -116,7 +136,7 @@ typedef struct {
 
 static int new_tile(const Shape *p, Tile *t) {
     t->maps = p->maps / p->groups;
-    t->margin = (p->half + LANES - 1) / LANES * LANES;
+    t->margin = p->half < 0 ? 0 : (p->half + LANES - 1) / LANES * LANES;
     t->pitch = (t->maps + LANES - 1) / LANES * LANES + 2 * t->margin;
     t->groups = t->maps < TILE ? TILE / t->maps : 1;
     const size_t n = (size_t)(t->groups * t->pitch);
@@ -142,6 +162,7 @@ INLINE V window_sum(const float *v, int64_t half) {
             const int64_t n = p.whole || t.maps - i >= LANES ? LANES : t.maps - i;              \
             const int64_t here = group * t.pitch + t.margin + i;                     \
             const int64_t element = group * t.maps + i;                               \
+            (void)here;                                                                \
             body                                                                       \
         }
 
@@ -172,6 +193,10 @@ INLINE void normalise_as(const Shape p, const void *pictures, int64_t first, flo
     for (int64_t done = 0; done < all_groups; done += t.groups) {
         const int64_t groups = done + t.groups < all_groups ? t.groups : all_groups - done;
         const int64_t place = done * t.maps;
+        if (p.half < 0) {
+            FOR_VECTORS({ put(y + place + element, input(p, pictures, first + place + element, n)); })
+            continue;
+        }
         squares(p, pictures, first + place, groups, t);
         FOR_VECTORS({
             V inverse;
@@ -182,22 +207,19 @@ INLINE void normalise_as(const Shape p, const void *pictures, int64_t first, flo
 }
 
 /* Calls a function with what the papers' shapes have in common as constants, or as it comes. */
-#define AS_IT_IS(p, t, function, ...)                                                     \
-    Shape q = *p;                                                                         \
-    const int typical = q.half == 2 && q.beta == 0.75f && t->maps % LANES == 0 && q.bf16; \
-    q.whole = 0;                                                                          \
-    if (!typical) {                                                                       \
-        function(q, __VA_ARGS__, *t);                                                     \
-        return;                                                                           \
-    }                                                                                     \
-    q.half = 2, q.beta = 0.75f, q.whole = 1, q.bf16 = 1;                                  \
-    if (q.relu_before) {                                                                  \
-        q.relu_before = 1;                                                                \
-        function(q, __VA_ARGS__, *t);                                                     \
-    } else {                                                                              \
-        q.relu_before = 0;                                                                \
-        function(q, __VA_ARGS__, *t);                                                     \
-    }
+#define AS_IT_IS(p, t, function, ...)                                                                       \
+    Shape q = *p;                                                                                           \
+    const int typical = q.half == -1 || (q.half == 2 && q.beta == 0.75f);                                   \
+    q.whole = 0;                                                                                            \
+    if (!typical || t->maps % LANES || !q.bf16) {                                                           \
+        function(q, __VA_ARGS__, *t);                                                                       \
+        return;                                                                                             \
+    }                                                                                                       \
+    q.beta = 0.75f, q.whole = 1, q.bf16 = 1;                                                                \
+    if (q.half == 2 && q.relu_before) q.half = 2, q.relu_before = 1, function(q, __VA_ARGS__, *t);          \
+    else if (q.half == 2) q.half = 2, q.relu_before = 0, function(q, __VA_ARGS__, *t);                      \
+    else if (q.relu_before) q.half = -1, q.relu_before = 1, function(q, __VA_ARGS__, *t);                   \
+    else q.half = -1, q.relu_before = 0, function(q, __VA_ARGS__, *t);
 
 static void normalise_row(const Shape *p, const void *pictures, int64_t first, float *y, const Tile *t) {
     AS_IT_IS(p, t, normalise_as, pictures, first, y)
@@ -207,10 +229,6 @@ static void *scratch(int64_t floats) { return calloc((size_t)floats + LANES, siz
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static void rectify(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] = x[i] < 0 ? 0 : x[i];
-}
-
 static void load(const Shape *p, float *out, const void *pictures, int64_t first, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) put(out + i, get(*p, pictures, first + i, least(n - i, LANES)));
 }
@@ -219,47 +237,74 @@ static void store(const Shape *p, void *pictures, int64_t first, const float *in
     for (int64_t i = 0; i < n; i += LANES) set(*p, pictures, first + i, at(in + i), least(n - i, LANES));
 }
 
-/* best_i = the larger of best_i and v_i; NaN is larger than anything */
-static inline void larger(float *restrict best, const float *restrict v, int64_t n) {
-    for (int64_t i = 0; i < n; i++) best[i] = (v[i] > best[i]) | (v[i] != v[i]) ? v[i] : best[i];
-}
-
 /* Floats from one row of y to the next: a row's last vector may reach beyond it. */
 static inline int64_t pitch_of(const Shape *p) { return p->width * p->maps + LANES; }
 
-/* Of the rows top .. bottom - 1 of y (row r lies at r modulo size) the largest of each window: (W', C); `column` is scratch */
-static void pool_row(const Shape *p, const float *y, int64_t top, int64_t bottom, float *column, float *pooled) {
-    const int64_t row = p->width * p->maps, pitch = pitch_of(p), maps = p->maps;
-    memcpy(column, y + (top % p->size) * pitch, 4 * row);
-    for (int64_t h = top + 1; h < bottom; h++) larger(column, y + (h % p->size) * pitch, row);
+/* A window's rows and columns: it may reach beyond the right and bottom edges. */
+typedef struct {
+    int64_t top, bottom, left, right;
+} Window;
+
+static inline Window window_at(const Shape *p, int64_t oh, int64_t ow) {
+    const int64_t top = oh * p->stride, left = ow * p->stride;
+    return (Window){top, least(top + p->size, p->height), left, least(left + p->size, p->width)};
+}
+
+/* Of the rows of y that windows `oh` need (row r lies at r modulo size) the largest of each window: (W', C); and, unless
+   `where` is missing, its place in the window. After the ReLU, if one follows. */
+static void pool_row(const Shape *p, const float *y, int64_t oh, float *pooled, uint8_t *where) {
+    const int64_t pitch = pitch_of(p), maps = p->maps;
     for (int64_t ow = 0; ow < p->out_width; ow++) {
-        const int64_t left = ow * p->stride, right = left + p->size < p->width ? left + p->size : p->width;
-        memcpy(pooled + ow * maps, column + left * maps, 4 * maps);
-        for (int64_t w = left + 1; w < right; w++) larger(pooled + ow * maps, column + w * maps, maps);
+        const Window window = window_at(p, oh, ow);
+        for (int64_t i = 0; i < maps; i += LANES) {
+            V best = at(y + (window.top % p->size) * pitch + window.left * maps + i);
+            VI place = {0};
+            int32_t k = 0;
+            for (int64_t h = window.top; h < window.bottom; h++) {
+                const float *line = y + (h % p->size) * pitch + i;
+                for (int64_t w = window.left; w < window.right; w++, k++) {
+                    const V v = at(line + w * maps);
+                    const VI better = (v > best) | (v != v);
+                    best = pick(better, v, best);
+                    place = (better & (place * 0 + k)) | (~better & place);
+                }
+            }
+            if (p->relu_after) {
+                const VI none = best <= 0;
+                place |= none & (place * 0 + NOWHERE);
+                best = pick(none, (V){0}, best);
+            }
+            put(pooled + ow * maps + i, best); /* what is too much the next pixel writes over */
+            if (where) {
+                const VB bytes = as_bytes(place);
+                memcpy(where + ow * maps + i, &bytes, (size_t)least(LANES, maps - i));
+            }
+        }
     }
 }
 
-/* pictures (n, H, W, C) -> out (n, H', W', C). 0, or 1 when there is no memory. */
-int forward(const Shape *p, const void *pictures, void *out, int64_t n_pictures) {
+/* pictures (n, H, W, C) -> out (n, H', W', C) and where, uint8 (n, H', W', C), unless it is missing. 0, or 1 when there is
+   no memory. */
+int forward(const Shape *p, const void *pictures, void *out, uint8_t *where, int64_t n_pictures) {
     const int64_t row = p->width * p->maps, pitch = pitch_of(p), out_row = p->out_width * p->maps;
-    float *y = scratch(p->size * pitch), *column = scratch(row), *pooled = scratch(out_row);
+    float *y = scratch(p->size * pitch), *pooled = scratch(out_row);
     Tile tile = {0};
-    if (!y || !column || !pooled || !new_tile(p, &tile)) {
-        free(y), free(column), free(pooled), free(tile.squares);
+    if (!y || !pooled || !new_tile(p, &tile)) {
+        free(y), free(pooled), free(tile.squares);
         return 1;
     }
     for (int64_t n = 0; n < n_pictures; n++) {
         int64_t done = 0; /* rows normalised */
         for (int64_t oh = 0; oh < p->out_height; oh++) {
-            const int64_t top = oh * p->stride, bottom = least(top + p->size, p->height);
-            for (done = done > top ? done : top; done < bottom; done++)
+            const Window window = window_at(p, oh, 0);
+            for (done = done > window.top ? done : window.top; done < window.bottom; done++)
                 normalise_row(p, pictures, (n * p->height + done) * row, y + (done % p->size) * pitch, &tile);
-            pool_row(p, y, top, bottom, column, pooled);
-            if (p->relu_after) rectify(pooled, out_row);
-            store(p, out, (n * p->out_height + oh) * out_row, pooled, out_row);
+            const int64_t place = (n * p->out_height + oh) * out_row;
+            pool_row(p, y, oh, pooled, where ? where + place : 0);
+            store(p, out, place, pooled, out_row);
         }
     }
-    free(y), free(column), free(pooled), free(tile.squares);
+    free(y), free(pooled), free(tile.squares);
     return 0;
 }
 
@@ -270,6 +315,14 @@ INLINE void finish_as(const Shape p, const void *pictures, void *dx, int64_t fir
     for (int64_t done = 0; done < all_groups; done += t.groups) {
         const int64_t groups = done + t.groups < all_groups ? t.groups : all_groups - done;
         const int64_t place = done * t.maps;
+        if (p.half < 0) {
+            FOR_VECTORS({
+                const V x = input(p, pictures, first + place + element, n);
+                const V d = at(dy + place + element);
+                set(p, dx, first + place + element, p.relu_before ? pick(x <= 0, (V){0}, d) : d, n);
+            })
+            continue;
+        }
         squares(p, pictures, first + place, groups, t);
         FOR_VECTORS({
             V inverse;
@@ -291,59 +344,58 @@ static void finish_row(const Shape *p, const void *pictures, void *dx, int64_t f
     AS_IT_IS(p, t, finish_as, pictures, dx, first, dy)
 }
 
-/* The gradient that is left goes to d where y is the window's largest value; none of it is left there. */
-static inline void give(float *restrict d, const float *restrict y, const float *restrict best, float *restrict left, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        const int is_best = !(y[i] < best[i]);
-        d[i] += is_best ? left[i] : 0;
-        left[i] = is_best ? 0 : left[i];
+/* The gradients g (W', C) of a row of windows, each added where its window had its largest value; row r of dy lies at r
+   modulo size. */
+static void give(const Shape *p, const float *g, const uint8_t *where, int64_t oh, float *dy) {
+    const int64_t maps = p->maps, row = p->width * maps;
+    for (int64_t ow = 0; ow < p->out_width; ow++) {
+        const Window window = window_at(p, oh, ow);
+        for (int64_t i = 0; i < maps; i += LANES) {
+            VB bytes = {0};
+            memcpy(&bytes, where + ow * maps + i, (size_t)least(LANES, maps - i));
+            const VI place = from_bytes(bytes), inside = FIRST_LANES < (int32_t)(maps - i);
+            const V slope = pick(inside, at(g + ow * maps + i), (V){0});
+            int32_t k = 0;
+            for (int64_t h = window.top; h < window.bottom; h++) {
+                float *line = dy + (h % p->size) * row + i;
+                for (int64_t w = window.left; w < window.right; w++, k++)
+                    put(line + w * maps, at(line + w * maps) + pick(place == k, slope, (V){0}));
+            }
+        }
     }
 }
 
-/* pictures and the gradient g (n, H', W', C) of the result -> dx (n, H, W, C). 0, or 1 when there is no memory. */
-int backward(const Shape *p, const void *pictures, const void *g, void *dx, int64_t n_pictures) {
-    const int64_t row = p->width * p->maps, pitch = pitch_of(p), out_row = p->out_width * p->maps;
-    const int64_t maps = p->maps, ring = p->size;
-    float *y = scratch(ring * pitch), *dy = scratch(ring * row), *column = scratch(row);
-    float *gs = scratch(out_row), *pooled = scratch(out_row);
+/* pictures, where their windows have the largest value, and the gradient g (n, H', W', C) of the result -> dx (n, H, W, C).
+   0, or 1 when there is no memory. */
+int backward(const Shape *p, const void *pictures, const uint8_t *where, const void *g, void *dx, int64_t n_pictures) {
+    const int64_t row = p->width * p->maps, out_row = p->out_width * p->maps, ring = p->size;
+    float *dy = scratch(ring * row), *gs = scratch(out_row);
     Tile tile = {0};
-    if (!y || !dy || !column || !gs || !pooled || !new_tile(p, &tile)) {
-        free(y), free(dy), free(column), free(gs), free(pooled), free(tile.squares);
+    if (!dy || !gs || !new_tile(p, &tile)) {
+        free(dy), free(gs), free(tile.squares);
         return 1;
     }
     for (int64_t n = 0; n < n_pictures; n++) {
         int64_t begun = 0, finished = 0; /* rows; row r lies at r modulo size */
         for (int64_t oh = 0; oh <= p->out_height; oh++) {
             const int last = oh == p->out_height;
-            const int64_t top = last ? p->height : oh * p->stride;
+            const int64_t top = last ? p->height : least(oh * p->stride, p->height);
             const int64_t bottom = last ? p->height : least(top + p->size, p->height);
-            for (; finished < least(top, p->height); finished++) { /* no later window reaches them */
+            for (; finished < top; finished++) { /* no later window reaches them */
                 float *d = dy + (finished % ring) * row;
                 if (finished >= begun) { /* between windows, or behind the last one */
-                    memset(d, 0, 4 * row);
+                    memset(d, 0, sizeof(float) * row);
                     begun = finished + 1;
                 }
                 finish_row(p, pictures, dx, (n * p->height + finished) * row, d, &tile);
             }
             if (last) break;
-            for (; begun < bottom; begun++) {
-                normalise_row(p, pictures, (n * p->height + begun) * row, y + (begun % ring) * pitch, &tile);
-                memset(dy + (begun % ring) * row, 0, 4 * row);
-            }
-            load(p, gs, g, (n * p->out_height + oh) * out_row, out_row);
-            pool_row(p, y, top, bottom, column, pooled);
-            if (p->relu_after)
-                for (int64_t i = 0; i < out_row; i++) gs[i] = pooled[i] <= 0 ? 0 : gs[i];
-            for (int64_t ow = 0; ow < p->out_width; ow++) {
-                const int64_t left = ow * p->stride, right = least(left + p->size, p->width);
-                for (int64_t h = top; h < bottom; h++)
-                    for (int64_t w = left; w < right; w++) {
-                        const int64_t line = h % ring, place = w * maps;
-                        give(dy + line * row + place, y + line * pitch + place, pooled + ow * maps, gs + ow * maps, maps);
-                    }
-            }
+            for (; begun < bottom; begun++) memset(dy + (begun % ring) * row, 0, sizeof(float) * row);
+            const int64_t place = (n * p->out_height + oh) * out_row;
+            load(p, gs, g, place, out_row);
+            give(p, gs, where + place, oh, dy);
         }
     }
-    free(y), free(dy), free(column), free(gs), free(pooled), free(tile.squares);
+    free(dy), free(gs), free(tile.squares);
     return 0;
 }

@@ -4,7 +4,7 @@
 The order is the paper's (ReLU, norm, pool: `relu_before`), the released net's (norm, pool, ReLU: `relu_after`), or
 without ReLU. Of a window's equal values the first in reading order counts, and NaN is larger than all, as in torch.
 
-Plain form: relu, `plain_response_norm` (convnet/nets/layers.py) on each group of maps, max_pool, relu.
+Plain form: relu, `plain_response_norm` (plain.py) on each group of maps, max_pool, relu.
 
 Traffic: forward reads x, and writes the pooled values and, for the gradient, a byte each: which of its window's 9
 pixels it was. Backward reads x, the bytes and g, and writes dx. For AlexNet's norm1 and pool1 (1024 x 96 x 55 x 55,
@@ -26,7 +26,7 @@ from torch import Tensor
 from convnet.kernels import norm
 from convnet.kernels.cuda import LANES, jit, launch, tl
 from convnet.kernels.norm import gradient, group_of, load_span, normalise, store_group
-from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.plain import Block
 
 SIZE, STRIDE = 3, 2  # pixels, of the windows
 ROWS = 8  # windows of a strip, at most

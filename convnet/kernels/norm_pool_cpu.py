@@ -1,20 +1,20 @@
 """ReLU, response normalisation and overlapping max-pooling in one pass on the CPU (norm_pool.c), with its gradient.
 
-The plain form is relu, `plain_response_norm` and `max_pool` of nets/layers.py. Forward and backward of AlexNet's first
+Plain form: `plain_norm_pool` of plain.py. Forward and backward of AlexNet's first
 such block at (32, 96, 55, 55) bfloat16 on one core of an Intel Xeon: 43 ms, plain blocked form 125 ms.
 """
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from convnet.kernels.compiled import in_parts, library, watched
+from convnet.kernels.plain import Block, plain_norm_pool
 
 LIMIT = 2**31  # more than these elements are left to the plain form
+SIZE = 15  # and larger windows: a place in one is a byte, and 255 stands for none
 
 
 class _Shape(ctypes.Structure):
@@ -29,56 +29,42 @@ class _Shape(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class Block:
-    """What is done: [ReLU,] response norm (n, k, alpha times the plain sum, beta; in `groups` equal parts of the maps),
-    max-pooling of size x size with `stride` (1, 1: none; ceil: partial windows are kept) [, ReLU]."""
-
-    n: int
-    k: float
-    alpha: float
-    beta: float
-    groups: int = 1
-    size: int = 1
-    stride: int = 1
-    ceil: bool = False
-    relu_before: bool = False
-    relu_after: bool = False
-
-
-def available(x: Tensor) -> bool:
+def available(x: Tensor, block: Block) -> bool:
     """Whether `norm_pool` takes `x`: float32 or bfloat16 (N, C, H, W) on the CPU, and a compiler was at hand.
 
     Not where torch traces the net, or someone looks at its layers one by one.
     """
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.ndim == 4
-    return fits and not watched(x) and 0 < x.numel() < LIMIT and library()[0] is not None
+    if not fits or watched(x) or not block.size <= min(*x.shape[2:], SIZE):
+        return False
+    return 0 < x.numel() < LIMIT and library()[0] is not None
 
 
 def norm_pool(x: Tensor, block: Block) -> Tensor:
     """(N, C, H, W) -> (N, C, H', W') in channels-last layout and `x`'s dtype; the sums are float32."""
-    result: Tensor = _NormPool.apply(x, block)  # type: ignore[no-untyped-call]
+    result: Tensor = _NormPool.apply(x.contiguous(memory_format=torch.channels_last), block)  # type: ignore[no-untyped-call]
     return result
 
 
 class _NormPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Block) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         shape = _shape(x, block)
         pixels = x.new_empty(len(x), shape.out_height, shape.out_width, x.shape[1])
-        _run("forward", shape, x, pixels)
-        ctx.save_for_backward(x)
-        ctx.shape = shape
+        where = torch.empty_like(pixels, dtype=torch.uint8) if ctx.needs_input_grad[0] else None
+        _run("forward", shape, x, pixels, where)
+        ctx.save_for_backward(x, where)
+        ctx.shape, ctx.block = shape, block
         return pixels.permute(0, 3, 1, 2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
+        x, where = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone will differentiate the gradient
+            return torch.autograd.grad(plain_norm_pool(x, ctx.block), x, grads[0], create_graph=True)[0], None
         g = grads[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x, memory_format=torch.channels_last)
-        _run("backward", ctx.shape, x, g, dx)
+        _run("backward", ctx.shape, x, where, g, dx)
         return dx, None
 
 
@@ -87,7 +73,18 @@ def _shape(x: Tensor, block: Block) -> _Shape:
     out = [_pooled(side, block) for side in (height, width)]
     flags = (x.dtype == torch.bfloat16, block.relu_before, block.relu_after)
     constants = (block.k, block.alpha, block.beta)
-    return _Shape(height, width, maps, *out, block.size, block.stride, block.groups, block.n // 2, *flags, *constants)
+    return _Shape(
+        height,
+        width,
+        maps,
+        *out,
+        block.size,
+        block.stride,
+        block.groups,
+        block.n // 2 if block.n else -1,
+        *flags,
+        *constants,
+    )
 
 
 def _pooled(side: int, block: Block) -> int:
@@ -97,15 +94,15 @@ def _pooled(side: int, block: Block) -> int:
     return n - 1 if block.ceil and (n - 1) * block.stride >= side else n
 
 
-def _run(name: str, shape: _Shape, *tensors: Tensor) -> None:
+def _run(name: str, shape: _Shape, x: Tensor, *others: Tensor | None) -> None:
     """Each thread takes its part of the pictures."""
     loaded = library()[0]
     assert loaded is not None
     function = getattr(loaded, name)
 
     def part(first: int, last: int) -> None:
-        at = (t.data_ptr() + first * t[0].numel() * t.element_size() for t in tensors)
+        at = (None if t is None else t.data_ptr() + first * t[0].numel() * t.element_size() for t in (x, *others))
         if function(ctypes.byref(shape), *map(ctypes.c_void_p, at), ctypes.c_int64(last - first)):
             raise MemoryError("no memory for a few rows of a picture")
 
-    in_parts(len(tensors[0]), part)
+    in_parts(len(x), part)

@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from convnet.kernels import norm_pool_cpu, on_cuda
-from convnet.kernels.norm_pool_cpu import Block
+from convnet.kernels.plain import Block
 
 
 def in_one_pass(x: Tensor, block: Block) -> Tensor | None:
     """ReLU, response norm and pooling of (N, C, H, W) by a kernel in C or Triton; None where there is none for it."""
-    if on_cuda.take(x):
+    if block.n and on_cuda.take(x):
         from convnet.kernels import norm, norm_pool  # which load Triton
 
         if norm_pool.available(x, block):
@@ -16,4 +16,4 @@ def in_one_pass(x: Tensor, block: Block) -> Tensor | None:
         alone = block.size == 1 and not (block.relu_before or block.relu_after)
         if alone and norm.available(x, block.n, block.groups):
             return norm.response_norm(x, block.n, block.k, block.alpha, block.beta, block.groups)
-    return norm_pool_cpu.norm_pool(x, block) if norm_pool_cpu.available(x) else None
+    return norm_pool_cpu.norm_pool(x, block) if norm_pool_cpu.available(x, block) else None

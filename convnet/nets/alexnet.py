@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from convnet.nets.columns import Columns
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
-from convnet.nets.layers import Net, StridedConv2d, check_images, connected, max_pool, record, relu_norm_pool
+from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, relu_norm_pool, relu_pool
 
 SIDES = range(224, 256)  # pixels: the sides that give 6 x 6 maps at pool5
 
@@ -81,8 +81,7 @@ class AlexNet(Net):
         x = record(stages, "conv4", self.conv4(x))
         x = record(stages, "relu4", F.relu(x))
         x = record(stages, "conv5", self.conv5(x))
-        x = record(stages, "relu5", F.relu(x))
-        x = record(stages, "pool5", max_pool(x))
+        x = relu_pool(x, stages, "relu5", "pool5", 3)
 
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.kernels.norm_pool_cpu import Block
 from convnet.kernels.one_pass import in_one_pass
+from convnet.kernels.plain import Block
 from convnet.nets.columns import Columns, exchange
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
@@ -90,8 +90,12 @@ class Family(Net):
         return x
 
     def as_block(self, order: list[str]) -> tuple[int, Block | None]:
-        """How many of the next stages one pass can do: [ReLU,] norm and pooling, or norm, pooling and ReLU."""
+        """How many of the next stages one pass can do: [ReLU,] norm and pooling, norm, pooling and ReLU, or ReLU and
+        pooling."""
         kinds = [stage.rstrip("0123456789") for stage in order[:3]]
+        if kinds[:2] == ["relu", "pool"]:
+            size, stride, ceil = self.pooling
+            return 2, Block(size=size, stride=stride, ceil=ceil, relu_before=True)
         before, after = kinds == ["relu", "norm", "pool"], kinds == ["norm", "pool", "relu"]
         if not (before or after or kinds[:2] == ["norm", "pool"]):
             return 1, None

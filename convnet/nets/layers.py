@@ -17,8 +17,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
 from convnet.kernels import conv1, linear_cpu
-from convnet.kernels.norm_pool_cpu import Block
 from convnet.kernels.one_pass import in_one_pass
+from convnet.kernels.plain import Block, plain_response_norm, wide, window_sum
 
 
 class LRN(NamedTuple):
@@ -192,26 +192,12 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int) -> 
     return record(stages, f"pool{number}", max_pool(x))
 
 
-def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
-    """`response_norm` as the formula reads: the truth that the fast form is held against."""
-    x_wide = wide(x)
-    squares = x_wide.square().movedim(1, -1)
-    return (x_wide * (k + alpha * window_sum(squares, n).movedim(-1, 1)) ** -beta).to(x.dtype)
-
-
-def wide(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it has that already."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def window_sum(x: Tensor, n: int) -> Tensor:
-    """For each i of the last dimension the sum over i - n//2 .. i + n//2, as far as these exist."""
-    half, length = n // 2, x.shape[-1]
-    padded = F.pad(x, (half, half))
-    total = padded[..., :length].clone()
-    for first in range(1, 2 * half + 1):
-        total += padded[..., first : first + length]
-    return total
+def relu_pool(x: Tensor, stages: dict[str, Tensor] | None, relu: str, pool: str, size: int) -> Tensor:
+    """ReLU and max-pooling, size x size with stride 2, noted as `relu` and `pool`; in one pass as above."""
+    fast = in_one_pass(x, Block(size=size, stride=2, relu_before=True)) if stages is None else None
+    if fast is not None:
+        return fast
+    return record(stages, pool, pooled(record(stages, relu, F.relu(x)), size, 2))
 
 
 BLOCK = 2**16  # elements per thread: what one block's intermediate results may be, so that they stay in the cache
@@ -273,7 +259,7 @@ def max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
 
     Paper: AlexNet 3.4 (z = 3, s = 2).
     """
-    return F.max_pool2d(x, size, stride)
+    return pooled(x, size, stride)
 
 
 def ceil_max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
@@ -281,7 +267,13 @@ def ceil_max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
 
     A side s of at least stride pixels gives ceil((s - size) / stride) + 1; with 3 and 2 that's s // 2.
     """
-    return F.max_pool2d(x, size, stride, ceil_mode=True)
+    return pooled(x, size, stride, ceil=True)
+
+
+def pooled(x: Tensor, size: int, stride: int, ceil: bool = False) -> Tensor:
+    """The largest value of each window; ceil: partial windows at the right and bottom edges are kept."""
+    fast = in_one_pass(x, Block(size=size, stride=stride, ceil=ceil))
+    return F.max_pool2d(x, size, stride, ceil_mode=ceil) if fast is None else fast
 
 
 def ceil_avg_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:

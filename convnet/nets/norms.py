@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from convnet.nets.layers import LRN, response_norm, wide
+from convnet.kernels.plain import wide
+from convnet.nets.layers import LRN, response_norm
 
 CAFFE_LRN = LRN(n=5, k=1.0, alpha=1e-4 / 5, beta=0.75)  # of its AlexNet, CaffeNet and GoogLeNet; it divides alpha by n
 

@@ -123,7 +123,7 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
 from convnet.nets.dropout import dropout
-from convnet.nets.layers import Net, check_images, connected, max_pool, record, response_norm
+from convnet.nets.layers import Net, check_images, connected, max_pool, record, relu_pool, response_norm
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.
 TABLE_1 = {
@@ -188,14 +188,18 @@ class VGG(Net):
         check_images(images, self.name, self.in_channels, self.sides, hint=hint, slides=self.slides)
         x = images
         for b, block in enumerate(self.blocks, 1):
-            for i, _ in enumerate(_convolutions(block), 1):
+            last, normed = len(_convolutions(block)), "LRN" in block
+            for i in range(1, last + 1):
                 x = record(stages, f"conv{b}_{i}", getattr(self, f"conv{b}_{i}")(x))
                 if self.batch_norm:
                     x = record(stages, f"bn{b}_{i}", getattr(self, f"bn{b}_{i}")(x))
-                x = record(stages, f"relu{b}_{i}", F.relu(x))
-            if "LRN" in block:
+                if i < last or normed:
+                    x = record(stages, f"relu{b}_{i}", F.relu(x))
+            if normed:
                 x = record(stages, f"norm{b}", response_norm(x))
-            x = record(stages, f"pool{b}", max_pool(x, 2, 2))
+                x = record(stages, f"pool{b}", max_pool(x, 2, 2))
+            else:
+                x = relu_pool(x, stages, f"relu{b}_{last}", f"pool{b}", 2)
 
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
