@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec
+from typing import Annotated, Any, Literal, NoReturn, ParamSpec, cast
 
 import typer
 
@@ -165,6 +165,9 @@ def train(
     batch: Annotated[
         str | None, typer.Option(metavar="N|auto", help="Pictures in memory at once; the recipe's batch stays [all].")
     ] = None,
+    resident: Annotated[
+        str, typer.Option(metavar="auto|raw|420|no", help="CUDA: pictures in its memory, as they are or as 4:2:0.")
+    ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     quiet: Quiet = False,
@@ -197,7 +200,7 @@ def train(
         with on_signals() as stop:
             try:
                 summary = run(plan, store, out, resume=resume, start=start, workers=workers, at_once=at_once,
-                              progress=progress, stop=stop, command=command)  # fmt: skip
+                              keep=cast(Any, resident), progress=progress, stop=stop, command=command)  # fmt: skip
             except Interrupted as error:
                 raise Interrupted(f"{error}; go on with: {again}") from error
             except DiskError as error:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from convnet.errors import UsageError
+from convnet.kernels import compiled, on_cuda
 
 CPU_BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags: multiplies bf16 in hardware
 CUDA_BF16 = (8, 0)  # compute capability (Ampere): the first with bf16 in its tensor cores
@@ -54,6 +55,14 @@ class Device:
                     copies[name] = nn.Parameter(weight.detach().to(self.dtype), weight.requires_grad)
                     kept[id(own[name])] = copies[name]
         return deepcopy(net, kept), copies
+
+    def forms(self) -> str:
+        """Which forms of norm, pooling, dropout and update serve there, and why, as a sentence (kernels/).
+
+        C or Triton's first kernel is compiled, if it isn't yet."""
+        if self.device.type == "cuda":
+            return on_cuda.state(self.device)
+        return compiled.state() if self.device.type == "cpu" else f"plain forms: there are no kernels for {self.device}"
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the net's forward pass computes in `dtype`; it changes nothing for float32."""

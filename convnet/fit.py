@@ -66,6 +66,17 @@ def bytes_besides(step: Step) -> int:
     return sum(4 * weight.numel() + step.rule.computed(name).nbytes for name, weight in step.rule.parameters.items())
 
 
+def taken(step: Step, shape: tuple[int, int, int]) -> int:
+    """Bytes that a step takes at its peak on its CUDA device, beside what lies there already: found by trying."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(step.where.device)
+    before = torch.cuda.memory_allocated(step.where.device)
+    _try(step, shape, step.recipe.batch)
+    most = torch.cuda.max_memory_allocated(step.where.device)
+    torch.cuda.empty_cache()
+    return most - before
+
+
 def _by_account(step: Step, shape: tuple[int, int, int]) -> int:
     free = machine.memory().free
     if free is None:

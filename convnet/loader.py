@@ -59,10 +59,14 @@ class Loader:
         """The order of the pictures in an epoch: each exactly once."""
         return self.ids[draws.permutation(len(self.ids), self.recipe.seed, draws.stream("order"), epoch)]
 
+    def steps(self, epoch: int, start: int = 0) -> list[NDArray[np.int64]]:
+        """The pictures of each batch of an epoch, from step `start` on."""
+        order, size = self.order(epoch), self.recipe.batch
+        return [order[i : i + size] for i in range(start * size, len(order), size)]
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on."""
-        order, size = self.order(epoch), self.recipe.batch
-        steps = [order[i : i + size] for i in range(start * size, len(order), size)]
+        steps = self.steps(epoch, start)
         if not self.workers:
             for ids in steps:
                 yield self._batch(ids, self._read(epoch, ids, self._room(len(ids))))

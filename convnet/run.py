@@ -25,6 +25,8 @@ from convnet.start import take_over
 from convnet.step import Step
 from convnet.store import Split, Store
 
+STORED = "as stored"  # pixels that the net sees
+ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
 OURS = (METRICS, TIMING, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
 
@@ -92,12 +94,13 @@ def begin(
     progress: Progress,
     start: Path | None = None,
     at_once: AtOnce | None = None,
+    pixels: str = STORED,
 ) -> Run:
     """A run with fresh weights, or with those that it may take from the checkpoint `start`, or the one in `out`."""
     if resume and start is not None:
         raise UsageError(f"a run that goes on has weights already; leave out --start-from {start}, or --resume")
     store = data.store
-    environment = _environment(where, store, command)
+    environment = _environment(where, store, command) | {"pixels": pixels}
     if not resume:
         mean = store.statistics.mean_rgb
         preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side)
@@ -125,7 +128,9 @@ def begin(
     step.piece = fit.choose(step, picture_shape(recipe), at_once, progress)
     _check_pieces(provenance, step.piece, progress)
     run = Run(recipe, preprocessing, store.classes, net, step, position, provenance, where, out, monotonic())
-    progress.note(f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}")
+    progress.note(
+        f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}; {where.forms()}"
+    )
     if "decoder" in environment:
         progress.note(f"pictures decoded by {environment['decoder']}")
     if len(store.classes) == 1:
@@ -190,8 +195,10 @@ def _check_same(
         raise UsageError(f"{path} was trained on another store than {store.path}; resume with the store it began with")
     if kept.velocity is None:
         raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
-    for name in ("threads", "device", "torch", "decoder"):
+    for name in ("threads", "device", "forms", "torch", "decoder", "pixels"):
         was, now = kept.provenance.get(name), environment.get(name)
+        if name not in kept.provenance and name in ADDED:
+            continue  # a run of an earlier version
         if was != now:
             progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
 
@@ -203,6 +210,7 @@ def _environment(where: device.Device, store: Store, command: str) -> dict[str, 
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": where.reason,
+        "forms": where.forms(),
         "threads": where.threads,
         "store": str(store.path.resolve()),
         "store_sha256": store.identity,

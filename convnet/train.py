@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from convnet import checkpoint, device, files, optim, runlog
+from convnet import checkpoint, device, files, fit, optim, resident, runlog
 from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.errors import Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
@@ -30,7 +30,8 @@ from convnet.loader import Loader
 from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
-from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, save, snapshot
+from convnet.resident import Feed, Resident
+from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, picture_shape, save, snapshot
 from convnet.stop import Stop
 from convnet.store import Store
 from convnet.update import Done, Updates, updates
@@ -50,6 +51,7 @@ def train(
     place: str = "auto",
     workers: int = 1,
     at_once: AtOnce | None = None,
+    keep: Resident = "auto",
     progress: Progress = SILENT,
     stop: Stop | None = None,
     command: str = "",
@@ -59,7 +61,8 @@ def train(
     resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
     threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (start.py). workers:
     threads that read ahead; they change nothing. at_once: pictures that go through the net at once, "auto" for as many
-    as fit; of a larger batch the gradients are added up (fit.py, step.py).
+    as fit; of a larger batch the gradients are added up (fit.py, step.py). keep: on a CUDA device, whether the training
+    pictures lie in its memory, and how (resident.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -70,12 +73,13 @@ def train(
     ids, statistics = data.train_ids, store.statistics
     try:
         with files.lock(out, "training"):
-            run = begin(recipe, data, out, where, resume, command, progress, start, at_once)
+            run = begin(recipe, data, out, where, resume, command, progress, start, at_once, resident.pixels(keep))
             dtype = run.step.input_dtype
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
+            feed = resident.choose(loader, keep, lambda: fit.taken(run.step, picture_shape(recipe)), progress)
             steps = updates(run.step, progress.note)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
-                _train_epoch(run, steps, loader, progress, stop)
+                _train_epoch(run, steps, feed, progress, stop)
                 _end_epoch(run, data, progress, stop)
             return _finish(run, data, place, progress, stop)
     finally:
@@ -83,7 +87,7 @@ def train(
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
 
 
-def _train_epoch(run: Run, steps: Updates, loader: Loader, progress: Progress, stop: Stop | None) -> None:
+def _train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop: Stop | None) -> None:
     """The steps of the epoch that are still to do."""
     recipe, epoch = run.recipe, run.position.epoch
     lr = optim.rate(recipe, epoch, run.position.validation_errors)
@@ -114,7 +118,7 @@ def _train_epoch(run: Run, steps: Updates, loader: Loader, progress: Progress, s
         runlog.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
 
 
-def _count(run: Run, done: Done, lr: float, loader: Loader) -> None:
+def _count(run: Run, done: Done, lr: float, loader: Feed) -> None:
     """Moves the position by one step; every few steps a row. Raises: Diverged when its loss is not finite."""
     ids, loss, wrong = done
     if not math.isfinite(loss):
