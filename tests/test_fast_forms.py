@@ -59,8 +59,9 @@ def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_the_fast_forms_train_as_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the same seed the two are about as near to each other as two seeds of the plain form, or nearer. (Of three seeds
-    they were 0.015, 0.044 and 0.038 apart, the seeds 0.059, 0.023 and 0.036: a rounding more moves the fall by steps.)"""
+    """At the same seed the two are about as near to each other as two seeds of the plain form, or nearer. (For three
+    seeds they were 0.015, 0.044 and 0.038 apart, the seeds 0.059, 0.023 and 0.036: a rounding moves the fall by steps.)
+    """
     fast = [smoothed(curve(BF16, seed, STEPS)) for seed in (0, 1)]
     without_fast_forms(monkeypatch)
     plain = [smoothed(curve(FP32, seed, STEPS)) for seed in (0, 1)]
