@@ -33,6 +33,7 @@ from convnet.kernels.sgd import plain_step, step
 PAPER = Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True)
 LAYERS = {"1": (96, 55), "2": (256, 27)}  # maps, side
 PARAMETERS = 60_965_224
+SIDE, CROP = 256, 224  # pixels, of stored pictures and of crops
 GPU = torch.device("cuda")
 
 
@@ -129,23 +130,29 @@ def norms(layer: str, batch: int, maps: int, side: int) -> Iterator[Case]:
 
 
 def augmentations(batch: int) -> Iterator[Case]:
-    pictures = torch.randint(0, 256, (4 * batch, 256, 256, 3), dtype=torch.uint8, device=GPU)
-    rows, corners = torch.randint(0, 4 * batch, (batch,), device=GPU), torch.randint(0, 33, (batch, 2), device=GPU)
+    pictures = torch.randint(0, 256, (4 * batch, SIDE, SIDE, 3), dtype=torch.uint8, device=GPU)
+    packed = torch.randint(0, 256, (4 * batch, SIDE * SIDE * 3 // 2), dtype=torch.uint8, device=GPU)
+    rows = torch.randint(0, 4 * batch, (batch,), device=GPU)
+    corners = torch.randint(0, SIDE - CROP + 1, (batch, 2), device=GPU)
     mirrored, colour = torch.rand(batch, device=GPU) < 0.5, torch.randn(batch, 3, device=GPU)
-    how = (pictures, rows, corners, mirrored, colour, torch.rand(256, 256, 3, device=GPU) * 255)
-    for name, sizes in (("", {}), (", blocks", {"block": 4, "n_blocks": 57})):
+    how = (rows, corners, mirrored, colour, torch.rand(SIDE, SIDE, 3, device=GPU) * 255)
+    blocks = {"block": 4, "n_blocks": CROP // 4 + 1}
+    for name, source, sizes in (("", pictures, {}), (", blocks", pictures, blocks), (", 4:2:0", packed, {})):
 
-        def run(form: Callable[..., Tensor], sizes: dict[str, int] = sizes) -> Callable[[], Tensor]:
-            return lambda: form(*how, crop=224, dtype=torch.bfloat16, **sizes)
+        def run(
+            form: Callable[..., Tensor], source: Tensor = source, sizes: dict[str, int] = sizes
+        ) -> Callable[[], Tensor]:
+            return lambda: form(source, *how, crop=CROP, dtype=torch.bfloat16, **sizes)
 
-        n_bytes = batch * 3 * (224**2 + 2 * (224 + bool(sizes) * 4) ** 2)
+        n_read = CROP**2 * 3 // (2 if source is packed else 1)
+        n_bytes = batch * (n_read + 3 * 2 * (CROP + bool(sizes) * 4) ** 2)
         yield Case(f"augmentation{name}", n_bytes, run(augment), run(plain_augment))
 
 
 def first_layers(batch: int) -> Iterator[Case]:
     """Bytes: pictures and maps; it's arithmetic that takes the time."""
-    images = randn(batch, 3, 224, 224).to(memory_format=torch.channels_last)
-    side = n_blocks(224, 11)
+    images = randn(batch, 3, CROP, CROP).to(memory_format=torch.channels_last)
+    side = n_blocks(CROP, 11)
     blocks = to_blocks(images, 4, side, side)
     weight, bias = randn(96, 3, 11, 11).requires_grad_(), randn(96).requires_grad_()
 
@@ -156,7 +163,7 @@ def first_layers(batch: int) -> Iterator[Case]:
 
         return both_ways
 
-    n_bytes = 2 * images.nbytes + 2 * 2 * batch * 96 * 55**2
+    n_bytes = 2 * images.nbytes + 2 * 2 * batch * 96 * (CROP // 4 - 1) ** 2
     yield Case("conv1 by blocks", n_bytes, form(conv1_of_blocks, blocks), form(plain_conv1, images))
 
 

@@ -11,14 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet import preprocess
+from convnet import fit, preprocess, resident
 from convnet.benchmark.forms import Case, fresh
 from convnet.errors import UsageError
 from convnet.loader import Batch, Loader
 from convnet.prepare import prepare
+from convnet.progress import SILENT
 from convnet.sources import Entry, Source
 from convnet.step import Step
 from convnet.store import Store
+from convnet.update import updates
 
 PICTURES = 1024  # in the store that is made for the measurement
 CLASSES = 10
@@ -75,22 +77,23 @@ def feed(of: Case, store: Store, batches: int, workers: int, with_step: bool = T
     ids = np.resize(np.arange(split.n), n)
     how = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb, store.shorter_side)
     loader = Loader(split, store.statistics, ids, recipe, how, where.device, workers, step.input_dtype)
+    fed = resident.choose(loader, "auto", lambda: fit.taken(step, of.shape), SILENT)  # as training does
     epochs, numbers = count(), count()
 
-    def through(loader: Loader) -> None:
+    def through(loader: resident.Feed) -> None:
         for _ in loader.epoch(next(epochs)):
             pass
 
     def first() -> None:
         through(replace(loader, split=Store(store.path).split("train"), ids=ids[: split.n]))
 
-    def updates(stream: Iterable[Batch]) -> None:
-        for batch in stream:
-            step.gradients(batch.images, batch.labels, next(numbers)).loss.item()
-            step.rule.step(recipe.lr)
-
-    works: dict[str, Callable[[], object]] = {FIRST: first, LATER: lambda: through(loader)}
+    works: dict[str, Callable[[], object]] = {FIRST: first, LATER: lambda: through(fed)}
     if with_step:
-        kept = next(iter(loader.epoch(0)))
-        works |= {COMPUTE: lambda: updates([kept] * batches), PIPELINE: lambda: updates(loader.epoch(next(epochs)))}
+        kept, steps = next(iter(fed.epoch(0))), updates(step, lambda text: None)
+
+        def train(stream: Iterable[Batch]) -> None:
+            for batch in stream:
+                steps.take(batch, next(numbers), recipe.lr)
+
+        works |= {COMPUTE: lambda: train([kept] * batches), PIPELINE: lambda: train(fed.epoch(next(epochs)))}
     return Feed(works, dict.fromkeys(works, n) | {FIRST: min(n, split.n)})

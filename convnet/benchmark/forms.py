@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +21,13 @@ from convnet import device
 from convnet.benchmark.plain import HOW, HOW_CUDA, Plain, grouped, plain_alexnet
 from convnet.device import Device
 from convnet.explain import on_meta, own_name, skeleton
+from convnet.loader import Batch
 from convnet.machine import version
 from convnet.nets import create_model, recipe_of
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe, load_recipe
 from convnet.step import RUBBISH, Step
+from convnet.update import updates
 
 OURS, PLAIN = "convnet", "plain PyTorch"
 PIXEL_STD = 60.0  # grey levels: about that of photos
@@ -108,14 +111,13 @@ def ours(of: Case) -> Form:
     step, number = Step(net, of.recipe, of.where), 0
     images, labels = of.inputs()
     images = images.to(memory_format=of.where.memory_format)  # as evaluating gets them; the training's are narrower
-    narrow = images.to(step.input_dtype)
+    batch, steps = Batch(images.to(step.input_dtype), labels, np.arange(of.batch)), updates(step, lambda text: None)
 
     def train() -> float:
         nonlocal number
-        loss = step.gradients(narrow, labels, number).loss.item()
-        step.rule.step(of.recipe.lr)
+        done = steps.take(batch, number, of.recipe.lr)
         number += 1
-        return float(loss)
+        return done[-1].loss if done else math.nan  # of an earlier step, on a GPU
 
     def forward() -> Tensor:
         with torch.no_grad(), of.where.autocast():
