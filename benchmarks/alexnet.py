@@ -2,12 +2,13 @@
 
     python benchmarks/alexnet.py [--batch 64] [--repeats 5]
 
-One run, on the CPU, random pictures that are in memory: a whole training step (forward, loss, backward, update), and a
-forward pass in eval mode. plain: fp32, NCHW, nn.LocalResponseNorm, groups=2, eager, torch.optim.SGD. without norms:
-ours with the response norms left out. The ceiling is a bf16 product of 4096 x 4096 matrices.
+One run, on the CPU, by turns, random pictures that are in memory: a whole training step (forward, loss, backward,
+update), and a forward pass in eval mode. plain: fp32, NCHW, nn.LocalResponseNorm, groups=2, eager, torch.optim.SGD.
+without norms: ours with the response norms left out. The ceiling is a bf16 product of 4096 x 4096 matrices.
 """
 
 import argparse
+import itertools
 import platform
 import statistics
 import sys
@@ -16,65 +17,74 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from convnet import device
 from convnet.benchmark.plain import plain_alexnet
 from convnet.kernels import compiled
 from convnet.nets import create_model
-from convnet.optim import optimizer
 from convnet.recipe import load_recipe
+from convnet.step import Step
 
 GMAC = 0.724  # of a forward pass; a training step has three times as many
 SIDE = 4096  # of the matrices
 
 
-def plain(images: Tensor, labels: Tensor, repeats: int) -> tuple[list[float], list[float]]:
+Job = Callable[[], object]
+
+
+def plain(images: Tensor, labels: Tensor) -> tuple[Job, Job]:
+    """A training step and a forward pass."""
     net = plain_alexnet()
     rule = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=0.0005)
 
     def step() -> None:
+        net.train()
         rule.zero_grad()
         loss = F.cross_entropy(net(images), labels)
         loss.backward()
         loss.item()
         rule.step()
 
-    return timed(step, repeats), timed_forward(net, images, repeats, torch.float32)
+    def forward() -> None:
+        with torch.inference_mode():
+            net.eval()(images)
+
+    return step, forward
 
 
-def ours(name: str, images: Tensor, labels: Tensor, repeats: int) -> tuple[list[float], list[float]]:
+def ours(name: str, images: Tensor, labels: Tensor) -> tuple[Job, Job]:
+    """As `convnet train` and `convnet evaluate --precision bf16` do it, on ready batches in the loader's layout."""
     where = device.choose("auto", "cpu")
-    net = where.take(create_model(name, init="fan-in", seed=0)).train()
-    rule = optimizer(net, load_recipe("alexnet"))
-    images = images.to(memory_format=where.memory_format)
+    net = where.take(create_model(name, init="fan-in", seed=0))
+    step = Step(net, load_recipe("alexnet"), where)
+    images = images.to(step.input_dtype, memory_format=where.memory_format)
+    number = itertools.count()
 
-    def step() -> None:
-        with where.autocast():
-            loss = F.cross_entropy(net(images).float(), labels)
-        rule.zero_grad()
-        loss.backward()
+    def update() -> None:
+        step.net.train()
+        loss, _ = step.gradients(images, labels, next(number))
         loss.item()
-        rule.step(0.01)
+        step.rule.step(0.01)
 
-    return timed(step, repeats), timed_forward(net, images, repeats, where.dtype)
+    def forward() -> None:
+        with torch.inference_mode(), where.autocast():
+            step.net.eval()(images)
 
-
-def timed_forward(net: nn.Module, images: Tensor, repeats: int, dtype: torch.dtype) -> list[float]:
-    net.eval()
-    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        return timed(lambda: net(images), repeats)
+    return update, forward
 
 
-def timed(work: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each repetition, after two that don't count."""
-    seconds = []
-    for i in range(repeats + 2):
-        began = time.perf_counter()
-        work()
-        if i >= 2:
-            seconds.append(time.perf_counter() - began)
-    return seconds
+def seconds_of(jobs: dict[str, Job], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each repetition, by turns, after one turn that doesn't count."""
+    found: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(repeats + 1):
+        for name, job in jobs.items():
+            job()  # the caches are its own
+            began = time.perf_counter()
+            job()
+            if turn:
+                found[name].append(time.perf_counter() - began)
+    return found
 
 
 def main() -> None:
@@ -84,28 +94,27 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"Python {platform.python_version()}; {device.choose('auto', 'cpu').reason}; {compiled.state()}")
-    print(f"batch {given.batch}, medians of {given.repeats} (least and most); python {' '.join(sys.argv)}")
+    print(f"batch {given.batch}, medians of {given.repeats} turns (least and most); python {' '.join(sys.argv)}")
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(given.batch, 3, 224, 224, generator=generator) * 60
     labels = torch.randint(0, 1000, (given.batch,), generator=generator)
     device.keep_memory()
     a, b = (torch.randn(SIDE, SIDE, generator=generator).bfloat16() for _ in range(2))
-    ceiling = 2 * SIDE**3 / statistics.median(timed(lambda: a @ b, given.repeats))
-    forms = {
-        "plain PyTorch": plain(images, labels, given.repeats),
-        "convnet": ours("alexnet", images, labels, given.repeats),
-        "convnet without norms": ours("alexnet_no_lrn", images, labels, given.repeats),
-    }
-    base = [statistics.median(seconds) for seconds in forms["plain PyTorch"]]
+    jobs: dict[str, Job] = {"ceiling": lambda: a @ b}
+    jobs["plain PyTorch, training"], jobs["plain PyTorch, forward"] = plain(images, labels)
+    for name, net in (("convnet", "alexnet"), ("convnet without norms", "alexnet_no_lrn")):
+        jobs[f"{name}, training"], jobs[f"{name}, forward"] = ours(net, images, labels)
+    found = seconds_of(jobs, given.repeats)
+    ceiling = 2 * SIDE**3 / statistics.median(found.pop("ceiling"))
     print(f"ceiling: {ceiling / 1e9:,.0f} GFLOP/s in bf16 products of {SIDE} x {SIDE}")
-    print(f"{'':24}{'pictures/s':>22}{'times plain':>13}{'share of ceiling':>18}")
-    for name, both in forms.items():
-        for what, seconds, passes, first in zip(("training", "forward"), both, (3, 1), base, strict=True):
-            rates = [given.batch / s for s in (statistics.median(seconds), max(seconds), min(seconds))]
-            share = rates[0] * passes * GMAC * 2e9 / ceiling
-            text = f"{rates[0]:,.0f} ({rates[1]:,.0f}, {rates[2]:,.0f})"
-            ratio = first / statistics.median(seconds)
-            print(f"{f'{name}, {what}':32}{text:>14}{ratio:>13.2f}{share:>18.2f}")
+    print(f"{'':34}{'pictures/s':>20}{'times plain':>13}{'share of ceiling':>18}")
+    for name, seconds in found.items():
+        passes, kind = (3, "training") if name.endswith("training") else (1, "forward")
+        base = statistics.median(found[f"plain PyTorch, {kind}"])
+        rates = [given.batch / s for s in (statistics.median(seconds), max(seconds), min(seconds))]
+        share = rates[0] * passes * GMAC * 2e9 / ceiling
+        text = f"{rates[0]:,.0f} ({rates[1]:,.0f}, {rates[2]:,.0f})"
+        print(f"{name:34}{text:>20}{base / statistics.median(seconds):>13.2f}{share:>18.2f}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from convnet.kernels import blocks_cpu
 from convnet.kernels.conv1 import block_kernel, conv1, conv1_of_blocks, n_blocks, plain_conv1, to_blocks
 from convnet.nets import create_model
 
@@ -46,6 +47,24 @@ def test_it_is_alexnets_first_layer() -> None:
     net(images, stages)
     assert found.shape == (1, 96, 55, 55)
     torch.testing.assert_close(found, stages["conv1"], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    maps=st.integers(1, 4),
+    sides=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    stride=st.integers(1, 5),
+    counts=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+)
+@example(maps=3, sides=(224, 224), stride=4, counts=(57, 57), dtype=torch.bfloat16)
+def test_blocks_in_c_are_the_plain_ones(
+    maps: int, sides: tuple[int, int], stride: int, counts: tuple[int, int], dtype: torch.dtype
+) -> None:
+    images = randn(3, maps, *sides, seed=5).to(dtype).contiguous(memory_format=torch.channels_last)
+    if blocks_cpu.available(images):
+        plain = to_blocks(images.clone().requires_grad_(), stride, *counts).detach()
+        assert torch.equal(blocks_cpu.blocks(images, stride, *counts), plain)
 
 
 def test_blocks_are_rows_columns_and_maps_in_this_order() -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convnet.kernels import blocks_cpu
 from convnet.kernels.compiled import watched
 
 MAPS = 4  # more maps keep matrix units busy by themselves
@@ -75,6 +76,8 @@ def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
     Map (dy stride + dx) C + c of a block is map c of its pixel in row dy, column dx: as they lie in memory. What is
     missing at the right and bottom edges is 0, what is too much is left out.
     """
+    if blocks_cpu.available(images):
+        return blocks_cpu.blocks(images, stride, rows, columns)
     n, maps, height, width = images.shape
     if height % stride or width % stride:
         images = F.pad(images, (0, -width % stride, 0, -height % stride))
