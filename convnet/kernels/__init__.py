@@ -6,6 +6,7 @@ In C, for the CPU, where there is a compiler:
     augment_cpu.py    stored pictures -> the net's input
     dropout_cpu.py    dropout from a counter
     update_cpu.py     the papers' update rule
+    blocks_cpu.py     pictures as blocks of pixels
     linear_cpu.py     fully connected layers (in torch)
 
 In Triton, for CUDA devices:
@@ -20,7 +21,8 @@ In Triton, for CUDA devices:
 
 For any device:
 
-    one_pass.py       the one of the two for ReLU, response norm and pooling
+    plain.py          the plain form of ReLU, response norm and pooling
+    one_pass.py       the fast one of them that serves here
     dropout.py        the plain form of dropout
     planes.py         pictures as 4:2:0 planes, half their bytes
     conv1.py          a convolution with a large stride as one with stride 1
