@@ -29,7 +29,7 @@ from convnet.store import Split
 Resident = Literal["auto", "raw", "420", "no"]
 RESERVE = 2 << 30  # bytes of the device that stay free: libraries' own buffers, testing
 STEPS = 2  # the memory that a step takes is there twice: in the graph's own pool, and for an epoch's last batch
-PORTION = 1024  # pictures that go to the device at once
+PORTION = 256  # pictures that go to the device at once
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,10 @@ def load(loader: Loader, packed: bool, progress: Progress) -> Tensor:
     kept = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     progress.start("pictures to the device", n)
     parts = [slice(first, first + PORTION) for first in range(0, n, PORTION)]
-    with ThreadPoolExecutor(max(1, loader.workers), thread_name_prefix="loader") as pool:
-        for first in range(0, len(parts), AHEAD):  # so many portions are in memory at once
-            some = parts[first : first + AHEAD]
+    n_workers = max(2, loader.workers)
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="loader") as pool:
+        for first in range(0, len(parts), n_workers):  # so many portions are in memory at once
+            some = parts[first : first + n_workers]
             for part, read in zip(some, pool.map(lambda part: squares(loader, loader.ids[part]), some), strict=True):
                 pictures = read.to(loader.device, non_blocking=True)
                 kept[part] = planes.pack(pictures) if packed else pictures

@@ -38,7 +38,7 @@ def test_interpreted(name: str) -> None:
 @needs_triton
 def test_training_by_the_kernels() -> None:
     """Whole steps with dropout and the update, their rate and draws read from memory; batches made on a device."""
-    options = ("-n", "0", "-q", "-p", "no:cacheprovider", "-m", "not cuda")
+    options = ("-n", "0", "-q", "-p", "no:cacheprovider")
     files = ("tests/test_update.py", "tests/test_resident.py")
     assert "passed" in run("-m", "pytest", *options, *files, TRITON_INTERPRET="1")
 

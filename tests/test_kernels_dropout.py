@@ -78,4 +78,4 @@ def test_a_wrong_p(form, p: float) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch's own check, from 2.15 on
 def test_torch_can_trace_it(form) -> None:  # type: ignore[no-untyped-def]
-    torch.library.opcheck(kernel._dropped, (randn(3, 5).requires_grad_(), 0.5, at(0)))
+    torch.library.opcheck(kernel._dropped, (randn(3, 5).requires_grad_(), 0.5, at(0), 0))

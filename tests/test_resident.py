@@ -16,6 +16,7 @@ from convnet.resident import DeviceLoader, choose, load, squares
 from convnet.store import Store
 from kernel_place import PLACE
 
+pytestmark = pytest.mark.cuda
 RECIPE = Recipe(size=32, crop=24, far_edge=True, batch=16, colour_std=0.1, seed=3, pad=2)
 
 

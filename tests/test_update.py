@@ -25,6 +25,7 @@ from convnet.store import Store
 from convnet.update import LATE, Done, Late, Prompt, updates
 from kernel_place import PLACE
 
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("one_thread")]
 RECIPE = replace(load_recipe("lenet5"), batch=4)
 FP32 = Device(PLACE, torch.float32, torch.channels_last, 1, "a test's")
 
@@ -158,7 +159,6 @@ def test_a_late_run_is_the_prompt_one(digits: Store, tmp_path: Path, monkeypatch
         assert a == {key: pytest.approx(value, rel=1e-3) for key, value in b.items()}
 
 
-@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(4)])
@@ -184,7 +184,6 @@ def test_replays_are_the_steps_one_by_one(dtype: torch.dtype, norm, piece: int |
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_what_can_not_be_recorded_goes_on_one_by_one() -> None:
     class Looks(nn.Module):
@@ -198,6 +197,3 @@ def test_what_can_not_be_recorded_goes_on_one_by_one() -> None:
     assert whole.graph is None
     assert len(notes) == 1
     assert notes[0].startswith("a step can't be a CUDA graph here")
-
-
-pytestmark = [pytest.mark.usefixtures("one_thread")]
