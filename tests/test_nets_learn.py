@@ -25,6 +25,7 @@ from convnet.run import Data, Run, begin
 from convnet.sources import open_source
 from convnet.store import Store
 from convnet.train import _train_epoch
+from convnet.update import updates
 from test_nets import NAMES
 from thin import shapes_of, thinned
 
@@ -129,7 +130,7 @@ def losses(run: Run, loader: Loader, steps: range, lr: float) -> list[float]:
     for step in steps:
         run.position = Position(epoch=step, step=step - 1)
         try:
-            _train_epoch(run, loader, SILENT, None)
+            _train_epoch(run, updates(run.step, SILENT.note), loader, SILENT, None)
         except Diverged:
             return [*found, float("nan")]
         found.append(run.position.loss_sum / PICTURES)
