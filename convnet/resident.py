@@ -149,6 +149,20 @@ def pixels(asked: Resident) -> str:
     return "4:2:0 planes" if asked == "420" else "as stored"
 
 
+def check(asked: Resident, place: torch.device, channels: str) -> str:
+    """Why pictures with these channels can't be made on the device; "" where they can.
+
+    Raises: UsageError when they can't and are asked for all the same, and for another word than `Resident`'s.
+    """
+    if asked not in ("auto", "raw", "420", "no"):
+        raise UsageError(f"--resident {asked}: it must be auto, raw, 420 or no")
+    why_not = "" if on_cuda.serve(place) else f"it needs a CUDA device with Triton, this is {place}"
+    why_not = why_not if channels == "rgb" else "it is for pictures in colour"
+    if why_not and asked in ("raw", "420"):
+        raise UsageError(f"--resident {asked}: {why_not}; leave it out")
+    return why_not
+
+
 def choose(loader: Loader, asked: Resident, step_bytes: Callable[[], int], progress: Progress) -> Feed:
     """How a loader's pictures reach its device, told to `progress`.
 
@@ -157,14 +171,7 @@ def choose(loader: Loader, asked: Resident, step_bytes: Callable[[], int], progr
 
     Raises: UsageError when what is asked for can't be.
     """
-    if asked not in ("auto", "raw", "420", "no"):
-        raise UsageError(f"resident '{asked}' must be auto, raw, 420 or no")
-    why_not = "" if on_cuda.serve(loader.device) else f"it needs a CUDA device with Triton, this is {loader.device}"
-    if loader.preprocessing.channels != "rgb":
-        why_not = "it is for pictures in colour"
-    if why_not:
-        if asked in ("raw", "420"):
-            raise UsageError(f"--resident {asked}: {why_not}; leave it out")
+    if check(asked, loader.device, loader.preprocessing.channels):
         return loader
     size, n = loader.split.store.size, len(loader.ids)
     need = n * (planes.n_bytes(size) if asked == "420" else size * size * 3)

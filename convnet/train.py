@@ -70,6 +70,7 @@ def train(
     where = device.choose(recipe.precision, place)
     if where.device.type == "cpu":
         device.keep_memory()
+    resident.check(keep, where.device, recipe.channels)  # before there is a run's folder
     ids, statistics = data.train_ids, store.statistics
     try:
         with files.lock(out, "training"):

@@ -1,11 +1,13 @@
 """Batches made on a device are the loader's: kept there, packed there, or copied there; and what is chosen when."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import Run
 from convnet import augment, preprocess, resident
 from convnet.errors import UsageError
 from convnet.kernels import on_cuda, planes
@@ -110,7 +112,7 @@ def test_what_cannot_be_is_refused(photos: Store, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="--resident raw: it is for pictures in colour; leave it out"):
         choose(grey, "raw", lambda: 0, Silent())
     assert choose(grey, "auto", lambda: 0, Silent()) is grey
-    with pytest.raises(UsageError, match="resident 'yes' must be auto, raw, 420 or no"):
+    with pytest.raises(UsageError, match="--resident yes: it must be auto, raw, 420 or no"):
         choose(own, "yes", lambda: 0, Silent())  # type: ignore[arg-type]
 
 
@@ -122,3 +124,12 @@ def test_elsewhere_the_loader_stays(photos: Store, monkeypatch: pytest.MonkeyPat
         UsageError, match="--resident 420: it needs a CUDA device with Triton, this is cpu; leave it out"
     ):
         choose(own, "420", lambda: 0, Silent())
+
+
+def test_the_command_refuses_it_before_there_is_a_run(run: Run, photos: Store, tmp_path: Path) -> None:
+    arguments = ("train", photos.path, "--recipe", "cifar_18", "--out", tmp_path / "run")
+    code, _, text = run(*arguments, "--resident", "some")
+    assert (code, text.splitlines()[-1]) == (2, "convnet: --resident some: it must be auto, raw, 420 or no")
+    code, _, text = run(*arguments, "--set", "channels=grey", "--set", "colour_std=0", "--resident", "420")
+    assert (code, "convnet: --resident 420: it is for pictures in colour; leave it out" in text) == (2, True)
+    assert not (tmp_path / "run").exists()
