@@ -94,6 +94,16 @@ class Session:
         (self.out / "gpu.json").write_text(json.dumps(self.results, indent=1))
         (self.out / "gpu.txt").write_text("\n".join(self.text) + "\n")
 
+    def made(self, makers: dict[str, Callable[[], Work]]) -> dict[str, Work]:
+        """The works that can be made; why another can't is told."""
+        found = {}
+        for name, make in makers.items():
+            try:
+                found[name] = make()
+            except Exception as error:
+                self.say(f"  {name:44} can't be made: {first_line(error)}")
+        return found
+
     def rates(self, works: dict[str, Work], pictures: dict[str, int], multiply_adds: int = 0) -> dict[str, Any]:
         """Of each work pictures a second, by turns; the first is what the others are held against."""
         for name in list(works):
@@ -101,7 +111,7 @@ class Session:
                 for _ in range(WARM_UP + 2):
                     works[name]()
             except Exception as error:
-                self.say(f"  {name:44} failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+                self.say(f"  {name:44} failed: {first_line(error)}")
                 del works[name]
         turns, left_out = by_turns(works, BUDGET, PLACE, lambda name: None)
         found: dict[str, Any] = {}
@@ -120,6 +130,10 @@ class Session:
         for name, why in left_out.items():
             self.say(f"  {name:44}{why}")
         return found | ({"left_out": left_out} if left_out else {})
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def machine(session: Session) -> dict[str, Any]:
@@ -190,28 +204,50 @@ def steps(session: Session) -> dict[str, Any]:
     for batch in BATCHES:
         session.say(f"  {MAIN}, {batch} pictures")
         of = forms.case(MAIN, batch, "auto", PLACE.type)
-        works = dict(one_by_one(of))
+        works = session.made(one_by_one(of))
         found[str(batch)] = session.rates(works, dict.fromkeys(works, batch), 3 * multiply_adds(of))
         works.clear()
         clean()
     return found
 
 
-def one_by_one(of: forms.Case) -> Iterator[tuple[str, Work]]:
+def one_by_one(of: forms.Case) -> dict[str, Callable[[], Work]]:
     """The training step, first plain, then with one more of our forms each; the last is what `convnet train` does."""
-    yield "plain PyTorch, autocast, NCHW", forms.plain(of).step
+
+    def ours_under_autocast(**how: bool) -> Work:
+        return torchs(of, of.where.take(forms.fresh(of)), torch.channels_last, **how)
+
+    found: dict[str, Callable[[], Work]] = {"plain PyTorch, autocast, NCHW": lambda: forms.plain(of).step}
     if not SMALL:
-        yield "+ ReLU, norm and pool in one pass", torchs(of, with_blocks(plain_alexnet()), torch.contiguous_format)
-    with_columns = of.where.take(forms.fresh(of))
-    yield "+ channels-last, dense columns", unblocked(torchs(of, with_columns, torch.channels_last))
-    yield "+ conv1 by blocks", torchs(of, of.where.take(forms.fresh(of)), torch.channels_last)
-    for kind in ("fused", "foreach"):
-        net = of.where.take(forms.fresh(of))
-        yield f"  the same, torch's {kind} SGD", torchs(of, net, torch.channels_last, **{kind: True})
-    yield "+ bf16 copies, our update and dropout", forms.ours(of).step
-    yield "+ no wait for the loss", whole(of, record=False)
-    yield "+ the step as a CUDA graph", whole(of, record=True)
-    yield "  the same, cudnn.benchmark", tuned(whole(of, record=True))
+        fused = lambda: torchs(of, with_blocks(plain_alexnet()), torch.contiguous_format)  # noqa: E731
+        found["+ ReLU, norm and pool in one pass"] = fused
+    return found | {
+        "+ channels-last, dense columns": lambda: unblocked(ours_under_autocast()),
+        "+ conv1 by blocks": ours_under_autocast,
+        "  the same, torch's fused SGD": lambda: ours_under_autocast(fused=True),
+        "  the same, torch's foreach SGD": lambda: ours_under_autocast(foreach=True),
+        "+ bf16 copies, our update and dropout": lambda: step_by_step(of),
+        "+ no wait for the loss": lambda: whole(of, record=False),
+        "+ the step as a CUDA graph": lambda: whole(of, record=True),
+        "  the same, cudnn.benchmark": lambda: tuned(whole(of, record=True)),
+    }
+
+
+def step_by_step(of: forms.Case) -> Work:
+    """Gradients, a wait for the loss, the update."""
+    step, number = Step(of.where.take(forms.fresh(of)), of.recipe, of.where), 0
+    step.net.train()
+    images, labels = of.inputs()
+    images = images.to(step.input_dtype, memory_format=of.where.memory_format)
+
+    def one() -> float:
+        nonlocal number
+        number += 1
+        loss = step.gradients(images, labels, number).loss.item()
+        step.rule.step(of.recipe.lr)
+        return float(loss)
+
+    return one
 
 
 def torchs(of: forms.Case, net: nn.Module, layout: torch.memory_format, **how: bool) -> Work:
@@ -347,21 +383,25 @@ def passes(steps: Iterator[object], n: int) -> Work:
 def nets(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, batch in {MAIN: BATCHES[0], **NETS}.items():
-        of = forms.case(name, batch, "auto", PLACE.type)
-        n = multiply_adds(of)
-        session.say(f"  {name}, {batch} pictures, training")
-        works: dict[str, Work] = {} if name == MAIN else {"plain": forms.plain(of).step, "ours": whole(of, True)}
-        training = session.rates(works, dict.fromkeys(works, batch), 3 * n) if works else {}
-        works.clear()
-        clean()
-        session.say(f"  {name}, {batch} pictures, inference")
-        works = {"plain": forms.plain(of).forward, "ours": forms.ours(of).forward}
-        found[name] = {"training": training, "inference": session.rates(works, dict.fromkeys(works, batch), n)}
-        works.clear()
-        clean()
-        session.results["nets"] = found
-        session.write()
+        with guarded(session, f"nets, {name}, {batch} pictures"):
+            found[name] = net(session, name, batch)
+            session.results["nets"] = found
     return found
+
+
+def net(session: Session, name: str, batch: int) -> dict[str, Any]:
+    """Training (AlexNet's is in `steps`), then inference."""
+    of = forms.case(name, batch, "auto", PLACE.type)
+    n, training = multiply_adds(of), {}
+    if name != MAIN:
+        session.say("  training")
+        works = session.made({"plain": lambda: forms.plain(of).step, "ours": lambda: whole(of, True)})
+        training = session.rates(works, dict.fromkeys(works, batch), 3 * n)
+        works.clear()
+        clean()
+    session.say("  inference")
+    works = session.made({"plain": lambda: forms.plain(of).forward, "ours": lambda: forms.ours(of).forward})
+    return {"training": training, "inference": session.rates(works, dict.fromkeys(works, batch), n)}
 
 
 def memory(session: Session) -> dict[str, Any]:
@@ -430,16 +470,19 @@ def curve(recipe: Recipe, fast: bool) -> list[float]:
 
 
 def compiled(session: Session) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, batch in {MAIN: BATCHES[0], **dict(list(NETS.items())[:2])}.items():
         of = forms.case(name, batch, "auto", PLACE.type)
-        session.say(f"  {name}, {batch} pictures, training, then inference")
-        works = {"ours": whole(of, True), "compiled": compiled_step(of)}
-        both = {"training": session.rates(works, dict.fromkeys(works, batch))}
-        works = {"ours": forms.ours(of).forward, "compiled": compiled_forward(of)}
-        found[name] = both | {"inference": session.rates(works, dict.fromkeys(works, batch))}
-        works.clear()
-        clean()
+        kinds = {
+            "training": {"ours": lambda of=of: whole(of, True), "compiled": lambda of=of: compiled_step(of)},
+            "inference": {"ours": lambda of=of: forms.ours(of).forward, "compiled": lambda of=of: compiled_forward(of)},
+        }
+        for kind, makers in kinds.items():
+            session.say(f"  {name}, {batch} pictures, {kind}")
+            works = session.made(makers)
+            found[f"{name}, {kind}"] = session.rates(works, dict.fromkeys(works, batch))
+            works.clear()
+            clean()
     return found
 
 
@@ -501,7 +544,7 @@ def guarded(session: Session, name: str) -> Iterator[None]:
         yield
     except Exception as error:
         session.results[f"{name}, error"] = traceback.format_exc()
-        session.say(f"  failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        session.say(f"  failed: {type(error).__name__}: {first_line(error)}")
     session.say(f"  {time.monotonic() - began:.0f} s")
     session.write()
     clean()
