@@ -77,7 +77,7 @@ Work = Callable[[], object]
 
 
 @dataclass
-class Session:
+class Journal:
     """Where results go, and when it must end."""
 
     out: Path
@@ -136,7 +136,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def machine(session: Session) -> dict[str, Any]:
+def machine(journal: Journal) -> dict[str, Any]:
     found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
     found |= {"forms": device.choose("auto", PLACE.type).forms(), "reason": device.choose("auto", PLACE.type).reason}
     if PLACE.type == "cuda":
@@ -147,11 +147,11 @@ def machine(session: Session) -> dict[str, Any]:
     turns, _ = by_turns(tops.works, BUDGET, PLACE, lambda name: None)
     found["rates"] = {name: spread(each.rates(tops.amounts[name]))["median"] for name, each in turns.items()}
     for name, value in found.items():
-        session.say(f"  {name:20}{value}")
+        journal.say(f"  {name:20}{value}")
     return found
 
 
-def tests(session: Session) -> dict[str, Any]:
+def tests(journal: Journal) -> dict[str, Any]:
     """In a process of their own; Triton compiles a kernel for each shape that is tried, so this has a limit."""
     files = ["tests/test_kernels_sgd.py"] if SMALL else ["tests"]
     workers = "0" if SMALL else "8"
@@ -162,14 +162,14 @@ def tests(session: Session) -> dict[str, Any]:
     except subprocess.TimeoutExpired as stopped:
         out = stopped.stdout or b""
         code, text = -1, out.decode() if isinstance(out, bytes) else out
-    (session.out / "tests.txt").write_text(text)
+    (journal.out / "tests.txt").write_text(text)
     last = text.strip().splitlines()[-12:]
     for line in last:
-        session.say(f"  {line}")
+        journal.say(f"  {line}")
     return {"exit_code": code, "end": last}
 
 
-def kernels_(session: Session) -> dict[str, Any]:
+def kernels_(journal: Journal) -> dict[str, Any]:
     """The cases of kernels.py, on the device or, in small, by the interpreter."""
     with ExitStack() as stack:
         batch = 1024
@@ -178,7 +178,7 @@ def kernels_(session: Session) -> dict[str, Any]:
             sizes = {"GPU": PLACE, "LAYERS": {"1": (8, 7)}, "PARAMETERS": 5000, "SIDE": 32, "CROP": 28, "times": _times}
             for name, value in sizes.items():
                 stack.enter_context(mock.patch.object(kernels, name, value))
-        copy = session.results.get("machine", {}).get("rates", {}).get(ceilings.COPY) or kernels.copy_rate(20)
+        copy = journal.results.get("machine", {}).get("rates", {}).get(ceilings.COPY) or kernels.copy_rate(20)
         found = {}
         for case in kernels.cases(batch):
             fast, plain = (kernels.times(form, 5 if SMALL else 20) for form in (case.fast, case.plain))
@@ -186,7 +186,7 @@ def kernels_(session: Session) -> dict[str, Any]:
             share = case.n_bytes / middle / copy
             found[case.name] = {"fast": fast, "plain": plain, "bytes": case.n_bytes, "share_of_copy": share}
             shown = f"{middle * 1e3:10.3f} ms {share:6.2f} of a copy"
-            session.say(f"  {case.name:32}{shown}, plain {other * 1e3:10.3f} ms {other / middle:6.1f} x")
+            journal.say(f"  {case.name:32}{shown}, plain {other * 1e3:10.3f} ms {other / middle:6.1f} x")
     return found
 
 
@@ -199,13 +199,13 @@ def _times(function: Work, repeats: int) -> list[float]:
     return seconds
 
 
-def steps(session: Session) -> dict[str, Any]:
+def steps(journal: Journal) -> dict[str, Any]:
     found = {}
     for batch in BATCHES:
-        session.say(f"  {MAIN}, {batch} pictures")
+        journal.say(f"  {MAIN}, {batch} pictures")
         of = forms.case(MAIN, batch, "auto", PLACE.type)
-        works = session.made(one_by_one(of))
-        found[str(batch)] = session.rates(works, dict.fromkeys(works, batch), 3 * multiply_adds(of))
+        works = journal.made(one_by_one(of))
+        found[str(batch)] = journal.rates(works, dict.fromkeys(works, batch), 3 * multiply_adds(of))
         works.clear()
         clean()
     return found
@@ -330,7 +330,7 @@ def multiply_adds(of: forms.Case) -> int:
     return forms.plain(replace(of, recipe=replace(of.recipe, batch=1))).multiply_adds[0]
 
 
-def data(session: Session) -> dict[str, Any]:
+def data(journal: Journal) -> dict[str, Any]:
     """AlexNet fed in each way; a pass is some steps, and ends with a wait for the last."""
     batch, n_steps = BATCHES[0], 2 if SMALL else 16
     of = forms.case(MAIN, batch, "auto", PLACE.type)
@@ -345,7 +345,7 @@ def data(session: Session) -> dict[str, Any]:
             loader = Loader(store.split("train"), store.statistics, ids, recipe, made, PLACE, 8, of.where.dtype)
             fed = resident.choose(loader, asked, lambda: 0, Notes())  # type: ignore[arg-type]
             works[name] = passes(fed_steps(of, fed), n_steps)
-        return session.rates(works, dict.fromkeys(works, n_steps * batch))
+        return journal.rates(works, dict.fromkeys(works, n_steps * batch))
 
 
 class Notes(Silent):
@@ -380,36 +380,36 @@ def passes(steps: Iterator[object], n: int) -> Work:
     return run
 
 
-def nets(session: Session) -> dict[str, Any]:
+def nets(journal: Journal) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, batch in {MAIN: BATCHES[0], **NETS}.items():
-        with guarded(session, f"nets, {name}, {batch} pictures"):
-            found[name] = net(session, name, batch)
-            session.results["nets"] = found
+        with guarded(journal, f"nets, {name}, {batch} pictures"):
+            found[name] = net(journal, name, batch)
+            journal.results["nets"] = found
     return found
 
 
-def net(session: Session, name: str, batch: int) -> dict[str, Any]:
+def net(journal: Journal, name: str, batch: int) -> dict[str, Any]:
     """Training (AlexNet's is in `steps`), then inference."""
     of = forms.case(name, batch, "auto", PLACE.type)
     n, training = multiply_adds(of), {}
     if name != MAIN:
-        session.say("  training")
-        works = session.made({"plain": lambda: forms.plain(of).step, "ours": lambda: whole(of, True)})
-        training = session.rates(works, dict.fromkeys(works, batch), 3 * n)
+        journal.say("  training")
+        works = journal.made({"plain": lambda: forms.plain(of).step, "ours": lambda: whole(of, True)})
+        training = journal.rates(works, dict.fromkeys(works, batch), 3 * n)
         works.clear()
         clean()
-    session.say("  inference")
-    works = session.made({"plain": lambda: forms.plain(of).forward, "ours": lambda: forms.ours(of).forward})
-    return {"training": training, "inference": session.rates(works, dict.fromkeys(works, batch), n)}
+    journal.say("  inference")
+    works = journal.made({"plain": lambda: forms.plain(of).forward, "ours": lambda: forms.ours(of).forward})
+    return {"training": training, "inference": journal.rates(works, dict.fromkeys(works, batch), n)}
 
 
-def memory(session: Session) -> dict[str, Any]:
+def memory(journal: Journal) -> dict[str, Any]:
     """Peaks of three eager steps and, besides, with the graph, whose memory is its own."""
     found: dict[str, Any] = {}
     for name, batch in TABLE.items():
         if PLACE.type != "cuda":
-            session.say("  needs a GPU")
+            journal.say("  needs a GPU")
             return found
         for n in (batch, 128):
             of = forms.case(name, n, "auto", PLACE.type)
@@ -424,12 +424,12 @@ def memory(session: Session) -> dict[str, Any]:
                 step()
             reserved = torch.cuda.memory_reserved()
             found[f"{name} {n}"] = {"eager": eager, "reserved_with_graph": reserved}
-            session.say(f"  {name:16}{n:6} {eager / 2**30:8.2f} GiB, {reserved / 2**30:8.2f} GiB held with the graph")
+            journal.say(f"  {name:16}{n:6} {eager / 2**30:8.2f} GiB, {reserved / 2**30:8.2f} GiB held with the graph")
             del step
     return found
 
 
-def curves(session: Session) -> dict[str, Any]:
+def curves(journal: Journal) -> dict[str, Any]:
     """Losses on pictures that can be told apart: a prototype for each of 10 classes, in noise."""
     batch = 4 if SMALL else 128
     recipe = replace(load_recipe("alexnet"), net=MAIN, batch=batch, lr=0.01)
@@ -438,11 +438,11 @@ def curves(session: Session) -> dict[str, Any]:
         for name in ("fast", "plain"):
             found[f"{name} {seed}"] = curve(replace(recipe, seed=seed), name == "fast")
             last = found[f"{name} {seed}"][-20:]
-            session.say(f"  {name} {seed}: mean loss of the last {len(last)} steps {sum(last) / len(last):.4f}")
+            journal.say(f"  {name} {seed}: mean loss of the last {len(last)} steps {sum(last) / len(last):.4f}")
             clean()
     for pair in (("fast 0", "plain 0"), ("fast 1", "plain 1"), ("fast 0", "fast 1"), ("plain 0", "plain 1")):
         a, b = (torch.tensor(found[name]).unfold(0, min(20, STEPS), 1).mean(1) for name in pair)
-        session.say(f"  {pair[0]} against {pair[1]}: {float((a - b).abs().mean()):.4f}, smoothed over 20 steps")
+        journal.say(f"  {pair[0]} against {pair[1]}: {float((a - b).abs().mean()):.4f}, smoothed over 20 steps")
     return found
 
 
@@ -469,7 +469,7 @@ def curve(recipe: Recipe, fast: bool) -> list[float]:
     return [float(each) for each in losses]
 
 
-def compiled(session: Session) -> dict[str, Any]:
+def compiled(journal: Journal) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, batch in {MAIN: BATCHES[0], **dict(list(NETS.items())[:2])}.items():
         of = forms.case(name, batch, "auto", PLACE.type)
@@ -478,9 +478,9 @@ def compiled(session: Session) -> dict[str, Any]:
             "inference": {"ours": lambda of=of: forms.ours(of).forward, "compiled": lambda of=of: compiled_forward(of)},
         }
         for kind, makers in kinds.items():
-            session.say(f"  {name}, {batch} pictures, {kind}")
-            works = session.made(makers)
-            found[f"{name}, {kind}"] = session.rates(works, dict.fromkeys(works, batch))
+            journal.say(f"  {name}, {batch} pictures, {kind}")
+            works = journal.made(makers)
+            found[f"{name}, {kind}"] = journal.rates(works, dict.fromkeys(works, batch))
             works.clear()
             clean()
     return found
@@ -522,7 +522,7 @@ def clean() -> None:
         torch.cuda.empty_cache()
 
 
-PARTS: dict[str, Callable[[Session], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Journal], dict[str, Any]]] = {
     "machine": machine,
     "tests": tests,
     "kernels": kernels_,
@@ -536,17 +536,17 @@ PARTS: dict[str, Callable[[Session], dict[str, Any]]] = {
 
 
 @contextmanager
-def guarded(session: Session, name: str) -> Iterator[None]:
+def guarded(journal: Journal, name: str) -> Iterator[None]:
     """Whatever happens in a part is told, and the next one begins."""
     began = time.monotonic()
-    session.say(f"{name}:")
+    journal.say(f"{name}:")
     try:
         yield
     except Exception as error:
-        session.results[f"{name}, error"] = traceback.format_exc()
-        session.say(f"  failed: {type(error).__name__}: {first_line(error)}")
-    session.say(f"  {time.monotonic() - began:.0f} s")
-    session.write()
+        journal.results[f"{name}, error"] = traceback.format_exc()
+        journal.say(f"  failed: {type(error).__name__}: {first_line(error)}")
+    journal.say(f"  {time.monotonic() - began:.0f} s")
+    journal.write()
     clean()
 
 
@@ -563,16 +563,16 @@ def main() -> None:
     if PLACE.type == "cpu" and not given.small:
         sys.exit("no CUDA device; --small tries the script on the CPU")
     torch.manual_seed(0)
-    session = Session(given.out, time.monotonic() + 60 * given.minutes)
-    session.out.mkdir(parents=True, exist_ok=True)
-    session.results["command"] = sys.argv
+    journal = Journal(given.out, time.monotonic() + 60 * given.minutes)
+    journal.out.mkdir(parents=True, exist_ok=True)
+    journal.results["command"] = sys.argv
     for name in chosen:
-        if time.monotonic() > session.until:
-            session.say(f"{name}: no time left")
+        if time.monotonic() > journal.until:
+            journal.say(f"{name}: no time left")
             continue
-        with guarded(session, name):
-            session.results[name] = PARTS[name](session)
-    session.write()
+        with guarded(journal, name):
+            journal.results[name] = PARTS[name](journal)
+    journal.write()
 
 
 if __name__ == "__main__":
