@@ -42,7 +42,7 @@ def examine(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
     rate = disk.measure(folder.resolve())
     progress.update(1)
     found = {
-        "versions": machine.versions(),
+        "versions": machine.versions() | {"torch": str(torch.__version__)},  # with its build
         "processor": asdict(machine.processor()),
         "cores": {**asdict(machine.cores()), "n": machine.cores().n, "load": _load()},
         "memory": {**asdict(machine.memory()), "free": machine.memory().free},

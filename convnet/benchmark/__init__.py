@@ -268,6 +268,6 @@ def _machine(where: device.Device) -> dict[str, Any]:
         "gpu": gpu,
         "device": where.reason,
         "precision": "bf16" if where.dtype == torch.bfloat16 else "fp32",
-        "versions": machine.versions() | {"cuda": torch.version.cuda},
+        "versions": machine.versions() | {"torch": str(torch.__version__), "cuda": torch.version.cuda},
         "implementation": f"{platform.python_implementation()} on {sys.platform}",
     }

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bfloat16.h"
+
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -29,13 +31,6 @@ typedef struct { /* of one picture */
     int64_t mean_top, mean_left;
     int64_t mirrored;
 } Picture;
-
-static inline uint16_t rounded(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    uint32_t up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return f != f ? 0x7fc0 : (uint16_t)up;
-}
 
 static void row_fp32(float *restrict out, const uint8_t *restrict x, const float *restrict mean,
                      const float *restrict colour, float scale, float offset, int64_t n) {

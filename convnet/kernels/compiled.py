@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 SECONDS = 120  # a compiler that takes longer is taken for broken
@@ -92,7 +93,7 @@ def _identity(compiler: str) -> str:
     """What the library depends on: the sources, the flags, the compiler, the processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
     parts = [
-        *(path.read_bytes() for path in SOURCES),
+        *(path.read_bytes() for path in (*SOURCES, *HEADERS)),
         " ".join(FLAGS).encode(),
         compiler.encode(),
         version,

@@ -1,7 +1,6 @@
 /* Dropout from a counter: y_i = x_i * scale where the 53 bits drawn for position first + i are >= threshold, else 0. */
 
-#include <stdint.h>
-#include <string.h>
+#include "bfloat16.h"
 
 static inline uint64_t mixed(uint64_t x) { /* splitmix64 */
     x += 0x9E3779B97F4A7C15u;
@@ -10,23 +9,13 @@ static inline uint64_t mixed(uint64_t x) { /* splitmix64 */
     return x ^ (x >> 31);
 }
 
-static inline uint16_t rounded(float f) { /* to the nearest bfloat16, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    uint32_t up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return f != f ? 0x7fc0 : (uint16_t)up;
-}
-
 void drop(const void *restrict x, void *restrict y, int64_t n, uint64_t state, uint64_t first, uint64_t threshold,
           float scale, int32_t bf16) {
     if (bf16) {
         const uint16_t *restrict in = x;
         uint16_t *restrict out = y;
         for (int64_t i = 0; i < n; i++) {
-            const uint32_t bits = (uint32_t)in[i] << 16;
-            float f;
-            memcpy(&f, &bits, 4);
-            const uint16_t kept = rounded(f * scale);
+            const uint16_t kept = rounded(widened(in[i]) * scale);
             out[i] = (mixed(state ^ mixed(first + i + 1)) >> 11) >= threshold ? kept : 0;
         }
     } else {

@@ -1,16 +1,8 @@
 /* The papers' update rule: v <- momentum v - decay rate w - rate g;  w <- w + v;  copy <- w, rounded to bfloat16. */
 
-#include <stdint.h>
-#include <string.h>
+#include "bfloat16.h"
 
 #define BLOCK 2048 /* elements: they stay in the cache from the update to the copy */
-
-static inline uint16_t rounded(float f) { /* to the nearest bfloat16, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    uint32_t up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return f != f ? 0x7fc0 : (uint16_t)up;
-}
 
 /* n elements. `copy` and `g` may be missing; a gradient is bfloat16 where there is a copy, else float32.
    decayed: - decay * rate; negative: - rate. */
@@ -25,12 +17,8 @@ void update(float *restrict w, float *restrict v, const void *restrict g, uint16
         else if (!copy)
             for (int64_t i = first; i < last; i++) w[i] += v[i] = v[i] * momentum + w[i] * decayed + wide[i] * negative;
         else
-            for (int64_t i = first; i < last; i++) {
-                const uint32_t bits = (uint32_t)narrow[i] << 16;
-                float gi;
-                memcpy(&gi, &bits, 4);
-                w[i] += v[i] = v[i] * momentum + w[i] * decayed + gi * negative;
-            }
+            for (int64_t i = first; i < last; i++)
+                w[i] += v[i] = v[i] * momentum + w[i] * decayed + widened(narrow[i]) * negative;
         if (copy)
             for (int64_t i = first; i < last; i++) copy[i] = rounded(w[i]);
     }
