@@ -37,7 +37,13 @@ WHOLE = 8_000_000  # parameters: a net that has no more stays as it is
 THIN = 8  # the others have an eighth of their maps and units
 # Of the recipe's rate, where the whole one is too much for the same eight pictures again and again.
 HERE = dict.fromkeys(
-    ("nin_imagenet", "vgg_d", *(net for net in NAMES if net.startswith("vgg") and net.endswith("_bn"))), 0.3
+    (
+        "nin_imagenet",
+        "googlenet_caffe",
+        "vgg_d",
+        *(net for net in NAMES if net.startswith("vgg") and net.endswith("_bn")),
+    ),
+    0.3,
 )
 OWN = ("lenet5", "alexnet", "alexnet_2012", "caffenet", "alexnet_owt", "zfnet", "vgg_a", "vgg_d")  # of large sets
 NOT_ON_EIGHT = OWN[1:6] + OWN[7:]  # that don't start on 8 pictures by these
