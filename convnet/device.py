@@ -48,12 +48,13 @@ class Device:
         if self.dtype == torch.float32:
             return net, {}
         kept: dict[int, object] = {id(each): each for each in (*net.parameters(), *net.buffers())}
-        own, copies = dict(net.named_parameters()), {}
+        copies: dict[str, nn.Parameter] = {}
         for path, module in net.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 for name, weight in module.named_parameters(path, recurse=False):
-                    copies[name] = nn.Parameter(weight.detach().to(self.dtype), weight.requires_grad)
-                    kept[id(own[name])] = copies[name]
+                    if kept[id(weight)] is weight:  # else two layers share it
+                        copies[name] = nn.Parameter(weight.detach().to(self.dtype), weight.requires_grad)
+                        kept[id(weight)] = copies[name]
         return deepcopy(net, kept), copies
 
     def forms(self) -> str:

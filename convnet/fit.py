@@ -119,7 +119,7 @@ def _try(step: Step, shape: tuple[int, int, int], n: int) -> None:
 
 
 def _black(step: Step, shape: tuple[int, int, int], n: int) -> Tensor:
-    images = torch.zeros(n, *shape, dtype=step.where.dtype, device=step.where.device)
+    images = torch.zeros(n, *shape, dtype=step.input_dtype, device=step.where.device)
     return images.to(memory_format=step.where.memory_format)
 
 

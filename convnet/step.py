@@ -20,7 +20,7 @@ RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open
 
 
 class Outcome(NamedTuple):
-    """loss: float64 (), the batch's mean, nats. wrong: int64 (), how many of its pictures. Both on the device."""
+    """loss: float32 (), the batch's mean, nats. wrong: int64 (), how many of its pictures. Both on the device."""
 
     loss: Tensor
     wrong: Tensor

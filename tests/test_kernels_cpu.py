@@ -155,6 +155,28 @@ def test_threads_change_nothing() -> None:
     assert all(torch.equal(y, results[0][0]) and torch.equal(dx, results[0][1]) for y, dx in results[1:])
 
 
+FORKED = """
+import os, torch
+from convnet.kernels.norm_pool_cpu import norm_pool
+from convnet.kernels.plain import Block
+torch.set_num_threads(2)
+x, block = torch.ones(4, 3, 5, 5), Block(size=2)
+norm_pool(x, block)
+child = os.fork()
+if child == 0:
+    norm_pool(x, block)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "7"
+
+
 @needs_compiler
 def test_alexnet_in_one_pass_is_alexnet_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     net = create_model("alexnet", num_classes=3, init="fan-in", seed=0).eval()

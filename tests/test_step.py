@@ -85,6 +85,27 @@ def test_copies_follow_the_weights_and_share_the_rest() -> None:
     assert any(float(buffer.abs().max()) > 0 for name, buffer in statistics.items() if name.endswith("running_mean"))
 
 
+def test_layers_that_share_a_weight_share_its_copy() -> None:
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    second.weight = first.weight
+    twin, copies = BF16.narrowed(torch.nn.Sequential(first, second))
+    assert set(copies) == {"0.weight", "0.bias", "1.bias"}
+    assert twin[0].weight is twin[1].weight is copies["0.weight"]
+
+
+def test_hooks_on_layers_are_called_in_bf16() -> None:
+    net, images, _ = small("alexnet")
+    twin, _ = BF16.narrowed(net)
+    twin.eval()
+    seen: list[str] = []
+    for name in ("fc6", "conv1", "conv2.1"):
+        twin.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    with torch.no_grad(), BF16.autocast():
+        hooked = twin(images)
+        assert seen == ["conv1", "conv2.1", "fc6"]
+        torch.testing.assert_close(hooked, BF16.narrowed(net)[0].eval()(images), rtol=0.05, atol=0.02)
+
+
 def test_in_float32_the_net_itself_computes() -> None:
     net, *_ = small("cifar_26")
     assert FP32.narrowed(net) == (net, {})

@@ -55,6 +55,11 @@ def watched(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or has_torch_function_unary(x)
 
 
+def hooked(layer: nn.Module) -> bool:
+    """Whether someone waits for the layer's own call, which a fast form would not make."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
 def in_parts(n: int, part: Callable[[int, int], None]) -> None:
     """Calls `part(first, last)` for parts of 0 .. n - 1, one to a thread; C lets them run at once."""
     n_threads = torch.get_num_threads()
@@ -70,6 +75,10 @@ def in_parts(n: int, part: Callable[[int, int], None]) -> None:
 @cache
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, "convnet-kernel")
+
+
+if hasattr(os, "register_at_fork"):  # a child process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _built(compiler: str) -> Path:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.kernels.compiled import watched
+from convnet.kernels.compiled import hooked, watched
 from convnet.kernels.conv1 import in_bf16
 
 
@@ -34,8 +34,7 @@ class Columns(nn.ModuleList):
     def _as_one(self, x: Tensor) -> bool:
         """Whether one grouped convolution is faster: on the CPU in bfloat16, where it saves the maps' copies. Not where
         someone looks at the columns one by one."""
-        hooked = any(conv._forward_hooks or conv._forward_pre_hooks for conv in self)
-        return x.device.type == "cpu" and in_bf16(x) and not hooked and not watched(x)
+        return x.device.type == "cpu" and in_bf16(x) and not any(map(hooked, self)) and not watched(x)
 
 
 def exchange(columns: list[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
 from convnet.kernels import conv1, linear_cpu
+from convnet.kernels.compiled import hooked
 from convnet.kernels.one_pass import in_one_pass
 from convnet.kernels.plain import Block, plain_response_norm, wide, window_sum
 
@@ -137,7 +138,7 @@ def connected(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    if linear_cpu.available(x, layer.weight):
+    if linear_cpu.available(x, layer.weight) and layer.bias is not None and not hooked(layer):
         return linear_cpu.linear(x, layer.weight, layer.bias)
     return cast(Tensor, layer(x))
 
