@@ -86,8 +86,9 @@ def prepare(
     shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
-    split: Annotated[float, typer.Option(help="Part of each class that goes to val when no split is given.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Chooses which pictures go to val.")] = 0,
+    split: Annotated[float, typer.Option(help="Part of each class that goes to --as when no split is given.")] = 0.1,
+    into: Annotated[str, typer.Option("--as", help="Where that part goes: val, or test.")] = "val",
+    seed: Annotated[int, typer.Option(help="Chooses which pictures go there.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Pictures to a store: convnet prepare photos/ stores/photos
@@ -99,7 +100,7 @@ def prepare(
 
     with shown(as_json) as progress:
         made = make_store(
-            open_for(source, store, split, seed),
+            open_for(source, store, split, seed, into),
             store,
             progress,
             size=size,

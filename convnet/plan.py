@@ -23,14 +23,14 @@ STORES = Path("stores")  # where `convnet train` puts the stores that it makes i
 TOLD = 20  # left-out pictures that are named on the screen
 
 
-def open_for(where: str, store: Path, split: float = 0.1, seed: int = 0) -> Source:
+def open_for(where: str, store: Path, split: float = 0.1, seed: int = 0, into: str = "val") -> Source:
     """The source at `where`. A compressed tar is unpacked into the unfinished store that is made of it.
 
     Raises: UsageError when the store would lie inside its own source.
     """
     if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
         raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
-    return open_source(where, split=split, seed=seed, work=store / WORK)
+    return open_source(where, split=split, seed=seed, into=into, work=store / WORK)
 
 
 def make_store(

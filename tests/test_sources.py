@@ -83,6 +83,21 @@ def test_one_level_is_split_for_each_class_by_itself(tmp_path: Path) -> None:
         open_source(tmp_path / "a", split=1)
 
 
+def test_half_and_half(tmp_path: Path) -> None:
+    fill(tmp_path / "a", [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(10)])
+    source = open_source(tmp_path / "a", split=0.5, into="test")
+    val = open_source(tmp_path / "a", split=0.5)
+    assert {part: len(found) for part, found in summary(source).items()} == {"train": 10, "test": 10}
+    assert summary(source)["test"] == summary(val)["val"]
+    assert [entry.label for entry in source.entries] == [0] * 5 + [1] * 5 + [0] * 5 + [1] * 5
+    assert "split 50 % of each class into test with seed 0" in source.notes
+    with pytest.raises(UsageError, match="--as train: the divided part goes to val or to test"):
+        open_source(tmp_path / "a", into="train")
+    fill(tmp_path / "b", ["train/a/1.png", "train/a/2.png", "val/a/1.png"])
+    with pytest.raises(UsageError, match=r"--as test: b has splits of its own \(train, val\)"):
+        open_source(tmp_path / "b", into="test")
+
+
 def test_train_alone_is_split_too_and_test_is_left_alone(tmp_path: Path) -> None:
     fill(tmp_path, [f"train/cat/{n}.png" for n in range(20)])
     assert len(summary(open_source(tmp_path))["val"]) == 2

@@ -22,48 +22,56 @@ from convnet.sources.digits import open_digits
 from convnet.sources.folders import open_folders
 from convnet.sources.idx import is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
-from convnet.sources.listing import SPLITS, Entry, Source, reason_of, shown, what_is
+from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
 from convnet.sources.lists import find_list, open_list
 from convnet.sources.tars import is_tar, open_tar
 
 __all__ = ["SPLITS", "Entry", "Source", "open_source"]
 
 
-def open_source(where: str | Path, *, split: float = 0.1, seed: int = 0, work: Path | None = None) -> Source:
-    """The listing of what `where` points at; `split` and `seed` say how a source without splits is divided.
+def open_source(
+    where: str | Path, *, split: float = 0.1, seed: int = 0, into: str = "val", work: Path | None = None
+) -> Source:
+    """The listing of what `where` points at; a part `split` of a source without splits, drawn by `seed`, is `into`.
 
     A compressed tar is unpacked to `work`/source.tar.
     Raises: UsageError when it is none of the kinds or lacks a part; DataError when a file of it is damaged.
     """
     if not 0 <= split < 1:
-        raise UsageError(f"split {split:g} is not in 0 <= split < 1; it is the part of each class that goes to val")
+        raise UsageError(f"split {split:g} is not in 0 <= split < 1; it is the part of each class that goes to {into}")
+    if into not in SPLITS[1:]:
+        raise UsageError(f"--as {into}: the divided part goes to val or to test")
+    return divided(_undivided(where, work), split, seed, into)
+
+
+def _undivided(where: str | Path, work: Path | None) -> Source:
     if str(where) == "digits":
         return open_digits()
     path = Path(where)
     try:
         if path.is_dir():
-            return _folder(path, split, seed)
-        return _file(path, split, seed, work)
+            return _folder(path)
+        return _file(path, work)
     except OSError as error:
         raise DataError(f"{shown(path)} can't be read: {reason_of(error)}") from error
 
 
-def _folder(path: Path, split: float, seed: int) -> Source:
+def _folder(path: Path) -> Source:
     names = os.listdir(path)
     if "store.json" in names:
         raise UsageError(f"{shown(path)} is already a store; give it to train, or point at the pictures it was made of")
     if is_ilsvrc(path, names):
-        return open_ilsvrc(path, split, seed)
+        return open_ilsvrc(path)
     if (cifar := find_cifar(path, names)) is not None:
         return open_cifar(cifar)
     if is_idx(names):
         return open_idx(path)
     if (listed := find_list(path, names)) is not None:
-        return open_list(listed, split, seed)
-    return open_folders(path, split, seed)
+        return open_list(listed)
+    return open_folders(path)
 
 
-def _file(path: Path, split: float, seed: int, work: Path | None) -> Source:
+def _file(path: Path, work: Path | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
@@ -77,8 +85,8 @@ def _file(path: Path, split: float, seed: int, work: Path | None) -> Source:
     with open(path, "rb") as file:
         head = file.read(512)
     if is_tar(head):
-        return open_tar(path, split, seed, work)
+        return open_tar(path, work)
     if path.name.lower().endswith((".txt", ".csv", ".tsv")):
-        return open_list(path, split, seed)
+        return open_list(path)
     what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar nor a list (.txt, .csv, .tsv)"
     raise UsageError(f"{shown(path)} is {what}; a source is a folder of labelled pictures, a list, a tar or 'digits'")

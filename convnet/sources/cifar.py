@@ -63,7 +63,8 @@ def open_cifar(where: Path) -> Source:
         arrays[part] = np.concatenate([pixels for pixels, _ in read]) if len(read) > 1 else read[0][0]
         labels = [label for _, group in read for label in group]
         entries += [
-            Entry(f"{part}/{n:05d}", part, label, n, array_stamp(arrays[part][n])) for n, label in enumerate(labels)
+            Entry(f"{part}/{n:05d}", part, label, (part, n), array_stamp(arrays[part][n]))
+            for n, label in enumerate(labels)
         ]
     if "test" not in arrays:
         notes.append("there is no test split: its file is missing")
@@ -71,7 +72,8 @@ def open_cifar(where: Path) -> Source:
     skipped = tuple((shown(name), "not a CIFAR batch") for name in names if name not in used)
 
     def picture(entry: Entry) -> NDArray[np.uint8]:
-        planes = arrays[entry.split][entry.place].reshape(3, SIDE, SIDE)
+        part, number = entry.place
+        planes = arrays[part][number].reshape(3, SIDE, SIDE)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
     kind = f"CIFAR-{100 if hundred else 10}, {'binary' if binary else 'python batches'}"

@@ -22,13 +22,13 @@ from convnet.sources.listing import (
 Identity = tuple[int, int]  # device and inode of a folder
 
 
-def open_folders(where: Path, split: float, seed: int) -> Source:
+def open_folders(where: Path) -> Source:
     """The source of class folders, with train/, val/ or test/ above them or alone.
 
     Raises: UsageError when it holds no such folders or no pictures.
     """
     found, folders = walk(where)
-    return arrange(found, folders, where, "class folders", split, seed)
+    return arrange(found, folders, where, "class folders")
 
 
 def walk(where: Path) -> tuple[list[Found], list[Parts]]:

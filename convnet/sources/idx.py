@@ -44,13 +44,14 @@ def open_idx(where: Path) -> Source:
     n_classes = 1 + max(int(labels.max(initial=0)) for _, _, labels in parts)
     arrays = {part: images for part, images, _ in parts}
     entries = [
-        Entry(f"{part}/{number:05d}", part, int(label), number, array_stamp(arrays[part][number]))
+        Entry(f"{part}/{number:05d}", part, int(label), (part, number), array_stamp(arrays[part][number]))
         for part, _, labels in parts
         for number, label in enumerate(labels)
     ]
 
     def read(entry: Entry) -> NDArray[np.uint8]:
-        return np.repeat(arrays[entry.split][entry.place][:, :, None], 3, axis=2)
+        part, number = entry.place
+        return np.repeat(arrays[part][number][:, :, None], 3, axis=2)
 
     sizes = {side for images in arrays.values() for side in images.shape[1:]}
     classes = tuple(str(label) for label in range(n_classes))

@@ -19,7 +19,7 @@ from typing import Literal
 
 from convnet.errors import DataError, UsageError
 from convnet.sources.folders import walk
-from convnet.sources.listing import Entry, Found, Source, divide, finish, pread, read_entry, read_piece, shown, stamp_of
+from convnet.sources.listing import Entry, Found, Source, finish, pread, read_entry, read_piece, shown, stamp_of
 from convnet.sources.lists import SUFFIXES, read_list
 from convnet.sources.tars import Member, sort_members, tar_members
 
@@ -48,7 +48,7 @@ def is_ilsvrc(where: Path, names: list[str]) -> bool:
     return any(VAL_NAME.fullmatch(name) for name in val) and any(WNID.fullmatch(name) for name in [*train, *names])
 
 
-def open_ilsvrc(where: Path, split: float, seed: int) -> Source:
+def open_ilsvrc(where: Path) -> Source:
     """The source of ILSVRC's own files.
 
     Raises: UsageError when training pictures or the ground truth are missing; DataError when a file is damaged.
@@ -74,8 +74,6 @@ def open_ilsvrc(where: Path, split: float, seed: int) -> Source:
         truth, note = _ground_truth(where, classes)
         notes.append(note)
         _label(val, truth, labels, entries, left_out)
-    else:
-        entries, notes = divide(entries, classes, split, seed)
     left_out += _rest(where)
     return finish(where, "ILSVRC 2012", classes, entries, left_out, notes, _read, "imagenet")
 

@@ -12,7 +12,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +65,9 @@ class Entry:
         return ":".join(part for i, part in enumerate(self.stamp.split(":")) if i != 1)
 
 
+Reader = Callable[[Entry], bytes | NDArray[np.uint8]]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A listing: every file that was found is in exactly one of `entries`, `skipped` and `failed`.
@@ -82,7 +85,7 @@ class Source:
     failed: tuple[Reason, ...]
     natural_size: int | None
     notes: tuple[str, ...]
-    reader: Callable[[Entry], bytes | NDArray[np.uint8]]
+    reader: Reader
 
     def read(self, entry: Entry) -> bytes | NDArray[np.uint8]:
         """The encoded bytes of a picture, or its pixels as uint8 (H, W, 3); several threads may read at once.
@@ -103,7 +106,7 @@ class Found:
 
 
 def arrange(
-    found: Iterable[Found], folders: Iterable[Parts], where: Path, kind: str, split: float, seed: int
+    found: Iterable[Found], folders: Iterable[Parts], where: Path, kind: str, reader: Reader | None = None
 ) -> Source:
     """Class folders, with or without split folders above them, from all files and folders found (paths as parts).
 
@@ -131,10 +134,7 @@ def arrange(
             label = labels[file.parts[level]]
             entries.append(Entry("/".join(file.parts), part, label, file.place, file.stamp))
     notes = [f"folder {name!r} {EMPTY}" for name in sorted(named - meant)]
-    if set(split_of.values()) <= {"train"}:
-        entries, told = divide(entries, classes, split, seed)
-        notes += told
-    return finish(where, kind, classes, entries, left_out, notes, read_piece if kind.startswith("tar") else read_entry)
+    return finish(where, kind, classes, entries, left_out, notes, reader or read_entry)
 
 
 def _is_meant(file: Found) -> bool:
@@ -149,7 +149,7 @@ def finish(
     entries: list[Entry],
     left_out: Iterable[Found],
     notes: Iterable[str],
-    reader: Callable[[Entry], bytes | NDArray[np.uint8]],
+    reader: Reader,
     name: str | None = None,
 ) -> Source:
     """The Source of these entries, in order, with the problems sorted into skipped and failed.
@@ -168,30 +168,44 @@ def finish(
         )
     order = {part: number for number, part in enumerate(SPLITS)}
     entries.sort(key=lambda entry: (order[entry.split], entry.label, entry.key))
-    notes = [*notes, *_gaps(classes, entries)]
     return Source(name or slug(where), kind, classes, entries, skipped, failed, None, tuple(notes), reader)
 
 
-def divide(entries: list[Entry], classes: Sequence[str], split: float, seed: int) -> tuple[list[Entry], list[str]]:
-    """Moves round(split * n) pictures of each class to `val`, at least 1 of 2; and the note that says so.
+def divided(source: Source, split: float, seed: int, into: str = "val") -> Source:
+    """A source without splits with round(split * n) pictures of each class moved to `into`, at least 1 of 2.
 
-    Who moves depends on the seed, the class's name and the pictures' keys: not on the other classes.
+    Who moves depends on the seed, the class's name and the pictures' keys: not on the other classes. A source with
+    splits of its own stays as it is. Notes tell what was divided, and the classes that a split lacks.
+    Raises: UsageError when a source with splits of its own is to be divided into `test`.
     """
-    if split <= 0:
-        return entries, ["no validation pictures: the split is 0"]
-    groups: dict[int, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.label, []).append(entry)
-    divided = []
-    for label, group in groups.items():
-        n_val = min(max(round(split * len(group)), 1), len(group) - 1)
-        counters = np.array([draws.stream(entry.key) for entry in group], np.uint64)
-        drawn = draws.bits(seed, draws.stream("split"), draws.stream(classes[label]), counters)
-        ranked = sorted(zip(drawn.tolist(), (entry.key for entry in group), group, strict=True))
-        for rank, (_, key, entry) in enumerate(ranked):
-            part = "val" if rank < n_val else "train"
-            divided.append(Entry(key, part, label, entry.place, entry.stamp))
-    return divided, [f"split {100 * split:g} % of each class into val with seed {seed}"]
+    splits = [part for part in SPLITS if any(entry.split == part for entry in source.entries)]
+    entries, notes = list(source.entries), list(source.notes)
+    if splits == ["train"] and split <= 0:
+        notes.append("no validation pictures: the split is 0")
+    elif splits == ["train"]:
+        moved = _drawn(source, split, seed)
+        entries = [replace(entry, split=into if entry.key in moved else "train") for entry in entries]
+        entries.sort(key=lambda entry: SPLITS.index(entry.split))
+        notes.append(f"split {100 * split:g} % of each class into {into} with seed {seed}")
+    elif into != "val":
+        raise UsageError(
+            f"--as {into}: {source.name} has splits of its own ({', '.join(splits)}); only a source without is divided"
+        )
+    return replace(source, entries=entries, notes=(*notes, *_gaps(source.classes, entries)))
+
+
+def _drawn(source: Source, split: float, seed: int) -> set[str]:
+    """The keys of round(split * n) pictures of each class, at least 1 of 2."""
+    groups: dict[int, list[str]] = {}
+    for entry in source.entries:
+        groups.setdefault(entry.label, []).append(entry.key)
+    drawn: set[str] = set()
+    for label, keys in groups.items():
+        n_moved = min(max(round(split * len(keys)), 1), len(keys) - 1)
+        counters = np.array([draws.stream(key) for key in keys], np.uint64)
+        numbers = draws.bits(seed, draws.stream("split"), draws.stream(source.classes[label]), counters)
+        drawn |= {key for _, key in sorted(zip(numbers.tolist(), keys, strict=True))[:n_moved]}
+    return drawn
 
 
 def read_entry(entry: Entry) -> bytes:

@@ -19,7 +19,6 @@ from convnet.sources.listing import (
     Entry,
     Found,
     Source,
-    divide,
     finish,
     has_picture_suffix,
     read_entry,
@@ -116,7 +115,7 @@ def _names_picture(where: Path, row: list[str]) -> bool:
     return False
 
 
-def open_list(path: Path, split: float, seed: int) -> Source:
+def open_list(path: Path) -> Source:
     """The source of a list of pictures; names are relative to the list's folder.
 
     Raises: UsageError when a name has two classes or a column is missing; DataError when the list is no text.
@@ -138,10 +137,7 @@ def open_list(path: Path, split: float, seed: int) -> Source:
             entries.append(Entry("/".join(file.parts), part, labels[line.label], file.place, file.stamp))
     for file in files.values():
         left_out.append(file if file.problem else Found(file.parts, None, "", ("skipped", "not in the list")))
-    notes: list[str] = []
-    if {line.split for line in lines.values()} <= {None, "train"}:
-        entries, notes = divide(entries, classes, split, seed)
-    return finish(where, f"list {shown(path.name)}", classes, entries, left_out, notes, read_entry)
+    return finish(where, f"list {shown(path.name)}", classes, entries, left_out, (), read_entry)
 
 
 def _problem(name: str, file: Found | None) -> str | None:

@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 from convnet.errors import DataError, UsageError
 from convnet.files import CHUNK, atomic
-from convnet.sources.listing import SNIFFED, Found, Parts, Source, arrange, judge, pread, shown, stamp_of
+from convnet.sources.listing import SNIFFED, Found, Parts, Source, arrange, judge, pread, read_piece, shown, stamp_of
 
 BLOCK = 512  # bytes: the unit of a tar
 LONGEST = 1 << 20  # bytes of a long name or a pax header
@@ -58,7 +58,7 @@ def packing(head: bytes) -> str | None:
     return next((name for start, name in PACKED.items() if head.startswith(start)), None)
 
 
-def open_tar(where: Path, split: float, seed: int, work: Path | None) -> Source:
+def open_tar(where: Path, work: Path | None) -> Source:
     """The source of a tar of class folders; a compressed one is unpacked to `work`/source.tar first.
 
     Raises: UsageError when it is compressed and `work` is None; DataError when it is damaged.
@@ -81,7 +81,7 @@ def open_tar(where: Path, split: float, seed: int, work: Path | None) -> Source:
         found, folders = sort_members(members, path, stamp_of(status), read)
     finally:
         os.close(handle)
-    return arrange(found, folders, where, "tar of class folders", split, seed)
+    return arrange(found, folders, where, "tar of class folders", read_piece)
 
 
 def sort_members(members: list[Member], path: Path, stamp: str, read: Reader) -> tuple[list[Found], list[Parts]]:
