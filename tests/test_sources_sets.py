@@ -181,10 +181,51 @@ def test_pickles_that_are_refused(data: bytes, text: str | None) -> None:
         read_pickle(data, "x")
 
 
+def twofold(n: int = 60) -> bytes:
+    """A tuple of itself twice, n deep: to hash it takes 2^n steps."""
+    return b"K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(n))
+
+
 def test_keys_that_take_for_ever_are_refused() -> None:
-    nested = b"K\x01" + b"2\x86" * 60  # a tuple of itself twice, 60 deep: hashing it takes 2^60 steps
-    with pytest.raises(DataError):
-        read_pickle(b"\x80\x02}(" + nested + b"Nu.", "x")
+    with pytest.raises(DataError, match="a table with such keys"):
+        read_pickle(b"\x80\x02}(" + twofold() + b"Nu.", "x")
+
+
+def nested(n: int = 60) -> bytes:
+    """A list of itself twice, n deep: to print it takes 2^n steps."""
+    return b"]" + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(n))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"cnumpy\ndtype\n(" + nested() + b"K\x00K\x01tR.",
+        nested() + b"\x8c\x01x\x93.",
+        b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03" + twofold() + b"tb.",
+        b"c_codecs\nencode\nq\x00X\xff\xff\x00\x00"
+        + b"x" * 65535
+        + b"q\x01X\x06\0\0\0latin1q\x02"
+        + b"h\x00h\x01h\x02\x86R" * 60_000
+        + b".",
+    ],
+)
+def test_pickles_that_would_print_or_make_bytes_for_ever(data: bytes) -> None:
+    with pytest.raises(DataError, match="x is a damaged python batch"):
+        read_pickle(data, "x")
+
+
+def test_labels_and_names_that_would_print_for_ever(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "b", 2)
+    meta, batch = tmp_path / "b/batches.meta", tmp_path / "b/data_batch_1"
+    whole = meta.read_bytes()
+    meta.write_bytes(b"\x80\x02}U\x0blabel_names](" + nested() + b"e" + b"s.")
+    with pytest.raises(DataError, match="no list of different class names"):
+        open_source(tmp_path / "b")
+    meta.write_bytes(whole)
+    pixels = pickle.dumps(rows_of(1), 2)[2:-1]
+    batch.write_bytes(b"\x80\x02}(U\x04data" + pixels + b"U\x06labels](" + nested() + b"eu.")
+    with pytest.raises(DataError, match="picture 0 has the label list, but there are 10 classes"):
+        open_source(tmp_path / "b")
 
 
 def test_mutated_batches(tmp_path: Path) -> None:
@@ -222,7 +263,7 @@ def idx(values: NDArray[np.uint8]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name", ["{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte", "{}-{}-idx{}-ubyte.gz", "emnist-x-{}-{}-idx{}-ubyte.gz"]
+    "name", ["{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte", "{}-{}-idx{}-ubyte.gz", "x-{}-{}-idx{}-ubyte.gz"]
 )
 def test_idx(tmp_path: Path, name: str) -> None:
     images, right = RNG.integers(0, 256, (9, 28, 28), dtype=np.uint8), np.array([0, 3, 2, 1, 4, 0, 1, 2, 3], np.uint8)
@@ -264,6 +305,73 @@ def test_idx_files_that_are_missing(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 4, 4), np.uint8)))
     with pytest.raises(UsageError, match="train-labels-idx1-ubyte is missing"):
         open_source(tmp_path)
+
+
+def write_idx(folder: Path, prefix: str, images: NDArray[np.uint8], right: list[int], end: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in ("train", "test" if prefix else "t10k"):
+        for what, values in (("images", images), ("labels", np.array(right, np.uint8))):
+            data = idx(values)
+            name = f"{prefix}{part}-{what}-idx{values.ndim}-ubyte{end}"
+            (folder / name).write_bytes(gzip.compress(data, 1) if end else data)
+
+
+def test_emnist_is_turned_upright_and_has_its_own_labels(tmp_path: Path) -> None:
+    upright = RNG.integers(0, 256, (6, 28, 28), dtype=np.uint8)
+    right = [1, 26, 2, 3, 10, 1]
+    write_idx(tmp_path, "emnist-letters-", upright.transpose(0, 2, 1), right, ".gz")
+    source = open_source(tmp_path)
+    assert (source.classes, source.name) == (("1", "2", "3", "10", "26"), "emnist-letters")
+    assert "the labels are 1, 2, 3, 10, 26; output k of a net is" in " ".join(source.notes)
+    mapping = tmp_path / "emnist-letters-mapping.txt"
+    mapping.write_text("".join(f"{n} {64 + n} {96 + n}\n" for n in range(1, 27)))
+    source = open_source(tmp_path)
+    assert source.classes == ("Aa", "Bb", "Cc", "Jj", "Zz")
+    assert [source.classes[label] for label in labels(source, "test")] == ["Aa", "Zz", "Bb", "Cc", "Jj", "Aa"]
+    assert np.array_equal(pictures(source, "train"), np.repeat(upright[:, :, :, None], 3, axis=3))
+    assert source.skipped == source.failed == ()
+    assert "no picture has the labels 4, 5 ... 25; they are no classes" in " ".join(source.notes)
+    for text, message in (
+        ("1 65\n", "lacks the label 2"),
+        ("1 x\n", "line 1"),
+        ("1 65\n1 66\n", "label 1 is there twice"),
+    ):
+        mapping.write_text(text)
+        with pytest.raises(DataError, match=message):
+            open_source(tmp_path)
+
+
+def test_several_idx_sets_in_a_folder_are_chosen_by_pointing_at_one(tmp_path: Path) -> None:
+    images = RNG.integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    for name, right in (("emnist-digits-", [0, 1, 2]), ("emnist-balanced-", [46, 1, 2])):
+        write_idx(tmp_path / "EMNIST/raw", name, images, right)
+    (tmp_path / "EMNIST/raw/emnist-balanced-mapping.txt").write_text("1 49\n2 50\n46 116\n")
+    text = r"several IDX sets: emnist-balanced, emnist-digits; point at the images of one.*emnist-balanced-test-images"
+    for where in ("EMNIST", "EMNIST/raw", ""):
+        with pytest.raises(UsageError, match=text):
+            open_source(tmp_path / where)
+    source = open_source(tmp_path / "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte")
+    assert (source.name, source.classes, labels(source, "train")) == ("emnist-balanced", ("1", "2", "t"), [2, 0, 1])
+
+
+def test_torchvisions_roots(tmp_path: Path) -> None:
+    images = RNG.integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    for end in ("", ".gz"):
+        write_idx(tmp_path / "MNIST/raw", "", images, [0, 1, 2], end)
+    for where in ("", "MNIST", "MNIST/raw"):
+        source = open_source(tmp_path / where)
+        assert (source.name, source.classes) == ("MNIST", ("0", "1", "2"))
+        assert dict(source.skipped)["train-images-idx3-ubyte.gz"] == "train-images-idx3-ubyte is used"
+    write_idx(tmp_path / "FashionMNIST/raw", "", images, [0, 1, 2])
+    with pytest.raises(UsageError, match="several data sets: FashionMNIST/raw, MNIST/raw; point at one of them"):
+        open_source(tmp_path)
+    root = tmp_path / "cifar"
+    write_cifar10(root / "cifar-10-batches-py", 2)
+    (root / "cifar-10-python.tar.gz").write_bytes(b"as downloaded")
+    assert open_source(root).name == "cifar10"
+    (root / "cifar-100-python").mkdir()
+    with pytest.raises(UsageError, match=r"cifar-10-batches-py, cifar-100-python; point"):
+        open_source(root)
 
 
 def test_mutated_idx(tmp_path: Path) -> None:

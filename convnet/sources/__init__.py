@@ -17,10 +17,11 @@ from pathlib import Path
 
 from convnet.containers import sniff
 from convnet.errors import DataError, UsageError
-from convnet.sources.cifar import find_cifar, open_cifar
+from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
 from convnet.sources.digits import open_digits
 from convnet.sources.folders import open_folders
-from convnet.sources.idx import is_idx, open_idx
+from convnet.sources.idx import NAME as IDX_NAME
+from convnet.sources.idx import idx_folders, is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
 from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
 from convnet.sources.lists import find_list, open_list
@@ -50,25 +51,39 @@ def _undivided(where: str | Path, work: Path | None) -> Source:
     path = Path(where)
     try:
         if path.is_dir():
-            return _folder(path)
+            return _folder(path, work)
         return _file(path, work)
     except OSError as error:
         raise DataError(f"{shown(path)} can't be read: {reason_of(error)}") from error
 
 
-def _folder(path: Path) -> Source:
+def _folder(path: Path, work: Path | None) -> Source:
     names = os.listdir(path)
     if "store.json" in names:
         raise UsageError(f"{shown(path)} is already a store; give it to train, or point at the pictures it was made of")
     if is_ilsvrc(path, names):
         return open_ilsvrc(path)
-    if (cifar := find_cifar(path, names)) is not None:
-        return open_cifar(cifar)
+    if is_cifar(name for name in names if (path / name).is_file()):
+        return open_cifar(path)
     if is_idx(names):
         return open_idx(path)
+    if (arrays := _one_set(path, names)) is not None:
+        return _undivided(arrays, work)
     if (listed := find_list(path, names)) is not None:
         return open_list(listed)
     return open_folders(path)
+
+
+def _one_set(path: Path, names: list[str]) -> Path | None:
+    """The data set of arrays below a folder, as torchvision's root has it: cifar-10-batches-py, MNIST/raw.
+
+    Raises: UsageError when there are several.
+    """
+    inside = [*cifar_folders(path, names), *idx_folders(path, names)]
+    if len(inside) > 1:
+        listed = ", ".join(shown(folder.relative_to(path)) for folder in inside)
+        raise UsageError(f"{shown(path)} holds several data sets: {listed}; point at one of them")
+    return inside[0] if inside else None
 
 
 def _file(path: Path, work: Path | None) -> Source:
@@ -84,6 +99,8 @@ def _file(path: Path, work: Path | None) -> Source:
         raise UsageError(f"{shown(path)} is {what_is(status.st_mode)}; a source is a folder, a list, a tar or 'digits'")
     with open(path, "rb") as file:
         head = file.read(512)
+    if (match := IDX_NAME.fullmatch(path.name)) is not None:
+        return open_idx(path.parent, match["prefix"])
     if is_tar(head):
         return open_tar(path, work)
     if path.name.lower().endswith((".txt", ".csv", ".tsv")):

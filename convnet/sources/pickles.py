@@ -50,6 +50,7 @@ PUSHED = frozenset(
         "BYTEARRAY8",
     )
 )
+GROWTH = 4  # times its size: what a pickle may make of its bytes; a batch in protocol 0 makes half of them
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
@@ -89,7 +90,7 @@ def read_pickle(data: bytes, name: str) -> Any:
     Raises: DataError that names the opcode or global which is refused, or says that the pickle is damaged.
     """
     try:
-        return _Machine().run(data)
+        return _Machine(GROWTH * len(data)).run(data)
     except _RefusedError as error:
         raise DataError(f"{name}: {error}; it is not read, since a pickle can run any code") from error
     except Exception as error:  # genops and a wrong order of opcodes raise whatever they stumble over
@@ -100,9 +101,10 @@ def read_pickle(data: bytes, name: str) -> Any:
 class _Machine:
     """The stack and the memo of one pickle."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.room = room  # bytes that calls may still make
 
     def run(self, data: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
@@ -206,26 +208,39 @@ class _Machine:
 
     def on_global(self, name: str) -> None:
         if name not in GLOBALS:
-            raise _RefusedError(f"it names {name.replace(' ', '.')!r}")
+            raise _RefusedError(f"it names {name[:100].replace(' ', '.')!r}")
         self.stack.append(_Global(GLOBALS[name]))
 
     def on_stack_global(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if type(name) is not str or type(module) is not str:
+            raise ValueError("a global without a name")  # never printed: lists in lists print for ever
         self.on_global(f"{module} {name}")
 
     def on_reduce(self, _: Any) -> None:
         given, called = self.stack.pop(), self.stack.pop()
         if type(called) is not _Global or type(given) is not tuple:
             raise _RefusedError(f"it calls {type(called).__name__}")
-        self.stack.append(_BUILD[called.what](*given))
+        made = _BUILD[called.what](*given)
+        self.count(made.data if isinstance(made, Array) else made)
+        self.stack.append(made)
+
+    def count(self, made: Any) -> None:
+        """Takes new bytes off the room: a long text that is called for again and again would fill the memory."""
+        self.room -= len(made) if isinstance(made, bytes | bytearray) else 0
+        if self.room < 0:
+            raise ValueError("it makes far more bytes than it has")
 
     def on_build(self, _: Any) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is _Dtype:
+            if type(state) is not tuple or type(state[1]) is not str:
+                raise ValueError("a type without an order of bytes")
             target.order = {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]
         elif type(target) is Array:
             _, shape, dtype, fortran, data = state
             target.shape, target.dtype, target.fortran, target.data = _array(data, dtype, shape, bool(fortran))
+            self.count(target.data)
         else:
             raise _RefusedError(f"it sets the state of {type(target).__name__}")
 
@@ -248,8 +263,10 @@ def _array(data: Any, dtype: Any, shape: Any, fortran: bool) -> tuple[tuple[int,
 
 def _dtype(name: Any, *_: Any) -> _Dtype:
     text = name.decode("ascii") if isinstance(name, bytes) else name
+    if type(text) is not str:
+        raise ValueError("a type without a name")
     if text not in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"):
-        raise _RefusedError(f"it holds an array of {text!r}")
+        raise _RefusedError(f"it holds an array of {text[:20]!r}")
     return _Dtype(text)
 
 
