@@ -77,10 +77,12 @@ def main() -> None:
     for seed in (0, 1):
         for form, environment in FORMS.items():
             command = [sys.executable, *sys.argv, "--one", form, str(seed)]
-            done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                command, env=os.environ | environment, stdout=subprocess.PIPE, encoding="utf-8", check=True
+            )
             curves[f"{form} {seed}"] = json.loads(done.stdout)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "curves.json").write_text(json.dumps(curves))
+    (given.out / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
     about = f"{device.choose('auto', 'cpu').reason}, torch {torch.__version__}"
     print(f"{about}; {given.net}, batch {given.batch}, {given.store}")
     print("mean loss of the last 20 steps: " + ", ".join(f"{k} {np.mean(v[-20:]):.3f}" for k, v in curves.items()))

@@ -91,8 +91,8 @@ class Journal:
 
     def write(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "gpu.json").write_text(json.dumps(self.results, indent=1))
-        (self.out / "gpu.txt").write_text("\n".join(self.text) + "\n")
+        (self.out / "gpu.json").write_text(json.dumps(self.results, indent=1), encoding="utf-8")
+        (self.out / "gpu.txt").write_text("\n".join(self.text) + "\n", encoding="utf-8")
 
     def made(self, makers: dict[str, Callable[[], Work]]) -> dict[str, Work]:
         """The works that can be made; why another can't is told."""
@@ -157,12 +157,14 @@ def tests(journal: Journal) -> dict[str, Any]:
     workers = "0" if SMALL else "8"
     command = [sys.executable, "-m", "pytest", "-q", "-n", workers, "-m", "cuda", "-p", "no:cacheprovider", *files]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[1])
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=240, cwd=Path(__file__).parents[1]
+        )
         code, text = done.returncode, done.stdout + done.stderr
     except subprocess.TimeoutExpired as stopped:
         out = stopped.stdout or b""
         code, text = -1, out.decode() if isinstance(out, bytes) else out
-    (journal.out / "tests.txt").write_text(text)
+    (journal.out / "tests.txt").write_text(text, encoding="utf-8")
     last = text.strip().splitlines()[-12:]
     for line in last:
         journal.say(f"  {line}")

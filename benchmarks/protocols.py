@@ -134,7 +134,9 @@ def memory(folder: Path, how: device.Device, repeats: int, _: Clock) -> None:
     )
     precision = "bf16" if how.dtype == torch.bfloat16 else "fp32"
     command = [sys.executable, __file__, "--dense-of", str(folder), "--precision", precision]
-    peaks = [int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(repeats)]
+    peaks = [
+        int(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout) for _ in range(repeats)
+    ]
     print(f"\nVGG-D dense at 512, {split.n} pictures 4:3: peak memory of a fresh process (VmHWM), goal < 4 GB")
     print(f"{'':28}{'GB':>12}{'lowest':>9}{'highest':>9}")
     gb = [peak * 1024 / 1e9 for peak in peaks]
@@ -147,7 +149,7 @@ def peak_of_dense(folder: Path, how: device.Device) -> int:
     net = how.take(checkpoint.rebuild(kept))
     split = Store(folder / "store").split("train")
     evaluate(net, split, kept.preprocessing, how, views_name="dense", scales="512")
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0])
 
 

@@ -271,8 +271,7 @@ def _rows(keep: Path | None, meta: Mapping[str, Any], width: int) -> Iterator[_R
     question = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest().encode() + b"\n"
     path = keep.with_name(f"{keep.name}.part")
     with files.disk_errors(path):
-        path.touch()
-        with path.open("r+b") as file:
+        with open(files.in_place(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
             rows = _Rows(file, width)
             begun = file.read(len(question)) == question
             end = len(question) + (rows.take(file.read()) if begun else 0)

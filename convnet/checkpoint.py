@@ -86,13 +86,14 @@ class Checkpoint:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save(path: Path, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
+def save(path: files.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
     """Writes a checkpoint: whoever reads `path` finds the former file or the whole new one. Copies tensors to the CPU.
 
     keep_previous: the former file, if it is whole, stays as NAME.previous.EXT.
 
     Raises: DiskError; the former file is then as it was.
     """
+    path = files.as_path(path, "the checkpoint")
     payloads = _payloads(checkpoint)
     header = _header(path, checkpoint, payloads)
     digest = _digest(VERSION, header)
@@ -107,8 +108,9 @@ def save(path: Path, checkpoint: Checkpoint, *, keep_previous: bool = False) -> 
             _keep_previous(path)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: files.PathLike) -> Checkpoint:
     """The checkpoint in a file, its tensors on the CPU. Raises: DataError naming the file and the damage."""
+    path = files.as_path(path, "the checkpoint")
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
             raise DataError("is not a file")
@@ -120,11 +122,12 @@ def load(path: Path) -> Checkpoint:
         raise DataError(f"{path}: {error}") from error
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint, Path, list[str]]:
+def load_newest(folder: files.PathLike) -> tuple[Checkpoint, Path, list[str]]:
     """The newest whole checkpoint of a run's folder, its path, and warnings that name what was damaged.
 
     Raises: DataError when there is none.
     """
+    folder = files.as_path(folder, "the run's folder")
     paths = (folder / LAST, folder / PREVIOUS)
     if not any(path.exists() for path in paths):
         raise DataError(f"{folder}: no checkpoint ({LAST} or {PREVIOUS}) in this folder")

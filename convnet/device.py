@@ -144,7 +144,7 @@ def _bf16(place: torch.device) -> tuple[bool, str]:
 def _cpu_flags() -> set[str]:
     """The processor's flags as Linux tells them; none elsewhere."""
     try:
-        lines = CPUINFO.read_text(errors="replace").splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return set()
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())

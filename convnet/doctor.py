@@ -5,7 +5,7 @@ is on the path, the disk is as fast as it just was. Advice follows from these fi
 """
 
 import os
-import shutil
+import shlex
 import sysconfig
 import textwrap
 from collections.abc import Iterator
@@ -52,6 +52,7 @@ def examine(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
         "nvidia_files": [path for path in GPU_FILES if Path(path).exists()],
         "mps": torch.backends.mps.is_available(),
         "compilers": _compilers(),
+        "cache": _cache(),
         "packages": {name: machine.version(name) for name in PACKAGES},
         "disk": asdict(rate),
         "environment": _environment(),
@@ -83,6 +84,7 @@ def advice(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
     """What would make it faster: each a sentence with what to do. Nothing for what was not found wanting."""
     yield from _of_device(found, chosen)
     yield from _of_kernels(found, chosen)
+    yield from _of_cache(found)
     yield from _of_threads(found)
     yield from _of_disk(found)
     if found["packages"]["simplejpeg"] is None:
@@ -116,6 +118,11 @@ def _of_kernels(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
     else:
         what = "Triton" if chosen["device"] == "cuda" else f"The C compiler {compiler}"
         yield f"{what} could not make the fast forms work: {why}."
+
+
+def _of_cache(found: dict[str, Any]) -> Iterator[str]:
+    if found["compilers"]["c"] is not None and found["cache"]["folder"] is None:
+        yield f"The fast forms are compiled anew by each process, as their cache isn't used: {found['cache']['why']}."
 
 
 def _of_threads(found: dict[str, Any]) -> Iterator[str]:
@@ -224,13 +231,19 @@ def _gpu(number: int) -> dict[str, Any]:
 
 def _compilers() -> dict[str, Any]:
     """What is on the path; the C++ compiler and Python's headers are what torch.compile needs on the CPU."""
-    plus = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    plus = [shlex.join(compiled.compiler("CXX", name)) for name in ("g++", "clang++", "c++")]
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return {
-        "c": shutil.which(os.environ.get("CC") or "cc"),
-        "c++": next((path for name in plus if name and (path := shutil.which(name))), None),
+        "c": shlex.join(compiled.compiler()) or None,
+        "c++": next(filter(None, plus), None),
         "python_headers": headers.is_file(),
     }
+
+
+def _cache() -> dict[str, str | None]:
+    """Where compiled kernels are kept; no folder, and why, where there is none to use."""
+    folder, why = compiled.cache()
+    return {"folder": None if folder is None else str(folder), "why": why}
 
 
 def _environment() -> dict[str, str]:

@@ -1,21 +1,31 @@
 """How is a file written so that a crash leaves the old one or the new one, never a torn one?
 
 Write beside the target, fsync, rename over it, fsync the folder. Everything that convnet keeps is written through this
-file; a full disk or a failing one becomes a DiskError that names the path.
+file; a full disk or a failing one becomes a DiskError that names the path. Nothing is written through a link: in a
+folder that came from somebody else it may lead anywhere.
 """
 
 import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from convnet.errors import DiskError, UsageError
+from convnet.errors import DataError, DiskError, UsageError
 
 CHUNK = 1 << 20  # bytes read at a time
+PathLike = str | os.PathLike[str]
+
+
+def as_path(value: PathLike, what: str) -> Path:
+    """A path that was given as text or as a path. Raises: UsageError for anything else; `what` says what it is of."""
+    if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
+        return Path(text)
+    raise UsageError(f"{what} is {value!r}, a {type(value).__name__}; it must be a path: text or a pathlib.Path")
 
 
 @contextmanager
@@ -41,7 +51,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
+            part.unlink(missing_ok=True)  # left by a process that was killed, or a link
+            with open(part, "xb") as file:  # never what is there already
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -59,6 +70,22 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     with atomic(path) as file:
         for piece in [data] if isinstance(data, bytes) else data:
             file.write(piece)
+
+
+def in_place(path: PathLike, flags: int) -> int:
+    """An opener for a file that is written where it stands, as `open` and `os.open` take one.
+
+    Raises: DataError when it is a link, pipe or device, so that a write would go elsewhere; OSError.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+    except OSError:
+        if not os.path.islink(path):
+            raise
+    raise DataError(f"{os.fspath(path)} is a link, pipe or device, through which nothing is written; remove it")
 
 
 def sync_folder(folder: Path) -> None:
@@ -85,14 +112,15 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
 def lock(folder: Path, doing: str) -> Iterator[None]:
     """Holds `folder` for one process. The kernel drops the lock of a process that died, so it is never stale.
 
-    Raises: UsageError when another living process holds it; DiskError when the folder can't be locked at all.
+    Raises: UsageError when another living process holds it; DiskError when the folder can't be locked at all;
+    DataError when something else than a lock has its name.
     """
     path = folder / ".lock"
     handle = -1
     while handle < 0:
         with disk_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = in_place(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

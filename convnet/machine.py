@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path("/")
+DISTRIBUTION = "convnet-classics"  # as pip knows us; the name convnet there is somebody else's
 VECTORS = (  # the flags of processors that matter to a net's arithmetic, x86's and then ARM's
     *("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"),
     *("asimd", "sve", "sve2", "bf16", "svebf16"),
@@ -106,10 +107,10 @@ def version(package: str) -> str | None:
 
 def versions() -> dict[str, str | None]:
     """What the results of a run depend on, by name."""
-    packages = ("convnet", "torch", "numpy", "pillow")
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        "convnet": version(DISTRIBUTION),
+        **{name: version(name) for name in ("torch", "numpy", "pillow")},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
@@ -165,6 +166,6 @@ def _kilobytes(text: str) -> int | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

@@ -31,7 +31,7 @@ from convnet.decode import BadPicture, decode_image
 from convnet.errors import DataError, UsageError
 from convnet.progress import SILENT, Progress
 from convnet.scale import scaled
-from convnet.sources import Entry, Source
+from convnet.sources import Entry, Source, open_source
 from convnet.statistics import Sums, mean_picture, statistics
 
 SIZE = 256  # pixels: AlexNet section 2
@@ -71,8 +71,8 @@ class Settings:
 
 
 def prepare(
-    source: Source,
-    path: Path,
+    source: Source | files.PathLike,
+    path: files.PathLike,
     *,
     size: int | None = None,
     encoding: Encoding = "raw",
@@ -80,13 +80,15 @@ def prepare(
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> store.Store:
-    """Makes the store at `path` from `source`, or goes on with one that was begun, and opens it.
+    """Makes the store at `path` from `source` (what `open_source` gives or takes), or goes on with one, and opens it.
 
     size: pixels of the square; None: the source's own (MNIST 28, CIFAR 32, digits 8), for photos 256.
     shorter_side: pixels; None: `size`. workers: threads; None: one for each core.
 
     Raises: UsageError when `path` holds something else; DataError when no training picture can be used; DiskError.
     """
+    path = files.as_path(path, "the store")
+    source = source if isinstance(source, Source) else open_source(source, work=path / WORK)
     settings = settings_for(source, size, encoding, shorter_side)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
@@ -186,8 +188,10 @@ def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
 
 def _begin(path: Path, plan: str) -> None:
     """Makes room for this plan: keeps what an earlier run of the same plan finished, clears what another one began."""
+    if (path / WORK).is_symlink():
+        raise DataError(f"{path / WORK} is a link, through which nothing is written; remove it")
     mark = path / WORK / "plan"
-    if mark.exists() and mark.read_text() == plan:
+    if mark.exists() and mark.read_text(encoding="utf-8") == plan:
         return
     strange = sorted(p.name for p in path.iterdir() if p.name not in (".lock", WORK))
     if strange and not mark.exists():

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from convnet.errors import DataError
-from convnet.files import disk_errors, write_atomic
+from convnet.files import disk_errors, in_place, write_atomic
 
 Value = int | float | str | bool | None
 Row = Mapping[str, Value]
@@ -22,10 +22,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the b
 def append(path: Path, row: Row) -> None:
     """Adds one row at the end of the file; when this returns, the system has it (a killed process loses nothing).
 
-    Raises: DiskError.
+    Raises: DiskError; DataError when the file is a link.
     """
     line = json.dumps({name: _writable(value) for name, value in row.items()}, allow_nan=False) + "\n"
-    with disk_errors(path), open(path, "ab", buffering=0) as file:
+    with disk_errors(path), open(path, "ab", buffering=0, opener=in_place) as file:
         data = memoryview(line.encode())
         while data:
             data = data[file.write(data) :]

@@ -151,9 +151,9 @@ class Store:
     Raises: UsageError when there is none at `path`; DataError when the header or an index is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.header = read_header(path)
+    def __init__(self, path: files.PathLike) -> None:
+        self.path = files.as_path(path, "the store")
+        self.header = read_header(self.path)
         self.encoding: str = self.header["encoding"]
         self.size: int = self.header["size"]
         self.shorter_side: int = self.header["shorter_side"]

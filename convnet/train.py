@@ -15,7 +15,6 @@ import json
 import math
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -44,10 +43,10 @@ STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 def train(
     recipe: Recipe,
     store: Store,
-    out: Path,
+    out: files.PathLike,
     *,
     resume: bool = False,
-    start: Path | None = None,
+    start: files.PathLike | None = None,
     place: str = "auto",
     workers: int = 1,
     at_once: AtOnce | None = None,
@@ -66,6 +65,8 @@ def train(
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
+    out = files.as_path(out, "the run's folder")
+    start = None if start is None else files.as_path(start, "start")
     data = choose_data(recipe, store)
     where = device.choose(recipe.precision, place)
     if where.device.type == "cpu":

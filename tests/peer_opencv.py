@@ -39,8 +39,8 @@ def compare(folder: Path) -> int:
 
     worst = 0.0
     for place in sorted(folder.iterdir()):
-        text = LRN.sub(with_k_of_1, (place / "a.prototxt").read_text())
-        (place / "opencv.prototxt").write_text(text)
+        text = LRN.sub(with_k_of_1, (place / "a.prototxt").read_text(encoding="utf-8"))
+        (place / "opencv.prototxt").write_text(text, encoding="utf-8")
         net = cv2.dnn.readNetFromCaffe(str(place / "opencv.prototxt"), str(place / "a.caffemodel"))
         net.setInput(np.load(place / "images.npy"), "data")
         last = re.findall(r'name: "([^"]+)"', text)[-2]  # before the softmax

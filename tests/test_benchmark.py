@@ -395,7 +395,7 @@ def test_command_as_json(run: Run, scratch: Path) -> None:
     assert code == 0
     told = json.loads(out)
     assert told["picture"] == "p.svg"
-    assert Path("p.svg").read_text().startswith("<?xml")
+    assert Path("p.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert told["nets"][0]["forms"][0]["training"]["times_plain"] is None
     assert told["feed"]["made"]
     assert list(scratch.iterdir()) == []  # where the store was

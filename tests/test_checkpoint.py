@@ -142,7 +142,7 @@ def test_weights_of_another_net_are_refused(changes, text):
 
 def test_docs_checkpoint_md_is_enough_to_read_one(tmp_path):
     """Written from the page alone: no code of convnet but the file."""
-    page = (Path(__file__).parent.parent / "docs" / "checkpoint.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "checkpoint.md").read_text(encoding="utf-8")
     kept = small()
     data = bytes_of(kept, tmp_path)
     magic = bytes.fromhex(page.split("magic: ")[1].split(" (")[0])

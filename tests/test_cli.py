@@ -46,7 +46,8 @@ def test_a_stranger_trains_on_a_folder_of_photos(run, flowers: Path, tmp_path: P
         'name = "mine"\nnet = "lenet5"\nsize = 32\ncrop = 32\nchannels = "grey"\nmean = "rgb"\nscale = 0.01\n'
         "mirror = false\ncolour_std = 0.0\nbatch = 8\nlr = 0.02\nepochs = 12\npatience = 99\n"
         'precision = "fp32"\n'
-        '[net_options]\noutput = "linear"\n'
+        '[net_options]\noutput = "linear"\n',
+        encoding="utf-8",
     )
     code, out, err = run("train", "store", "--recipe", recipe, "--out", "run")
     assert code == 0, err
@@ -169,7 +170,7 @@ def test_ctrl_c_saves_and_the_named_command_goes_on(digits: Store, tmp_path: Pat
     changes = ["--epochs", "4", "--set", "batch=64"]
     for out in ("whole", "stopped"):
         with subprocess.Popen([*base, str(digits.path), *changes, "--out", out], cwd=tmp_path, env=environment,
-                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:  # fmt: skip
             if out == "stopped":
                 metrics = tmp_path / out / "metrics.jsonl"
                 while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
@@ -211,10 +212,10 @@ def test_two_sources_of_one_name_get_two_stores(run, flowers: Path, tmp_path: Pa
 def test_nothing_of_the_users_is_removed(run, flowers: Path, tmp_path: Path) -> None:
     for name in ("store.unpacked", ".store.unpacked", "flowers-unpacked"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "mine").write_text("mine")
+        (tmp_path / name / "mine").write_text("mine", encoding="utf-8")
     assert run("prepare", flowers, "store", "--size", 16)[0] == 0
     for name in ("store.unpacked", ".store.unpacked", "flowers-unpacked"):
-        assert (tmp_path / name / "mine").read_text() == "mine"
+        assert (tmp_path / name / "mine").read_text(encoding="utf-8") == "mine"
     code, _, err = run("prepare", flowers, flowers / "store")
     assert code == 2
     assert "lies inside" in err
@@ -259,12 +260,12 @@ def test_the_shorter_side_travels_with_the_net(run, tmp_path: Path) -> None:
 def test_more_epochs_survive_an_interruption(run, digits: Store, tmp_path: Path) -> None:
     assert run("train", digits.path, *QUICK, "--out", "run", "-q")[0] == 0
     assert run("train", "--resume", "--out", "run", "--epochs", "2", "-q")[0] == 0
-    assert "epochs = 2" in Path("run/recipe.toml").read_text()
+    assert "epochs = 2" in Path("run/recipe.toml").read_text(encoding="utf-8")
     code, out, _ = run("train", "--resume", "--out", "run")
     assert "trained lenet5 for 2 epochs" in out
     moved = tmp_path / "moved"
-    environment = json.loads(Path("run/environment.json").read_text())
-    Path("run/environment.json").write_text(json.dumps(environment | {"store": str(moved)}))
+    environment = json.loads(Path("run/environment.json").read_text(encoding="utf-8"))
+    Path("run/environment.json").write_text(json.dumps(environment | {"store": str(moved)}), encoding="utf-8")
     code, _, err = run("train", "--resume", "--out", "run")
     assert code == 2
     assert f"the store {moved} is not there; if it moved: convnet train STORE --resume --out run" in err

@@ -6,7 +6,7 @@ from convnet.errors import UsageError
 
 
 def cpu(monkeypatch, tmp_path, flags):
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse2\n\n")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse2\n\n", encoding="utf-8")
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
 
 

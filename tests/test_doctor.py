@@ -37,7 +37,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return root
 
 
@@ -139,6 +139,7 @@ FOUND: dict[str, Any] = {
     "torch": {"vectors": "AVX512", "cuda": None},
     "nvidia_files": [],
     "compilers": {"c": "/usr/bin/cc", "c++": None, "python_headers": True},
+    "cache": {"folder": "/home/me/.cache/convnet", "why": ""},
     "packages": dict.fromkeys(doctor.PACKAGES) | {"simplejpeg": "1.9"},
     "disk": {"folder": ".", "size": 1 << 28, "write": 1e9, "read": 1e9, "note": ""},
     "environment": {},
@@ -170,6 +171,7 @@ def test_no_advice_where_nothing_is_wanting() -> None:
         ({"packages": FOUND["packages"] | {"triton": "3"}}, GPU | {"precision": "fp32"}, "compute capability 8.0"),
         ({}, CHOSEN | {"precision": "fp32"}, "no avx512_bf16 or amx_bf16"),
         ({"packages": FOUND["packages"] | {"simplejpeg": None}}, CHOSEN, "install simplejpeg"),
+        ({"cache": {"folder": None, "why": "others may write to it"}}, CHOSEN, "isn't used: others may write to it"),
         ({"environment": {"TRITON_INTERPRET": "1"}}, CHOSEN, "Unset TRITON_INTERPRET"),
         ({"disk": FOUND["disk"] | {"read": 196608 * 400}}, CHOSEN, "reads 400 raw pictures of 256 x 256 a second: "
          "where a set is larger than the free memory (8.0 GiB)"),

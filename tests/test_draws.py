@@ -105,5 +105,5 @@ def test_streams_are_different():
 
 def test_another_process_draws_the_same():
     code = "from convnet import draws; print(draws.permutation(5, 1, draws.stream('order')), draws.normal(1, 2))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert told == f"{draws.permutation(5, 1, draws.stream('order'))} {draws.normal(1, 2)}\n"

@@ -136,7 +136,7 @@ def test_predictions_keep_their_order_around_bad_pictures(photos: Store, tmp_pat
     for i in range(70):
         path = tmp_path / f"{i}.png"
         if i % 9 == 4:
-            path.write_text("no picture")
+            path.write_text("no picture", encoding="utf-8")
         else:
             Image.fromarray(square(photos, "test", i)).save(path)
         paths.append(path)

@@ -209,7 +209,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refused("this one has a mean picture", "a.safetensors", kept, names="torchvision")
     refused("Caffe can't run googlenet_bn: its layers for batch norm aren't written", "a.caffemodel", kept)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    refused(r'pip install "convnet\[onnx\]"', "a.onnx")
+    refused(r'pip install "convnet-classics\[onnx\]", in a checkout pip install -e "\.\[onnx\]"$', "a.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {f"old{ending}" for ending in ENDINGS}
 
 
@@ -217,7 +217,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convnet[onnx]"')
+needs_onnx = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convnet-classics[onnx]"')
 
 
 def livelier(net: Net, factor: float) -> Net:

@@ -5,11 +5,12 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from convnet import files
-from convnet.errors import DiskError, UsageError
+from convnet import checkpoint, files, runlog
+from convnet.errors import DataError, DiskError, UsageError
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -128,7 +129,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
         holder.kill()
         holder.communicate()
     with files.lock(tmp_path, "preparing"):
-        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} (preparing)\n"
+        assert (tmp_path / ".lock").read_text(encoding="utf-8") == f"process {os.getpid()} (preparing)\n"
         with pytest.raises(UsageError, match="in use by process"), files.lock(tmp_path, "again"):
             pass
     assert list(tmp_path.iterdir()) == []
@@ -153,3 +154,45 @@ def test_a_lock_that_cannot_be_taken_or_written_says_why(tmp_path, monkeypatch):
             pass
     with pytest.raises(OSError, match="of the work"), files.lock(tmp_path, "x"):
         raise OSError("of the work inside, not of the lock")
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    """A stranger's folder may hold links under the names that we write, to files outside it."""
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    folder.mkdir()
+    outside.write_bytes(b"mine")
+    for name in (".a.part", "a", "rows", ".lock"):
+        (folder / name).symlink_to(outside)
+    files.write_atomic(folder / "a", b"new")
+    assert ((folder / "a").read_bytes(), (folder / "a").is_symlink()) == (b"new", False)
+    with pytest.raises(DataError, match="rows is a link, pipe or device, through which nothing is written; remove it"):
+        runlog.append(folder / "rows", {"a": 1})
+    with pytest.raises(DataError, match=r"\.lock is a link"), files.lock(folder, "training"):
+        pass
+    assert outside.read_bytes() == b"mine"
+    outside.unlink()
+    with pytest.raises(DataError, match=r"\.lock is a link"), files.lock(folder, "training"):
+        pass
+    assert not outside.exists()
+
+
+def test_a_pipe_in_a_locks_or_a_records_place_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    os.mkfifo(tmp_path / "rows")
+    with pytest.raises(DataError, match=r"\.lock is a link, pipe or device"), files.lock(tmp_path, "training"):
+        pass
+    with pytest.raises((DataError, DiskError), match="rows"):
+        runlog.append(tmp_path / "rows", {"a": 1})
+
+
+def test_a_part_of_a_killed_process_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".a.part").write_bytes(b"half")
+    files.write_atomic(tmp_path / "a", b"whole")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a", b"whole")]
+
+
+def test_a_path_is_text_or_a_path():
+    assert files.as_path("a/b", "x") == files.as_path(Path("a/b"), "x") == Path("a/b")
+    for wrong in (3, None, b"a"):
+        with pytest.raises(UsageError, match=f"the checkpoint is {wrong!r}, a {type(wrong).__name__}; it must be"):
+            checkpoint.load(wrong)

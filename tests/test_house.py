@@ -14,7 +14,7 @@ DESIGN = PACKAGE.parent / "DESIGN.md"
 def rows() -> dict[str, int]:
     """{file or folder: row} as DESIGN.md lists them."""
     found, row = {}, -1
-    block = DESIGN.read_text().split("## The rows")[1].split("```")[1]
+    block = DESIGN.read_text(encoding="utf-8").split("## The rows")[1].split("```")[1]
     for line in block.splitlines():
         if match := re.match(r"row (\d+)", line):
             row = int(match[1])
@@ -38,7 +38,7 @@ def row_of(name: str, table: dict[str, int]) -> int | None:
 
 def imports(path: Path) -> Iterator[str]:
     """The files of the package that a file imports when it is loaded (not inside functions)."""
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "convnet":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -98,7 +98,7 @@ def test_no_import_cycle() -> None:
 
 def test_nothing_is_unpickled_and_only_the_command_prints() -> None:
     for name, path in modules():
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for forbidden in ("pickle.load", "weights_only=False", "allow_pickle=True", "eval(", "exec("):
             pattern = rf"(?<![\w.]){re.escape(forbidden)}"
             assert not re.search(pattern, text), f"{name} has {forbidden}"
@@ -114,8 +114,33 @@ def test_public_names() -> None:
 
 def test_no_file_is_longer_than_400_lines_and_no_function_than_80() -> None:
     for name, path in modules():
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, f"{name} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 80, f"{name}: {node.name}"
+
+
+TEXT = {"read_text", "write_text"}  # of a Path
+STREAMS = {"open", "run", "Popen", "check_output"}
+
+
+def leaves_the_encoding_to_the_locale(call: ast.Call) -> bool:
+    """Whether a call reads or writes text without saying in which encoding: then the locale decides."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    options = {each.arg: each.value for each in call.keywords}
+    if "encoding" in options or name not in TEXT | STREAMS:
+        return False
+    if name in TEXT or "text" in options or "universal_newlines" in options:
+        return True
+    modes = [each.value for part in call.args[1:] for each in ast.walk(part) if isinstance(each, ast.Constant)]
+    return isinstance(call.func, ast.Name) and name == "open" and not any("b" in str(mode) for mode in modes)
+
+
+def test_text_names_its_encoding() -> None:
+    places = [path for folder in ("convnet", "benchmarks") for path in (PACKAGE.parent / folder).rglob("*.py")]
+    assert len(places) > 100
+    for path in places:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                assert not leaves_the_encoding_to_the_locale(node), f"{path}:{node.lineno}: {ast.unparse(node)}"

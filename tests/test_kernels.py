@@ -19,7 +19,11 @@ needs_triton = pytest.mark.skipif(cuda.triton is None, reason="Triton is not ins
 def run(*command: str, **environment: str) -> str:
     """What a fresh process prints, which must succeed."""
     done = subprocess.run(
-        [sys.executable, *command], env=os.environ | environment, capture_output=True, text=True, cwd=TESTS.parent
+        [sys.executable, *command],
+        env=os.environ | environment,
+        capture_output=True,
+        encoding="utf-8",
+        cwd=TESTS.parent,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

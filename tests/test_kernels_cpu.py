@@ -1,6 +1,7 @@
 """The form in C of ReLU, response norm and pooling against the plain one: values and gradients, and life without it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,7 +174,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @needs_compiler
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_has_threads_of_its_own() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert done.stdout.strip() == "7"
 
 
@@ -192,9 +193,9 @@ def test_alexnet_in_one_pass_is_alexnet_stage_by_stage(monkeypatch: pytest.Monke
 STATE = "from convnet.kernels import compiled; print(compiled.library()[0] is None, compiled.state())"
 
 
-def state(**environment: str) -> str:
+def state(program: str = STATE, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", STATE], env=os.environ | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, encoding="utf-8", check=True
     )
     return done.stdout.strip()
 
@@ -203,7 +204,7 @@ def test_without_a_compiler_the_plain_forms_serve_and_say_so(tmp_path: Path) -> 
     assert state(CONVNET_KERNELS="plain") == "True plain forms, as CONVNET_KERNELS=plain asks"
     assert state(CC="no-such-compiler").startswith("True plain forms: no C compiler (cc) was found")
     broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'out of luck' >&2\nexit 1\n")
+    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'out of luck' >&2\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     assert state(CC=str(broken), XDG_CACHE_HOME=str(tmp_path)) == f"True plain forms: {broken} failed: out of luck"
     assert list((tmp_path / "convnet").iterdir()) == []
@@ -217,3 +218,49 @@ def test_the_library_is_compiled_once(tmp_path: Path) -> None:
     assert state(XDG_CACHE_HOME=str(tmp_path)) == first
     assert built.stat().st_mtime_ns == written
     assert first.startswith("False compiled forms, by ")
+
+
+@needs_compiler
+def test_a_library_that_was_cut_short_or_changed_is_compiled_again(tmp_path: Path) -> None:
+    good = state(XDG_CACHE_HOME=str(tmp_path))
+    (built,) = (tmp_path / "convnet").iterdir()
+    whole = built.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (whole[:5000], whole[:-1], b"", bytes(flipped)):
+        built.write_bytes(damaged)
+        assert state(XDG_CACHE_HOME=str(tmp_path)) == good
+        assert [path.read_bytes() for path in (tmp_path / "convnet").iterdir()] == [whole]
+
+
+CACHE = "from convnet.kernels import compiled; a, b = compiled.cache(); print(a is None, b, compiled.state())"
+
+
+@needs_compiler
+def test_a_cache_that_others_may_write_to_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "convnet"
+    folder.mkdir()
+    folder.chmod(0o777)
+    told = state(CACHE, XDG_CACHE_HOME=str(tmp_path))
+    assert told.startswith(f"True others may write to {folder}; chmod go-w {folder} compiled forms, by ")
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert state(CACHE, XDG_CACHE_HOME=str(tmp_path)).startswith(f"True {folder} is a link or another user's compiled")
+    assert state(CACHE, XDG_CACHE_HOME="/dev/null/x").startswith("True no folder can be made there")
+
+
+@needs_compiler
+def test_cc_may_have_flags(tmp_path: Path) -> None:
+    told = state(CC=f"{shutil.which('cc')} -O2", XDG_CACHE_HOME=str(tmp_path))
+    assert told == f"False compiled forms, by {shutil.which('cc')} -O2"
+    assert state(CC='"cc').startswith("True plain forms: no C compiler")
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert compiled.cache() == (None, "no folder can be made there (Could not determine home directory.)")

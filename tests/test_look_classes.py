@@ -263,12 +263,12 @@ def test_the_commands(run: Run, untrained: Path, digits: Store) -> None:
     assert out.endswith("written: c.svg\nwritten: c.csv\n")
     assert "labels to look at (the net gives another class at least 90% and the label at most 1%; a hint" in out
     assert "in test and train (the same bytes, or thumbnails that correlate by 0.97 or more):" in out
-    rows = list(csv.DictReader(Path("c.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(Path("c.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["class"] for row in rows] == list(digits.classes)
     assert sum(int(row["n"]) for row in rows) == 359
     code, out, err = run("show", "confusion", untrained, digits.path, "-q", "--split", "val")
     assert (code, out, err) == (0, "written: confusion.png\nwritten: confusion.csv\n", "")
-    matrix = [row[1:] for row in csv.reader(Path("confusion.csv").read_text().splitlines())][1:]
+    matrix = [row[1:] for row in csv.reader(Path("confusion.csv").read_text(encoding="utf-8").splitlines())][1:]
     assert np.array(matrix, int).sum() == 179
     assert np.array(matrix, int).sum(1).tolist() == np.bincount(digits.split("val").labels).tolist()
     code, out, _ = run("show", "classes", untrained, digits.path, "-q", "--split", "train", "--out", "t.svg")

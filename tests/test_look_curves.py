@@ -13,7 +13,7 @@ from convnet.look.curves import curves, draw_curves
 
 def record(folder: Path, rows: list[dict[str, object]]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
@@ -99,7 +99,7 @@ def test_the_command(run, relu: Path, tmp_path: Path) -> None:
     other = record(tmp_path / "again" / "relu", [epoch(1, 0.1, 0.5)])
     code, out, _ = run("show", "curves", relu, other, "--out", "both.svg")
     assert (code, out) == (0, "written: both.svg\n")
-    text = (tmp_path / "both.svg").read_text()
+    text = (tmp_path / "both.svg").read_text(encoding="utf-8")
     assert f">{tmp_path.name[:10]}" in text  # two runs of one name are told apart by their folders
     assert ">again/relu<" in text
     code, _, err = run("show", "curves", tmp_path)

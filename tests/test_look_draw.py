@@ -35,7 +35,7 @@ def test_letters_without_a_font_are_told_once_and_left_to_the_reader_of_an_svg(
     with pytest.warns(draw.Unwritten, match=r"^no font here has 乾酪; boxes stand in their place: install one") as told:
         draw.save(draw_panels([panel(names)], names), tmp_path / "a.png")
     assert len(told) == 1
-    assert "a 乾酪" in draw.save(draw_panels([panel(names)], names), tmp_path / "a.svg").read_text()
+    assert "a 乾酪" in draw.save(draw_panels([panel(names)], names), tmp_path / "a.svg").read_text(encoding="utf-8")
     draw._style.cache_clear()
 
 
@@ -60,14 +60,14 @@ def test_a_command_tells_it_in_a_line(
 
 
 def test_classes_that_share_their_first_name_are_told_apart(run: Run, untrained: Path, digits: Store) -> None:
-    Path("names.txt").write_text("0 crane, bird\n1 crane, machine\n2 two, deux\n")
+    Path("names.txt").write_text("0 crane, bird\n1 crane, machine\n2 two, deux\n", encoding="utf-8")
     code, _, _ = run("show", "confusion", untrained, digits.path, "-q", "--names", "names.txt", "--out", "c.svg")
     assert code == 0
-    text = Path("c.svg").read_text()
+    text = Path("c.svg").read_text(encoding="utf-8")
     assert ">crane, bird<" in text
     assert ">crane, machine<" in text
     assert ">two<" in text
-    assert "two, deux" in Path("c.csv").read_text(), "the table has all synonyms"
+    assert "two, deux" in Path("c.csv").read_text(encoding="utf-8"), "the table has all synonyms"
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

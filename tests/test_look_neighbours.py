@@ -169,7 +169,7 @@ def test_the_command(run: Run, untrained: Path, digits: Store) -> None:
     for arguments, images in ((["--n", "1"], 13), (["p.png", "p.png"], 26)):
         code, out, err = run("show", "neighbours", untrained, digits.path, *arguments, "-q", "--out", "n.svg")
         assert (code, out, err) == (0, "written: n.svg\n", "")
-        text = Path("n.svg").read_text()
+        text = Path("n.svg").read_text(encoding="utf-8")
         assert text.count("<image") == images
         assert ">f6<" in text
         assert ">pixels<" in text

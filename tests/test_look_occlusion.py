@@ -186,7 +186,7 @@ def test_the_command(run, untrained: Path, digits: Store, tmp_path: Path) -> Non
     assert out.startswith(f"{place / 'a.png'}: 3 ")  # the folder's name is a class of the net
     code, _, err = run("show", "occlusion", untrained, digits.path, "--class", "seven")
     assert (code, err.startswith("convnet: unknown class 'seven': ")) == (2, True)
-    (tmp_path / "names").write_text("0 crane, bird\n1 crane\n2 two, deux\n")
+    (tmp_path / "names").write_text("0 crane, bird\n1 crane\n2 two, deux\n", encoding="utf-8")
     code, out, _ = run(*arguments, "--ids", "0", "--class", "deux", "--names", "names")
     assert code == 0
     assert ": two, deux " in out

@@ -173,7 +173,7 @@ def test_the_right_class_has_the_red_bar() -> None:
 def test_names_are_inert_and_both_kinds_of_file_are_written(tmp_path: Path) -> None:
     names = ["<script>alert(1)</script>", "$x^$", "\x1b[31mred", "a\nb"]
     made = draw_panels([panel(0, [0, 1, 2, 3], [0.4, 0.3, 0.2, 0.1])] * 5, names)
-    svg = draw.save(made, tmp_path / "a.svg").read_text()
+    svg = draw.save(made, tmp_path / "a.svg").read_text(encoding="utf-8")
     assert "<script" not in svg
     assert "\x1b" not in svg
     assert "$x^$" in svg
@@ -186,7 +186,7 @@ def test_names_are_inert_and_both_kinds_of_file_are_written(tmp_path: Path) -> N
 
 def test_class_names_by_a_file(tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
-    file.write_text("n01 tench, Tinca tinca\nn02\n\nn03 wolf\n")
+    file.write_text("n01 tench, Tinca tinca\nn02\n\nn03 wolf\n", encoding="utf-8")
     assert class_names(("n01", "n02", "n04"), file) == ("tench, Tinca tinca", "n02", "n04")
     assert class_names(("a\x1b[31m\n",), None) == ("a?[31m?",)
     with pytest.raises(DataError, match="names none of the net's classes, such as 'x'; a line is: CLASS its name"):
@@ -206,10 +206,10 @@ def test_the_command(run: Run, untrained: Path, digits: Store, tmp_path: Path) -
     assert (code, out, err) == (0, "written: panels.png\n", "")
     code, out, _ = run("show", "panels", untrained, digits.path, "--most-confident-errors", "--n", 3, "--out", "a.svg")
     assert (code, out) == (0, "written: a.svg\n")
-    assert (tmp_path / "a.svg").read_text().count("<image") == 3
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8").count("<image") == 3
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save("p.png")
     assert run("show", "panels", untrained, "p.png", "p.png", "--out", "b.svg")[0] == 0
-    text = (tmp_path / "b.svg").read_text()
+    text = (tmp_path / "b.svg").read_text(encoding="utf-8")
     assert text.count("<image") == 2
     assert "p.png" in text
 

@@ -420,3 +420,10 @@ def test_list_models() -> None:
     assert list_models() == sorted(MODELS)
     assert list_models("lenet*") == ["lenet5"]
     assert list_models("resnet*") == []
+
+
+@pytest.mark.parametrize("name", ["alexnet", "lenet5", "vgg_a"])
+def test_a_net_is_made_under_any_default_device(name: str) -> None:
+    with torch.device("meta"):
+        net = create_model(name)
+    assert {parameter.device.type for parameter in net.parameters()} == {"meta"}

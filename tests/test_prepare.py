@@ -18,7 +18,7 @@ from convnet import prepare as preparing
 from convnet.check import check_store
 from convnet.decode import decode_image
 from convnet.errors import DataError, DiskError, UsageError
-from convnet.prepare import Settings, fit, prepare
+from convnet.prepare import WORK, Settings, fit, prepare
 from convnet.progress import Silent
 from convnet.sources import Source, open_source
 from convnet.statistics import BLOCK, Sums, channel_products, statistics
@@ -467,3 +467,22 @@ def test_200_photos_of_imagenette(tmp_path: Path) -> None:
         left, top = (image.width - 256) // 2, (image.height - 256) // 2
         assert np.array_equal(split.picture(7), np.asarray(image.crop((left, top, left + 256, top + 256))))
     assert (np.abs(made.statistics.mean_rgb - 120) < 40).all()
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    made = prepare("digits", str(tmp_path / "store"), size=8)
+    assert Store(str(made.path)).identity == made.identity
+    for wrong in (lambda: Store(3), lambda: prepare(None, tmp_path / "a"), lambda: prepare("digits", 3)):
+        with pytest.raises(UsageError, match="it must be a path"):
+            wrong()
+
+
+def test_a_link_in_the_works_place_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "train-00000.tar").write_bytes(b"mine")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / WORK).symlink_to(outside)
+    with pytest.raises(DataError, match="is a link, through which nothing is written; remove it"):
+        prepare("digits", tmp_path / "store", size=8)
+    assert [path.name for path in outside.iterdir()] == ["train-00000.tar"]

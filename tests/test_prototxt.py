@@ -38,7 +38,9 @@ def kept_of(name: str, net: Net, crop: int | None = None, **others: Any) -> Chec
 
 def written(net: Net, name: str, folder: Path, crop: int | None = None) -> tuple[str, dict[str, torch.Tensor]]:
     caffe.write(net, kept_of(name, net, crop), folder / "a.caffemodel", folder / "a.prototxt")
-    return (folder / "a.prototxt").read_text(), {each.name: each.read() for each in read_net(folder / "a.caffemodel")}
+    return (folder / "a.prototxt").read_text(encoding="utf-8"), {
+        each.name: each.read() for each in read_net(folder / "a.caffemodel")
+    }
 
 
 def compare(net: Net, name: str, folder: Path, crop: int | None = None) -> None:
@@ -134,7 +136,7 @@ def test_what_it_looks_like(tmp_path: Path) -> None:
     mean = np.asarray((123.5, 117, 104), np.float32)
     kept = kept_of("nin_small", net, mean=mean, scale=0.5)
     done = export(kept, tmp_path / "small.caffemodel")
-    text = (tmp_path / "small.prototxt").read_text()
+    text = (tmp_path / "small.prototxt").read_text(encoding="utf-8")
     assert done.files == (tmp_path / "small.caffemodel", tmp_path / "small.prototxt")
     assert text.startswith(
         "# nin_small, notes on classic nets, table 4.4, after Lin, Chen and Yan 2013; its weights are in "
@@ -158,7 +160,7 @@ def test_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ZeroDivisionError):
         export(kept, tmp_path / "a.caffemodel")
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "a.prototxt").write_text("mine")
+    (tmp_path / "a.prototxt").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match=r"a.prototxt exists; choose another name"):
         export(kept, tmp_path / "a.caffemodel")
     assert [path.name for path in tmp_path.iterdir()] == ["a.prototxt"]

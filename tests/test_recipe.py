@@ -107,7 +107,7 @@ def test_every_built_in_recipe_loads_under_its_own_name():
 
 def test_a_recipe_file_loads_by_its_path(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('name = "mine"\nlr = 1\nlr_steps = [3, 9]\nschedule = "steps"\n')
+    path.write_text('name = "mine"\nlr = 1\nlr_steps = [3, 9]\nschedule = "steps"\n', encoding="utf-8")
     recipe = load_recipe(path)
     assert (recipe.name, recipe.lr, recipe.lr_steps, recipe.batch) == ("mine", 1.0, (3, 9), 128)
     assert type(recipe.lr) is float

@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -51,7 +54,7 @@ class Page(HTMLParser):
         self.scripts: list[str] = []
         self.open: list[str] = []
         self.words: list[str] = []
-        self.source = path.read_text()
+        self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -122,7 +125,7 @@ def self_contained(page: Page) -> None:
 
 
 def test_it_says_what_the_run_says(page: Page, trained: Path) -> None:
-    summary = json.loads((trained / "summary.json").read_text())
+    summary = json.loads((trained / "summary.json").read_text(encoding="utf-8"))
     for name in ("test", "validation"):
         for error in ("top1_error", "top5_error"):
             rate, n = summary[name][error], summary[name]["n"]
@@ -162,7 +165,7 @@ def test_the_same_run_gives_the_same_page_and_nothing_else_changes(page: Page, t
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     path = report(trained)
     assert path == trained / "report.html"
-    assert path.read_text() == page.source
+    assert path.read_text(encoding="utf-8") == page.source
     path.unlink()
     assert {each.name: each.read_bytes() for each in trained.iterdir()} == before
 
@@ -205,8 +208,8 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) -> None:
-    environment = json.loads((copy / "environment.json").read_text())
-    (copy / "environment.json").write_text(json.dumps(environment | {"store": "/nowhere"}))
+    environment = json.loads((copy / "environment.json").read_text(encoding="utf-8"))
+    (copy / "environment.json").write_text(json.dumps(environment | {"store": "/nowhere"}), encoding="utf-8")
     page = Page(report(copy))
     assert "the store /nowhere is not there; if it moved, name it with --store" in page.text
     assert "60,000" in page.text
@@ -339,7 +342,7 @@ def test_the_command(run: Run, trained: Path) -> None:
     code, _, err = run("report", "nowhere")
     assert code == 2
     assert "nowhere holds no run" in err
-    Path("names.txt").write_text("0 zero, null\n7 seven\n")
+    Path("names.txt").write_text("0 zero, null\n7 seven\n", encoding="utf-8")
     assert run("report", trained, "--out", "page.html", "-q", "--pictures", "20", "--names", "names.txt")[0] == 0
     assert Page(Path("page.html")).data["matrix"]["names"] == ["zero", *"123456", "seven", *"89"]  # type: ignore[index,call-overload]
     code, out, _ = run("report", "--help")
@@ -376,3 +379,14 @@ def test_a_report_that_fails_loses_nothing(
     assert "warning: " in err
     assert "the run is complete without it; convnet report run writes it" in err
     assert cli_report.after_training(Path("run"), Silent()) is None
+
+
+def test_a_locale_without_utf_8_gives_the_same_page(hostile: Path, tmp_path: Path) -> None:
+    """`C` without Python's UTF-8 mode: text whose encoding isn't named would be ASCII."""
+    out, ours = tmp_path / "c.html", tmp_path / "ours.html"
+    command = [sys.executable, "-m", "convnet", "report", str(hostile), "--out", str(out), "-q"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "CONVNET_KERNELS": "plain"}
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert Page(out).data == Page(report(hostile, ours)).data
+    assert " · convnet</title>" in out.read_text(encoding="utf-8")

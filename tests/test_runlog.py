@@ -72,7 +72,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path, line):
 
 def test_the_csv_has_a_column_for_every_name(tmp_path):
     runlog.write_csv(ROWS, tmp_path / "m.csv")
-    lines = (tmp_path / "m.csv").read_text().splitlines()
+    lines = (tmp_path / "m.csv").read_text(encoding="utf-8").splitlines()
     assert lines == ["epoch,loss,kind,error,é", "1,2.302585092994046,train,,", "1,,,0.5,", ",1e-300,,,ü"]
 
 

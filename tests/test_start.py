@@ -212,7 +212,10 @@ def test_the_start_matters_and_what_is_fresh_is_the_recipes(digits: Store, train
     recipe = replace(DIGITS, epochs=1)
     train(recipe, digits, tmp_path / "fresh")
     train(recipe, digits, tmp_path / "begun", start=trained / "best.ckpt")
-    first = {name: (tmp_path / name / "metrics.jsonl").read_text().splitlines()[0] for name in ("fresh", "begun")}
+    first = {
+        name: (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0]
+        for name in ("fresh", "begun")
+    }
     assert first["fresh"] != first["begun"]
     kept = checkpoint.load(tmp_path / "begun" / "best.ckpt").provenance["start"]
     assert kept["fresh"] == {"output.codes": "best.ckpt (lenet5) has none"}

@@ -168,7 +168,7 @@ def test_killed_at_random_moments_large(digits: Store, tmp_path: Path) -> None:
 def check_kills(digits: Store, folder: Path, kills: int, seed: int) -> None:
     driver = Path(__file__).with_name("kill_driver.py")
     command = [sys.executable, str(driver), str(digits.path), str(folder), str(kills), str(seed)]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     print(report)
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_net(dig
     with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+; .* --set lr=") as caught:
         train(with_settings(SMALL, ["lr=100", "decay=100", "momentum=0.999999"]), digits, out)
     assert caught.value.exit_code == 4
-    report = json.loads((out / "diverged.json").read_text())
+    report = json.loads((out / "diverged.json").read_text(encoding="utf-8"))
     assert len(report["pictures"]) in (64, 1259 % 64)
     assert set(report["pictures"]) <= set(digits.split("train").keys)
     kept = checkpoint.load(out / "last.ckpt")
@@ -354,11 +354,11 @@ def test_the_run_folder(undisturbed: Path, digits: Store) -> None:
     epochs = [row for row in rows if row["kind"] == "epoch"]
     assert [row["epoch"] for row in epochs] == [1, 2]
     assert all(0 <= row["val_top1_error"] <= 1 and math.isfinite(row["train_loss"]) for row in epochs)
-    assert (undisturbed / "metrics.csv").read_text().count("\n") == 3
-    environment = json.loads((undisturbed / "environment.json").read_text())
+    assert (undisturbed / "metrics.csv").read_text(encoding="utf-8").count("\n") == 3
+    environment = json.loads((undisturbed / "environment.json").read_text(encoding="utf-8"))
     assert environment["threads"] == 1
     assert environment["store_sha256"] == digits.identity
-    summary = json.loads((undisturbed / "summary.json").read_text())
+    summary = json.loads((undisturbed / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 40
     assert {path.name for path in undisturbed.iterdir()} == {
         "best.ckpt", "environment.json", "last.ckpt", "last.previous.ckpt", "metrics.csv", "metrics.jsonl",

@@ -150,7 +150,7 @@ def test_a_late_run_is_the_prompt_one(digits: Store, tmp_path: Path, monkeypatch
                     verb.train(plan, digits, out, place="cpu", stop=stop, progress=Stopping(stop))
                 verb.train(plan, digits, out, place="cpu", resume=True)
             path = out / ("diverged.json" if name == "diverges" else "metrics.jsonl")
-            found[name].append(path.read_text())
+            found[name].append(path.read_text(encoding="utf-8"))
     assert found["diverges"][0] == found["diverges"][1]
     rows = [[json.loads(line) for line in str(text).splitlines()] for text in found["learns"]]
     assert len(rows[0]) == 21

@@ -98,7 +98,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, nin: dict[str, torch.Tensor])
         read_weights(tmp_path / "b.pth", "nin_cifar10")
     with pytest.raises(UsageError, match="--pixels half is for torchvision's and timm's files"):
         read_weights(path, "nin_cifar10", pixels="half")
-    (tmp_path / "names").write_text("one\ntwo\n\n")
+    (tmp_path / "names").write_text("one\ntwo\n\n", encoding="utf-8")
     with pytest.raises(DataError, match="2 names, 2 of them different; the net has 10 classes"):
         read_weights(path, "nin_cifar10", classes=tmp_path / "names")
     np.save(tmp_path / "mean.npy", np.zeros((3, 4, 4), np.float32))

@@ -190,7 +190,7 @@ def test_columns_bgr_and_legacy_shapes(tmp_path: Path) -> None:
     path.write_bytes(writer.net(to_caffe(net, {}), 1, legacy=True))
     picture = RNG.uniform(0, 255, (1, 3, 256, 256)).astype("f4")
     mean.write_bytes(writer.blob(picture))
-    (tmp_path / "names").write_text("n00000001 a cat, a cat\nn00000002 dog\nn00000003 emu\n")
+    (tmp_path / "names").write_text("n00000001 a cat, a cat\nn00000002 dog\nn00000003 emu\n", encoding="utf-8")
     kept, report = read_weights(path, "alexnet_caffe", mean=mean, classes=tmp_path / "names")
     assert kept.classes == ("n00000001", "n00000002", "n00000003")
     np.testing.assert_array_equal(kept.preprocessing.mean, picture[0, ::-1].transpose(1, 2, 0))

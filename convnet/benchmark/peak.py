@@ -31,7 +31,7 @@ def on_cpu(kind: str, of: Case) -> tuple[int | None, str]:
         return None, "not measured: Windows doesn't tell a process's peak in this way"
     asked = (kind, of.name, of.batch, of.recipe.precision, torch.get_num_threads())
     program = f"from convnet.benchmark import peak; peak.tell(*{asked!r})"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", errors="replace")
     if ended.returncode:
         said = ended.stderr.strip().splitlines()[-1:] or ["no reason given; killed for want of memory?"]
         return None, f"not measured: the process ended with code {ended.returncode}: {said[0]}"
@@ -104,7 +104,7 @@ def does_not_fit(of: Case, dtype: torch.dtype) -> str:
 def _most() -> int:
     """Bytes that this process had at its peak. On Linux `ru_maxrss` would begin with the peak of the process before."""
     try:
-        text = Path("/proc/self/status").read_text()
+        text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
         import resource

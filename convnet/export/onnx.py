@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convnet import __version__, files, preprocess
+from convnet import __version__, files, machine, preprocess
 from convnet.augment import LUMA, to_input
 from convnet.checkpoint import Checkpoint
 from convnet.errors import ConvnetError, UsageError
@@ -102,7 +102,8 @@ def _check_packages() -> None:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             importlib.import_module(package)
     except ImportError as error:
-        raise UsageError(f'to write ONNX, {error.name} is missing: pip install "convnet[onnx]"') from error
+        install = f'pip install "{machine.DISTRIBUTION}[onnx]", in a checkout pip install -e ".[onnx]"'
+        raise UsageError(f"to write ONNX, {error.name} is missing: {install}") from error
 
 
 def _mean_under_centre(preprocessing: Preprocessing) -> Tensor:

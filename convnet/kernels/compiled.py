@@ -1,26 +1,33 @@
 """How does C become a function on this machine? Compiled at its first use, and kept for the next.
 
-The C of this folder needs nothing but a C compiler (`cc`, or what CC names); the library lands in the user's cache,
-under a name that stands for source, compiler and processor. Without a compiler, or with CONVNET_KERNELS=plain, the
-plain forms serve; `state()` says which and why.
+The C of this folder needs nothing but a C compiler (`cc`, or what CC says, flags included); the library lands in the
+user's cache, under a name that stands for source, compiler and processor, and that ends in its own sha256: one that was
+cut short or changed is never loaded. A cache that others may write to isn't used: the library is then compiled for this
+process alone. Without a compiler, or with CONVNET_KERNELS=plain, the plain forms serve; `state()` says which and why.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import suppress
+from functools import cache as once
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
+
+from convnet import files
+from convnet.errors import DiskError
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
@@ -29,20 +36,45 @@ FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math",
 SECONDS = 120  # a compiler that takes longer is taken for broken
 
 
-@cache
+@once
 def library() -> tuple[ctypes.CDLL | None, str]:
     """The compiled functions, or None; and a sentence about it."""
     if os.environ.get("CONVNET_KERNELS", "") == "plain":
         return None, "plain forms, as CONVNET_KERNELS=plain asks"
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
+    command = compiler()
+    if not command:
         return None, "plain forms: no C compiler (cc) was found; one makes AlexNet's training about twice as fast"
     try:
-        path = _built(compiler)
-        return ctypes.CDLL(str(path)), f"compiled forms, by {compiler}"
-    except (OSError, subprocess.SubprocessError) as error:
+        return _loaded(command), f"compiled forms, by {shlex.join(command)}"
+    except (OSError, DiskError, subprocess.SubprocessError) as error:
         text = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
-        return None, f"plain forms: {compiler} failed: {text.strip().splitlines()[-1] if text.strip() else 'no reason'}"
+        why = text.strip().splitlines()[-1] if text.strip() else "no reason"
+        return None, f"plain forms: {shlex.join(command)} failed: {why}"
+
+
+def compiler(variable: str = "CC", default: str = "cc") -> list[str]:
+    """The C compiler's path and the flags that CC gives it (`gcc -O2`); empty where there is none."""
+    try:
+        name, *flags = shlex.split(os.environ.get(variable, "")) or [default]
+    except ValueError:  # a quotation mark without its second
+        return []
+    path = shutil.which(name)
+    return [path, *flags] if path is not None else []
+
+
+def cache() -> tuple[Path | None, str]:
+    """The folder that keeps the compiled library, made if need be; or None and why it isn't used."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnet"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except (OSError, RuntimeError) as error:  # a user without a home has no cache either
+        return None, f"no folder can be made there ({error})"
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return None, f"{folder} is a link or another user's"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return None, f"others may write to {folder}; chmod go-w {shlex.quote(str(folder))}"
+    return folder, ""
 
 
 def state() -> str:
@@ -72,7 +104,7 @@ def in_parts(n: int, part: Callable[[int, int], None]) -> None:
         other.result()
 
 
-@cache
+@once
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, "convnet-kernel")
 
@@ -81,30 +113,31 @@ if hasattr(os, "register_at_fork"):  # a child process has none of its parent's 
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _built(compiler: str) -> Path:
-    """The library in the cache, compiled if it is not there yet. It takes its name when it is whole."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnet"
-    path = folder / f"{_identity(compiler)}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(suffix=".so", dir=folder)
-        os.close(handle)
-        try:
-            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", part, "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-            os.replace(part, path)
-        finally:
-            Path(part).unlink(missing_ok=True)
-    return path
+def _loaded(command: list[str]) -> ctypes.CDLL:
+    """The library of the cache, or a new one, which the cache then keeps if there is one."""
+    folder, identity = cache()[0], _identity(command)
+    for path in folder.glob(f"{identity}.*.so") if folder is not None else ():
+        if path.name == f"{identity}.{files.sha256_file(path)}.so" and not path.is_symlink():
+            return ctypes.CDLL(str(path))
+        path.unlink()  # cut short or changed: loading it could end the process, or give wrong numbers
+    writable = folder is not None and os.access(folder, os.W_OK)
+    with tempfile.TemporaryDirectory(prefix="convnet-", dir=folder if writable else None) as place:
+        made = Path(place) / "made.so"  # where nobody else may write; once loaded it may go
+        compiling = [*command, *FLAGS, *map(str, SOURCES), "-o", str(made), "-lm"]
+        subprocess.run(compiling, check=True, capture_output=True, timeout=SECONDS)
+        if folder is not None:
+            with suppress(DiskError):  # then the next process compiles again
+                files.write_atomic(folder / f"{identity}.{files.sha256_file(made)}.so", made.read_bytes())
+        return ctypes.CDLL(str(made))
 
 
-def _identity(compiler: str) -> str:
+def _identity(command: list[str]) -> str:
     """What the library depends on: the sources, the flags, the compiler, the processor."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
+    version = subprocess.run([*command, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
     parts = [
         *(path.read_bytes() for path in (*SOURCES, *HEADERS)),
         " ".join(FLAGS).encode(),
-        compiler.encode(),
+        os.fsencode(shlex.join(command)),
         version,
         _processor(),
     ]

@@ -154,7 +154,7 @@ def create_model(
                 raise UsageError(f"{count} is {value}; it must be at least 1")
             options[count] = value
     if seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))  # whatever the default device is
     with torch.random.fork_rng(devices=[]):  # torch's own initial values are drawn and thrown away
         net = MODELS[name](**options)
     net.initialize(init, torch.Generator().manual_seed(seed))

@@ -29,8 +29,8 @@ LISTED = 200  # pictures that were left out, by name
 
 
 def report(
-    run: Path,
-    out: Path | None = None,
+    run: files.PathLike,
+    out: files.PathLike | None = None,
     *,
     store: Path | None = None,
     names: Path | None = None,
@@ -48,6 +48,8 @@ def report(
     """
     if pictures < 1:
         raise UsageError(f"--pictures {pictures}: at least 1 must be looked at")
+    run = files.as_path(run, "the run's folder")
+    target = run / NAME if out is None else files.as_path(out, "out")
     told = record.read(run, store)
     page: dict[str, Any] = {
         "title": printable(run.resolve().name),
@@ -64,7 +66,6 @@ def report(
     if told.checkpoint is not None:
         page |= _look(told, names, pictures, progress, stop)
     page["missing"] = told.missing
-    target = out or run / NAME
     files.write_atomic(target, _render(page).encode(errors="replace"))
     for text in told.missing:
         progress.warn(f"the page lacks {text}")
@@ -134,9 +135,8 @@ def _try(told: Record, what: str, tell: Callable[[], list[Any]]) -> list[Any]:
 
 
 def _render(page: dict[str, Any]) -> str:
-    parts = {
-        name: resources("convnet.report").joinpath(name).read_text() for name in ("page.html", "page.css", "page.js")
-    }
+    folder = resources("convnet.report")
+    parts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     environment = Environment(
         loader=DictLoader(parts),
         autoescape=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from convnet.containers import sniff
 from convnet.errors import DataError, UsageError
+from convnet.files import PathLike, as_path
 from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
 from convnet.sources.digits import open_digits
 from convnet.sources.folders import open_folders
@@ -31,7 +32,7 @@ __all__ = ["SPLITS", "Entry", "Source", "open_source"]
 
 
 def open_source(
-    where: str | Path, *, split: float = 0.1, seed: int = 0, into: str = "val", work: Path | None = None
+    where: PathLike, *, split: float = 0.1, seed: int = 0, into: str = "val", work: Path | None = None
 ) -> Source:
     """The listing of what `where` points at; a part `split` of a source without splits, drawn by `seed`, is `into`.
 
@@ -45,10 +46,10 @@ def open_source(
     return divided(_undivided(where, work), split, seed, into)
 
 
-def _undivided(where: str | Path, work: Path | None) -> Source:
+def _undivided(where: PathLike, work: Path | None) -> Source:
     if str(where) == "digits":
         return open_digits()
-    path = Path(where)
+    path = as_path(where, "the source")
     try:
         if path.is_dir():
             return _folder(path, work)

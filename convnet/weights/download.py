@@ -234,7 +234,7 @@ def _receive(
 ) -> None:
     done = begin
     progress.start(name, (total or MAX_BYTES) // MIB, done // MIB, unit="MiB")
-    with open(part, "r+b" if begin else "wb") as target:
+    with open(part, "r+b" if begin else "wb", opener=files.in_place) as target:
         target.truncate(begin)
         target.seek(begin)
         while piece := response.read1(files.CHUNK):
