@@ -138,6 +138,9 @@ def test_what_is_not_a_picture_is_skipped_with_its_reason(tmp_path: Path) -> Non
         "extra/2.png": "not in a class folder",
     }
     assert source.notes == (
+        "left out: 1 picture in 'extra', without labels",
+        "left out: 1 picture beside the class folders: 'lost.png'",
+        "left out: 1 picture beside the class folders: 'train/lost.png'",
         "folder 'c' holds no pictures: it is no class",
         "1 of 2 classes have no pictures in train: b",
         "1 of 2 classes have no pictures in val: a",
@@ -146,13 +149,13 @@ def test_what_is_not_a_picture_is_skipped_with_its_reason(tmp_path: Path) -> Non
 
 
 def test_links_loops_and_things_that_are_no_files(tmp_path: Path) -> None:
-    fill(tmp_path, ["train/a/1.png", "else/2.png", "else/sub/3.png"])
-    fill(tmp_path, ["train/b/4.png"])
-    a = tmp_path / "train/a"
+    root = fill(tmp_path / "set", ["train/a/1.png", "train/b/4.png"])
+    fill(tmp_path, ["else/2.png", "else/sub/3.png"])
+    a = root / "train/a"
     (a / "link.png").symlink_to(tmp_path / "else/2.png")
     (a / "folder").symlink_to(tmp_path / "else")
     (a / "twice").symlink_to(tmp_path / "else")
-    (a / "up").symlink_to(tmp_path / "train")
+    (a / "up").symlink_to(root / "train")
     (a / "self").symlink_to(a)
     (a / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (a / "loop.png").symlink_to(a / "loop.png")
@@ -165,8 +168,8 @@ def test_links_loops_and_things_that_are_no_files(tmp_path: Path) -> None:
             plug.bind("socket.jpg")
         finally:
             os.chdir(former)
-    (tmp_path / "val").mkdir()
-    source = open_source(tmp_path)
+    (root / "val").mkdir()
+    source = open_source(root)
     got = [key for key in keys(source) if "/a/" in key]
     assert got == ["train/a/1.png", "train/a/folder/2.png", "train/a/folder/sub/3.png", "train/a/link.png"]
     failed = dict(source.failed)
@@ -180,12 +183,12 @@ def test_links_loops_and_things_that_are_no_files(tmp_path: Path) -> None:
 
 def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
     names = [f"d{n}" for n in range(7)]
-    fill(tmp_path, ["other/1.png", *(f"cls/{name}/{name}.png" for name in names)])
+    fill(tmp_path, ["other/1.png", "cls/0.png", *(f"cls/{name}/{name}.png" for name in names)])
     for name in names:
         for other in names:
             (tmp_path / "cls" / name / f"to-{other}").symlink_to(tmp_path / "cls" / other)
     source = open_source(tmp_path)
-    assert len(source.entries) == 8
+    assert len(source.entries) == 9
 
 
 def test_odd_names(tmp_path: Path) -> None:
@@ -290,7 +293,8 @@ def test_other_text_beside_a_list_or_class_folders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 3: a name and a class are needed"):
         open_source(tmp_path)
     (tmp_path / "labels.csv").unlink()
-    assert open_source(tmp_path).classes == ("cat",)
+    with pytest.raises(UsageError, match=r"most pictures \(2 of 3\) lie outside the folders 'cat'"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(

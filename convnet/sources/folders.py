@@ -4,13 +4,13 @@ import os
 import stat
 from pathlib import Path
 
+from convnet.sources.layout import arrange
 from convnet.sources.listing import (
     SNIFFED,
     SPELLINGS,
     Found,
     Parts,
     Source,
-    arrange,
     has_picture_suffix,
     judge,
     reason_of,

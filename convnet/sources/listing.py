@@ -2,7 +2,7 @@
 
 Every kind of source ends in the same `Source`: classes, entries in a fixed order, and what was
 left out with the reason.
-Files found are arranged here: which folder is the split, which the class, who goes to `val` when nobody said.
+Who goes to `val` when nobody said is drawn here; which folder is the split and which the class: layout.py.
 """
 
 import errno
@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,9 @@ SPELLINGS = {
     "validation": "val",
     "test": "test",
     "testing": "test",
+    "dev": "val",
+    "eval": "val",
+    "evaluation": "val",
 }
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
@@ -105,41 +107,12 @@ class Found:
     problem: tuple[Literal["skipped", "failed"], str] | None = None
 
 
-def arrange(
-    found: Iterable[Found], folders: Iterable[Parts], where: Path, kind: str, reader: Reader | None = None
-) -> Source:
-    """Class folders, with or without split folders above them, from all files and folders found (paths as parts).
-
-    Raises: UsageError when there is no class folder or no picture to train on.
-    """
-    files = sorted(found, key=lambda file: file.parts)
-    tree = {folder[:end] for folder in folders for end in range(1, len(folder) + 1)}
-    tree |= {file.parts[:end] for file in files for end in range(1, len(file.parts))}
-    depth = _depth(files, tree, where)
-    split_of = _split_folders(tree, depth, where)
-    level = len(depth) + (1 if split_of else 0)  # parts before the class
-    usable = [folder for folder in tree if folder[: len(depth)] == depth and len(folder) == level + 1]
-    named = {folder[-1] for folder in usable if not split_of or folder[:-1] in split_of}
-    meant = {file.parts[level] for file in files if len(file.parts) > level + 1 and _is_meant(file)}
-    classes = tuple(sorted(named & meant))
-    labels = {name: label for label, name in enumerate(classes)}
-    entries, left_out = [], []
-    for file in files:
-        part = split_of.get(file.parts[:level]) if split_of else "train"
-        if file.problem is not None:
-            left_out.append(file)
-        elif file.parts[: len(depth)] != depth or len(file.parts) < level + 2 or part is None:
-            left_out.append(Found(file.parts, None, "", ("skipped", "not in a class folder")))
-        else:
-            label = labels[file.parts[level]]
-            entries.append(Entry("/".join(file.parts), part, label, file.place, file.stamp))
-    notes = [f"folder {name!r} {EMPTY}" for name in sorted(named - meant)]
-    return finish(where, kind, classes, entries, left_out, notes, reader or read_entry)
-
-
-def _is_meant(file: Found) -> bool:
-    """Whether a file is a picture, or was meant to be one."""
-    return file.problem is None or file.problem[0] == "failed"
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in their order: whole numbers by their value, unless one of them is none."""
+    texts = set(names)
+    if all(text.isascii() and text.isdecimal() for text in texts):
+        return sorted(texts, key=lambda text: (int(text), text))
+    return sorted(texts)
 
 
 def finish(
@@ -317,46 +290,6 @@ def what_is(mode: int) -> str:
         if test(mode):
             return name
     return "something else"
-
-
-def _depth(files: list[Found], tree: set[Parts], where: Path) -> Parts:
-    """The folders to go down before the layout begins: `imagenette2/` in a tar that holds nothing else."""
-    top: Parts = ()
-    while True:
-        inside = sorted(folder for folder in tree if len(folder) == len(top) + 1 and folder[: len(top)] == top)
-        if not inside:
-            raise UsageError(
-                f"{shown(where)}: neither class folders, nor a list of (name, class) beside the pictures, nor ILSVRC, "
-                "CIFAR or IDX files; make one folder for each class and put its pictures there"
-            )
-        down = inside[0]
-        nested = any(len(folder) == len(down) + 1 and folder[: len(down)] == down for folder in tree)
-        loose = any(
-            file.problem is None and len(file.parts) == len(top) + 1 for file in files if file.parts[:-1] == top
-        )
-        if len(inside) > 1 or not nested or loose or down[-1].lower() in SPELLINGS:
-            return top
-        top = down
-
-
-def _split_folders(tree: set[Parts], depth: Parts, where: Path) -> dict[Parts, str]:
-    """Which folders are splits: {path: train, val or test}, or nothing when the class folders stand alone."""
-    level = [folder for folder in tree if len(folder) == len(depth) + 1 and folder[:-1] == depth]
-    named = {folder: SPELLINGS[folder[-1].lower()] for folder in sorted(level) if folder[-1].lower() in SPELLINGS}
-    nested = {folder[: len(depth) + 1] for folder in tree if len(folder) > len(depth) + 1}
-    holds_classes = {folder for folder in named if folder in nested}
-    if not any(named[folder] == "train" for folder in holds_classes):
-        if len(named) < len(level) or not named:
-            return {}  # class folders, one of which happens to be called "train" or "test"
-        raise UsageError(
-            f"{shown(where)} holds {', '.join(sorted(folder[-1] for folder in named))} but no train/ with class "
-            "folders; put the training pictures into train/CLASS/"
-        )
-    for part, n_folders in Counter(named.values()).items():
-        if n_folders > 1:
-            both = " and ".join(folder[-1] for folder in named if named[folder] == part)
-            raise UsageError(f"{shown(where)}: {both} are both spellings of '{part}'; keep one of them")
-    return named
 
 
 def _gaps(classes: Sequence[str], entries: Iterable[Entry]) -> list[str]:

@@ -19,7 +19,8 @@ from typing import IO, Any, Literal
 
 from convnet.errors import DataError, UsageError
 from convnet.files import CHUNK, atomic
-from convnet.sources.listing import SNIFFED, Found, Parts, Source, arrange, judge, pread, read_piece, shown, stamp_of
+from convnet.sources.layout import arrange
+from convnet.sources.listing import SNIFFED, Found, Parts, Source, judge, pread, read_piece, shown, stamp_of
 
 BLOCK = 512  # bytes: the unit of a tar
 LONGEST = 1 << 20  # bytes of a long name or a pax header
