@@ -27,12 +27,11 @@ from convnet.sources.listing import (
     read_entry,
     shown,
 )
-from convnet.sources.tree import NEUTRAL, UNLABELLED, Tree, is_meant, split_word, tree_of
+from convnet.sources.reading import is_plain, reading_of, refuse_twins
+from convnet.sources.tree import NEUTRAL, UNLABELLED, Tree, is_meant, n_pictures, some, split_word, tree_of
 
 CHOICES = ("folders", "outer", "inner")  # what --layout may say
-FOLD = re.compile(r"(fold|cv|part)[ _-]?\d+", re.I)
 CLUTTER = frozenset(("background_google", "257.clutter", "clutter"))  # classes of whatever is no class
-SOME = 5  # names in a sentence
 
 
 @dataclass
@@ -71,7 +70,7 @@ def source_of(tree: Tree, layout: Layout) -> Source:
     Raises: UsageError when names of classes differ in nothing that a person means.
     """
     classes = tuple(in_order({name for _, name in layout.placed.values()}))
-    _refuse_twins(tree.where, classes)
+    refuse_twins(tree.where, classes)
     labels = {name: label for label, name in enumerate(classes)}
     entries, left_out = [], []
     for file in tree.files:
@@ -97,7 +96,7 @@ def class_folders(tree: Tree, choice: str | None = None, kind: str = "class fold
     _leave_out_copies(tree, classes, layout)
     if not splits and not any(classes.values()) and (tree.pictures[()] or not tree.inside):
         raise UsageError(_no_classes(tree))
-    reading = choice if choice in ("outer", "inner") else _reading(tree, classes)
+    reading = choice if choice in ("outer", "inner") else reading_of(tree, classes)
     for folder, base in bases.items():
         for name in classes[base]:
             for file in tree.below((*base, name)):
@@ -140,7 +139,7 @@ def _top(tree: Tree) -> Parts:
         empty = [name for name in tree.inside[top] if not _holds_files(tree, (*top, name))]
         if empty and not set(live) & NEUTRAL:
             raise UsageError(
-                f"{shown(tree.where)}: only {live[0]!r} holds pictures, in folders below it, and {_some(empty)} is "
+                f"{shown(tree.where)}: only {live[0]!r} holds pictures, in folders below it, and {some(empty)} is "
                 f"empty: either {live[0]!r} is the one class, or the folders in it are the classes; remove the empty "
                 f"folders, or point at {shown(tree.where.joinpath(*down))}"
             )
@@ -222,10 +221,10 @@ def _say_what_lies_beside(
                     "which holds folders with pictures too; move it away, or name it train, val or test"
                 )
             layout.leave(files, "a second copy")
-            layout.notes.append(f"left out: {_n(len(files))} in {name!r}, a second copy of the set")
+            layout.notes.append(f"left out: {n_pictures(len(files))} in {name!r}, a second copy of the set")
         else:
             layout.leave(files, "not in a class folder")
-            layout.notes.append(f"left out: {_n(len(files))} in {name!r}, without labels")
+            layout.notes.append(f"left out: {n_pictures(len(files))} in {name!r}, without labels")
     if loose:
         layout.leave(loose, "not in a class folder")
         layout.notes.append(_loose(loose))
@@ -239,7 +238,7 @@ def _candidates(tree: Tree, base: Parts, part: str, layout: Layout) -> list[str]
         if live and len(loose) > tree.pictures[base] - len(loose):
             raise UsageError(
                 f"{shown(tree.where)}: most pictures ({len(loose):,} of {tree.pictures[base]:,}) lie outside the "
-                f"folders {_some(live)}; put each into its class's folder, or a list of (name, class) beside them"
+                f"folders {some(live)}; put each into its class's folder, or a list of (name, class) beside them"
             )
         return live
     place = "/".join(base)
@@ -247,17 +246,17 @@ def _candidates(tree: Tree, base: Parts, part: str, layout: Layout) -> list[str]
         layout.notes.append(_loose(loose))
     elif part == "test" and not live:
         layout.leave(loose, "it has no label")
-        layout.notes.append(f"left out: {_n(len(loose))} in {place!r}, without labels")
+        layout.notes.append(f"left out: {n_pictures(len(loose))} in {place!r}, without labels")
     else:
         raise UsageError(
-            f"{shown(tree.where)}: {_n(len(loose))} in {place!r} lie in no class folder, so their classes are not "
-            f"known; put them into {place}/CLASS/ or a list of (name, class) beside them, or move them{_unread(tree)}"
+            f"{shown(tree.where)}: {n_pictures(len(loose))} in {place!r} lie in no class folder, so their classes are "
+            f"not known; put them into {place}/CLASS/ or a list of (name, class) beside them, or move them{_unread(tree)}"
         )
     return live
 
 
 def _loose(files: list[Found]) -> str:
-    return f"left out: {_n(len(files))} beside the class folders: {_some('/'.join(f.parts) for f in files)}"
+    return f"left out: {n_pictures(len(files))} beside the class folders: {some('/'.join(f.parts) for f in files)}"
 
 
 def _leave_out_copies(tree: Tree, classes: dict[Parts, list[str]], layout: Layout) -> None:
@@ -270,11 +269,11 @@ def _leave_out_copies(tree: Tree, classes: dict[Parts, list[str]], layout: Layou
             if tree.direct[(*base, name)] or not _is_copy(tree, (*base, name), base):
                 raise UsageError(
                     f"{shown(tree.where)}: {'/'.join((*base, name))!r} holds folders named as the classes beside "
-                    f"it ({_some(sorted(again))}), but other pictures; keep one of the two, or merge them"
+                    f"it ({some(sorted(again))}), but other pictures; keep one of the two, or merge them"
                 )
             files = list(tree.below((*base, name)))
             layout.leave(files, "a second copy")
-            layout.notes.append(f"left out: {_n(len(files))} in {name!r}, a second copy of the set")
+            layout.notes.append(f"left out: {n_pictures(len(files))} in {name!r}, a second copy of the set")
             names.remove(name)
 
 
@@ -289,73 +288,6 @@ def _is_copy(tree: Tree, folder: Parts, of: Parts) -> bool:
     )
 
 
-# one reading, or two
-
-
-def _reading(tree: Tree, classes: dict[Parts, list[str]]) -> str:
-    """How the folders below the splits are read. Raises: UsageError when a class or a sub-class could be meant."""
-    folders = [(*base, name) for base, names in classes.items() for name in names]
-    deep = [folder for folder in folders if not _is_plain(tree, folder)]
-    if folders and all(FOLD.fullmatch(folder[-1]) for folder in folders):
-        raise UsageError(
-            f"{shown(tree.where)} holds {_some(f[-1] for f in folders)}: the parts of a cross-validation are no "
-            "classes; move the pictures into train/CLASS/ and test/CLASS/ as one of its rounds wants them"
-        )
-    if deep and all(map(tree.live, folders)) and all(_has_splits(tree, folder) for folder in folders):
-        return "splits below"
-    if deep and all(map(tree.live, folders)) and all(_is_letter(tree, folder) for folder in folders):
-        return "letters"
-    unclear = [folder for folder in deep if not tree.direct[folder] or _has_split(tree, folder)]
-    if unclear:
-        outer, inner = unclear[0][-1], tree.live(unclear[0])[0]
-        raise UsageError(
-            f"{shown(tree.where)}: pictures lie in folders below what could be their class: is "
-            f"{'/'.join((*unclear[0], inner))!r} of class {outer!r} or of class {inner!r}? --layout outer takes the "
-            "outer folder's name, --layout inner that of the folder that holds the picture"
-        )
-    return "outer"
-
-
-def _is_plain(tree: Tree, folder: Parts) -> bool:
-    """Whether all pictures of a class lie in its folder itself, or in one of no meaning in it."""
-    live = tree.live(folder)
-    if not live:
-        return True
-    neutral = live[0].lower() in NEUTRAL or live[0] == folder[-1]
-    return len(live) == 1 and not tree.direct[folder] and neutral and _is_plain(tree, (*folder, live[0]))
-
-
-def _has_split(tree: Tree, folder: Parts) -> bool:
-    return any(name.lower() in SPELLINGS for name in tree.live(folder))
-
-
-def _has_splits(tree: Tree, folder: Parts) -> bool:
-    """CLASS/train/*, CLASS/val/*: all folders of a class are splits, and there is nothing else."""
-    live = tree.live(folder)
-    return not tree.direct[folder] and all(
-        name.lower() in SPELLINGS and not tree.live((*folder, name)) for name in live
-    )
-
-
-def _is_letter(tree: Tree, folder: Parts) -> bool:
-    """Places365's a/airfield, a/apartment_building/outdoor."""
-    letter = folder[-1].lower()
-    return len(letter) == 1 and all(name.lower().startswith(letter) for name in tree.live(folder))
-
-
-def _refuse_twins(where: Path, classes: tuple[str, ...]) -> None:
-    """Raises: UsageError when two classes' names differ in letters' case, blanks or leading zeros only."""
-    seen: dict[str, str] = {}
-    for name in classes:
-        folded = " ".join(name.casefold().split())
-        plain = str(int(folded)) if folded.isascii() and folded.isdecimal() else folded
-        if seen.setdefault(plain, name) != name:
-            raise UsageError(
-                f"{shown(where)}: the classes {seen[plain]!r} and {name!r} differ in letters' case, blanks or zeros "
-                "only; if they are one class, give their folders one name; if not, make the difference plain"
-            )
-
-
 # what is told
 
 
@@ -363,20 +295,20 @@ def _tell(tree: Tree, bases: dict[Parts, Parts], classes: dict[Parts, list[str]]
     """Notes on what a person may not expect."""
     layout.notes += [f"split '{'/'.join(folder)}' holds no pictures" for folder in bases if not tree.pictures[folder]]
     folders = [(*base, name) for base, names in classes.items() for name in names]
-    deep = [folder for folder in folders if reading == "outer" and not _is_plain(tree, folder)]
+    deep = [folder for folder in folders if reading == "outer" and not is_plain(tree, folder)]
     if deep:
         n = sum(tree.pictures[folder] - tree.direct[folder] for folder in deep)
-        layout.notes.append(f"{_n(n)} lie in folders below their class's: {_some(map('/'.join, deep))}")
+        layout.notes.append(f"{n_pictures(n)} lie in folders below their class's: {some(map('/'.join, deep))}")
     if reading == "splits below":
         layout.notes.append("the splits are the folders within each class")
     clutter = sorted({name for names in classes.values() for name in names if name.lower() in CLUTTER})
     if clutter:
         layout.notes.append(
-            f"{_some(clutter)} is a class of pictures that belong to none; remove the folder to train without"
+            f"{some(clutter)} is a class of pictures that belong to none; remove the folder to train without"
         )
     lists = [file.parts[-1] for file in tree.files if re.search(r"(list|split|setid).*\.mat$", file.parts[-1], re.I)]
     if lists:
-        layout.notes.append(f"the published split lies in {_some(lists)}; .mat files are not read: it was not used")
+        layout.notes.append(f"the published split lies in {some(lists)}; .mat files are not read: it was not used")
 
 
 def _no_classes(tree: Tree) -> str:
@@ -390,13 +322,4 @@ def _unread(tree: Tree) -> str:
     """Names the files in which labels may lie that nothing here reads."""
     endings = (".mat", ".json", ".xml", ".parquet", ".xlsx", ".npy", ".npz")
     names = ["/".join(file.parts) for file in tree.files if file.parts[-1].lower().endswith(endings)]
-    return f"; labels in files such as {_some(names[:2])} are not read: turn them into a list" if names else ""
-
-
-def _n(number: int) -> str:
-    return f"{number:,} pictures" if number != 1 else "1 picture"
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:SOME])) + (f" and {len(names) - SOME:,} more" if len(names) > SOME else "")
+    return f"; labels in files such as {some(names[:2])} are not read: turn them into a list" if names else ""

@@ -12,6 +12,7 @@ from convnet.sources.listing import SPELLINGS, Entry, Found, Parts
 
 NEUTRAL = frozenset(("data", "dataset", "image", "images", "img", "imgs", "jpg", "jpegimages", "photos", "pictures"))
 UNLABELLED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "unknown"))
+NAMED = 5  # names in a sentence
 LONGEST_TEXT = 1 << 26  # bytes of a text that comes with a published data set
 
 
@@ -72,6 +73,17 @@ def split_word(name: str) -> str | None:
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     splits = {SPELLINGS[word] for word in (word.removesuffix("set") for word in words) if word in SPELLINGS}
     return splits.pop() if len(splits) == 1 else None
+
+
+def n_pictures(number: int) -> str:
+    """A number of pictures, in words."""
+    return f"{number:,} pictures" if number != 1 else "1 picture"
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    return ", ".join(map(repr, names[:NAMED])) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _bytes(file: Found) -> int:
