@@ -495,7 +495,9 @@ def ilsvrc(root: Path) -> Path:
 
 def test_ilsvrc_without_a_ground_truth_stops(tmp_path: Path) -> None:
     ilsvrc(tmp_path)
-    with pytest.raises(UsageError, match=r"no ground truth; put ILSVRC2012_devkit_t12\.tar\.gz .* never assumed"):
+    with pytest.raises(
+        UsageError, match=r"no ground truth \(ILSVRC2012_val.*put ILSVRC2012_devkit_t12\.tar\.gz .* never assumed"
+    ):
         open_source(tmp_path)
     name = "ILSVRC2012_validation_ground_truth.txt"
     (tmp_path / name).write_bytes(devkit()[name])

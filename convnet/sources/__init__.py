@@ -18,6 +18,7 @@ from pathlib import Path
 from convnet.containers import sniff
 from convnet.errors import DataError, UsageError
 from convnet.files import PathLike, as_path
+from convnet.sources.archives import is_archive, open_archive
 from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
 from convnet.sources.digits import open_digits
 from convnet.sources.folders import open_folders
@@ -26,7 +27,7 @@ from convnet.sources.idx import idx_folders, is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
 from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
 from convnet.sources.lists import find_list, open_list
-from convnet.sources.tars import is_tar, open_tar
+from convnet.sources.webdataset import open_shard_folder, shards_in
 
 __all__ = ["SPLITS", "Entry", "Source", "open_source"]
 
@@ -70,6 +71,8 @@ def _folder(path: Path, work: Path | None) -> Source:
         return open_idx(path)
     if (arrays := _one_set(path, names)) is not None:
         return _undivided(arrays, work)
+    if shards := shards_in(path, names):
+        return open_shard_folder(path, shards)
     if (listed := find_list(path, names)) is not None:
         return open_list(listed)
     return open_folders(path)
@@ -102,8 +105,8 @@ def _file(path: Path, work: Path | None) -> Source:
         head = file.read(512)
     if (match := IDX_NAME.fullmatch(path.name)) is not None:
         return open_idx(path.parent, match["prefix"])
-    if is_tar(head):
-        return open_tar(path, work)
+    if is_archive(head):
+        return open_archive(path, work)
     if path.name.lower().endswith((".txt", ".csv", ".tsv")):
         return open_list(path)
     what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar nor a list (.txt, .csv, .tsv)"

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from convnet.errors import DataError, UsageError
+from convnet.errors import DataError
 from convnet.files import CHUNK, atomic
-from convnet.sources.layout import arrange
-from convnet.sources.listing import SNIFFED, Found, Parts, Source, judge, pread, read_piece, shown, stamp_of
+from convnet.sources.listing import SNIFFED, Found, Parts, judge, pread, shown, stamp_of
 
 BLOCK = 512  # bytes: the unit of a tar
 LONGEST = 1 << 20  # bytes of a long name or a pax header
@@ -41,12 +40,17 @@ Reader = Callable[[int, int], bytes]  # (length, offset) -> bytes, fewer at the 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its name (bytes as they are), what it is (b"0" a file, b"5" a folder), where its bytes lie."""
+    """One member: its name (bytes as they are), what it is (b"0" a file, b"5" a folder), where its bytes lie.
+
+    `packed` is what a zip needs to know besides; `problem` says why its bytes can't be used.
+    """
 
     name: str
     kind: bytes
     offset: int
     length: int
+    packed: tuple[int, ...] = ()
+    problem: str | None = None
 
 
 def is_tar(head: bytes) -> bool:
@@ -59,18 +63,11 @@ def packing(head: bytes) -> str | None:
     return next((name for start, name in PACKED.items() if head.startswith(start)), None)
 
 
-def open_tar(where: Path, work: Path | None) -> Source:
-    """The source of a tar of class folders; a compressed one is unpacked to `work`/source.tar first.
+def list_tar(path: Path, name: str) -> tuple[list[Found], list[Parts]]:
+    """The files and folders of a plain tar; `name` is what errors call it.
 
-    Raises: UsageError when it is compressed and `work` is None; DataError when it is damaged.
+    Raises: DataError when it is damaged.
     """
-    with open(where, "rb") as file:
-        how = packing(file.read(BLOCK))
-    path = where
-    if how is not None:
-        if work is None:
-            raise UsageError(f"{shown(where)} is compressed ({how}) and can't be read in place; unpack it first")
-        path = unpack(where, how, work / "source.tar")
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
@@ -78,22 +75,28 @@ def open_tar(where: Path, work: Path | None) -> Source:
         def read(length: int, offset: int) -> bytes:
             return pread(handle, length, offset)
 
-        members = list(tar_members(read, 0, status.st_size, shown(where)))
-        found, folders = sort_members(members, path, stamp_of(status), read)
+        members = list(tar_members(read, 0, status.st_size, name))
+        return sort_members(members, path, stamp_of(status), head_by(read))
     finally:
         os.close(handle)
-    return arrange(found, folders, where, "tar of class folders", read_piece)
 
 
-def sort_members(members: list[Member], path: Path, stamp: str, read: Reader) -> tuple[list[Found], list[Parts]]:
-    """Members as files found, each usable, skipped or failed, and the folders among them."""
+def head_by(read: Reader) -> Callable[[Member], bytes]:
+    """A function that reads the first bytes of a member."""
+    return lambda member: read(min(SNIFFED, member.length), member.offset)
+
+
+def sort_members(
+    members: list[Member], path: Path, stamp: str, head: Callable[[Member], bytes], what: str = "tar"
+) -> tuple[list[Found], list[Parts]]:
+    """Members of a tar or a zip as files found, each usable, skipped or failed, and the folders among them."""
     found: list[Found] = []
     folders: list[Parts] = []
     taken: dict[str, int] = {}
     for member in members:
         text = _clean(member.name)
         parts = tuple(part for part in text.split("/") if part not in ("", "."))
-        problem = _problem(member, text, parts)
+        problem = _problem(member, text, parts, what)
         if problem is None and member.kind == b"5":
             if parts and not any(part.startswith(".") for part in parts):
                 folders.append(parts)
@@ -101,31 +104,34 @@ def sort_members(members: list[Member], path: Path, stamp: str, read: Reader) ->
         key = "/".join(parts) or "(no name)"
         taken[key] = taken.get(key, 0) + 1
         if taken[key] > 1:
-            problem = ("failed", "duplicate name in the tar")
+            problem = ("failed", f"duplicate name in the {what}")
             parts = (*parts[:-1], f"{key.rsplit('/', 1)[-1]} (number {taken[key]})")
         if problem is None:
-            problem = _judge(member, parts, read)
-        place = (path, member.offset, member.length)
-        found.append(Found(parts or (key,), place, f"{stamp}:{member.offset}:{member.length}", problem))
+            problem = _judge(member, parts, head)
+        place = (path, member.offset, member.length, *member.packed)
+        here = ":".join(map(str, place[1:]))
+        found.append(Found(parts or (key,), place, f"{stamp}:{here}", problem))
     return found, folders
 
 
-def _problem(member: Member, text: str, parts: Parts) -> tuple[Literal["skipped", "failed"], str] | None:
+def _problem(member: Member, text: str, parts: Parts, what: str) -> tuple[Literal["skipped", "failed"], str] | None:
     if text.startswith("/"):
         return "failed", "an absolute name; not read"
     if ".." in parts:
-        return "failed", "its name leaves the tar (..); not read"
+        return "failed", f"its name leaves the {what} (..); not read"
     if not parts and member.kind != b"5":
         return "failed", "it has no name"
     if member.kind not in (b"0", b"5"):
-        return "failed", f"{KINDS.get(member.kind, f'a member of type {member.kind!r}')} in a tar; not followed"
-    return None
+        return "failed", f"{KINDS.get(member.kind, f'a member of type {member.kind!r}')} in a {what}; not followed"
+    return ("failed", member.problem) if member.problem else None
 
 
-def _judge(member: Member, parts: Parts, read: Reader) -> tuple[Literal["skipped", "failed"], str] | None:
+def _judge(
+    member: Member, parts: Parts, head: Callable[[Member], bytes]
+) -> tuple[Literal["skipped", "failed"], str] | None:
     if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
         return "skipped", "hidden"
-    return judge(parts[-1], lambda: read(min(SNIFFED, member.length), member.offset))
+    return judge(parts[-1], lambda: head(member))
 
 
 def tar_members(read: Reader, start: int, end: int, name: str) -> Iterator[Member]:
