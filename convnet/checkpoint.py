@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from io import BufferedReader
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from convnet import files, preprocess, recipe, strictjson, tensors
 from convnet.errors import ConvnetError, DataError, UsageError
-from convnet.nets import create_model
+from convnet.nets import MODELS, create_model
 from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
@@ -31,10 +31,10 @@ LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"  # names i
 KEPT = "epoch-{:04d}.ckpt"  # the net after that epoch
 
 MAGIC = b"\x89CNVNET\n"  # no text file begins so, and a transfer that changes line ends breaks it
-VERSION = 1
+VERSION = 2  # 1 had no record; it is still read
 FRAME = struct.Struct("<8sIQ32s")  # magic, version, length of the header, sha256: 52 bytes, the same in every version
 MAX_HEADER = 2 << 20  # bytes; a header of 22,000 classes has about 1 MiB
-SECTIONS = ("weights", "velocity", "preprocessing")  # in the order of the file; the last two may be absent
+SECTIONS = ("weights", "velocity", "preprocessing", "record")  # in the order of the file; only the first must be there
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
 
 
@@ -75,6 +75,7 @@ class Checkpoint:
     velocity       the update rule's state by name; None where only the net is kept
     position       where in training the run is
     provenance     what JSON holds: versions, threads, device, the store's sha256, the command
+    record         the lines of metrics.jsonl so far, which a resumed run writes anew; None where only the net is kept
     """
 
     recipe: Recipe
@@ -84,6 +85,7 @@ class Checkpoint:
     velocity: dict[str, Tensor] | None = None
     position: Position = Position()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    record: bytes | None = None
 
 
 def save(path: files.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
@@ -99,8 +101,8 @@ def save(path: files.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = 
     digest = _digest(VERSION, header)
     with files.atomic(path) as file:
         file.write(FRAME.pack(MAGIC, VERSION, len(header), digest) + header)
-        for named in payloads.values():
-            for piece in tensors.pieces(named):
+        for payload in payloads.values():
+            for piece in _pieces(payload):
                 file.write(piece)
         if keep_previous and _is_whole(path):
             file.flush()
@@ -140,11 +142,34 @@ def load_newest(folder: files.PathLike) -> tuple[Checkpoint, Path, list[str]]:
     raise DataError("; ".join(damages))
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What the header of a run's newest checkpoint says, read without its tensors."""
+
+    path: Path
+    recipe: Recipe
+    provenance: Mapping[str, Any]
+
+
+def peek(folder: Path) -> Summary | None:
+    """The header of the newest checkpoint of a run's folder whose header is whole; None where there is none."""
+    for path in (folder / LAST, folder / PREVIOUS):
+        try:
+            with open(path, "rb") as file:
+                header, _ = _sections(file, os.fstat(file.fileno()).st_size)
+            chosen = recipe.from_dict(_of(header, "recipe", dict), "recipe")
+            return Summary(path, chosen, _of(header, "provenance", dict))
+        except (OSError, ConvnetError):
+            continue
+    return None
+
+
 def rebuild(checkpoint: Checkpoint) -> Net:
     """The net of a checkpoint with its weights, in eval mode, on the CPU. Raises: DataError when they don't fit."""
     chosen = checkpoint.recipe
     options: dict[str, Any] = dict(chosen.net_options)
     try:
+        _check_shapes(chosen.net, options | {"num_classes": len(checkpoint.classes)}, checkpoint.weights)
         net = create_model(chosen.net, num_classes=len(checkpoint.classes), seed=0, **options)
         net.load_state_dict(checkpoint.weights)
     except (UsageError, TypeError, ValueError, RuntimeError) as error:
@@ -152,24 +177,42 @@ def rebuild(checkpoint: Checkpoint) -> Net:
     return net.eval()
 
 
+def _check_shapes(name: str, options: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """A net takes no memory before its weights are known to be there. Raises: ValueError, UsageError."""
+    with torch.device("meta"):
+        needed = MODELS[name](**options).state_dict() if name in MODELS else {}
+    for weight in needed.keys() & weights.keys():
+        if needed[weight].shape != weights[weight].shape:
+            there, wanted = (list(each[weight].shape) for each in (weights, needed))
+            raise ValueError(f"{weight} has shape {there}, the net needs {wanted}")
+    if missing := sorted(needed.keys() - weights.keys()):
+        raise ValueError(f"{missing[0]} is missing")
+
+
 # Writing
 
 
-def _payloads(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
-    """The tensors by section, in the order of the file; each section is one safetensors file."""
-    payloads = {"weights": checkpoint.weights}
+def _payloads(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor] | bytes]:
+    """What the sections hold, in the order of the file: tensors, as one safetensors file each, or bytes."""
+    payloads: dict[str, dict[str, Tensor] | bytes] = {"weights": checkpoint.weights}
     if checkpoint.velocity is not None:
         payloads["velocity"] = checkpoint.velocity
     if checkpoint.preprocessing.mean is not None:
         payloads["preprocessing"] = {"mean": torch.from_numpy(checkpoint.preprocessing.mean)}
+    if checkpoint.record is not None:
+        payloads["record"] = checkpoint.record
     return payloads
 
 
-def _header(path: Path, checkpoint: Checkpoint, payloads: dict[str, dict[str, Tensor]]) -> bytes:
+def _pieces(payload: dict[str, Tensor] | bytes) -> Iterator[memoryview | bytes]:
+    return iter([payload]) if isinstance(payload, bytes) else tensors.pieces(payload)
+
+
+def _header(path: Path, checkpoint: Checkpoint, payloads: dict[str, dict[str, Tensor] | bytes]) -> bytes:
     sections = []
-    for name, named in payloads.items():
+    for name, payload in payloads.items():
         digest, length = hashlib.sha256(), 0
-        for piece in tensors.pieces(named):
+        for piece in _pieces(payload):
             digest.update(piece)
             length += len(piece)
         sections.append({"name": name, "length": length, "sha256": digest.hexdigest()})
@@ -238,9 +281,13 @@ class _Section:
 def _read(file: BufferedReader, size: int) -> Checkpoint:
     header, sections = _sections(file, size)
     found: dict[str, dict[str, Tensor]] = {}
+    record: bytes | None = None
     for section in sections:
         data = torch.empty(section.length, dtype=torch.uint8)
         _verify(file, section, data.numpy().data)
+        if section.name == "record":
+            record = data.numpy().tobytes()
+            continue
         try:
             found[section.name] = tensors.parse(data)
         except DataError as error:
@@ -254,6 +301,7 @@ def _read(file: BufferedReader, size: int) -> Checkpoint:
             velocity=found.get("velocity"),
             position=_position(_of(header, "position", dict)),
             provenance=_of(header, "provenance", dict),
+            record=record,
         )
     except ConvnetError as error:  # what a recipe calls a wrong argument is bad data here
         raise DataError(f"header: {error}") from error
@@ -272,8 +320,8 @@ def _sections(file: BufferedReader, size: int) -> tuple[dict[str, Any], list[_Se
     data = file.read(length)
     if _digest(version, data) != digest:
         raise DataError("damaged header: its sha256 is wrong")
-    if version != VERSION:
-        raise DataError(f"written by a newer convnet (format {version}; this one reads {VERSION}): update convnet")
+    if not 1 <= version <= VERSION:
+        raise DataError(f"written by a newer convnet (format {version}; this one reads 1 to {VERSION}): update convnet")
     try:
         header = strictjson.parse(data)
     except ValueError as error:

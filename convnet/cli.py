@@ -198,13 +198,20 @@ def train(
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
         again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
         command = shlex.join(["convnet", *sys.argv[1:]])
-        with on_signals() as stop:
+
+        def leave(text: str) -> None:
+            progress.finish()
+            print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)  # noqa: T201
+
+        with on_signals(leave) as stop:
             try:
                 summary = run(plan, store, out, resume=resume, start=start, workers=workers, at_once=at_once,
                               keep=cast(Any, resident), progress=progress, stop=stop, command=command)  # fmt: skip
             except Interrupted as error:
                 raise Interrupted(f"{error}; go on with: {again}") from error
             except DiskError as error:
+                if not (out / "last.ckpt").exists():
+                    raise  # nothing is there to go on with
                 text = str(error).replace("run the same command again", f"go on with: {again}")
                 raise DiskError(text) from error
         page = after_training(out, progress)

@@ -1,8 +1,11 @@
 """What happens to every verb: Ctrl-C, a reader that leaves, a stdout that can't be written."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec
 
@@ -17,7 +20,8 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
     @wraps(function)
     def verb(*arguments: P.args, **options: P.kwargs) -> None:
         try:
-            function(*arguments, **options)
+            with _polite():
+                function(*arguments, **options)
             sys.stdout.flush()
         except KeyboardInterrupt:
             raise Interrupted("stopped; run the same command again") from None
@@ -30,3 +34,15 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
             raise DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
 
     return verb
+
+
+@contextmanager
+def _polite() -> Iterator[None]:
+    """SIGTERM and SIGHUP are what Ctrl-C is."""
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    former = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

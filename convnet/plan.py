@@ -1,12 +1,14 @@
 """What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from convnet.errors import UsageError, unknown
+from convnet.checkpoint import LAST, Summary, load_newest, peek
+from convnet.errors import ConvnetError, UsageError, unknown
 from convnet.explain import skeleton
 from convnet.nets import MODELS, recipe_of
 from convnet.prepare import SUFFIX, WORK, holds, prepare, settings_for
@@ -17,6 +19,7 @@ from convnet.sources import Source, open_source
 from convnet.sources.listing import slug
 from convnet.start import take_over
 from convnet.store import Store, is_store
+from convnet.strictjson import unseal
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
 STORES = Path("stores")  # where `convnet train` puts the stores that it makes itself
@@ -162,20 +165,40 @@ def resume_run(
         runs = sorted(path.parent for path in Path("runs").glob("*/last.ckpt"))
         known = f" (runs here: {', '.join(map(str, runs))})" if runs else ""
         raise UsageError(f"--resume needs the run's folder: convnet train --resume --out runs/NAME{known}")
-    if not (out / "recipe.toml").is_file():
-        raise UsageError(f"{out} holds no run to resume (no recipe.toml); start one without --resume")
-    plan = with_settings(load_recipe(out / "recipe.toml"), settings)
+    kept = peek(out)
+    if kept is None:
+        if not (out / LAST).exists():
+            raise UsageError(f"{out} holds no run to resume (no {LAST}); start one without --resume")
+        load_newest(out)  # says what is damaged
+        raise AssertionError("a checkpoint whose header is damaged was loaded")
+    plan = with_settings(kept.recipe, settings)
+    _tell_other_recipe(out / "recipe.toml", kept.recipe, progress)
     if data is not None and is_store(Path(data)):
         return Store(Path(data)), plan, out
-    try:
-        path = Path(json.loads((out / "environment.json").read_bytes())["store"])
-    except (OSError, ValueError, KeyError, TypeError):
-        path = Path("of this run")
+    path = Path(str(_environment(out, kept).get("store")))
     if not is_store(path):
         raise UsageError(f"the store {path} is not there; if it moved: convnet train STORE --resume --out {out}")
     if data is not None:
         progress.note(f"{data} is not a store: going on with the run's own, {path}")
     return Store(path), plan, out
+
+
+def _tell_other_recipe(path: Path, kept: Recipe, progress: Progress) -> None:
+    """The checkpoint's recipe is the run's; the file beside it is for people, and written anew."""
+    try:
+        same = replace(load_recipe(path), epochs=kept.epochs) == kept
+    except ConvnetError:
+        same = False
+    if not same:
+        progress.warn(f"{path} is not the recipe of this run's checkpoint, which goes on; it is written anew")
+
+
+def _environment(out: Path, kept: Summary) -> Mapping[str, Any]:
+    """Where and how the run went on last: environment.json, or if that is damaged what the checkpoint says."""
+    try:
+        return unseal((out / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        return kept.provenance
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from convnet import __version__, checkpoint, device, draws, files, fit, preprocess, runlog
+from convnet import __version__, checkpoint, device, draws, files, fit, preprocess, runlog, strictjson
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.decode import stored_by
 from convnet.errors import DataError, Diverged, UsageError
@@ -47,6 +48,7 @@ class Run:
     """The state of a run: what a checkpoint keeps, and where it is kept."""
 
     recipe: Recipe
+    data: Data
     preprocessing: preprocess.Preprocessing
     classes: tuple[str, ...]
     net: Net
@@ -56,6 +58,8 @@ class Run:
     where: device.Device
     out: Path
     saved: float  # monotonic seconds of the last save
+    record: list[bytes]  # the lines of metrics.jsonl
+    last_ids: NDArray[np.int64] | None = None  # pictures of the last step
 
 
 def choose_data(recipe: Recipe, store: Store) -> Data:
@@ -105,7 +109,7 @@ def begin(
         mean = store.statistics.mean_rgb
         preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side)
         net = fresh_net(recipe, len(store.classes))
-        position, provenance, velocity = Position(), dict(environment), None
+        position, provenance, velocity, record = Position(), dict(environment), None, list[bytes]()
         if start is not None:
             provenance["start"] = _begin_with(net, recipe, store, start, progress)
         _make_room(out)
@@ -116,18 +120,18 @@ def begin(
         _check_same(kept, recipe, environment, store, path, progress)
         preprocessing, position, provenance = kept.preprocessing, kept.position, dict(kept.provenance)
         net, velocity = checkpoint.rebuild(replace(kept, recipe=recipe)), kept.velocity
-        if runlog.truncate(out / METRICS, position.rows) < position.rows:
-            progress.warn(f"{out / 'metrics.jsonl'} has lost rows; the run goes on without them")
+        record = _record(kept, out, progress)
+        if lost := runlog.keep_whole(out / TIMING):
+            progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
         progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
-    files.write_atomic(out / "recipe.toml", to_toml(recipe).encode())  # resuming may have changed the epochs
-    files.write_atomic(out / "environment.json", json.dumps(environment, indent=1).encode())
     net = where.take(net)
     step = Step(net, recipe, where)
     if velocity is not None:
         step.rule.load(velocity)
     step.piece = fit.choose(step, picture_shape(recipe), at_once, progress)
     _check_pieces(provenance, step.piece, progress)
-    run = Run(recipe, preprocessing, store.classes, net, step, position, provenance, where, out, monotonic())
+    classes, now = store.classes, monotonic()
+    run = Run(recipe, data, preprocessing, classes, net, step, position, provenance, where, out, now, record)
     progress.note(
         f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}; {where.forms()}"
     )
@@ -135,9 +139,74 @@ def begin(
         progress.note(f"pictures decoded by {environment['decoder']}")
     if len(store.classes) == 1:
         progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
-    if not resume:
-        save(run)  # a disk that can't hold the run says so now
+    if resume:
+        _check_best(run, progress)
+    if not resume or kept.recipe != recipe:
+        save(run)  # a disk that can't hold the run says so now; of a resumed run the epochs may have changed
+    write_beside(run, environment)
     return run
+
+
+def write_beside(run: Run, environment: Mapping[str, Any]) -> None:
+    """Writes what a run's folder holds beside its checkpoints anew, from what they hold."""
+    files.write_atomic(run.out / "recipe.toml", to_toml(run.recipe).encode())
+    files.write_atomic(run.out / "environment.json", strictjson.seal(dict(environment)))
+    files.write_atomic(run.out / METRICS, run.record)
+    write_table(run)
+
+
+def write_table(run: Run) -> None:
+    """metrics.csv: the epochs of the record, if one has ended."""
+    if rows := [row for row in runlog.read(run.out / METRICS) if row["kind"] == "epoch"]:
+        runlog.write_csv(rows, run.out / "metrics.csv")
+
+
+def _record(kept: Checkpoint, out: Path, progress: Progress) -> list[bytes]:
+    """The lines of the record when the checkpoint was written: its own, or of an earlier version's what is whole."""
+    if kept.record is not None:
+        return kept.record.splitlines(keepends=True)
+    lost = runlog.keep_whole(out / METRICS, kept.position.rows)
+    rows = runlog.read(out / METRICS)
+    if lost or len(rows) < kept.position.rows:
+        progress.warn(f"{out / METRICS} has lost rows; the run goes on without them")
+    return [runlog.line(row) for row in rows]
+
+
+def _check_best(run: Run, progress: Progress) -> None:
+    """best.ckpt must be whole and this run's best; if it isn't, it's written anew where that is possible."""
+    at, path = run.position, run.out / BEST
+    if at.best_error is None:
+        return
+    epoch = 1 + max(n for n, error in enumerate(at.validation_errors) if error == at.best_error)
+    try:
+        best = checkpoint.load(path) if path.exists() else None
+        problem = "is not there" if best is None else _not_ours(best, run, epoch)
+    except DataError as error:
+        problem = f"is damaged ({error})"
+    if problem is None:
+        return
+    if (at.epoch, at.batch) == (epoch + 1, 0):  # the net of this moment is the best
+        progress.warn(f"{path} {problem}: written anew")
+        checkpoint.save(path, snapshot(run, velocity=False))
+        return
+    run.position = replace(at, best_error=None)
+    path.unlink(missing_ok=True)
+    progress.warn(
+        f"{path} {problem}: the net of epoch {epoch}, the best so far ({at.best_error:.2%} validation error), is lost; "
+        f"{BEST} will be the best of the epochs that follow, or {LAST} where none does"
+    )
+
+
+def _not_ours(best: Checkpoint, run: Run, epoch: int) -> str | None:
+    """What shows that a checkpoint is not that of this run after that epoch."""
+    if replace(best.recipe, epochs=run.recipe.epochs) != run.recipe:
+        return "is another run's: its recipe differs"
+    if best.provenance.get("store_sha256") != run.provenance.get("store_sha256"):
+        return "is another run's: it was trained on another store"
+    errors = run.position.validation_errors[:epoch]
+    if best.position.epoch != epoch + 1 or best.position.validation_errors != errors:
+        return f"is another net than that of epoch {epoch}"
+    return None
 
 
 def _begin_with(net: Net, recipe: Recipe, store: Store, path: Path, progress: Progress) -> dict[str, Any]:
@@ -219,12 +288,33 @@ def _environment(where: device.Device, store: Store, command: str) -> dict[str, 
     }
 
 
-def save(run: Run) -> None:
-    """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite."""
+def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
+    """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite.
+
+    buffers: those of the net at the position, where a step that has begun may have changed them (batch norm's).
+    """
     if not all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters()):  # a device synchronisation
-        raise Diverged(f"the weights are no longer finite; the last good net is {run.out / LAST}; try a lower rate")
-    checkpoint.save(run.out / LAST, snapshot(run, velocity=True), keep_previous=True)
+        raise diverged(run, "the weights are no longer finite after", run.position.step)
+    kept = snapshot(run, velocity=True)
+    kept.weights.update({name: value for name, value in (buffers or {}).items() if name in kept.weights})
+    checkpoint.save(run.out / LAST, kept, keep_previous=True)
     run.saved = monotonic()
+
+
+def diverged(run: Run, what: str, step: int) -> Diverged:
+    """The error of a run whose last step is the one at which it happened; its pictures are named in diverged.json."""
+    path, epoch = run.out / "diverged.json", run.position.epoch
+    keys = [] if run.last_ids is None else [run.data.train.keys[i] for i in run.last_ids.tolist()]
+    report = {"what": what, "epoch": epoch, "step": step, "pictures": keys}
+    files.write_atomic(path, json.dumps(report, indent=1).encode())
+    return Diverged(f"{what} epoch {epoch}, step {step:,}; its pictures are in {path}; {lower_rate(run)}")
+
+
+def lower_rate(run: Run) -> str:
+    """What to do when a run has diverged: its own recipe can't change, so another run takes the last good net."""
+    lr, last = f"--set lr={run.recipe.lr / 10:g}", run.out / LAST
+    again = f"convnet train {run.data.store.path} --recipe {run.out / 'recipe.toml'} {lr}"
+    return f"the last good net is {last}; try a lower rate: {again}, from the beginning or with --start-from {last}"
 
 
 def snapshot(run: Run, velocity: bool) -> Checkpoint:
@@ -236,4 +326,5 @@ def snapshot(run: Run, velocity: bool) -> Checkpoint:
         velocity=run.step.rule.state() if velocity else None,
         position=run.position,
         provenance=run.provenance,
+        record=b"".join(run.record) if velocity else None,
     )

@@ -1,34 +1,48 @@
 """What happened in a run, row by row? metrics.jsonl: one JSON object a line, only ever appended to.
 
 A row is {name: number, text, true, false or None}. NaN and the infinities are written as the texts "nan", "inf" and
-"-inf", because JSON has no such numbers.
+"-inf", because JSON has no such numbers. Each line ends in the CRC-32 of what it would be without it, so that damage is
+found; readers here drop it.
 """
 
 import csv
 import io
 import json
 import math
+import re
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from convnet import strictjson
 from convnet.errors import DataError
 from convnet.files import disk_errors, in_place, write_atomic
 
 Value = int | float | str | bool | None
 Row = Mapping[str, Value]
+CHECKED = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.S)  # a line, but for its end
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
-def append(path: Path, row: Row) -> None:
-    """Adds one row at the end of the file; when this returns, the system has it (a killed process loses nothing).
+def line(row: Row) -> bytes:
+    """A row as it stands in the file, with its CRC-32 and its newline."""
+    text = json.dumps({name: _writable(value) for name, value in row.items()}, allow_nan=False).encode()
+    return text[:-1] + f', "crc32": "{zlib.crc32(text):08x}"}}\n'.encode()
+
+
+def append(path: Path, row: Row) -> bytes:
+    """Adds one row at the end of the file, and returns its line; when this returns, the system has it (a killed
+    process loses nothing).
 
     Raises: DiskError; DataError when the file is a link.
     """
-    line = json.dumps({name: _writable(value) for name, value in row.items()}, allow_nan=False) + "\n"
+    whole = line(row)
     with disk_errors(path), open(path, "ab", buffering=0, opener=in_place) as file:
-        data = memoryview(line.encode())
+        data = memoryview(whole)
         while data:
             data = data[file.write(data) :]
+    return whole
 
 
 def read(path: Path) -> list[dict[str, Value]]:
@@ -39,15 +53,19 @@ def read(path: Path) -> list[dict[str, Value]]:
     return [_row(path, number, line) for number, line in enumerate(_whole_lines(path), 1)]
 
 
-def truncate(path: Path, keep: int) -> int:
-    """Drops what follows the first `keep` rows, a torn line too; returns how many rows are left, `keep` or fewer.
+def keep_whole(path: Path, most: int | None = None) -> int:
+    """Rewrites the file with its first `most` rows that are whole; returns how many of them are lost to damage.
 
-    Fewer are left when the record lost rows that the checkpoint counted: the caller tells the user. Raises: DiskError.
+    Raises: DiskError.
     """
-    lines = _whole_lines(path)[:keep]
+    lines, whole = _whole_lines(path)[:most], []
+    for number, text in enumerate(lines, 1):
+        with suppress(DataError):
+            _row(path, number, text)
+            whole.append(text + b"\n")
     if path.exists():
-        write_atomic(path, b"".join(line + b"\n" for line in lines))
-    return len(lines)
+        write_atomic(path, whole)
+    return len(lines) - len(whole)
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -90,10 +108,15 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Value]:
+    checked = CHECKED.fullmatch(line)
+    text = checked[1] + b"}" if checked else line  # the rows of earlier versions have no CRC
+    if checked and zlib.crc32(text) != int(checked[2], 16):
+        raise DataError(f"{path}, line {number}: damaged: its CRC-32 does not match")
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = strictjson.parse(text)
+    except ValueError as error:
         raise DataError(f"{path}, line {number}: not a row of JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: not a row of JSON: no object")
+    for name, value in row.items():
+        if not isinstance(value, Value):
+            raise DataError(f"{path}, line {number}: {name} is a {type(value).__name__}, no number and no text")
     return row

@@ -1,5 +1,6 @@
-"""What does a JSON text from a stranger say? Or why is it none?"""
+"""What does a JSON text from a stranger say? Or why is it none? And how does a file of ours tell that it is damaged?"""
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -23,6 +24,34 @@ def value(data: bytes | str) -> Any:
         return json.loads(data, object_pairs_hook=_object, parse_float=_float, parse_constant=_refused)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """An object as indented JSON whose last name is `sha256`: of the same text with an empty one.
+
+    >>> unseal(seal({"epochs": 3}))
+    {'epochs': 3}
+    """
+    digest = hashlib.sha256(_sealed(content, "")).hexdigest()
+    return _sealed(content, digest)
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The object that `seal` wrote, without its digest; one without a digest, of an earlier version, as it is.
+
+    Raises: ValueError for what is no JSON, and where the digest doesn't match.
+    """
+    content = parse(data)
+    digest = content.pop("sha256", None)
+    if digest is not None and data != _sealed(content, str(digest)):
+        raise ValueError("damaged: it is not as it was written")
+    if digest is not None and digest != hashlib.sha256(_sealed(content, "")).hexdigest():
+        raise ValueError("damaged: its sha256 does not match")
+    return content
+
+
+def _sealed(content: dict[str, Any], digest: str) -> bytes:
+    return json.dumps({**content, "sha256": digest}, indent=1).encode()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

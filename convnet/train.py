@@ -11,18 +11,19 @@ A run is a folder:
     recipe.toml      the recipe; environment.json: versions, device, store; summary.json: the result
 """
 
-import json
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from convnet import checkpoint, device, files, fit, optim, resident, runlog
+from convnet import checkpoint, device, files, fit, optim, resident, runlog, strictjson
 from convnet.checkpoint import BEST, KEPT, LAST, Position
-from convnet.errors import Diverged, Interrupted
+from convnet.errors import DataError, Diverged, Interrupted
 from convnet.evaluate import NotFinite, Scores, evaluate
 from convnet.fit import AtOnce
 from convnet.loader import Loader
@@ -30,7 +31,20 @@ from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
 from convnet.resident import Feed, Resident
-from convnet.run import METRICS, TIMING, Data, Run, begin, choose_data, picture_shape, save, snapshot
+from convnet.run import (
+    METRICS,
+    TIMING,
+    Data,
+    Run,
+    begin,
+    choose_data,
+    diverged,
+    lower_rate,
+    picture_shape,
+    save,
+    snapshot,
+    write_table,
+)
 from convnet.stop import Stop
 from convnet.store import Store
 from convnet.update import Done, Updates, updates
@@ -79,7 +93,7 @@ def train(
             dtype = run.step.input_dtype
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
             feed = resident.choose(loader, keep, lambda: fit.taken(run.step, picture_shape(recipe)), progress)
-            steps = updates(run.step, progress.note)
+            steps = updates(run.step, progress.note, partial(_may_cut_step, run, stop))
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
                 _train_epoch(run, steps, feed, progress, stop)
                 _end_epoch(run, data, progress, stop)
@@ -109,23 +123,47 @@ def _train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, sto
             if stop:
                 told(steps.rest())
                 save(run)
-                text = f"stopped in epoch {epoch}, step {run.position.step:,}; everything is saved in {run.out}"
-                raise Interrupted(text)
+                raise Interrupted(_stopped(run))
             if monotonic() - run.saved > 60 * recipe.save_minutes:
                 told(steps.rest())
                 save(run)
         told(steps.rest())
+    except DataError:  # a store that was damaged while it was read: what was learned before stays
+        told(steps.rest())
+        save(run)
+        raise
     finally:
         seconds, pictures = monotonic() - began, run.position.pictures - first
         runlog.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
 
 
+@contextmanager
+def _may_cut_step(run: Run, stop: Stop | None) -> Iterator[None]:
+    """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers."""
+    if stop is None:
+        yield
+        return
+    buffers = {name: buffer.clone() for name, buffer in run.net.named_buffers()}
+
+    def keep() -> str:
+        save(run, buffers)
+        return _stopped(run)
+
+    with stop.may_cut(keep):
+        yield
+
+
+def _stopped(run: Run) -> str:
+    return f"stopped in epoch {run.position.epoch}, step {run.position.step:,}; everything is saved in {run.out}"
+
+
 def _count(run: Run, done: Done, lr: float, loader: Feed) -> None:
     """Moves the position by one step; every few steps a row. Raises: Diverged when its loss is not finite."""
     ids, loss, wrong = done
-    if not math.isfinite(loss):
-        raise _diverged(run, loss, [loader.split.keys[i] for i in ids])
     n, at = len(ids), run.position
+    run.last_ids = ids
+    if not math.isfinite(loss):
+        raise diverged(run, f"the loss became {loss} in", at.step + 1)
     run.position = replace(
         at,
         batch=at.batch + 1,
@@ -139,22 +177,8 @@ def _count(run: Run, done: Done, lr: float, loader: Feed) -> None:
         _log(run, row | {"loss": loss, "error": wrong / n})
 
 
-def _diverged(run: Run, loss: float, keys: list[str]) -> Diverged:
-    path = run.out / "diverged.json"
-    report = {"epoch": run.position.epoch, "step": run.position.step + 1, "loss": str(loss), "pictures": keys}
-    files.write_atomic(path, json.dumps(report, indent=1).encode())
-    return Diverged(
-        f"the loss became {loss} in epoch {run.position.epoch}, step {run.position.step + 1:,}; its pictures are in "
-        f"{path}, the last good net in {run.out / LAST}; {_lower(run.recipe)}"
-    )
-
-
-def _lower(recipe: Recipe) -> str:
-    return f"try a lower rate: --set lr={recipe.lr / 10:g}"
-
-
 def _log(run: Run, row: runlog.Row) -> None:
-    runlog.append(run.out / METRICS, row)
+    run.record.append(runlog.append(run.out / METRICS, row))
     run.position = replace(run.position, rows=run.position.rows + 1)
 
 
@@ -177,12 +201,13 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     errors = at.validation_errors
     if data.val is not None:
         try:
-            scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
+            with _may_cut_step(run, stop):
+                scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again
             raise
         except NotFinite as error:
-            raise Diverged(f"{error}; the last good net is {run.out / LAST}; {_lower(run.recipe)}") from error
+            raise Diverged(f"{error}; {lower_rate(run)}") from error
         row |= {"val_loss": scores.loss, "val_top1_error": scores.top1, "val_top5_error": scores.top5}
         best = at.best_error is None or scores.top1 <= at.best_error  # of equals the later
         errors = (*errors, scores.top1)
@@ -201,8 +226,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
     if epoch in run.recipe.keep_epochs:
         checkpoint.save(run.out / KEPT.format(epoch), snapshot(run, velocity=False))
-    rows = [row for row in runlog.read(run.out / METRICS) if row["kind"] == "epoch"]
-    runlog.write_csv(rows, run.out / "metrics.csv")
+    write_table(run)
     save(run)  # last: a run that is killed before it does this epoch's end again
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
@@ -268,7 +292,7 @@ def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | N
         summary["test"] = _figures(
             evaluate(net, data.store.split("test"), run.preprocessing, exact, progress=progress, stop=stop)
         )
-    files.write_atomic(run.out / "summary.json", json.dumps(summary, indent=1).encode())
+    files.write_atomic(run.out / "summary.json", strictjson.seal(summary))
     return summary
 
 

@@ -9,6 +9,7 @@ steps late, with the weights as they were before the step.
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -49,9 +50,14 @@ class Updates(Protocol):
         """Waits for all that are still to be told."""
 
 
-def updates(step: Step, note: Callable[[str], None]) -> Updates:
+Cuttable = Callable[[], AbstractContextManager[None]]  # within it the process may end: nothing that counts has moved
+
+
+def updates(step: Step, note: Callable[[str], None], cuttable: Cuttable = nullcontext) -> Updates:
     """Those for the step's device; `note` is told what is worth a line."""
-    return Late(Whole(step, step.recipe.batch, note)) if on_cuda.serve(step.where.device) else Prompt(step)
+    if on_cuda.serve(step.where.device):
+        return Late(Whole(step, step.recipe.batch, note))
+    return Prompt(step, cuttable)
 
 
 class Prompt:
@@ -59,12 +65,15 @@ class Prompt:
 
     waiting = 0
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    def __init__(self, step: Step, cuttable: Cuttable = nullcontext) -> None:
+        self.step, self.cuttable = step, cuttable
 
     def take(self, batch: Batch, number: int, lr: float) -> list[Done]:
-        loss, wrong = self.step.gradients(batch.images, batch.labels, number)
-        value = loss.item()  # a device synchronisation: a loss that isn't finite must stop the run before the update
+        with self.cuttable():  # the longest part of a step by far
+            loss, wrong = self.step.gradients(batch.images, batch.labels, number)
+            value = (
+                loss.item()
+            )  # a device synchronisation: a loss that isn't finite must stop the run before the update
         if math.isfinite(value):
             self.step.rule.step(lr)
         return [Done(batch.ids, value, int(wrong.item()))]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnet import checkpoint, files, tensors
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position, load, load_newest, rebuild, save
@@ -37,6 +38,7 @@ def small(seed=0, **changes):
         "velocity": {"w": torch.randn(2, 3), "b": torch.randn(2)},
         "position": Position(epoch=2, step=7, validation_errors=(0.5,), best_error=0.5, loss_sum=0.1 + 0.2),
         "provenance": {"torch": "2", "seed": seed},
+        "record": b'{"epoch": 1}\n',
     }
     return Checkpoint(**{**content, **changes})
 
@@ -50,7 +52,7 @@ def same(a, b):
     def raw(tensor):
         return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
-    names = ("recipe", "preprocessing", "classes", "position", "provenance")
+    names = ("recipe", "preprocessing", "classes", "position", "provenance", "record")
     if any(getattr(a, name) != getattr(b, name) for name in names) or not equal(a.weights, b.weights):
         return False
     return (a.velocity is None) == (b.velocity is None) and (a.velocity is None or equal(a.velocity, b.velocity))
@@ -69,6 +71,7 @@ def bytes_of(kept, folder):
     [
         {},
         {"velocity": None},
+        {"record": None},
         {"preprocessing": PLAIN},
         {"preprocessing": replace(PLAIN, mean=np.random.default_rng(0).random((4, 4, 3), np.float32))},
         {"classes": ("Ärzte", "\udcff", "a\nb", "")},
@@ -126,7 +129,7 @@ def test_a_checkpoint_rebuilds_its_net(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "the weights don't fit net lenet5: .*Missing key"),
+        ({}, "the weights don't fit net lenet5: .* is missing"),
         ({"recipe": Recipe(net="lenet6")}, "the weights don't fit net lenet6: unknown net 'lenet6'"),
         ({"recipe": Recipe(net="lenet5", net_options={"num_classes": 3})}, "the weights don't fit net lenet5"),
     ],
@@ -148,7 +151,7 @@ def test_docs_checkpoint_md_is_enough_to_read_one(tmp_path):
     magic = bytes.fromhex(page.split("magic: ")[1].split(" (")[0])
     assert data[:8] == magic
     version, length = struct.unpack_from("<IQ", data, 8)
-    assert version == 1
+    assert version == 2
     assert length <= 2_097_152
     header_bytes = data[52 : 52 + length]
     assert hashlib.sha256(data[:20] + header_bytes).digest() == data[20:52]
@@ -162,6 +165,9 @@ def test_docs_checkpoint_md_is_enough_to_read_one(tmp_path):
         body = data[end : end + section["length"]]
         end += section["length"]
         assert hashlib.sha256(body).hexdigest() == section["sha256"]
+        if section["name"] == "record":
+            assert body == kept.record
+            continue
         (n,) = struct.unpack_from("<Q", body)
         assert n % 8 == 0
         for name, entry in json.loads(body[8 : 8 + n]).items():
@@ -198,8 +204,37 @@ def refused(path, data, text):
 
 def test_a_newer_format_says_update(tmp_path):
     header, rest = parts(bytes_of(small(), tmp_path))
-    text = r"written by a newer convnet \(format 2; this one reads 1\): update convnet"
-    refused(tmp_path / "a", forged(header, rest, version=2), text)
+    text = r"written by a newer convnet \(format 3; this one reads 1 to 2\): update convnet"
+    refused(tmp_path / "a", forged(header, rest, version=3), text)
+
+
+def test_a_file_of_format_1_is_read(tmp_path):
+    """It had no record."""
+    header, rest = parts(bytes_of(small(record=None), tmp_path))
+    (tmp_path / "a").write_bytes(forged(header, rest, version=1))
+    assert load(tmp_path / "a").record is None
+    assert torch.equal(load(tmp_path / "a").weights["w"], small().weights["w"])
+
+
+def test_a_net_that_its_weights_do_not_fill_takes_no_memory(tmp_path):
+    """Shapes are compared before there are weights: 30,000 classes would be 0.5 GB."""
+    named = tuple(map(str, range(30_000)))
+    wrong = small(recipe=Recipe(net="alexnet"), classes=named, weights={"fc8.weight": torch.zeros(3, 4)})
+    with Made() as made, pytest.raises(DataError, match=r"the weights don't fit net alexnet: fc8.weight has shape"):
+        rebuild(wrong)
+    assert made.elements < 1_000_000
+
+
+class Made(TorchDispatchMode):
+    """Counts the elements of tensors that are made and hold memory."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.device.type != "meta":
+            self.elements += out.numel()
+        return out
 
 
 def test_damage_is_named(tmp_path):
@@ -262,7 +297,7 @@ def test_every_truncation_and_every_flipped_bit_is_found(tmp_path):
     assert same(again, kept)
     assert path.name == PREVIOUS
     assert len(warnings) == 1
-    assert "last.ckpt: damaged velocity: the sha256 is wrong; going on from last.previous.ckpt" in warnings[0]
+    assert "last.ckpt: damaged record: the sha256 is wrong; going on from last.previous.ckpt" in warnings[0]
 
 
 def test_nothing_to_go_on_from(tmp_path):

@@ -46,20 +46,48 @@ def test_every_torn_end_leaves_the_whole_rows(tmp_path):
         path.write_bytes(data[:length])
         whole = data[:length].count(b"\n")
         assert runlog.read(path) == ROWS[:whole]
-        assert runlog.truncate(path, 2) == min(whole, 2)
+        assert runlog.keep_whole(path, 2) == 0
         assert runlog.read(written(path, ROWS[2:])) == ROWS[: min(whole, 2)] + ROWS[2:]
 
 
-def test_truncate_keeps_the_bytes_of_the_first_rows(tmp_path):
+def test_the_first_rows_keep_their_bytes(tmp_path):
     path = written(tmp_path / "m", ROWS)
     data = path.read_bytes()
-    assert runlog.truncate(path, 99) == 3
+    assert runlog.keep_whole(path) == 0
     assert path.read_bytes() == data
-    assert runlog.truncate(path, 1) == 1
+    assert runlog.keep_whole(path, 1) == 0
     assert path.read_bytes() == data.split(b"\n")[0] + b"\n"
-    assert runlog.truncate(path, 0) == 0
-    assert runlog.truncate(tmp_path / "absent", 5) == 0
+    assert runlog.keep_whole(tmp_path / "absent", 5) == 0
     assert not (tmp_path / "absent").exists()
+
+
+def test_every_flipped_bit_of_a_row_is_found(tmp_path):
+    """Its values are never others; of the name `crc32` itself a flip makes a row of the former kind."""
+    path = written(tmp_path / "m", ROWS)
+    data, unnamed = path.read_bytes(), 0
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            rows = runlog.read(path)
+        except DataError:
+            assert runlog.keep_whole(path) > 0
+            assert all(row in ROWS for row in runlog.read(path))
+            continue
+        if len(rows) == len(ROWS):  # else its last newline was hit
+            assert [{**row, **right} for row, right in zip(rows, ROWS, strict=True)] == rows
+            unnamed += rows != ROWS
+        else:
+            assert rows == ROWS[: len(rows)]
+    assert unnamed <= 8 * len('"crc32": ') * len(ROWS)
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "m").symlink_to(tmp_path / "outside")
+    with pytest.raises(DiskError, match="m: cannot be written"):
+        runlog.append(tmp_path / "m", {"a": 1})
+    assert not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("line", [b"{]", b"[1]", b"\xff", b"[" * 100_000])
