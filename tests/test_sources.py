@@ -303,7 +303,7 @@ def test_other_text_beside_a_list_or_class_folders(tmp_path: Path) -> None:
         ("1.png,a\n1.png,b\n", "'1.png' is 'a' in line 1, but 'b' in line 2"),
         ("1.png,a,train\n1.png,a,val\n", r"in train \(line 1\) and in val"),
         ("1.png,\n", "line 1: a name and a class are needed"),
-        ("1.png,a,later\n", "the split 'later' must be train, val or test"),
+        ("name,class,split\n1.png,a,later\n", "the split 'later' must be train, val or test"),
         ("\n\n", "is empty"),
     ],
 )

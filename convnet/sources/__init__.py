@@ -20,46 +20,56 @@ from convnet.errors import DataError, UsageError
 from convnet.files import PathLike, as_path
 from convnet.sources.archives import is_archive, open_archive
 from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
+from convnet.sources.columns import ColumnNames
 from convnet.sources.digits import open_digits
 from convnet.sources.folders import open_folders
 from convnet.sources.idx import NAME as IDX_NAME
 from convnet.sources.idx import idx_folders, is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
 from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
-from convnet.sources.lists import find_list, open_list
+from convnet.sources.lists import ANY, lists_in, open_list, open_lists, refuse_unread
 from convnet.sources.webdataset import open_shard_folder, shards_in
 
-__all__ = ["SPLITS", "Entry", "Source", "open_source"]
+__all__ = ["SPLITS", "ColumnNames", "Entry", "Source", "open_source"]
 
 
 def open_source(
-    where: PathLike, *, split: float = 0.1, seed: int = 0, into: str = "val", work: Path | None = None
+    where: PathLike,
+    *,
+    split: float = 0.1,
+    seed: int = 0,
+    into: str = "val",
+    work: Path | None = None,
+    columns: ColumnNames = ANY,
 ) -> Source:
     """The listing of what `where` points at; a part `split` of a source without splits, drawn by `seed`, is `into`.
 
-    A compressed tar is unpacked to `work`/source.tar.
+    A compressed tar is unpacked to `work`/source.tar. `columns`: which columns of a list are to be read.
     Raises: UsageError when it is none of the kinds or lacks a part; DataError when a file of it is damaged.
     """
     if not 0 <= split < 1:
         raise UsageError(f"split {split:g} is not in 0 <= split < 1; it is the part of each class that goes to {into}")
     if into not in SPLITS[1:]:
         raise UsageError(f"--as {into}: the divided part goes to val or to test")
-    return divided(_undivided(where, work), split, seed, into)
+    source = _undivided(where, work, columns)
+    if columns and not source.kind.startswith("list"):
+        raise UsageError(f"{where} is no list but {source.kind}; --name-column and its like are for lists")
+    return divided(source, split, seed, into)
 
 
-def _undivided(where: PathLike, work: Path | None) -> Source:
+def _undivided(where: PathLike, work: Path | None, columns: ColumnNames) -> Source:
     if str(where) == "digits":
         return open_digits()
     path = as_path(where, "the source")
     try:
         if path.is_dir():
-            return _folder(path, work)
-        return _file(path, work)
+            return _folder(path, work, columns)
+        return _file(path, work, columns)
     except OSError as error:
         raise DataError(f"{shown(path)} can't be read: {reason_of(error)}") from error
 
 
-def _folder(path: Path, work: Path | None) -> Source:
+def _folder(path: Path, work: Path | None, columns: ColumnNames) -> Source:
     names = os.listdir(path)
     if "store.json" in names:
         raise UsageError(f"{shown(path)} is already a store; give it to train, or point at the pictures it was made of")
@@ -70,11 +80,11 @@ def _folder(path: Path, work: Path | None) -> Source:
     if is_idx(names):
         return open_idx(path)
     if (arrays := _one_set(path, names)) is not None:
-        return _undivided(arrays, work)
+        return _undivided(arrays, work, columns)
     if shards := shards_in(path, names):
         return open_shard_folder(path, shards)
-    if (listed := find_list(path, names)) is not None:
-        return open_list(listed)
+    if listed := lists_in(path, names):
+        return open_lists(path, listed, columns)
     return open_folders(path)
 
 
@@ -90,7 +100,7 @@ def _one_set(path: Path, names: list[str]) -> Path | None:
     return inside[0] if inside else None
 
 
-def _file(path: Path, work: Path | None) -> Source:
+def _file(path: Path, work: Path | None, columns: ColumnNames) -> Source:
     try:
         status = path.stat()
     except OSError as error:
@@ -108,6 +118,7 @@ def _file(path: Path, work: Path | None) -> Source:
     if is_archive(head):
         return open_archive(path, work)
     if path.name.lower().endswith((".txt", ".csv", ".tsv")):
-        return open_list(path)
+        return open_list(path, columns)
+    refuse_unread(path)
     what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar nor a list (.txt, .csv, .tsv)"
     raise UsageError(f"{shown(path)} is {what}; a source is a folder of labelled pictures, a list, a tar or 'digits'")

@@ -6,6 +6,7 @@ Who goes to `val` when nobody said is drawn here; which folder is the split and 
 """
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -38,6 +39,7 @@ SPELLINGS = {
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 )
+NUMBER = re.compile(r"-?[0-9]+")  # a class that is a whole number
 SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
 LARGEST = 1 << 30  # bytes of one encoded picture
 
@@ -115,6 +117,20 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(texts)
 
 
+def numbering(classes: Sequence[str]) -> list[str]:
+    """A note where classes are numbers and output k is not class k."""
+    if not all(map(NUMBER.fullmatch, classes)):
+        return []
+    numbers = [int(name) for name in classes]
+    place = next((k for k, number in enumerate(numbers) if k != number), None)
+    if place is None:
+        return []
+    pairs = list(itertools.pairwise([-1, *numbers]))
+    gaps = [f"{a + 1}" if b == a + 2 else f"{a + 1}-{b - 1}" for a, b in pairs if b > a + 1]
+    missing = f"labels {', '.join(gaps[:5])}{', ...' if len(gaps) > 5 else ''} have no pictures; " if gaps else ""
+    return [f"the classes are numbers: {missing}output {place} is class {classes[place]}"]
+
+
 def finish(
     where: Path,
     kind: str,
@@ -141,7 +157,9 @@ def finish(
         )
     order = {part: number for number, part in enumerate(SPLITS)}
     entries.sort(key=lambda entry: (order[entry.split], entry.label, entry.key))
-    return Source(name or slug(where), kind, classes, entries, skipped, failed, None, tuple(notes), reader)
+    return Source(
+        name or slug(where), kind, classes, entries, skipped, failed, None, (*notes, *numbering(classes)), reader
+    )
 
 
 def divided(source: Source, split: float, seed: int, into: str = "val") -> Source:

@@ -1,262 +1,201 @@
-"""Which pictures does a list name? A text or CSV file of (name, class) or (name, class, split) beside the pictures.
+"""Which pictures do lists name? Text files of (name, class) or (name, class, split) beside the pictures.
 
-Separated by tabs, commas, semicolons or spaces, whichever the first line has, in that order. Between spaces the first
-field is the name, the last is the split if it is one in every line, and the class is what lies between.
+Several lists are one source when their names say which split each is: train.txt and val.txt, train.csv and test.csv.
+Lists of names alone, called so, say the split of pictures that another list gives a class.
+
+file          answers
+tables.py     lines and fields of a text
+columns.py    which column holds name, class and split
+names.py      which file a name means
+labels.py     which class a line gives
+listed.py     what the lists say together -> a source
 """
 
-import csv
-import io
 import os
 import posixpath
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from convnet.errors import DataError, UsageError
+from convnet.errors import UsageError
+from convnet.sources.columns import ColumnNames, columns_of, header_key
 from convnet.sources.folders import walk
-from convnet.sources.listing import (
-    SPELLINGS,
-    Entry,
-    Found,
-    Source,
-    finish,
-    has_picture_suffix,
-    read_entry,
-    shown,
-)
+from convnet.sources.labels import CHECKSUM, NAME_FILES, NOTHING, Line, read_lines
+from convnet.sources.listed import Listed, name_of, source_of
+from convnet.sources.listing import SPELLINGS, Found, Source, has_picture_suffix, shown
+from convnet.sources.names import Names
+from convnet.sources.tables import Table, peek_table, read_table
 
+ANY = ColumnNames()
 SUFFIXES = (".txt", ".csv", ".tsv")
-NAMES = frozenset(
-    (
-        "name",
-        "file",
-        "filename",
-        "file_name",
-        "image",
-        "image_name",
-        "img",
-        "picture",
-        "path",
-        "filepath",
-        "image_id",
-        "id",
-        "key",
-    )
-)
-CLASSES = frozenset(
-    (
-        "class",
-        "label",
-        "category",
-        "class_name",
-        "classname",
-        "target",
-        "species",
-        "wnid",
-        "y",
-    )
-)
-PARTS = frozenset(
-    (
-        "split",
-        "set",
-        "subset",
-        "partition",
-        "part",
-    )
-)
-SAMPLE = 1000  # lines that are looked at to tell a list from other text
-LARGEST = 1 << 28  # bytes of a list
+UNREAD = {
+    ".json": "JSON",
+    ".jsonl": "JSON lines",
+    ".ndjson": "JSON lines",
+    ".parquet": "Parquet",
+    ".feather": "Feather",
+    ".arrow": "Arrow",
+    ".xlsx": "an Excel sheet",
+    ".xls": "an Excel sheet",
+    ".ods": "a spreadsheet",
+    ".mat": "a MATLAB file",
+    ".xml": "XML",
+    ".lst": "MXNet's list",
+}
+SPLIT_WORDS = {**SPELLINGS, "trainval": "train"}
+FEWEST = 3  # pictures of a val or test list that all have one class, before that is taken for a filler
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a list; `split` is None where the list has no such column."""
+def lists_in(folder: Path, names: Iterable[str], found: Iterable[Found] | None = None) -> list[Path]:
+    """The texts in a folder, or in folders called train, val or test in it, that seem to be lists of (name, class).
 
-    number: int
-    name: str
-    label: str
-    split: str | None
-
-
-def find_list(where: Path, names: list[str]) -> Path | None:
-    """The list of pictures in a folder: the one text file that names pictures, some of them there, in half its lines.
-
-    Raises: UsageError when there are several.
+    names: what the folder holds. found: what `walk` found below it, where that is known. Only the first lines are read.
     """
-    lists = []
-    for name in sorted(names):
-        path = where / name
-        if name.startswith(".") or not name.lower().endswith(SUFFIXES) or not path.is_file():
-            continue
-        try:
-            rows = [row for _, row in _rows(_text(path), path)][:SAMPLE]
-        except (DataError, OSError):
-            continue
-        there = [_names_picture(where, row) for row in rows]
-        named = [any(has_picture_suffix(field.strip()) for field in row) for row in rows]
-        if any(there) and 2 * sum(map(max, there, named)) >= len(rows):
-            lists.append(path)
-    if len(lists) > 1:
+    return [path for path, n_columns in _texts(folder, names, found) if n_columns > 1]
+
+
+def unread_lists(names: Iterable[str]) -> list[str]:
+    """The files that may be lists in a format that isn't read, each with what it is."""
+    return [f"{shown(name)} ({UNREAD[_suffix(name)]})" for name in sorted(names) if _suffix(name) in UNREAD]
+
+
+def refuse_unread(path: Path) -> None:
+    """Raises: UsageError when a path is a list in a format that isn't read."""
+    if what := UNREAD.get(_suffix(path.name)):
         raise UsageError(
-            f"{shown(where)} holds several lists: {', '.join(shown(path.name) for path in lists)}; "
-            f"point at one of them, as in: convnet prepare {shown(lists[0])} STORE"
+            f"{shown(path)} is {what}, which is not read as a list; write it as CSV with the header name,class or "
+            "name,class,split"
         )
-    return lists[0] if lists else None
 
 
-def _names_picture(where: Path, row: list[str]) -> bool:
-    """Whether one of two or more fields is the name of a picture in the folder."""
-    if sum(bool(field.strip()) for field in row) < 2:
-        return False
-    for name in map(str.strip, row):
-        if _safe(name) and (has_picture_suffix(name) or "." not in name) and (where / name).is_file():
-            return True
-    return False
-
-
-def open_list(path: Path) -> Source:
-    """The source of a list of pictures; names are relative to the list's folder.
+def open_list(path: Path, chosen: ColumnNames = ANY) -> Source:
+    """The source of the list that the user points at; names are relative to its folder.
 
     Raises: UsageError when a name has two classes or a column is missing; DataError when the list is no text.
     """
-    where = path.parent
-    found, _ = walk(where)
-    files = {shown(os.path.relpath(file.place, where)) if file.place else "/".join(file.parts): file for file in found}
-    lines = _distinct(path, read_list(path, lambda text: (where / text).is_file()))
-    classes = tuple(sorted({line.label for line in lines.values()}))
-    labels = {name: label for label, name in enumerate(classes)}
-    entries, left_out = [], []
-    for name, line in lines.items():
-        file = files.pop(name, None) if _safe(name) else None
-        problem = _problem(name, file)
-        if problem is not None or file is None:
-            left_out.append(Found((name,), None, "", ("failed", problem or "in the list, but missing")))
-        else:
-            part = line.split or "train"
-            entries.append(Entry("/".join(file.parts), part, labels[line.label], file.place, file.stamp))
-    for file in files.values():
-        left_out.append(file if file.problem else Found(file.parts, None, "", ("skipped", "not in the list")))
-    return finish(where, f"list {shown(path.name)}", classes, entries, left_out, (), read_entry)
+    found, _ = walk(path.parent)
+    names = Names(found, path.parent)
+    others = [other for other in lists_in(path.parent, os.listdir(path.parent), found) if other.name != path.name]
+    notes = [f"{name_of(other)} seems to be a list too; it was not used" for other in others]
+    return source_of(path.parent, names, [_read(path, names, chosen, None)], notes)
 
 
-def _problem(name: str, file: Found | None) -> str | None:
-    """Why a listed picture can't be used."""
-    if not _safe(name):
-        return "its name leaves the folder; not read"
-    if file is None:
-        return "in the list, but missing"
-    if file.problem is None or (file.problem[0] == "skipped" and file.place is not None):
-        return None  # listed: what its extension is doesn't matter
-    return file.problem[1]
+def open_lists(folder: Path, paths: Sequence[Path], chosen: ColumnNames = ANY) -> Source:
+    """The source of the lists that `lists_in` sees in a folder: one, or one for each split.
+
+    Raises: UsageError when several could be meant, and as `open_list`.
+    """
+    found, _ = walk(folder)
+    names = Names(found, folder)
+    fillers = [path for path in paths if "submission" in _words(path)]
+    parts = {path: _part_of(path, folder) for path in paths if path not in fillers}
+    if not parts or (len(parts) > 1 and (None in parts.values() or len(set(parts.values())) < len(parts))):
+        texts = ", ".join(map(name_of, parts or fillers))
+        raise UsageError(
+            f"{shown(folder)} holds {'several lists' if parts else 'no list of classes but'}: {texts}; "
+            f"point at one of them, as in: convnet prepare {shown(paths[0])} STORE"
+        )
+    first = min(parts, key=lambda path: parts[path] != "train")
+    listed = [_read(first, names, chosen, parts[first])]
+    listed += [_read(path, names, chosen, part, listed[0]) for path, part in parts.items() if path != first]
+    for path, n_columns in _texts(folder, os.listdir(folder), found):
+        if n_columns == 1 and (part := _part_of(path, folder)) and part not in parts.values():
+            columns = columns_of(_table(path), names.__contains__, ColumnNames(), labelled=False)
+            listed.append(Listed(path, part, columns, read_lines(_table(path), columns), "has no classes"))
+    notes = [f"{name_of(path)} is a form to fill in; it was not used" for path in fillers]
+    return source_of(folder, names, [_without_fillers(one, listed) for one in listed], notes)
 
 
-def _safe(name: str) -> bool:
-    return not name.startswith(("/", "\\")) and ".." not in name.split("/") and "\0" not in name
-
-
-def _distinct(path: Path, lines: list[Line]) -> dict[str, Line]:
-    """One line for each name. Raises: UsageError when two lines of a name disagree."""
-    distinct: dict[str, Line] = {}
-    for line in lines:
-        name = shown(posixpath.normpath(line.name))
-        former = distinct.setdefault(name, line)
-        if (former.label, former.split) != (line.label, line.split):
-            raise UsageError(
-                f"{shown(path)}: '{name}' is '{former.label}' in line {former.number}, but '{line.label}' in line "
-                f"{line.number}; keep one of them"
-                if former.label != line.label
-                else f"{shown(path)}: '{name}' is in {former.split} (line {former.number}) and in {line.split} (line "
-                f"{line.number}); keep one of them"
-            )
-    return distinct
-
-
-def read_list(path: Path, exists: Callable[[str], bool] | None = None) -> list[Line]:
-    """The lines of a list, without its header. `exists` tells a header's first field from a name without an extension.
+def read_list(path: Path) -> list[Line]:
+    """The lines of a list, without its header.
 
     Raises: UsageError that names the line and what it lacks; DataError when the file is no text.
     """
-    text = _text(path)
-    rows = _rows(text, path)
-    if not rows:
+    table = _table(path)
+    return read_lines(table, columns_of(table, has_picture_suffix, ColumnNames()))
+
+
+def _table(path: Path) -> Table:
+    table = read_table(path)
+    if not table.rows:
         raise UsageError(f"{shown(path)} is empty; each line must hold a name and a class")
-    columns = _columns(rows, exists or has_picture_suffix)
-    if columns is not None:
-        rows = rows[1:]
-    name_at, class_at, split_at = columns or (0, 1, 2 if any(len(row) > 2 for _, row in rows) else None)
-    lines = []
-    for number, row in rows:
-        fields = dict(enumerate(field.strip() for field in row))
-        name, label = fields.get(name_at, ""), fields.get(class_at, "")
-        if not name or not label:
-            raise UsageError(f"{shown(path)}, line {number}: a name and a class are needed, found {shown(repr(row))}")
-        part = None
-        if split_at is not None:
-            part = SPELLINGS.get(fields.get(split_at, "").lower())
-            if part is None:
-                what = fields.get(split_at, "")
-                raise UsageError(f"{shown(path)}, line {number}: the split '{shown(what)}' must be train, val or test")
-        lines.append(Line(number, name, shown(label), part))
-    return lines
+    return table
 
 
-def _text(path: Path) -> str:
-    """A list's text; bytes that are no UTF-8 stay as they are, as in names of files."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise DataError(f"{shown(path)} is larger than the {LARGEST:,} bytes that a list may have")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    if b"\0" in data:
-        raise DataError(f"{shown(path)} is no text; a list holds a name and a class in each line")
-    return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+def _read(path: Path, names: Names, chosen: ColumnNames, part: str | None, first: Listed | None = None) -> Listed:
+    """One list; one for tests may lack the class column of the `first`, the list for training, or leave it empty."""
+    table = _table(path)
+    header = [header_key(field) for field in table.rows[0][1]]
+    if first is not None and first.columns.header:
+        known = [header_key(field) for field in first.columns.header]
+        labelled = any(known[n] in header for n in first.columns.label) or known[first.columns.name] not in header
+        if not labelled:
+            columns = columns_of(table, names.__contains__, replace(chosen, label=None), labelled=False)
+            return Listed(path, part, columns, read_lines(table, columns), "has no classes")
+    columns = columns_of(table, names.__contains__, chosen)
+    fields = {row[n].lower() for _, row in table.rows[bool(columns.header) :] for n in columns.label if n < len(row)}
+    if first is not None and fields <= NOTHING | {""}:
+        columns = replace(columns, label=())
+        return Listed(path, part, columns, read_lines(table, columns), "has no classes")
+    return Listed(path, part, columns, read_lines(table, columns))
 
 
-def _rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of each line that is not blank."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = next((mark for mark in "\t,;" if mark in first), None)
-    if separator is None:
-        return _spaced([(n, line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    try:
-        return [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
-    except csv.Error as error:
-        raise DataError(f"{shown(path)}, line {reader.line_num}: {error}") from error
+def _without_fillers(one: Listed, listed: Sequence[Listed]) -> Listed:
+    """The list, without classes where it is for val or test and gives all pictures one, as where they are secret."""
+    labels = {line.label for line in one.lines}
+    others = {line.label for other in listed if other is not one and other.lacks is None for line in other.lines}
+    if one.lacks or one.part in (None, "train") or len(one.lines) < FEWEST or len(labels) > 1 or len(others) < 2:
+        return one
+    return replace(one, lacks=f"gives all {len(one.lines)} pictures the class '{one.lines[0].label}'")
 
 
-def _spaced(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """Fields between spaces, put together as name, class and, if every line but a header ends in one, split."""
-    parts = all(len(row) > 2 and row[-1].lower() in SPELLINGS for _, row in rows[1:] or rows)
-    if parts:
-        return [(number, [row[0], " ".join(row[1:-1]), row[-1]]) for number, row in rows]
-    return [(number, [row[0], " ".join(row[1:])]) for number, row in rows]
+def _texts(folder: Path, names: Iterable[str], found: Iterable[Found] | None) -> list[tuple[Path, int]]:
+    """The texts that name pictures of a folder, and how many columns each has, at most 2."""
+    places = [folder / name for name in sorted(names)]
+    for path in [path for path in places if path.name.lower() in SPELLINGS and path.is_dir()]:
+        places += [path / name for name in sorted(os.listdir(path))]
+    texts, index = [], None
+    for path in places:
+        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+            continue
+        if (table := peek_table(path)) is not None and table.rows:
+            index = index or Names(walk(folder)[0] if found is None else found, folder)
+            if n_columns := _columns_of_pictures(table, index):
+                texts.append((path, n_columns))
+    return texts
 
 
-def _columns(rows: list[tuple[int, list[str]]], exists: Callable[[str], bool]) -> tuple[int, int, int | None] | None:
-    """Where name, class and split are, if the first row is a header."""
-    first = [field.strip().lower() for field in rows[0][1]]
-    if (
-        len(rows) < 2
-        or not first
-        or has_picture_suffix(first[0])
-        or (_safe(first[0]) and exists(rows[0][1][0].strip()))
-    ):
-        return None
-    at = {
-        what: n
-        for what, known in (("n", NAMES), ("c", CLASSES), ("s", PARTS))
-        for n, f in enumerate(first)
-        if f in known
-    }
-    if "n" in at and "c" in at:
-        return at["n"], at["c"], at.get("s")
-    if at or has_picture_suffix(rows[1][1][0].strip()):
-        return (
-            0,
-            1,
-            at.get("s", 2 if len(first) > 2 and all(r[-1].strip().lower() in SPELLINGS for _, r in rows[1:]) else None),
-        )
-    return None
+def _columns_of_pictures(table: Table, index: Names) -> int:
+    """0 where a text doesn't name pictures in half its lines, some of them there; 1 for names alone; 2 for more.
+
+    Checksums of pictures say nothing of their classes: 0.
+    """
+    rows = [[field for field in row if field] for _, row in table.rows]
+    there = [[field for field in row if field in index] for row in rows]
+    if table.path.name.lower() in NAME_FILES:  # "1 cat" speaks of class 1, not of 1.jpg
+        there = [list(filter(has_picture_suffix, row)) for row in there]
+    named = [names or list(filter(has_picture_suffix, row)) for row, names in zip(rows, there, strict=True)]
+    if not any(there) or 2 * sum(map(bool, named)) < len(rows):
+        return 0
+    wide = [row for row in rows if len(row) > 1]
+    if wide and all(any(map(CHECKSUM.fullmatch, row)) for row in wide):
+        return 0
+    return 2 if 2 * len(wide) >= len(rows) else 1
+
+
+def _part_of(path: Path, folder: Path) -> str | None:
+    """The split that a list's name gives, or the folder called train, val or test that it lies in."""
+    parts = {SPLIT_WORDS[word] for word in _words(path) if word in SPLIT_WORDS}
+    if not parts and path.parent != folder:
+        return SPELLINGS.get(path.parent.name.lower())
+    return parts.pop() if len(parts) == 1 else None
+
+
+def _words(path: Path) -> set[str]:
+    """The words of a list's name: `trainLabels.csv`, `labels_train.txt`, `val-map.txt`."""
+    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path.stem).lower()))
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
