@@ -79,7 +79,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @_verb
 def prepare(
-    source: Annotated[str, typer.Argument(help="Class folders, a list, a tar, CIFAR, MNIST, ILSVRC, or: digits.")],
+    source: Annotated[
+        str, typer.Argument(help="Class folders, a list, a tar or zip, CIFAR, MNIST, ILSVRC, or: digits.")
+    ],
     store: Annotated[Path, typer.Argument(help="The folder to make.")],
     size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
     encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",

@@ -2,11 +2,12 @@
 
 source         told apart by
 digits         the word `digits`
-tar            a file that is a tar, plain or compressed
+tar, zip       a file that is one, plain or compressed: class folders, shards, CIFAR, tars of classes
 list           a .txt, .csv or .tsv file of (name, class), or a folder of pictures with one beside them
-ILSVRC         ILSVRC2012_img_train.tar, n*.tar, or a flat folder of ILSVRC2012_val_*.JPEG
+ILSVRC         ILSVRC2012_img_train.tar, n*.tar, or a flat folder of ILSVRC2012_val_*.JPEG; 2010's likewise
+WebDataset     a tar of KEY.jpg and KEY.cls, or a folder of such tars
 CIFAR          data_batch_*, or CIFAR-100's train and test; binary or python
-IDX            *train-images-idx3-ubyte, plain or .gz
+IDX            *train-images-idx3-ubyte, plain or .gz, in the folder or in MNIST/raw; or one such file
 class folders  any other folder
 """
 
@@ -29,6 +30,8 @@ from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
 from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
 from convnet.sources.lists import ANY, lists_in, open_list, open_lists, refuse_unread
 from convnet.sources.webdataset import open_shard_folder, shards_in
+
+BESIDE_ARRAYS = ("processed", "__MACOSX")  # folders that torchvision and macOS leave there
 
 __all__ = ["SPLITS", "ColumnNames", "Entry", "Source", "open_source"]
 
@@ -91,13 +94,18 @@ def _folder(path: Path, work: Path | None, columns: ColumnNames) -> Source:
 def _one_set(path: Path, names: list[str]) -> Path | None:
     """The data set of arrays below a folder, as torchvision's root has it: cifar-10-batches-py, MNIST/raw.
 
-    Raises: UsageError when there are several.
+    Raises: UsageError when there are several, or other folders.
     """
-    inside = [*cifar_folders(path, names), *idx_folders(path, names)]
-    if len(inside) > 1:
-        listed = ", ".join(shown(folder.relative_to(path)) for folder in inside)
-        raise UsageError(f"{shown(path)} holds several data sets: {listed}; point at one of them")
-    return inside[0] if inside else None
+    inside = [folder.relative_to(path) for folder in (*cifar_folders(path, names), *idx_folders(path, names))]
+    if not inside:
+        return None
+    known = {*BESIDE_ARRAYS, *(folder.parts[0] for folder in inside)}
+    others = [name for name in sorted(names) if name not in known and name[0] != "." and (path / name).is_dir()]
+    if len(inside) > 1 or others:
+        what = f"several data sets: {', '.join(map(shown, inside))}"
+        what = f"{shown(inside[0])} and {others[0]!r}" if len(inside) == 1 else what
+        raise UsageError(f"{shown(path)} holds {what}; point at one of them")
+    return path / inside[0]
 
 
 def _file(path: Path, work: Path | None, columns: ColumnNames) -> Source:
@@ -107,10 +115,10 @@ def _file(path: Path, work: Path | None, columns: ColumnNames) -> Source:
         if error.errno != errno.ENOENT:
             raise
         raise UsageError(
-            f"{shown(path)}: no such file or folder; a source is a folder, a list, a tar or 'digits'"
+            f"{shown(path)}: no such file or folder; a source is a folder, a list, a tar, a zip or 'digits'"
         ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{shown(path)} is {what_is(status.st_mode)}; a source is a folder, a list, a tar or 'digits'")
+        raise UsageError(f"{shown(path)} is {what_is(status.st_mode)}; a source is a folder, a list, a tar or a zip")
     with open(path, "rb") as file:
         head = file.read(512)
     if (match := IDX_NAME.fullmatch(path.name)) is not None:
@@ -120,5 +128,5 @@ def _file(path: Path, work: Path | None, columns: ColumnNames) -> Source:
     if path.name.lower().endswith((".txt", ".csv", ".tsv")):
         return open_list(path, columns)
     refuse_unread(path)
-    what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar nor a list (.txt, .csv, .tsv)"
-    raise UsageError(f"{shown(path)} is {what}; a source is a folder of labelled pictures, a list, a tar or 'digits'")
+    what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar or zip nor a list (.txt, .csv, .tsv)"
+    raise UsageError(f"{shown(path)} is {what}; a source is a folder of labelled pictures, a list, a tar or a zip")

@@ -277,7 +277,9 @@ def shown(path: Path | str) -> str:
 
 def slug(where: Path) -> str:
     """A short name that is safe as a file's: `My flowers.tar.gz` -> `My-flowers`."""
-    name = re.sub(r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz|txt|csv|tsv)$", "", shown(where.absolute().name), flags=re.I)
+    name = re.sub(
+        r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz|zip|txt|csv|tsv)$", "", shown(where.absolute().name), flags=re.I
+    )
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:64] or "pictures"
 
 
