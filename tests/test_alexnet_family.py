@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet.errors import UsageError
+from convnet.explain import multiply_adds as explained
 from convnet.nets import trace
 from convnet.nets.alexnet_family import Family
 from convnet.nets.columns import Columns
@@ -20,7 +21,8 @@ ONES = ("conv2", "conv4", "conv5", "fc6", "fc7")
 MEMBERS = [
     *("alexnet", "alexnet_2012", "caffenet", "alexnet_caffe", "alexnet_bn", "alexnet_conv6", "alexnet_half"),
     *("alexnet_1col", "alexnet_4col", "alexnet_no_lrn", "alexnet_pool2", "alexnet_no_exchange", "alexnet_no_conv3"),
-    *("alexnet_no_conv4", "alexnet_no_conv5", "alexnet_tanh"),
+    *("alexnet_no_conv2", "alexnet_no_conv4", "alexnet_no_conv5", "alexnet_tanh", "alexnet_half_2012"),
+    *("alexnet_no_lrn_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
 ]
 
 
@@ -64,7 +66,7 @@ def within_map(x: Tensor) -> Tensor:
 
 def by_hand_2012(net: Net, x: Tensor) -> Tensor:
     def lrn(x: Tensor) -> Tensor:
-        halves = x.chunk(2, 1)
+        halves = x.chunk(net.columns, 1)
         return torch.cat([F.local_response_norm(half, 5, alpha=1e-4, beta=0.75, k=2) for half in halves], 1)
 
     x = F.relu(F.max_pool2d(lrn(conv(net, "conv1", F.pad(x, (0, 3, 0, 3)))), 3, 2))
@@ -99,6 +101,7 @@ FORMS = {
     "alexnet_half": by_hand_paper,
     "alexnet_4col": by_hand_paper,
     "alexnet_2012": by_hand_2012,
+    "alexnet_half_2012": by_hand_2012,
     "caffenet": by_hand_caffenet,
     "alexnet_caffe": by_hand_caffe,
 }
@@ -236,7 +239,7 @@ def test_ablations_change_what_they_say() -> None:
         torch.testing.assert_close(stages[f"tanh{n}"], before.tanh())
     net, images = in_float64("alexnet_pool2")
     stages = trace(net, images)
-    torch.testing.assert_close(stages["pool1"], F.max_pool2d(stages["norm1"], 2, 2, ceil_mode=True))
+    torch.testing.assert_close(stages["pool1"], F.max_pool2d(stages["norm1"], 2, 2))
     net, images = in_float64("alexnet_no_exchange")
     before = trace(net, images, ["pool5.0", "pool5.1"])
     with torch.no_grad():  # what column 1 sees never reaches column 0 before fc6
@@ -244,3 +247,58 @@ def test_ablations_change_what_they_say() -> None:
     after = trace(net, images, ["pool5.0", "pool5.1"])
     assert torch.equal(before["pool5.0"], after["pool5.0"])
     assert not torch.equal(before["pool5.1"], after["pool5.1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "multiply_adds"),
+    [  # the settings files' nets, sides of the maps and multiply-adds, by hand from the settings
+        ("alexnet_pool2_2012", (55, 28, 26, 13, 13, 13, 11, 6), 686_891_552),
+        ("alexnet_half_2012", (55, 27, 27, 13, 13, 13, 13, 6), 391_514_384),
+        ("alexnet_no_lrn_2012", (55, 27, 27, 13, 13, 13, 13, 6), 724_406_816),
+        ("alexnet_no_exchange_2012", (55, 27, 27, 13, 13, 13, 13, 6), 724_323_872),
+    ],
+)
+def test_the_measured_nets_have_the_sizes_of_their_settings(
+    name: str, sides: tuple[int, ...], multiply_adds: int
+) -> None:
+    stages = trace(shapes_of(name), torch.empty(1, 3, 224, 224, device="meta"))
+    shown = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
+    assert tuple(stages[stage].shape[2] for stage in shown) == sides
+    by_hand = 0
+    for key, weight in shapes_of(name).named_parameters():
+        if weight.ndim == 4:
+            by_hand += weight.numel() * stages[key.partition(".")[0]][0, 0].numel()
+        elif weight.ndim == 2:
+            by_hand += weight.numel()
+    assert explained(shapes_of(name)) == by_hand == multiply_adds
+
+
+def test_columns_without_communication_meet_in_the_last_layer_only() -> None:
+    """Changed weights of column 1, from conv2 to fc7, never reach column 0; fc8 reads both. Against layers by hand."""
+    net, images = in_float64("alexnet_no_exchange_2012")
+    layers = [f"conv{n}" for n in range(2, 6)] + ["fc6", "fc7"]
+    before = trace(net, images)
+    with torch.no_grad():
+        x = before["pool5"].chunk(2, 1)
+        for layer in ("fc6", "fc7"):
+            x = [F.relu(F.linear(own.flatten(1), *list(net.get_submodule(f"{layer}.{i}").parameters())))
+                 for i, own in enumerate(x)]  # fmt: skip
+        torch.testing.assert_close(before["relu7"], torch.cat(x, 1))
+        torch.testing.assert_close(before["fc8"], F.linear(torch.cat(x, 1), *weights(net, "fc8")[:2]))
+        for layer in layers:
+            net.get_parameter(f"{layer}.1.weight").mul_(0.5)
+    after = trace(net, images)
+    for layer in layers:
+        zero, one = (torch.stack([all_[layer].chunk(2, 1)[i] for all_ in (before, after)]) for i in (0, 1))
+        assert torch.equal(zero[0], zero[1]), layer
+        assert not torch.equal(one[0], one[1]), layer
+    assert not torch.equal(before["fc8"], after["fc8"])
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "alexnet_owt", "zfnet", "vgg_a"])
+def test_dropout_off_leaves_training_without_chance(name: str) -> None:
+    net = new_thin_net(name, dropout=0).train()
+    images = images_for(net)
+    assert torch.equal(net(images), net(images))
+    net = new_thin_net(name).train()
+    assert not torch.equal(net(images), net(images))

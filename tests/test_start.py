@@ -75,6 +75,19 @@ def test_b_to_e_begin_with_the_papers_layers_of_a(tmp_path: Path, name: str) -> 
     assert not start.warnings
 
 
+@pytest.mark.parametrize(("name", "start"), [("vgg_d", "vgg_b"), ("vgg_e", "vgg_d"), ("vgg19", "vgg16")])
+def test_the_notes_chain_takes_all_layers_of_the_net_before(tmp_path: Path, name: str, start: str) -> None:
+    """VGG11, 13, 16, 19: each begins with all of the one before it; only the convolutions that it adds are fresh."""
+    before = marked(start)
+    net, fresh = new_thin_net(name), new_thin_net(name).state_dict()
+    begun = take_over(net, recipe_for(name), CLASSES, saved(tmp_path / "a.ckpt", start, before))
+    assert set(begun.taken) == set(before.state_dict())
+    added = {"vgg_d": "3", "vgg_e": "4", "vgg19": "4"}[name]
+    assert {key.partition(".")[0] for key in begun.fresh} == {f"conv{block}_{added}" for block in (3, 4, 5)}
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before.state_dict().get(key, fresh[key])), key
+
+
 def test_the_same_net_takes_all_that_fits(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", "vgg_a_bn", marked("vgg_a_bn"))
     net = new_thin_net("vgg_a_bn")
@@ -105,7 +118,11 @@ def test_another_input_size_takes_all_but_fc6(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "start", "text"),
     [
-        ("vgg_d", "vgg_e", "a.ckpt holds the net vgg_e; vgg_d can begin with a trained vgg_d or vgg_a: choose another"),
+        (
+            "vgg_d",
+            "vgg_e",
+            "a.ckpt holds the net vgg_e; vgg_d can begin with a trained vgg_d or vgg_a or vgg_b: choose another",
+        ),
         ("vgg_b_shallow", "vgg_a", "vgg_b_shallow can begin with a trained vgg_b_shallow: choose another"),
         ("vgg_d_bn", "vgg_a", "vgg_d_bn can begin with a trained vgg_d_bn: choose another"),
         ("vgg_a", "vgg_d", "vgg_a can begin with a trained vgg_a: choose another"),

@@ -7,7 +7,7 @@ here                                      Caffe
 columns                                   Convolution with `group`
 conv1 reads zeros past two edges only     padding on every side, its first row and column sliced off
 response normalisation, alpha of a sum    LRN, alpha times the window
-norm within columns                       Slice, an LRN for each, Concat
+norm or fully connected within columns    Slice, an LRN or InnerProduct for each, Concat
 """
 
 import math
@@ -21,12 +21,10 @@ from convnet import __version__
 from convnet.errors import UsageError
 from convnet.explain import on_meta
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.alexnet_2012 import AlexNet2012
-from convnet.nets.alexnet_ablations import AlexNetNoExchange, AlexNetPool2
 from convnet.nets.alexnet_family import Family
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.cifar import Cifar18, CifarNet
-from convnet.nets.columns import Columns
+from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.googlenet import HEADS, TABLE_1, GoogLeNet
 from convnet.nets.layers import Net, SubSampling
 from convnet.nets.local import LocallyConnected2d
@@ -117,7 +115,7 @@ def _stage(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tup
         if isinstance(net, NINNet | GoogLeNet):
             text.layer(f"relu_{stage}", "ReLU", stage)
     elif kind == "fc":
-        text.layer(stage, "InnerProduct", stage, inner_product_param={"num_output": shape[0]})
+        _inner_product(text, net, stage, shape[0])
     elif kind in ("relu", "tanh"):
         text.layer(stage, {"relu": "ReLU", "tanh": "TanH"}[kind], stage)
     elif kind in ("norm", "within"):
@@ -148,6 +146,24 @@ def _convolution(text: Text, net: Net, stage: str, before: int, side: int) -> No
     text.layer(f"{stage}_rows", "Slice", [f"{stage}_row0", f"{stage}_rows"], slice_param={"axis": 2, "slice_point": 1})
     text.layer(f"{stage}_columns", "Slice", [f"{stage}_column0", stage], slice_param={"axis": 3, "slice_point": 1})
     text.layer(f"{stage}_unused", "Silence", [], [f"{stage}_row0", f"{stage}_column0"])
+
+
+def _inner_product(text: Text, net: Net, stage: str, units: int) -> None:
+    module = net.get_submodule(stage)
+    n_columns = len(module) if isinstance(module, ConnectedColumns) else 1
+    _in_columns(text, stage, n_columns, "InnerProduct", inner_product_param={"num_output": units // n_columns})
+
+
+def _in_columns(text: Text, stage: str, n_columns: int, kind: str, **parameters: Any) -> None:
+    """One layer, or one for each column of the blob before, whose outputs lie side by side."""
+    if n_columns == 1:
+        text.layer(stage, kind, stage, **parameters)
+        return
+    columns = [f"{stage}.{i}" for i in range(n_columns)]
+    text.layer(f"{stage}_columns", "Slice", [f"{each}_in" for each in columns], slice_param={"axis": 1})
+    for each in columns:
+        text.layer(each, kind, each, f"{each}_in", **parameters)
+    text.layer(stage, "Concat", stage, columns)
 
 
 def _inception(text: Text, net: Net, stage: str) -> None:
@@ -181,14 +197,8 @@ def _norm(text: Text, net: Net, stage: str) -> None:
         return
     n, k, alpha, beta = net.lrn
     values = {"local_size": n, "k": k, "alpha": n * alpha, "beta": beta}
-    if not isinstance(net, AlexNet2012 | AlexNetNoExchange):
-        text.layer(stage, "LRN", stage, lrn_param=values)
-        return
-    columns = [f"{stage}.{i}" for i in range(net.columns)]
-    text.layer(f"{stage}_columns", "Slice", [f"{each}_in" for each in columns], slice_param={"axis": 1})
-    for each in columns:
-        text.layer(each, "LRN", each, f"{each}_in", lrn_param=values)
-    text.layer(stage, "Concat", stage, columns)
+    n_columns = net.norm_columns if isinstance(net, Family) else 1
+    _in_columns(text, stage, n_columns, "LRN", lrn_param=values)
 
 
 def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tuple[int, ...]) -> None:
@@ -201,11 +211,11 @@ def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tupl
     if len(shape) == 1:
         text.layer(stage, "Pooling", stage, pooling_param={"pool": "AVE", "global_pooling": True})
         return
-    size = 2 if isinstance(net, VGG | AlexNetPool2) else 3
+    size = net.pooling[0] if isinstance(net, Family) else 2 if isinstance(net, VGG) else 3
     side = math.ceil((before[1] - size) / 2) + 1
     if side != shape[1]:
         raise UsageError(f"Caffe keeps partial windows, so that its {stage} has {side} x {side} pixels and this net's "
-                         f"{shape[1]} x {shape[1]}; they agree at crops of {net.input_size} pixels")  # fmt: skip
+                         f"{shape[1]} x {shape[1]}; they agree where the windows cover the maps whole")  # fmt: skip
     is_average = isinstance(net, CifarNet) and stage != "pool1"
     values = {"pool": "AVE" if is_average else "MAX", "kernel_size": size, "stride": 2}
     text.layer(stage, "Pooling", stage, pooling_param=values)
@@ -216,7 +226,7 @@ def _dropout(net: Net, stages: list[str]) -> dict[str, float]:
     if isinstance(net, GoogLeNet):
         return {"pool5": 0.4}
     if isinstance(net, AlexNetOWT):
-        return {"avgpool": 0.5, "relu6": 0.5}
+        return dict.fromkeys(("avgpool", "relu6"), net.dropout) if net.dropout else {}
     if isinstance(net, NINCifar10):
         return {"pool1": 0.5, "pool2": 0.5}
     if isinstance(net, NINImageNet):
@@ -224,7 +234,7 @@ def _dropout(net: Net, stages: list[str]) -> dict[str, float]:
     if isinstance(net, CifarNet | NINNet):
         return {}
     linear = [i for i, stage in enumerate(stages) if stage.startswith("fc")]
-    return {stages[i + 1]: 0.5 for i in linear[:-1]}
+    return {stages[i + 1]: net.dropout for i in linear[:-1] if net.dropout}
 
 
 def _given(**values: int) -> dict[str, int]:

@@ -14,6 +14,7 @@ from convnet.errors import UsageError, unknown
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_2012 import AlexNet2012
 from convnet.nets.alexnet_ablations import (
+    AlexNetNoConv2,
     AlexNetNoConv3,
     AlexNetNoConv4,
     AlexNetNoConv5,
@@ -21,6 +22,12 @@ from convnet.nets.alexnet_ablations import (
     AlexNetNoLRN,
     AlexNetPool2,
     AlexNetTanh,
+)
+from convnet.nets.alexnet_ablations_2012 import (
+    AlexNetHalf2012,
+    AlexNetNoExchange2012,
+    AlexNetNoLRN2012,
+    AlexNetPool2_2012,
 )
 from convnet.nets.alexnet_bn import AlexNetBN
 from convnet.nets.alexnet_caffe import AlexNetCaffe
@@ -52,10 +59,15 @@ MODELS: dict[str, Callable[..., Net]] = {
     "alexnet_no_lrn": AlexNetNoLRN,
     "alexnet_pool2": AlexNetPool2,
     "alexnet_no_exchange": AlexNetNoExchange,
+    "alexnet_no_conv2": AlexNetNoConv2,
     "alexnet_no_conv3": AlexNetNoConv3,
     "alexnet_no_conv4": AlexNetNoConv4,
     "alexnet_no_conv5": AlexNetNoConv5,
     "alexnet_tanh": AlexNetTanh,
+    "alexnet_half_2012": AlexNetHalf2012,
+    "alexnet_no_lrn_2012": AlexNetNoLRN2012,
+    "alexnet_pool2_2012": AlexNetPool2_2012,
+    "alexnet_no_exchange_2012": AlexNetNoExchange2012,
     "cifar_26": Cifar26,
     "cifar_18": Cifar18,
     "cifar_13": Cifar13,
@@ -95,8 +107,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
     # the paper's variants, which are to be compared with its net; the layers but one of each are the same
     "alexnet": (
         *("alexnet_conv6", "alexnet_half", "alexnet_1col", "alexnet_4col", "alexnet_no_lrn", "alexnet_pool2"),
-        *("alexnet_no_exchange", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5", "alexnet_tanh"),
+        *("alexnet_no_exchange", "alexnet_no_conv2", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
+        "alexnet_tanh",
     ),
+    # the nets of the settings files beside #145, which they were to be compared with
+    "alexnet_2012": ("alexnet_half_2012", "alexnet_no_lrn_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
     "caffenet": ("alexnet_caffe",),  # Caffe's settings for the two are the same
     "googlenet": ("googlenet_bn",),  # ours: torchvision's weights were not trained there, and no settings are published
     # the paper trains all configurations alike; ours for _bn, where torchvision's rate is ten times as large
@@ -115,13 +130,14 @@ SMALL_SETS: dict[str, tuple[int, tuple[str, ...]]] = {
         (
             *("alexnet", "alexnet_2012", "alexnet_conv6", "alexnet_half", "alexnet_1col", "alexnet_4col"),
             *("alexnet_pool2", "alexnet_no_exchange", "alexnet_tanh", "zfnet"),
+            *("alexnet_half_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
         ),
     ),
     "caffenet_small": (
         100_000,
         (
             *("caffenet", "alexnet_caffe", "alexnet_owt", "alexnet_no_lrn"),
-            *("alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
+            *("alexnet_no_conv2", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5", "alexnet_no_lrn_2012"),
         ),
     ),
     "vgg_small": (100_000, tuple(name for name in MODELS if name.startswith("vgg"))),

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.columns import Columns
-from convnet.nets.dropout import dropout
+from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, relu_norm_pool, relu_pool
 
@@ -55,8 +55,9 @@ class AlexNet(Net):
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
+        self.dropout = checked_rate(dropout)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.conv1 = StridedConv2d(in_channels, 96, 11, stride=4, edge=3)
@@ -85,9 +86,9 @@ class AlexNet(Net):
 
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, dropout(x, 0.5, self.training)))
+        return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.

@@ -1,7 +1,7 @@
 """AlexNet without one of its parts: the nets against which the paper measures what each part is worth.
 
-A part is taken from the paper's text (`alexnet`); the published figures are of the released net, with the same part
-taken out. Tables that say "but for" list the stages that differ from `alexnet`'s table.
+A part is taken from the paper's text (`alexnet`); the nets that were measured have it taken from the released net, and
+sometimes more: alexnet_ablations_2012.py. Tables that say "but for" list the stages that differ from `alexnet`'s.
 """
 
 from typing import ClassVar
@@ -37,28 +37,18 @@ class AlexNetPool2(Family):
     """Pools of 2 x 2 that do not overlap (section 3.4: 0.4 % and 0.3 % worse). As `alexnet` but for:
 
     stage    output (C, H, W)   parameters   differs
-    pool1     96   28   28              0   2x2, stride 2, the partial windows kept
-    conv2    256   26   26        307,456   padding 1
-    relu2    256   26   26              0
-    norm2    256   26   26              0
+    pool1     96   27   27              0   2x2, stride 2
     pool2    256   13   13              0   2x2, stride 2
-    conv3    384   11   11        885,120   no padding
-    relu3    384   11   11              0
-    conv4    384   11   11        663,936
-    relu4    384   11   11              0
-    conv5    256   11   11        442,624
-    relu5    256   11   11              0
-    pool5    256    6    6              0   2x2, stride 2, the partial windows kept
+    pool5    256    6    6              0   2x2, stride 2
     total                      60,965,224
 
-    Differs: the sides 55, 28, 26, 13, 11, 6 are the released settings'; which of conv3, conv4 and conv5 has no padding
-    is not known: it is conv3 here.
+    Differs: nothing else. By the text its pools give "output of equivalent dimensions", as these do, which leave out
+    partial windows. The net that was measured has other sizes: `alexnet_pool2_2012`.
     """
 
     name = "alexnet_pool2"
-    sides: ClassVar[range] = range(216, 248)
-    padding: ClassVar[dict[str, int]] = {"conv2": 1, "conv3": 0}
-    pooling: ClassVar[tuple[int, int, bool]] = (2, 2, True)
+    sides: ClassVar[range] = range(196, 228)
+    pooling: ClassVar[tuple[int, int, bool]] = (2, 2, False)
 
 
 class AlexNetNoExchange(Family):
@@ -70,12 +60,31 @@ class AlexNetNoExchange(Family):
     conv3    384   13   13        442,752   3x3x128, each column its own maps
     total                      60,522,856
 
-    Differs: the columns meet in fc6. Whether they did in the net that was measured isn't published.
+    Differs: the columns meet in fc6, and nothing makes up for the 442,368 weights that conv3 loses. The paper's text
+    has no such net. In the one that was measured they meet in fc8, and conv2 is wider: `alexnet_no_exchange_2012`.
     """
 
     name = "alexnet_no_exchange"
     joined = ()
     norm_columns: ClassVar[int] = 2
+
+
+class AlexNetNoConv2(Family):
+    """Without the second convolution (section 7: a middle layer is worth about 2 %). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   differs
+    conv2   none                        0
+    relu2   none                        0
+    norm2   none                        0   there is nothing new to normalise
+    pool2     96   13   13              0   of pool1
+    conv3    384   13   13        332,160   3x3x96
+    total                      60,104,808
+
+    Differs: the paper does not say how it closed the gap; pool2 stays, so that all later sizes do.
+    """
+
+    name = "alexnet_no_conv2"
+    order = without("conv2", "relu2", "norm2")
 
 
 class AlexNetNoConv3(Family):

@@ -58,10 +58,9 @@ class AlexNetBN(CaffeFamily):
         "fc6 bn6 relu6 fc7 bn7 relu7 fc8"
     )
     inits: ClassVar[tuple[str, ...]] = ("paper",)
-    dropout = 0.0
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
-        super().__init__(num_classes, in_channels)
+        super().__init__(num_classes, in_channels, dropout=0.0)
         self.data = nn.BatchNorm2d(in_channels)
         for number in range(1, 6):
             setattr(self, f"bn{number}", nn.BatchNorm2d(self.maps[f"conv{number}"], affine=False))

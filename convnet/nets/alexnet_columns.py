@@ -34,7 +34,8 @@ class AlexNetHalf(Family):
     fc8     1000                4,097,000
     total                      59,798,312
 
-    Differs: nothing. The last convolution and the fully connected layers are not halved (footnote 2).
+    Differs: nothing. The last convolution and the fully connected layers are not halved (footnote 2). The net that was
+    measured is `alexnet_half_2012`.
     """
 
     name = "alexnet_half"

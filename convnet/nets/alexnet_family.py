@@ -6,6 +6,7 @@ number, so that `norm2` is layer 2's response normalisation.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from convnet.kernels.one_pass import in_one_pass
 from convnet.kernels.plain import Block
-from convnet.nets.columns import Columns, exchange
-from convnet.nets.dropout import dropout
+from convnet.nets.columns import Columns, ConnectedColumns, exchange
+from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
@@ -44,14 +45,16 @@ class Family(Net):
     maps: ClassVar[Mapping[str, int]] = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
     padding: ClassVar[Mapping[str, int]] = {"conv2": 2}  # elsewhere 1
     joined: ClassVar[tuple[str, ...]] = ("conv3",)  # the convolutions that read all columns
+    units: ClassVar[Mapping[str, int]] = MappingProxyType({})  # of a fully connected layer before the last; else 4096
+    apart: ClassVar[tuple[str, ...]] = ()  # the fully connected layers that read their own column only
     norm_columns: ClassVar[int] = 1  # equal parts of the maps, at whose edges the norms' windows end
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # size, stride, whether partial windows are kept
-    dropout: ClassVar[float] = 0.5  # after all fully connected layers but the last
     std: ClassVar[Mapping[str, float]] = NONE  # of a layer's initial weights; elsewhere 0.01
     bias: ClassVar[Mapping[str, float]] = PAPER_BIAS
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
+        self.dropout = checked_rate(dropout)  # after all fully connected layers but the last
         self.num_classes = num_classes
         self.in_channels = in_channels
         n_below = in_channels
@@ -61,8 +64,10 @@ class Family(Net):
                 n_below = self.maps[stage]
             elif stage.startswith("fc"):
                 n_inputs = n_below * POOLED**2 if stage == self.first_linear else n_below
-                n_below = num_classes if stage == self.last else 4096
-                setattr(self, stage, nn.Linear(n_inputs, n_below))
+                n_below = num_classes if stage == self.last else self.units.get(stage, 4096)
+                is_apart = stage in self.apart
+                layer = ConnectedColumns(self.columns, n_inputs, n_below) if is_apart else nn.Linear(n_inputs, n_below)
+                setattr(self, stage, layer)
 
     @property
     def first_linear(self) -> str:
@@ -112,8 +117,13 @@ class Family(Net):
             return self.pool(x)
         if kind == "fc":
             x = x if stage == self.first_linear else dropout(x, self.dropout, self.training)
-            return connected(getattr(self, stage), x)
+            return self.units_of(stage, x)
         y: Tensor = getattr(self, stage)(x)
+        return y
+
+    def units_of(self, stage: str, x: Tensor) -> Tensor:
+        layer = getattr(self, stage)
+        y: Tensor = layer(x) if stage in self.apart else connected(layer, x)
         return y
 
     def norm(self, x: Tensor) -> Tensor:

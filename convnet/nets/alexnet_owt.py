@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.nets.dropout import dropout
+from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.initial import check_init, uniform_by_fan_in
 from convnet.nets.layers import NO_LIMIT, Net, StridedConv2d, check_images, connected, max_pool, record
 
@@ -51,8 +51,9 @@ class AlexNetOWT(Net):
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
+        self.dropout = checked_rate(dropout)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.conv1 = StridedConv2d(in_channels, 64, 11, stride=4, padding=2)
@@ -84,9 +85,9 @@ class AlexNetOWT(Net):
         if not self.slides:
             x = record(stages, "avgpool", F.adaptive_avg_pool2d(x, 6))
 
-        x = record(stages, "fc6", connected(self.fc6, dropout(x, 0.5, self.training)))
+        x = record(stages, "fc6", connected(self.fc6, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, x))
 

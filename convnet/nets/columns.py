@@ -1,4 +1,4 @@
-"""Columns of maps that don't see each other: what the paper's two GPUs hold."""
+"""Columns that don't see each other, of maps and of units: what the paper's two GPUs hold."""
 
 from typing import cast
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from convnet.errors import UsageError
 from convnet.kernels.compiled import hooked, watched
 from convnet.kernels.conv1 import in_bf16
+from convnet.nets.layers import connected
 
 
 class Columns(nn.ModuleList):
@@ -37,6 +38,24 @@ class Columns(nn.ModuleList):
         return x.device.type == "cpu" and in_bf16(x) and not any(map(hooked, self)) and not watched(x)
 
 
+class ConnectedColumns(nn.ModuleList):
+    """One fully connected layer for each column, which reads its own column only: (N, D) or maps (N, C, H, W) to (N, D').
+
+    The units of column 0 come first, then those of column 1.
+
+    Raises: UsageError when inputs or outputs can't be split into n equal parts.
+    """
+
+    def __init__(self, n: int, inputs: int, outputs: int) -> None:
+        if n < 1 or inputs % n or outputs % n:
+            raise UsageError(f"{inputs} inputs and {outputs} units can't be split into {n} equal columns")
+        super().__init__(nn.Linear(inputs // n, outputs // n) for _ in range(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = zip(self, x.chunk(len(self), 1), strict=True)
+        return exchange([connected(cast(nn.Linear, layer), own) for layer, own in parts])
+
+
 def exchange(columns: list[Tensor]) -> Tensor:
-    """The maps of all columns side by side: what the paper's GPUs send each other."""
+    """The maps or units of all columns side by side: what the paper's GPUs send each other."""
     return torch.cat(columns, 1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet import draws
+from convnet.errors import UsageError
 from convnet.kernels import dropout as plain_form
 from convnet.kernels import dropout_cpu, on_cuda
 
@@ -56,6 +57,16 @@ def counted(seed: int, step: int, first: int = 0, on_device: Tensor | None = Non
         yield
     finally:
         _place.reset(token)
+
+
+def checked_rate(p: object) -> float:
+    """The option `dropout` of a net: the share of its units that are dropped in training; 0 switches dropout off.
+
+    Raises: UsageError for what is no number from 0 to below 1.
+    """
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
+        raise UsageError(f"dropout is {p!r}; it must be a number from 0, which switches it off, to below 1")
+    return float(p)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

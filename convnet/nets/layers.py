@@ -51,6 +51,7 @@ class Net(nn.Module):
     lrn: LRN = PAPER_LRN  # of its response normalisation, where it has one
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
+    dropout: float = 0.0  # the share of units dropped in training, where a net has one rate
     float32_input: bool = False  # the first layer computes in float32, whatever the others do, and wants such pictures
     slides: bool = False  # over pictures that are larger than its own: see `sliding`
     fixed: ClassVar[str] = ""  # why it can't slide, where it can't

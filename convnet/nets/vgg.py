@@ -105,7 +105,8 @@ and fc6 reads these; 32 to 512 pixels can be chosen. The paper's nets see 224.
 
 Section 3.1 begins B to E with layers of a trained A: `convnet train DATA --recipe vgg_d --start-from A.ckpt`. "The
 first four convolutional layers" of A are conv1_1, conv2_1, conv3_1 and conv3_2; they go where B to E have layers of
-these names, as the first four of B to E in their order have other shapes. The fully connected layers go with them.
+these names, as the first four of B to E in their order have other shapes. The fully connected layers go with them. The
+notes on classic nets go on step by step, VGG11, 13, 16, 19: D may begin with all layers of a trained B, E with D's.
 
 Differs: the paper's text gives random weights "10^-2 variance", which is a standard deviation of 0.1; `init="paper"` is
 that. It does not start: A's first loss is about 10^8, and the second isn't finite (8 pictures, rate 0.01). With
@@ -122,7 +123,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.dropout import dropout
+from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.layers import Net, check_images, connected, max_pool, record, relu_pool, response_norm
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.
@@ -138,6 +139,7 @@ TABLE_1 = {
 SHRINK = 32  # pixels of the picture for one of pool5: five poolings of 2
 INPUT_SIZES = range(SHRINK, 513)  # pixels; 512 is the largest scale of section 3
 FROM_A = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")  # section 3.1: with what B to E begin
+CHAIN = {"d": "b", "e": "d"}  # the notes' chain VGG11, 13, 16, 19: each begins with the one before it, all its layers
 PAPER_STD = 0.1  # section 3.1: "the zero mean and 10^-2 variance"
 
 
@@ -145,8 +147,9 @@ class VGG(Net):
     """Pictures (N, in_channels, 224, 224), on the scale 0..255 less the mean colour, to logits (N, num_classes).
 
     input_size: pixels, 32 to 512: the side of the pictures that fc6 is built for, rounded down to whole 32s.
+    dropout: the share of fc6's and fc7's units that is dropped in training, from 0 to below 1.
 
-    Raises: UsageError for another input_size.
+    Raises: UsageError for another input_size or dropout.
     """
 
     paper = "Simonyan and Zisserman 2014"
@@ -162,8 +165,10 @@ class VGG(Net):
         num_classes: int = 1000,
         in_channels: int = 3,
         input_size: int = 224,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        self.dropout = checked_rate(dropout)
         self.name = f"vgg_{configuration}{'_bn' if batch_norm else ''}"
         self.input_size = _checked_size(self.name, input_size)
         n_maps = input_size // SHRINK  # a side of pool5's maps
@@ -180,8 +185,8 @@ class VGG(Net):
         self.fc6 = nn.Linear(512 * n_maps * n_maps, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
-        if configuration in ("b", "c", "d", "e") and not batch_norm:
-            self.starts = {"vgg_a": FROM_A}
+        if not batch_norm:
+            self.starts = {f"vgg_{other}": layers for other, layers in _starts(configuration).items()}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         hint = "; the option input_size builds it for others"
@@ -203,9 +208,9 @@ class VGG(Net):
 
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, 0.5, self.training)))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, dropout(x, 0.5, self.training)))
+        return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew; biases are 0, batch norm's factors 1.
@@ -232,6 +237,16 @@ class VGG(Net):
                     parameter.normal_(0, std, generator=generator)
                 else:
                     nn.init.xavier_uniform_(parameter, generator=generator)
+
+
+def _starts(configuration: str) -> dict[str, tuple[str, ...]]:
+    """{another configuration: the layers that it lends}: A's to B, C, D and E, B's to D and D's to E."""
+    starts: dict[str, tuple[str, ...]] = {"a": FROM_A} if configuration in ("b", "c", "d", "e") else {}
+    if configuration in CHAIN:
+        blocks = enumerate(TABLE_1[CHAIN[configuration]].split(" | "), 1)
+        convolutions = [f"conv{b}_{i + 1}" for b, block in blocks for i in range(len(block.split()))]
+        starts[CHAIN[configuration]] = (*convolutions, "fc6", "fc7", "fc8")
+    return starts
 
 
 def _checked_size(name: str, input_size: object) -> int:
