@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import sys
 
 import pytest
@@ -81,6 +82,23 @@ def test_differences_read_from_either_side() -> None:
     assert "plain sum" in alpha.of_here
     assert "divided by n" in alpha.of_there
     assert differences("vgg16") == differences("vgg_d")
+
+
+def test_the_papers_slips_are_told_and_are_slips() -> None:
+    """Section 1's "no more than 1 %", the abstract's 650,000 units, figure 2's 253,440: against the net's own layers."""
+    layers = layer_table(skeleton("alexnet"))
+    total = sum(layer.parameters for layer in layers)
+    shares = {layer.stage: layer.parameters / total for layer in layers if layer.stage.startswith("conv")}
+    assert {stage: f"{share:.2%}" for stage, share in shares.items() if share > 0.01} == {
+        "conv3": "1.45%", "conv4": "1.09%",
+    }  # fmt: skip
+    units = {layer.stage: math.prod(layer.shape) for layer in layers if layer.stage[:2] in ("co", "fc")}
+    told = {each.what: each for each in differences("alexnet") if each.there == "the paper's own numbers"}
+    assert f"{units['conv1']:,}" in told["units of layer 1"].of_here
+    assert "253,440" in told["units of layer 1"].of_there
+    assert f"{sum(units.values()):,}" in told["units in all"].of_here
+    assert told["parameters of a convolutional layer"].of_there == "each no more than 1 %"
+    assert any(each.there == "the notes on classic nets" for each in differences("vgg16"))
 
 
 def test_differing_layers() -> None:

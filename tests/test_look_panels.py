@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import same_color
+from matplotlib.colors import same_color, to_rgb
 from PIL import Image
 from torch import nn
 
@@ -165,6 +165,9 @@ def test_the_right_class_has_the_red_bar() -> None:
     bars = [each.patches for each in axes if each.patches]
     red = [[same_color(bar.get_facecolor()[:3], draw.RIGHT) for bar in each] for each in bars]
     assert red == [[False, True, False], [False, False, False], [False]]
+    level, *others = to_rgb(draw.RIGHT)
+    assert level > 0.6, "what is called red has little red"
+    assert max(others) < 0.2, "what is called red looks like orange or pink"
     assert [round(float(bar.get_width()), 6) for bar in bars[0]] == [0.6, 0.3, 0.1]
     titles = [each.get_title() for each in axes if each.patches]
     assert titles == ["c", "e", "x.png"]

@@ -29,7 +29,7 @@ from convnet.errors import UsageError
 
 INK, QUIET, FAINT, PAPER = "#222222", "#555555", "#8a8a8a", "#ffffff"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-RIGHT, WRONG = "#D55E00", "#0072B2"  # AlexNet's figure 4: the right class's bar is red, others are blue
+RIGHT, WRONG = "#CC0000", "#0072B2"  # AlexNet's figure 4: the right class's bar is red, others are blue
 AMOUNT = "cividis"
 SIGNED = LinearSegmentedColormap.from_list("blue-white-orange", ["#0072B2", "#ffffff", "#D55E00"])
 SUFFIXES = (".png", ".svg")

@@ -39,7 +39,8 @@ class Columns(nn.ModuleList):
 
 
 class ConnectedColumns(nn.ModuleList):
-    """One fully connected layer for each column, which reads its own column only: (N, D) or maps (N, C, H, W) to (N, D').
+    """One fully connected layer for each column, which reads its own column only: (N, D) or maps (N, C, H, W)
+    -> (N, D').
 
     The units of column 0 come first, then those of column 1.
 
