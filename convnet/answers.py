@@ -1,4 +1,6 @@
-"""What did several nets say of the same pictures? Their posteriors, asked for once and kept in a file.
+"""What did several nets say of the same pictures? Their posteriors, asked for once, and kept in a file if one wants.
+
+They are never all in memory: who reads them gets those of some pictures at a time.
 
 The file (safetensors) holds `meta`, JSON as uint8: split, store, classes, keys and for each member its name, checkpoint
 and protocols; `labels`, int64 (n,); and `MEMBER/LOOK`, float32 (n, K), as `0/ten-crop at 256`.
@@ -11,9 +13,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +37,7 @@ from convnet.store import Split
 from convnet.views import Look, Protocol
 
 Floats = NDArray[np.float32]
+Block = list[dict[Look, Floats]]  # for each member, float32 (m, K) of each look: what it says of the next m pictures
 FORMAT = "convnet answers"
 
 
@@ -54,18 +58,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one net said: float32 (n, K) for each look. `trained`: the shorter side S of its training, pixels."""
+    """Whom one asked, and how it looked. `trained`: the shorter side S of its training, pixels."""
 
     name: str
     identity: str
     trained: int
     protocols: tuple[Protocol, ...]
-    posteriors: Mapping[Look, Floats]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What nets said of the n pictures `keys` of a store's split, whose classes are `labels`, int64 (n,)."""
+    """What nets say of the n pictures `keys` of a store's split, whose classes are `labels`, int64 (n,).
+
+    blocks: gives their posteriors, PICTURES pictures at a time, each time that it is called: read from a file, or asked
+    of the nets again. Raises what `ask` says.
+    """
 
     store: str
     split: str
@@ -73,6 +80,7 @@ class Answers:
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
     members: tuple[Answer, ...]
+    blocks: Callable[[], Iterator[Block]]
 
 
 def ask(
@@ -85,78 +93,113 @@ def ask(
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> Answers:
-    """Asks every member about every picture of a split; each picture is decoded once for all of them.
+    """What every member says about every picture of a split; each picture is decoded once for all of them.
 
-    keep: the file of the answers; what it holds already isn't asked again. batch: crops in a forward pass.
+    keep: the file of the answers, which is made now; what it holds already isn't asked again. Without one the nets are
+    asked whenever `blocks` is called. batch: crops in a forward pass.
 
-    Raises: UsageError when the store can't give what is asked, or `keep` holds something else; NotFinite; Interrupted.
+    Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `keep` holds something else;
+    NotFinite; Interrupted.
     """
     for member in members:
         check_gives(split, member.looks, member.preprocessing)
         member.net.eval()
     meta = _meta(members, split)
-    if keep is not None and keep.exists():
-        kept = load(keep)
-        if _meta_of(kept) != meta:
-            raise UsageError(f"{keep} holds the answers to other questions; choose another file with --posteriors")
+    blocks = partial(_asked, members, split, device, batch, progress, stop)
+    if keep is None:
+        return _answers(meta, split.labels, blocks)
+    is_new = not keep.exists()
+    if is_new:
+        _make(keep, meta, split.labels, blocks)
+    kept = load(keep)
+    if _meta_of(kept) != meta:
+        raise UsageError(f"{keep} holds the answers to other questions; choose another file with --posteriors")
+    if not is_new:
         progress.note(f"{keep} holds these answers already")
-        return kept
+    return kept
+
+
+def _asked(
+    members: Sequence[Member],
+    split: Split,
+    device: Device,
+    batch: int,
+    progress: Progress,
+    stop: Stop | None,
+    done: int = 0,
+    further: str = "--posteriors FILE would let it go on",
+) -> Iterator[Block]:
+    """Asks the nets about the pictures from `done` on."""
     looks = tuple(dict.fromkeys(look for member in members for look in member.looks))
-    width = sum(len(member.looks) for member in members) * len(split.store.classes)
     nets = [device.narrowed(member.net)[0] for member in members]
-    with _rows(keep, meta, width) as rows:
-        done = rows.n
-        several = f", {len(members)} nets" if len(members) > 1 else ""
-        progress.start(f"testing ({split.name}{several})", split.n, done)
-        try:
-            for ids, pictures in read(split, np.arange(done, split.n), looks, stop):
-                parts = []
-                for net, member in zip(nets, members, strict=True):
-                    found = posteriors(net, pictures, member.looks, member.preprocessing, device, batch)
-                    parts += [finite(split, ids, found)[look] for look in member.looks]
-                rows.add(np.concatenate(parts, 1).astype(np.float32))
-                progress.update(rows.n)
-        except Interrupted:
-            further = "the same command goes on" if keep else "--posteriors FILE would let it go on"
-            raise Interrupted(f"stopped after {rows.n:,} of {split.n:,} pictures; {further}") from None
-        progress.finish()
-        result = _answers(meta, split.labels, rows.all())
-        if keep is not None:
-            save(keep, result)
-    return result
+    several = f", {len(members)} nets" if len(members) > 1 else ""
+    progress.start(f"testing ({split.name}{several})", split.n, done)
+    try:
+        for ids, pictures in read(split, np.arange(done, split.n), looks, stop):
+            block: Block = []
+            for net, member in zip(nets, members, strict=True):
+                found = posteriors(net, pictures, member.looks, member.preprocessing, device, batch)
+                block.append({look: rows.astype(np.float32) for look, rows in finite(split, ids, found).items()})
+            yield block
+            split.passed(int(ids[0]))
+            done += len(ids)
+            progress.update(done)
+    except Interrupted:
+        raise Interrupted(f"stopped after {done:,} of {split.n:,} pictures; {further}") from None
+    progress.finish()
 
 
-def save(path: Path, answers: Answers) -> None:
-    """Writes the file that `load` reads."""
-    meta = torch.frombuffer(bytearray(json.dumps(_meta_of(answers)).encode()), dtype=torch.uint8)
-    found = {"meta": meta, "labels": torch.from_numpy(answers.labels)}
-    for i, member in enumerate(answers.members):
-        found |= {f"{i}/{look}": torch.from_numpy(rows) for look, rows in member.posteriors.items()}
-    files.write_atomic(path, map(bytes, tensors.pieces(found, {"format": FORMAT})))
+# the file
 
 
 def load(path: Path) -> Answers:
-    """The answers in a file. Raises: DataError when it isn't one, or is damaged."""
-    try:
-        found = tensors.parse(torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8))
+    """The answers in a file. Raises: DataError when it isn't one, or is damaged; of a number in it, in `blocks`."""
+    with _reading(path):
+        whole = torch.from_file(
+            str(path), size=path.stat().st_size, dtype=torch.uint8
+        )  # mapped: only its start is read
+        found = tensors.parse(whole)
         meta = strictjson.parse(found["meta"].numpy().tobytes())
-        labels = found["labels"].numpy()
-        parts = [found[f"{i}/{look}"].numpy() for i, look in _all_looks(meta)]
-        return _checked(meta, labels, parts)
+        labels = found["labels"].numpy().copy()
+        shape = len(meta["keys"]), len(meta["classes"])
+        _check_labels(labels, *shape)
+        places = []
+        for i, look in _all_looks(meta):
+            rows = found[f"{i}/{look}"]
+            if rows.dtype != torch.float32 or rows.shape != shape:
+                raise DataError(f"its posteriors are not {shape[0]} rows of {shape[1]} classes")
+            places.append(rows.data_ptr() - whole.data_ptr())
+        return _answers(meta, labels, partial(_read, path, meta, places))
+
+
+def _read(path: Path, meta: dict[str, Any], places: Sequence[int]) -> Iterator[Block]:
+    """The blocks of a file; places: of each look's posteriors in it, bytes."""
+    n, k = len(meta["keys"]), len(meta["classes"])
+    with _reading(path), path.open("rb") as file:
+        for first in range(0, n, PICTURES):
+            m = min(PICTURES, n - first)
+            rows = []
+            for place in places:
+                data = os.pread(file.fileno(), 4 * m * k, place + 4 * first * k)
+                rows.append(np.frombuffer(data, np.float32).reshape(m, k))
+                if not np.isfinite(rows[-1]).all():
+                    raise DataError("its posteriors are not finite")
+            yield _block(meta, rows)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (DataError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path} is no file of posteriors that convnet evaluate wrote: {error}") from error
 
 
-def _checked(meta: dict[str, Any], labels: NDArray[np.int64], parts: list[Floats]) -> Answers:
-    n, k = len(meta["keys"]), len(meta["classes"])
+def _check_labels(labels: NDArray[np.int64], n: int, k: int) -> None:
     if labels.dtype != np.int64 or labels.shape != (n,) or n == 0 or labels.min() < 0 or labels.max() >= k:
         raise DataError(f"its labels are not {n} classes of {k}")
-    for rows in parts:
-        if rows.dtype != np.float32 or rows.shape != (n, k) or not np.isfinite(rows).all():
-            raise DataError(f"its posteriors are not {n} finite rows of {k} classes")
-    return _answers(meta, labels, np.concatenate(parts, 1))
 
 
 def _meta(members: Sequence[Member], split: Split) -> dict[str, Any]:
@@ -211,73 +254,90 @@ def _all_looks(meta: Mapping[str, Any]) -> list[tuple[int, Look]]:
     ]
 
 
-def _answers(meta: Mapping[str, Any], labels: NDArray[np.int64], rows: Floats) -> Answers:
-    """rows: float32 (n, looks of all members x K)."""
-    k = len(meta["classes"])
-    found: list[dict[Look, Floats]] = [{} for _ in meta["members"]]
-    for place, (i, look) in enumerate(_all_looks(meta)):
-        found[i][look] = np.ascontiguousarray(rows[:, place * k : (place + 1) * k])
+def _answers(meta: Mapping[str, Any], labels: NDArray[np.int64], blocks: Callable[[], Iterator[Block]]) -> Answers:
     members = tuple(
-        Answer(str(m["name"]), str(m["identity"]), int(m["trained"]), _protocols(m), posteriors)
-        for m, posteriors in zip(meta["members"], found, strict=True)
+        Answer(str(m["name"]), str(m["identity"]), int(m["trained"]), _protocols(m)) for m in meta["members"]
     )
-    return Answers(meta["store"], meta["split"], tuple(meta["classes"]), tuple(meta["keys"]), labels, members)
+    return Answers(meta["store"], meta["split"], tuple(meta["classes"]), tuple(meta["keys"]), labels, members, blocks)
+
+
+def _block(meta: Mapping[str, Any], rows: Sequence[Floats]) -> Block:
+    """The posteriors of some pictures by member and look, from those of all looks in the order of `_all_looks`."""
+    block: Block = [{} for _ in meta["members"]]
+    for (i, look), own in zip(_all_looks(meta), rows, strict=True):
+        block[i][look] = own
+    return block
 
 
 # the records while they grow
 
 
-class _Rows:
-    """Records in memory, or in a file that outlives a stop. `n`: how many there are."""
+def _make(
+    path: Path, meta: dict[str, Any], labels: NDArray[np.int64], blocks: Callable[[int, str], Iterator[Block]]
+) -> None:
+    """Writes the file from the records in FILE.part; blocks(done, further) gives those that are still missing."""
+    looks, n_classes = _all_looks(meta), len(meta["classes"])
+    with _records(path, meta, len(looks) * n_classes) as records:
+        for block in blocks(records.n, "the same command goes on"):
+            records.add(np.concatenate([block[i][look] for i, look in looks], 1))
+        text = bytearray(json.dumps(meta).encode())
+        content: dict[str, torch.Tensor | tensors.Coming] = {
+            "meta": torch.frombuffer(text, dtype=torch.uint8),
+            "labels": torch.from_numpy(labels),
+        }
+        for place, (i, look) in enumerate(looks):
+            columns = partial(records.columns, place * n_classes, n_classes)
+            content[f"{i}/{look}"] = tensors.Coming(torch.float32, (len(labels), n_classes), columns)
+        files.write_atomic(path, map(bytes, tensors.pieces(content, {"format": FORMAT})))
 
-    def __init__(self, file: IO[bytes] | None, width: int) -> None:
-        self.file, self.width, self.n = file, width, 0
-        self.blocks: list[Floats] = []
+
+class _Records:
+    """A picture's posteriors of all looks, float32 (width,), and their CRC-32; `n` of them, in a file that outlives a
+    stop. start: the first record's place, bytes."""
+
+    def __init__(self, file: IO[bytes], start: int, width: int) -> None:
+        self.file, self.start, self.width, self.n = file, start, width, 0
+        self.size = 4 * width + 4
 
     def add(self, rows: Floats) -> None:
         self.n += len(rows)
-        self.blocks.append(rows)
-        if self.file is not None:
-            for row in rows:
-                data = row.tobytes()
-                self.file.write(data + zlib.crc32(data).to_bytes(4, "little"))
-            self.file.flush()
-            os.fsync(self.file.fileno())
+        for row in rows:
+            data = row.tobytes()
+            self.file.write(data + zlib.crc32(data).to_bytes(4, "little"))
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
-    def take(self, data: bytes) -> int:
-        """Takes the whole records in `data`, as many as were read at a time: batches then hold the same pictures as if
-        never stopped, and give the same to the last bit. How many bytes they have."""
-        size, rows = 4 * self.width + 4, []
-        for first in range(0, len(data) - size + 1, size):
-            body, crc = data[first : first + size - 4], data[first + size - 4 : first + size]
-            if zlib.crc32(body).to_bytes(4, "little") != crc:
+    def take(self) -> None:
+        """Takes the whole records that are there, as many as were read at a time: batches then hold the same pictures
+        as if never stopped, and give the same to the last bit. What follows them goes."""
+        self.file.seek(self.start)
+        n = 0
+        while len(data := self.file.read(self.size)) == self.size:
+            if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
                 break
-            rows.append(np.frombuffer(body, np.float32)[None])
-        self.n = len(rows) - len(rows) % PICTURES
-        self.blocks = rows[: self.n]
-        return self.n * size
+            n += 1
+        self.n = n - n % PICTURES
+        self.file.seek(self.start + self.n * self.size)
+        self.file.truncate()
 
-    def all(self) -> Floats:
-        """float32 (n, width)."""
-        return np.concatenate(self.blocks)
+    def columns(self, first: int, n: int) -> Iterator[bytes]:
+        """`n` numbers of each record, from its `first` on."""
+        for i in range(self.n):
+            yield os.pread(self.file.fileno(), 4 * n, self.start + i * self.size + 4 * first)
 
 
 @contextmanager
-def _rows(keep: Path | None, meta: Mapping[str, Any], width: int) -> Iterator[_Rows]:
-    """The records so far; the file goes when the block ends well."""
-    if keep is None:
-        yield _Rows(None, width)
-        return
+def _records(path: Path, meta: Mapping[str, Any], width: int) -> Iterator[_Records]:
+    """The records so far in FILE.part, which goes when the block ends well."""
     question = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest().encode() + b"\n"
-    path = keep.with_name(f"{keep.name}.part")
-    with files.disk_errors(path):
-        with open(files.in_place(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
-            rows = _Rows(file, width)
-            begun = file.read(len(question)) == question
-            end = len(question) + (rows.take(file.read()) if begun else 0)
-            file.seek(0)
-            file.write(question)
-            file.seek(end)
-            file.truncate()
-            yield rows
-        path.unlink()
+    part = path.with_name(f"{path.name}.part")
+    with files.disk_errors(part):
+        with open(files.in_place(part, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            records = _Records(file, len(question), width)
+            if file.read(len(question)) != question:
+                file.seek(0)
+                file.write(question)
+                file.truncate()
+            records.take()
+            yield records
+        part.unlink()

@@ -79,9 +79,10 @@ def evaluate(
             progress.note(note)
         with on_signals() as stop:
             answers = ask(members, part, where, batch=batch, keep=posteriors, progress=progress, stop=stop)
+            table_rows = rows(answers, shares)
     counts = tested.header["counts"]
     left = {"skipped": counts["skipped"], "failed": counts["failed"]}
-    _print(rows(answers, shares), left, table, as_json, as_csv)
+    _print(table_rows, left, table, as_json, as_csv)
 
 
 def fuse(

@@ -25,6 +25,7 @@ from convnet.store import Split, Store
 from convnet.views import IN_SQUARE, Look, protocol, square_at
 
 PICTURES = 64  # read at a time
+MATRIX = 2000  # classes: of more a matrix of all pairs is mostly zeros, and larger than what it was counted from
 Z = 1.959964  # of the normal distribution: 95 % lie within
 
 
@@ -64,17 +65,24 @@ class Scores:
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """(K, K): entry [i, j] counts pictures of class i that were taken for class j."""
+        """(K, K): entry [i, j] counts pictures of class i that were taken for class j: 3.8 GB for 21,841 classes."""
         k = len(self.classes)
         return np.bincount(self.labels * k + self.predicted, minlength=k * k).reshape(k, k)
 
+    def confused(self) -> NDArray[np.int64]:
+        """(m, 3): what is not 0 in `confusion`, row by row, as (i, j, pictures); never more than n."""
+        k = len(self.classes)
+        entries, counts = np.unique(self.labels * k + self.predicted, return_counts=True)
+        return np.stack([entries // k, entries % k, counts], 1)
+
     def per_class(self) -> list[dict[str, Any]]:
         """For each class its name, n, and its top-1 and top-5 error (None where n is 0)."""
+        k = len(self.classes)
+        counts, *wrong = (np.bincount(self.labels[self.ranks >= place], minlength=k).tolist() for place in (0, 1, 5))
         rows = []
-        for k, name in enumerate(self.classes):
-            ranks = self.ranks[self.labels == k]
-            errors = [float((ranks >= place).mean()) if len(ranks) else None for place in (1, 5)]
-            rows.append({"class": name, "n": len(ranks), "top1_error": errors[0], "top5_error": errors[1]})
+        for name, n, *errors in zip(self.classes, counts, *wrong, strict=True):
+            top1, top5 = (each / n if n else None for each in errors)
+            rows.append({"class": name, "n": n, "top1_error": top1, "top5_error": top5})
         return rows
 
     def figures(self) -> dict[str, Any]:
@@ -91,9 +99,36 @@ class Scores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """As JSON can hold it; of more than MATRIX classes the entries of the confusion matrix that are not 0."""
         names = {"split": self.split, "views": self.views}
-        return names | self.figures() | {"per_class": self.per_class(), "confusion": self.confusion.tolist()}
+        if len(self.classes) > MATRIX:
+            confusion: dict[str, Any] = {"confused": self.confused().tolist()}
+        else:
+            confusion = {"confusion": self.confusion.tolist()}
+        return names | self.figures() | {"per_class": self.per_class()} | confusion
+
+
+class Tally:
+    """Counts the posteriors of pictures with these labels, int64 (n,), as they come: three numbers of each are kept."""
+
+    def __init__(self, labels: NDArray[np.int64]) -> None:
+        self.labels, self.n = labels, 0
+        self.predicted, self.ranks = np.empty(len(labels), np.int64), np.empty(len(labels), np.int64)
+        self.of_label = np.empty(len(labels))
+
+    def add(self, posteriors: NDArray[np.float64]) -> None:
+        """Takes the posteriors (m, K) of the next m pictures."""
+        at = slice(self.n, self.n + len(posteriors))
+        labels = self.labels[at]
+        self.predicted[at], self.ranks[at] = posteriors.argmax(1), rank(posteriors, labels)
+        self.of_label[at] = posteriors[np.arange(len(labels)), labels]
+        self.n += len(posteriors)
+
+    def scores(self, views: str, split: str, classes: tuple[str, ...]) -> Scores:
+        """The scores of all pictures. Every one must have been counted."""
+        assert self.n == len(self.labels)
+        loss = float(-np.log(np.maximum(self.of_label, 1e-300)).mean())
+        return Scores(views, split, classes, self.labels, self.predicted, self.ranks, loss)
 
 
 def interval(rate: float, n: int) -> tuple[float, float]:
@@ -142,29 +177,19 @@ def evaluate(
     asked = protocol(views_name, preprocessing, scales)
     check_gives(split, asked.looks, preprocessing)
     chosen = np.arange(split.n) if ids is None else ids
-    rows = []
-    done = 0
+    tally = Tally(split.labels[chosen])
     progress.start(f"testing ({split.name}, {views_name})", len(chosen))
     training = net.training
     computing, _ = device.narrowed(net.eval())
     try:
         for part, pictures in read(split, chosen, asked.looks, stop):
             found = posteriors(computing, pictures, asked.looks, preprocessing, device, batch)
-            rows.append(asked.mean(finite(split, part, found)))
-            done += len(part)
-            progress.update(done)
+            tally.add(asked.mean(finite(split, part, found)))
+            progress.update(tally.n)
     finally:
         net.train(training)
     progress.finish()
-    return scores_of(views_name, split.name, split.store.classes, split.labels[chosen], np.concatenate(rows))
-
-
-def scores_of(
-    views: str, split: str, classes: tuple[str, ...], labels: NDArray[np.int64], found: NDArray[np.float64]
-) -> Scores:
-    """The scores of posteriors (n, K) of pictures with these labels."""
-    loss = float(-np.log(np.maximum(found[np.arange(len(labels)), labels], 1e-300)).mean())
-    return Scores(views, split, classes, labels, found.argmax(1), rank(found, labels), loss)
+    return tally.scores(views_name, split.name, split.store.classes)
 
 
 def rank(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:

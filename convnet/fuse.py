@@ -1,15 +1,27 @@
 """How good are several nets together? Their posteriors are averaged; each result alone stands beside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from convnet.answers import Answer, Answers
+from convnet.answers import Answer, Answers, Block
 from convnet.errors import UsageError
-from convnet.evaluate import Scores, scores_of
+from convnet.evaluate import Scores, Tally
 from convnet.views import Protocol
+
+
+class Line(NamedTuple):
+    """What a row of the table is about, and how its posteriors, float64 (m, K), come from those of m pictures."""
+
+    net: str
+    trained: str
+    views: str
+    scales: str
+    mean: Callable[[Block], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,13 @@ def join(files: Sequence[Answers]) -> Answers:
                 "evaluate all nets on the same store"
             )
     members = tuple(member for each in files for member in each.members)
-    return Answers(first.store, first.split, first.classes, first.keys, first.labels, members)
+    blocks = partial(_side_by_side, files)
+    return Answers(first.store, first.split, first.classes, first.keys, first.labels, members, blocks)
+
+
+def _side_by_side(files: Sequence[Answers]) -> Iterator[Block]:
+    for blocks in zip(*(each.blocks() for each in files), strict=True):
+        yield [of_member for block in blocks for of_member in block]
 
 
 def rows(answers: Answers, weights: Sequence[float] | None = None) -> list[Row]:
@@ -51,10 +69,17 @@ def rows(answers: Answers, weights: Sequence[float] | None = None) -> list[Row]:
     Raises: UsageError for weights that don't fit.
     """
     _check_weights(answers, weights)
-    table = [row for member in answers.members for row in _member_rows(answers, member)]
+    lines = [line for i, member in enumerate(answers.members) for line in _member_lines(i, member)]
     if len(answers.members) > 1:
-        table += [_fused(answers, i, weights) for i in range(_n_protocols(answers))]
-    return table
+        lines += [_fused(answers, i, weights) for i in range(_n_protocols(answers))]
+    tallies = [Tally(answers.labels) for _ in lines]
+    for block in answers.blocks():
+        for line, tally in zip(lines, tallies, strict=True):
+            tally.add(line.mean(block))
+    return [
+        Row(*line[:4], tally.scores(line.views, answers.split, answers.classes))
+        for line, tally in zip(lines, tallies, strict=True)
+    ]
 
 
 def _check_weights(answers: Answers, weights: Sequence[float] | None) -> None:
@@ -74,7 +99,7 @@ def _n_protocols(answers: Answers) -> int:
     return counts.pop()
 
 
-def _member_rows(answers: Answers, member: Answer) -> list[Row]:
+def _member_lines(i: int, member: Answer) -> list[Line]:
     """Each look by itself, each part over its scales, then the protocol; what was there already isn't repeated."""
     asked: dict[Protocol, None] = {}
     for each in member.protocols:
@@ -82,32 +107,33 @@ def _member_rows(answers: Answers, member: Answer) -> list[Row]:
         asked |= dict.fromkeys(Protocol(part[0].name, (part,)) for part in each.parts)
         asked.pop(each, None)
         asked[each] = None  # so that the last row is the last protocol
-    return [_row(answers, member.name, str(member.trained), each, _mean(member, each)) for each in asked]
+    trained = str(member.trained)
+    return [Line(member.name, trained, each.name, _scales(each), partial(_mean, i, each)) for each in asked]
 
 
-def _fused(answers: Answers, place: int, weights: Sequence[float] | None) -> Row:
+def _mean(i: int, asked: Protocol, block: Block) -> NDArray[np.float64]:
+    return asked.mean(block[i])
+
+
+def _fused(answers: Answers, place: int, weights: Sequence[float] | None) -> Line:
     protocols = [member.protocols[place] for member in answers.members]
-    means = [_mean(member, each) for member, each in zip(answers.members, protocols, strict=True)]
-    mean = np.average(means, axis=0, weights=weights)
     names = " + ".join(member.name for member in answers.members)
     if weights is not None:
         names = " + ".join(f"{w:g} {m.name}" for w, m in zip(weights, answers.members, strict=True))
-    trained = [str(member.trained) for member in answers.members]
-    trained_at = trained[0] if len(set(trained)) == 1 else " + ".join(trained)
-    if len(set(protocols)) == 1:
-        return _row(answers, names, trained_at, protocols[0], mean)
-    views = list(dict.fromkeys(each.name for each in protocols))
-    scores = scores_of(" | ".join(views), answers.split, answers.classes, answers.labels, mean)
-    return Row(names, trained_at, scores.views, " | ".join(_scales(each) for each in protocols), scores)
+    trained = " + ".join(_once([str(member.trained) for member in answers.members]))
+    scales = " | ".join(_scales(each) for each in (protocols[:1] if len(set(protocols)) == 1 else protocols))
+    views = " | ".join(dict.fromkeys(each.name for each in protocols))
+
+    def mean(block: Block) -> NDArray[np.float64]:
+        means = [each.mean(own) for own, each in zip(block, protocols, strict=True)]
+        return np.asarray(np.average(means, axis=0, weights=weights))
+
+    return Line(names, trained, views, scales, mean)
 
 
-def _mean(member: Answer, asked: Protocol) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return asked.mean(member.posteriors)
-
-
-def _row(answers: Answers, net: str, trained: str, asked: Protocol, mean: np.ndarray[Any, Any]) -> Row:
-    scores = scores_of(asked.name, answers.split, answers.classes, answers.labels, mean)
-    return Row(net, trained, asked.name, _scales(asked), scores)
+def _once(texts: list[str]) -> list[str]:
+    """One text where all are the same."""
+    return texts[:1] if len(set(texts)) == 1 else texts
 
 
 def _scales(asked: Protocol) -> str:

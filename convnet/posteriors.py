@@ -88,17 +88,16 @@ def _crops(
         how = _of_square(preprocessing, look.scale)
         frames = [centre_square(frame, how.size) for frame in frames]
     jobs = list(_jobs(frames, look.name, preprocessing))
-    rows = []
+    mean = np.zeros((len(frames), 0))
     for first in range(0, len(jobs), batch):
         part = jobs[first : first + batch]
         crops = np.stack([_cut(frames[i], box, preprocessing.crop) for i, box, _ in part])
         tops, lefts = np.array([(box.top, box.left) for _, box, _ in part]).T
         images = to_input(crops, fixed(tops, lefts), how, device.device)
         alone = look.name in WITHOUT_MIRRORS
-        rows.append(posterior(net, images, device) if alone else _with_mirrors(net, images, device, batch))
-    weighted = np.concatenate(rows) * np.array([share for _, _, share in jobs])[:, None]
-    mean = np.zeros((len(frames), weighted.shape[1]))
-    np.add.at(mean, [i for i, _, _ in jobs], weighted)
+        rows = posterior(net, images, device) if alone else _with_mirrors(net, images, device, batch)
+        mean = mean if first else np.zeros((len(frames), rows.shape[1]))
+        np.add.at(mean, [i for i, _, _ in part], rows * np.array([share for _, _, share in part])[:, None])
     return mean
 
 

@@ -272,17 +272,25 @@ class Split:
         return out
 
     def _map(self, shard: int) -> Pixels:
-        if shard not in self._maps:
-            path = self.store.path / shard_name(self.name, shard)
-            expected = self.store.header["files"][path.name]["bytes"]
-            try:
-                mapped = np.memmap(path, np.uint8, "r")
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error
-            if len(mapped) != expected:
-                raise DataError(f"{path} has {len(mapped)} bytes instead of {expected}; prepare the store again")
-            self._maps[shard] = np.asarray(mapped)
-        return self._maps[shard]
+        known = self._maps.get(shard)
+        if known is not None:
+            return known
+        path = self.store.path / shard_name(self.name, shard)
+        expected = self.store.header["files"][path.name]["bytes"]
+        try:
+            mapped = np.memmap(path, np.uint8, "r")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error
+        if len(mapped) != expected:
+            raise DataError(f"{path} has {len(mapped)} bytes instead of {expected}; prepare the store again")
+        self._maps[shard] = pixels = np.asarray(mapped)
+        return pixels
+
+    def passed(self, i: int) -> None:
+        """Gives back the memory of shards before that of picture i: who goes through a split once needs it no more."""
+        for shard in list(self._maps):
+            if shard < self._shards[i]:
+                self._maps.pop(shard, None)
 
 
 def centre_square(pixels: Pixels, size: int) -> Pixels:

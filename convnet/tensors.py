@@ -7,7 +7,8 @@ lying header costs no memory. Format: https://huggingface.co/docs/safetensors (v
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -35,7 +36,24 @@ DTYPES = MappingProxyType(
 )
 
 
-def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
+@dataclass(frozen=True)
+class Coming:
+    """A tensor that is written without being in memory: its numbers come piece by piece."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    data: Callable[[], Iterator[bytes]]
+
+    def element_size(self) -> int:
+        return self.dtype.itemsize
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+def pieces(
+    tensors: Mapping[str, Tensor | Coming], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file, piece by piece, a function of names, contents and metadata alone.
 
     Wide elements come first, then the names in order, so that each tensor lies at a multiple of its elements' width.
@@ -52,7 +70,11 @@ def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     header += b" " * (-len(header) % 8)
     yield struct.pack("<Q", len(header)) + header
     for name in order:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)  # a synchronisation when it is on a GPU
+        tensor = tensors[name]
+        if isinstance(tensor, Coming):
+            yield from tensor.data()
+            continue
+        flat = tensor.detach().cpu().contiguous().reshape(-1)  # a synchronisation when it is on a GPU
         yield flat.view(torch.uint8).numpy().data
 
 

@@ -85,7 +85,7 @@ def test_differences_read_from_either_side() -> None:
 
 
 def test_the_papers_slips_are_told_and_are_slips() -> None:
-    """Section 1's "no more than 1 %", the abstract's 650,000 units, figure 2's 253,440: against the net's own layers."""
+    """Section 1's "no more than 1 %", the abstract's 650,000 units, figure 2's 253,440, against the net's layers."""
     layers = layer_table(skeleton("alexnet"))
     total = sum(layer.parameters for layer in layers)
     shares = {layer.stage: layer.parameters / total for layer in layers if layer.stage.startswith("conv")}

@@ -2,28 +2,33 @@
 
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from torch import nn
 
 from convnet import answers as kept
-from convnet import checkpoint, cli, device, preprocess
+from convnet import checkpoint, cli, device, preprocess, tensors
 from convnet.answers import Answers, Member, ask, load
 from convnet.checkpoint import Checkpoint
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluate import Scores, evaluate, interval, sign_test
+from convnet.evaluate import Scores, evaluate, interval, rank, sign_test
 from convnet.fuse import join, rows
 from convnet.nets import create_model
 from convnet.nets.layers import Net
+from convnet.prepare import prepare
+from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
+from convnet.sources.listing import Entry, Source
 from convnet.stop import Stop
-from convnet.store import Store
-from convnet.views import Look, protocol
+from convnet.store import Split, Store
+from convnet.views import Look, Protocol, protocol
 
 CPU = device.choose("fp32", "cpu")
 NET = {"net": "cifar_26", "size": 32, "crop": 32, "mean": "rgb", "scale": 0.01}
@@ -58,15 +63,31 @@ def alone(store: Store, member: Member, name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def asked(photos: Store) -> Answers:
-    return ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), CPU)
+def file(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("answers") / "a"
+    ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), CPU, keep=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def asked(file: Path) -> Answers:
+    return load(file)
+
+
+def whole(answers: Answers) -> list[dict[Look, np.ndarray]]:
+    """All posteriors in memory, float32 (n, K), by member and look."""
+    blocks = list(answers.blocks())
+    return [
+        {look: np.concatenate([block[i][look] for block in blocks]) for look in blocks[0][i]}
+        for i in range(len(answers.members))
+    ]
 
 
 def test_a_fusion_of_three_nets_is_the_mean_of_their_posteriors(photos: Store, asked: Answers) -> None:
     for place, name in ((0, "single"), (1, "ten-crop")):
         each = [alone(photos, member, name) for member in members(photos, "single")]
-        for member, expected in zip(asked.members, each, strict=True):
-            found = member.protocols[place].mean(member.posteriors)
+        for member, posteriors, expected in zip(asked.members, whole(asked), each, strict=True):
+            found = member.protocols[place].mean(posteriors)
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
             assert found.std(0).max() > 1e-3, "the posteriors hardly depend on the pictures"
         for weights in (None, [1.0, 0.0, 0.0], [2.0, 1.0, 1.0]):
@@ -88,22 +109,104 @@ def test_the_table_has_every_scale_and_part_of_every_net_and_the_fusion(photos: 
     assert (row.scores.top1, row.scores.loss) == (scores.top1, pytest.approx(scores.loss, rel=1e-6))
 
 
-def test_the_file_gives_everything_back(tmp_path: Path, asked: Answers) -> None:
-    kept.save(tmp_path / "a", asked)
-    again = load(tmp_path / "a")
-    assert (again.classes, again.keys, again.store, again.split) == (
+def test_the_file_gives_everything_back(tmp_path: Path, photos: Store, file: Path, asked: Answers) -> None:
+    """Its bytes are those of a plain safetensors file of the whole arrays, here written by their own library."""
+    nets = members(photos, "single", "ten-crop+dense")
+    live = ask(nets, photos.split("test"), CPU)
+    assert (live.classes, live.keys, live.store, live.split, live.members) == (
         asked.classes,
         asked.keys,
         asked.store,
         asked.split,
+        asked.members,
     )
-    np.testing.assert_array_equal(again.labels, asked.labels)
-    for one, other in zip(asked.members, again.members, strict=True):
-        assert replace(one, posteriors={}) == replace(other, posteriors={})
-        assert list(one.posteriors) == list(other.posteriors)
-        assert all(np.array_equal(one.posteriors[look], other.posteriors[look]) for look in one.posteriors)
-    joined = join([replace(again, members=again.members[:1]), replace(again, members=again.members[1:])])
-    assert rows(joined)[-1].scores.loss == rows(asked)[-1].scores.loss
+    np.testing.assert_array_equal(live.labels, asked.labels)
+    arrays = {"labels": asked.labels}
+    for i, (one, other) in enumerate(zip(whole(live), whole(asked), strict=True)):
+        assert list(one) == list(other)
+        assert all(np.array_equal(one[look], other[look]) for look in one)
+        arrays |= {f"{i}/{look}": rows for look, rows in one.items()}
+    read = safetensors.numpy.load_file(file)
+    assert set(read) == {*arrays, "meta"}
+    assert all(np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in arrays.items())
+    content = {name: torch.from_numpy(array) for name, array in read.items()}
+    assert file.read_bytes() == b"".join(map(bytes, tensors.pieces(content, {"format": kept.FORMAT})))
+    for i in range(3):
+        ask(nets[i : i + 1], photos.split("test"), CPU, keep=tmp_path / str(i))
+    joined = join([load(tmp_path / str(i)) for i in range(3)])
+    assert [row.to_dict() for row in rows(joined)] == [row.to_dict() for row in rows(asked)]
+
+
+def former_scores(views: str, asked: Answers, mean: np.ndarray) -> Scores:
+    """As all posteriors, float64 (n, K), were counted at once before they were counted as they come."""
+    labels = asked.labels
+    loss = float(-np.log(np.maximum(mean[np.arange(len(labels)), labels], 1e-300)).mean())
+    return Scores(views, asked.split, asked.classes, labels, mean.argmax(1), rank(mean, labels), loss)
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.5, 1.0]])
+def test_posteriors_counted_as_they_come_give_the_figures_of_all_at_once(
+    asked: Answers, weights: list[float] | None
+) -> None:
+    """To the last bit, classes, confusion and fusion too."""
+    posteriors, found = whole(asked), iter(rows(asked, weights))
+    for member, own in zip(asked.members, posteriors, strict=True):
+        parts = [((look,),) for look in (Look("single", 32), Look("ten-crop", 32), Look("dense", 32))]
+        for each in (*parts, member.protocols[1].parts):
+            row, mean = next(found), Protocol("a", each).mean(own)
+            assert row.scores.to_dict() == former_scores(row.views, asked, mean).to_dict()
+            np.testing.assert_array_equal(row.scores.ranks, rank(mean, asked.labels))
+    for place in (0, 1):
+        means = [member.protocols[place].mean(own) for member, own in zip(asked.members, posteriors, strict=True)]
+        row, mean = next(found), np.average(means, axis=0, weights=weights)
+        assert row.scores.to_dict() == former_scores(row.views, asked, mean).to_dict()
+    assert next(found, None) is None
+
+
+class Many(nn.Module):
+    """A net of many classes and few weights."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, n_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(images.mean((2, 3)))
+
+
+def test_memory_does_not_grow_with_the_posteriors(tmp_path: Path) -> None:
+    """A further picture takes less than 1,000 bytes, names included, where its posteriors of one net have 16,000."""
+    n_classes, few, many = 4000, 64, 512
+    entries = [Entry(f"{part}/{i:04d}", part, i % n_classes, i, str(i)) for part, n in
+               (("train", 1), ("val", few), ("test", many)) for i in range(n)]  # fmt: skip
+    classes = tuple(f"class{k:04d}" for k in range(n_classes))
+    source = Source(
+        "many", "noise", classes, entries, (), (), 8, (), lambda entry: np.full((8, 8, 3), entry.place % 256, np.uint8)
+    )
+    store = prepare(source, tmp_path / "store", size=8)
+    done = Preprocessing(8, 0, 8, "rgb", None, 1 / 64, -2.0)
+    torch.manual_seed(0)
+    members = [Member(f"net{i}", f"sha{i}", Many(n_classes), done, (protocol("single", done),)) for i in range(2)]
+
+    def peak(work: Callable[[Split], object], split: str) -> int:
+        store.split(split).keys  # noqa: B018 - read once, for all
+        tracemalloc.start()
+        try:
+            work(store.split(split))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    for split in ("val", "test"):
+        ask(members, store.split(split), CPU, keep=tmp_path / f"{split} made")
+    for work in (
+        lambda split: evaluate(members[0].net, split, done, CPU).to_dict(),
+        lambda split: rows(ask(members, split, CPU))[-1].scores.to_dict(),
+        lambda split: ask(members, split, CPU, keep=tmp_path / split.name),
+        lambda split: rows(join([load(tmp_path / f"{split.name} made")] * 2))[-1].scores.to_dict(),
+    ):
+        grown = peak(work, "test") - peak(work, "val")
+        assert grown < 1000 * (many - few), f"{grown / (many - few):,.0f} bytes a picture"
 
 
 class Counting(nn.Module):
@@ -123,7 +226,7 @@ class Counting(nn.Module):
 def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Path, photos: Store) -> None:
     split, file = photos.split("test"), tmp_path / "a"
     part = tmp_path / "a.part"
-    undisturbed = ask(members(photos, "single")[:1], split, CPU, keep=tmp_path / "b")
+    undisturbed = whole(ask(members(photos, "single")[:1], split, CPU, keep=tmp_path / "b"))
     stop = Stop()
     (member,) = members(photos, "single")[:1]
     stopping = replace(member, net=Counting(member.net, stop, 10))
@@ -143,9 +246,7 @@ def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Pat
     again = replace(member, net=Counting(member.net))
     found = ask([again], split, CPU, keep=file)
     assert again.net.seen == 0
-    assert np.array_equal(
-        found.members[0].posteriors[Look("single", 32)], undisturbed.members[0].posteriors[Look("single", 32)]
-    )
+    assert np.array_equal(whole(found)[0][Look("single", 32)], undisturbed[0][Look("single", 32)])
 
 
 def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
@@ -159,12 +260,11 @@ def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
     other = Stop()
     other.ask(15)
     with pytest.raises(Interrupted, match="--posteriors FILE would let it go on"):
-        ask([one], photos.split("test"), CPU, stop=other)
+        rows(ask([one], photos.split("test"), CPU, stop=other))
 
 
-def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, asked: Answers) -> None:
-    kept.save(tmp_path / "a", asked)
-    data = (tmp_path / "a").read_bytes()
+def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, file: Path) -> None:
+    data = file.read_bytes()
     generator = np.random.default_rng(0)
     refused = 0
     for _ in range(300):
@@ -174,11 +274,17 @@ def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, asked: Answers)
             changed[: generator.integers(1, len(data))] if generator.random() < 0.2 else changed
         )
         try:
-            load(tmp_path / "b")
+            rows(load(tmp_path / "b"))
         except DataError as error:
             assert "b is no file of posteriors" in str(error)
             refused += 1
+        except UsageError as error:
+            assert "different numbers of --views" in str(error), "of members that were changed alone"
     assert refused > 100
+    place = 8 + int.from_bytes(data[:8], "little") + 8 * 100 + 4 * 1000  # behind the header and the labels
+    (tmp_path / "b").write_bytes(data[:place] + np.float32("nan").tobytes() + data[place + 4 :])
+    with pytest.raises(DataError, match=r"b is no file of posteriors .*: its posteriors are not finite"):
+        rows(load(tmp_path / "b"))
     for name, content in {"empty": b"", "text": b"no posteriors" * 99}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} is no file of posteriors"):

@@ -78,11 +78,12 @@ def classes(found: Guesses, twins: Sequence[Twin] | None = None, pairs: int = 20
 
 def class_rows(found: Guesses) -> tuple[Row, ...]:
     """A row for each class, in order."""
-    matrix, rows = found.scores.confusion, []
+    taken_for: dict[int, tuple[int, int]] = {}
+    for label, said, n in found.scores.confused().tolist():  # of equals the first
+        if label != said and n > taken_for.get(label, (0, 0))[1]:
+            taken_for[label] = said, n
+    rows = []
     for k, each in enumerate(found.scores.per_class()):
-        wrong = matrix[k].copy()
-        wrong[k] = 0
-        said = int(wrong.argmax())
         error = each["top1_error"]
         rows.append(
             Row(
@@ -91,7 +92,7 @@ def class_rows(found: Guesses) -> tuple[Row, ...]:
                 error,
                 None if error is None else interval(error, each["n"]),
                 each["top5_error"],
-                (said, int(wrong[said])) if wrong[said] else None,
+                taken_for.get(k),
             )
         )
     return tuple(rows)
@@ -99,10 +100,9 @@ def class_rows(found: Guesses) -> tuple[Row, ...]:
 
 def confused_pairs(found: Guesses, most: int) -> tuple[Pair, ...]:
     """The pairs (true class, another that was said) with the most pictures; of equals the larger share of the class."""
-    matrix = found.scores.confusion
-    sizes = matrix.sum(1)
-    labels, said = np.nonzero(matrix * (1 - np.eye(len(matrix), dtype=np.int64)))
-    counts = matrix[labels, said]
+    entries = found.scores.confused()
+    labels, said, counts = entries[entries[:, 0] != entries[:, 1]].T
+    sizes = np.bincount(found.scores.labels)
     order = np.lexsort((said, labels, -counts / sizes[labels], -counts))[:most]
     wrong = mistakes(found)
     pairs = []

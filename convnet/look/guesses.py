@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convnet import draws
 from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluate import Scores, check_gives, finite, rank, read
+from convnet.evaluate import Scores, Tally, check_gives, finite, read
 from convnet.nets.layers import Net
 from convnet.posteriors import BATCH, posteriors
 from convnet.preprocess import Preprocessing
@@ -57,26 +57,21 @@ def guesses(
     asked = protocol("single", preprocessing)
     check_gives(split, asked.looks, preprocessing)
     chosen = np.arange(split.n) if ids is None else ids
-    labels, n_classes = split.labels[chosen], len(split.store.classes)
-    best = np.empty((len(chosen), min(TOP, n_classes)), np.int64)
+    tally = Tally(split.labels[chosen])
+    best = np.empty((len(chosen), min(TOP, len(split.store.classes))), np.int64)
     probabilities = np.empty(best.shape)
-    of_label, ranks = np.empty(len(chosen)), np.empty(len(chosen), np.int64)
-    done = 0
     net.eval()
     progress.start(f"looking ({split.name})", len(chosen))
     for part, pictures in read(split, chosen, asked.looks, stop):
         rows = asked.mean(finite(split, part, posteriors(net, pictures, asked.looks, preprocessing, device, batch)))
-        at = slice(done, done + len(part))
+        at = slice(tally.n, tally.n + len(part))
         best[at] = np.argsort(-rows, axis=1, kind="stable")[:, : best.shape[1]]
         probabilities[at] = np.take_along_axis(rows, best[at], 1)
-        of_label[at] = rows[np.arange(len(part)), labels[at]]
-        ranks[at] = rank(rows, labels[at])
-        done += len(part)
-        progress.update(done)
+        tally.add(rows)
+        progress.update(tally.n)
     progress.finish()
-    loss = float(-np.log(np.maximum(of_label, 1e-300)).mean())
-    scores = Scores("single", split.name, split.store.classes, labels, best[:, 0].copy(), ranks, loss)
-    return Guesses(chosen, best, probabilities, of_label, scores)
+    scores = tally.scores("single", split.name, split.store.classes)
+    return Guesses(chosen, best, probabilities, tally.of_label, scores)
 
 
 def some(n: int, most: int, seed: int = 0) -> NDArray[np.int64]:

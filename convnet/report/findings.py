@@ -156,8 +156,8 @@ def twins(asked: Asked, found: Classes) -> list[dict[str, Any]]:
 
 def matrix(found: Guesses) -> list[list[int]]:
     """The entries [true class, said class, pictures] of the confusion matrix that are not 0."""
-    confusion = found.scores.confusion
-    return [[i, j, int(confusion[i, j])] for i, j in np.argwhere(confusion).tolist()]
+    entries: list[list[int]] = found.scores.confused().tolist()
+    return entries
 
 
 def nearest(asked: Asked, found: Guesses, progress: Progress, stop: Stop | None) -> list[dict[str, Any]]:
