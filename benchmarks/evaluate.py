@@ -2,10 +2,10 @@
 
     python benchmarks/evaluate.py FOLDER [--pictures 200000] [--classes 21841] [--net lenet5] [--posteriors]
 
-Makes a store of synthetic pictures and a net with random weights in FOLDER (0.9 GB; what is there already serves), then
-runs the command in a process of its own and prints the most memory that it held, in all: Python, torch and mapped files.
---posteriors keeps every posterior in a file, which has 17.5 GB, and as much beside it while it is made; --net alexnet has
-weights of 585 MB. All posteriors in memory, as they once were, are 17.5 GB in float32 and 35 GB in float64.
+Makes a store of synthetic pictures and a net with random weights in FOLDER (0.9 GB; what is there already serves), runs
+the command in a process of its own and prints the most memory that it held, in all: Python, torch and mapped files.
+--posteriors keeps every posterior in a file, which has 17.5 GB, and as much beside it while it is made; --net alexnet
+has weights of 585 MB. All posteriors in memory, as they once were, are 17.5 GB in float32 and 35 GB in float64.
 """
 
 import argparse
