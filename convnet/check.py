@@ -11,33 +11,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from convnet import machine, store
 from convnet.decode import BadPicture, decode
 from convnet.errors import DataError, UsageError
+from convnet.fitness import Problem, class_problems, classes_line, count
 from convnet.progress import SILENT, Progress
 from convnet.sources import SPLITS, Entry, Source
 from convnet.sources.listing import EMPTY
 
-FEW = 10  # training pictures: a class with fewer is named
-IMBALANCE = 10  # the largest class has so many times the pictures of the smallest: named
 BATCH = 64  # pictures between two reports to the progress
 SHOWN = 5  # keys in a line
 LINES = 20  # of one kind of problem
 OTHERS = {"store.json", ".lock"}  # files of a store that its header does not list
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: an error makes the store unusable or the results wrong, a warning may be meant so."""
-
-    severity: Literal["error", "warning"]
-    kind: str  # a word for programs: "damaged", "unreadable", "leak", ...
-    text: str
-    keys: tuple[str, ...] = ()  # the pictures concerned
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,8 @@ class Report:
     what: str
     counts: dict[str, Any]
     problems: list[Problem] = field(default_factory=list)
+    notes: tuple[str, ...] = ()  # what was read how, the classes by name with their pictures
+    unfit: bool = False  # prepare and train would stop
 
     @property
     def ok(self) -> bool:
@@ -62,7 +53,7 @@ class Report:
         numbers = (f"{name.replace('_', ' ')} {n:,}" for name, n in self.counts.items() if isinstance(n, int))
         n_errors = sum(problem.severity == "error" for problem in self.problems)
         found = f"{n_errors:,} errors, {len(self.problems) - n_errors:,} warnings" if self.problems else "nothing wrong"
-        lines = [f"{self.what}: {', '.join(numbers)}"]
+        lines = [f"{self.what}: {', '.join(numbers)}", *self.notes]
         for kind in dict.fromkeys(problem.kind for problem in self.problems):
             alike = [f"{p.severity}: {p.text}" for p in self.problems if p.kind == kind]
             lines += alike[:LINES]
@@ -240,8 +231,10 @@ def check_folder(source: Source, progress: Progress = SILENT, workers: int | Non
     good = [one for one in looked if one.reason is None]
     failed = [*source.failed, *((one.entry.key, str(one.reason)) for one in looked if one.reason is not None)]
     problems = [Problem("error", "unreadable", f"{key!r}: {reason}", (key,)) for key, reason in sorted(failed)]
-    problems += [Problem("error", "empty", note) for note in source.notes if note.endswith(EMPTY)]
-    problems += [*_classes(source, good), *_duplicates(source, good)]
+    numbers = count(len(source.classes), ((one.entry.split, one.entry.label) for one in good))
+    of_classes = list(class_problems(source.classes, numbers))
+    problems += [Problem("warning", "empty", note) for note in source.notes if note.endswith(EMPTY)]
+    problems += [*of_classes, *_duplicates(source, good)]
     problems += [
         Problem("warning", "odd", f"{one.entry.key!r}: {note}", (one.entry.key,)) for one in good for note in one.notes
     ]
@@ -252,9 +245,11 @@ def check_folder(source: Source, progress: Progress = SILENT, workers: int | Non
         "unreadable": len(failed),
         "classes": len(source.classes),
         "smallest_side": min((one.shorter for one in good), default=0),
-        "per_class": {part: numbers for part, numbers in _per_class(source, good).items() if sum(numbers)},
+        "per_class": {part: row for part, row in numbers.items() if sum(row)},
     }
-    return Report(f"{source.name} ({source.kind})", counts, problems)
+    unfit = any(problem.severity == "error" for problem in of_classes)
+    notes = (classes_line(source.classes, numbers), *(note for note in source.notes if not note.endswith(EMPTY)))
+    return Report(f"{source.name} ({source.kind})", counts, problems, notes, unfit)
 
 
 def _look_at_all(source: Source, workers: int) -> Iterator[Looked]:
@@ -283,37 +278,6 @@ def _look(source: Source, entry: Entry) -> Looked:
     digest.update(np.ascontiguousarray(pixels).data)
     whole = hashlib.sha256(data).digest() if isinstance(data, bytes) else digest.digest()
     return Looked(entry, None, notes, whole, digest.digest(), min(pixels.shape[:2]))
-
-
-def _per_class(source: Source, good: Sequence[Looked]) -> dict[str, list[int]]:
-    """Good pictures of each class, for each split."""
-    numbers = {split: [0] * len(source.classes) for split in SPLITS}
-    for one in good:
-        numbers[one.entry.split][one.entry.label] += 1
-    return numbers
-
-
-def _classes(source: Source, good: Sequence[Looked]) -> Iterator[Problem]:
-    """Classes that are missing in a split, too small, or much larger than others."""
-    numbers = _per_class(source, good)
-    train = numbers["train"]
-    for split in SPLITS[1:]:
-        for label, name in enumerate(source.classes):
-            if numbers[split][label] and not train[label]:
-                yield Problem("error", "mismatch", f"class {name!r} is in {split}, but not in train", (name,))
-            elif any(numbers[split]) and train[label] and not numbers[split][label]:
-                yield Problem("warning", "mismatch", f"class {name!r} is in train, but not in {split}", (name,))
-    for label, name in enumerate(source.classes):
-        if not any(numbers[split][label] for split in SPLITS):
-            yield Problem("error", "empty", f"class {name!r} has no picture that can be used", (name,))
-        elif 0 < train[label] < FEW:
-            text = f"class {name!r} has {train[label]} training pictures; a net needs {FEW} or more"
-            yield Problem("warning", "few", text, (name,))
-    filled = [n for n in train if n]
-    if filled and max(filled) >= IMBALANCE * min(filled):
-        least, most = (source.classes[train.index(n)] for n in (min(filled), max(filled)))
-        text = f"class {most!r} has {max(filled):,} training pictures, class {least!r} {min(filled):,}"
-        yield Problem("warning", "imbalance", text, (least, most))
 
 
 def _duplicates(source: Source, good: Sequence[Looked]) -> Iterator[Problem]:

@@ -132,7 +132,8 @@ def check(
     """Is a store whole, is a folder fit to train on? convnet check photos/
 
     A store: every byte against its sha256; exit code 3 when one is wrong. Pictures: unreadable ones, small classes,
-    classes that are missing in a split, and the same picture twice, worst of all in training and test.
+    classes that are missing in a split, and the same picture twice, worst of all in training and test; exit code 3 when
+    the classes can't be trained on, as prepare and train then stop.
     """
     from convnet.check import check_folder, check_store
     from convnet.plan import open_for
@@ -150,7 +151,7 @@ def check(
     else:
         for line in report.lines():
             print(plain(line))  # noqa: T201
-    if not report.ok and (stored or strict):
+    if report.unfit or (not report.ok and (stored or strict)):
         raise typer.Exit(DataError.exit_code)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from convnet.checkpoint import LAST, Summary, load_newest, peek
 from convnet.errors import ConvnetError, UsageError, unknown
 from convnet.explain import skeleton
+from convnet.fitness import classes_line, count, refuse_unfit
 from convnet.nets import MODELS, recipe_of
 from convnet.prepare import SUFFIX, WORK, holds, prepare, settings_for
 from convnet.progress import Progress
@@ -51,7 +52,8 @@ def make_store(
         raise UsageError(f"--encoding {encoding}: must be raw or jpeg")
     chosen: Literal["raw", "jpeg"] = "jpeg" if encoding == "jpeg" else "raw"
     progress.note(f"{source.name}: {source.kind}, {len(source.entries):,} pictures, {len(source.classes):,} classes")
-    for note in source.notes:
+    numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
+    for note in (classes_line(source.classes, numbers), *source.notes):
         progress.note(note)
     made = prepare(
         source, path, size=size, encoding=chosen, shorter_side=shorter_side, workers=workers, progress=progress
@@ -100,6 +102,9 @@ def plan_run(
     path = Path(data)
     if data != "digits" and is_store(path):
         store = Store(path)
+        numbers = {name: split["per_class"] for name, split in store.header["splits"].items()}
+        progress.note(classes_line(store.classes, numbers))
+        refuse_unfit(data, store.classes, numbers)
         return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress)
     place = STORES / f"{slug(path)}-unpacked"
     source = open_for(data, place)

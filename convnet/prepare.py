@@ -29,9 +29,10 @@ from PIL import Image
 from convnet import draws, files, machine, store
 from convnet.decode import BadPicture, decode_image
 from convnet.errors import DataError, UsageError
+from convnet.fitness import count, refuse_unfit
 from convnet.progress import SILENT, Progress
 from convnet.scale import scaled
-from convnet.sources import Entry, Source, open_source
+from convnet.sources import SPLITS, Entry, Source, open_source
 from convnet.statistics import Sums, mean_picture, statistics
 
 SIZE = 256  # pixels: AlexNet section 2
@@ -44,7 +45,6 @@ CHUNK_BYTES = 1 << 26  # ... but no more than about this much
 JPEG_SIDE = 65535  # pixels: a JPEG can't be longer
 WORK = ".work"  # the folder of an unfinished store
 SUFFIX = {"raw": "npy", "jpeg": "jpg"}
-SPLITS = ("train", "val", "test")
 OURS = re.compile(  # the files of a store that was begun; a source.tar in the work folder is kept
     r"\.?((train|val|test)(-\d{5}\.(tar|json|sums)|\.index\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
 )
@@ -85,13 +85,15 @@ def prepare(
     size: pixels of the square; None: the source's own (MNIST 28, CIFAR 32, digits 8), for photos 256.
     shorter_side: pixels; None: `size`. workers: threads; None: one for each core.
 
-    Raises: UsageError when `path` holds something else; DataError when no training picture can be used; DiskError.
+    Raises: UsageError when `path` holds something else; DataError when classes are unfit (fitness.py); DiskError.
     """
     path = files.as_path(path, "the store")
     source = source if isinstance(source, Source) else open_source(source, work=path / WORK)
     settings = settings_for(source, size, encoding, shorter_side)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
+    numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
+    refuse_unfit(source.name, source.classes, numbers)
     jobs = _jobs(source, settings)
     listing = _listing_hash(jobs, source, settings)
     if store.is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
@@ -351,10 +353,8 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
         pixels = np.frombuffer(_part(path, job).with_suffix(".sums").read_bytes(), np.int64).reshape(sums.pixels.shape)
         sums.add(Sums(part["n"], pixels, np.array(part["products"], np.int64)))
         shards[store.shard_name(job.split, job.number)] = {"bytes": part["bytes"]}
-    if not sums.n:
-        raise DataError(
-            f"no training picture could be used: {_first_reason(left_out)}; convnet check SOURCE tells more"
-        )
+    numbers = count(len(source.classes), ((split, row[4]) for split in rows for row in rows[split]))
+    refuse_unfit(source.name, source.classes, numbers, _first_failed(left_out))
     left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
     contents: dict[str, bytes] = {}
     for split in rows:
@@ -395,6 +395,6 @@ def _counts(
     return {"seen": seen, "used": used, "skipped": len(source.skipped), "failed": failed, "enlarged": enlarged}
 
 
-def _first_reason(left_out: list[dict[str, str]]) -> str:
-    failed = [row for row in left_out if row["status"] == "failed"]
-    return f"{failed[0]['key']!r}: {failed[0]['reason']}" if failed else "none was found"
+def _first_failed(left_out: list[dict[str, str]]) -> str:
+    failed = (row for row in left_out if row["status"] == "failed")
+    return next((f"; failed: {row['key']!r}: {row['reason']}" for row in failed), "")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convnet.check import FEW, LINES, Problem, Report, check_folder, check_store
+from convnet.check import LINES, Report, check_folder, check_store
 from convnet.errors import UsageError
+from convnet.fitness import FEW, Problem
 from convnet.prepare import prepare
 from convnet.progress import Silent
 from convnet.sources import open_source
@@ -40,6 +41,7 @@ def test_a_good_folder_has_no_problems(folder: Path) -> None:
     }
     assert report.lines() == [
         "in (class folders): seen 26, good 26, skipped 0, unreadable 0, classes 2, smallest side 12",
+        "2 classes, with pictures in train/val: 'a' 10/3, 'b' 10/3",
         "nothing wrong",
     ]
 
@@ -74,7 +76,7 @@ def test_classes_that_are_small_missing_or_empty(folder: Path) -> None:
         ("warning", "mismatch", "class 'few' is in train, but not in val"),
         ("warning", "mismatch", "class 'many' is in train, but not in val"),
         ("error", "mismatch", "class 'only_val' is in val, but not in train"),
-        ("error", "empty", "folder 'empty' holds no pictures: it is no class"),
+        ("warning", "empty", "folder 'empty' holds no pictures: it is no class"),
         ("warning", "imbalance", "class 'many' has 90 training pictures, class 'few' 9"),
     }
 

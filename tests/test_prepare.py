@@ -15,7 +15,7 @@ from PIL import Image
 
 from convnet import files
 from convnet import prepare as preparing
-from convnet.check import check_store
+from convnet.check import check_folder, check_store
 from convnet.decode import decode_image
 from convnet.errors import DataError, DiskError, UsageError
 from convnet.prepare import WORK, Settings, fit, prepare
@@ -77,7 +77,7 @@ def test_shorter_side_and_central_square_equal_plain_pillow(sides: tuple[int, in
 
 def test_a_picture_of_the_right_size_is_stored_as_it_is(tmp_path: Path) -> None:
     for n in range(4):
-        path = tmp_path / "in/train/a" / f"{n}.png"
+        path = tmp_path / "in/train" / "ab"[n % 2] / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(photo(n, SIZE, SIZE), "PNG"))
     made = prepare(open_source(tmp_path / "in", split=0), tmp_path / "store", size=SIZE)
@@ -437,11 +437,24 @@ def test_settings_out_of_range(source: Source, tmp_path: Path, options: dict, te
     assert not (tmp_path / "s").exists()
 
 
-def test_nothing_to_train_on(tmp_path: Path) -> None:
-    (tmp_path / "in/train/a").mkdir(parents=True)
-    (tmp_path / "in/train/a/1.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no training picture could be used: 'train/a/1.png': empty file"):
-        prepare(open_source(tmp_path / "in", split=0), tmp_path / "s", size=SIZE)
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["a/1.png", "a/2.png"], "all pictures are of one class, 'a'"),
+        (["train/a/1.png", "train/b/1.png", "val/c/1.png"], "class 'c' is in val, but not in train"),
+        (["a/1.png", "b/empty.png"], "class 'b' has no picture that can be used; failed: 'b/empty.png': empty file"),
+        (["a/empty.png", "b/empty.png"], r"class 'a' has no picture that can be used \(and 1 more; convnet check"),
+    ],
+)
+def test_classes_that_are_unfit_stop_check_and_prepare_alike(tmp_path: Path, names: list[str], text: str) -> None:
+    for n, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"" if "empty" in name else encoded(photo(n, SIZE, SIZE), "PNG"))
+    source = open_source(tmp_path / "in", split=0)
+    assert check_folder(source, workers=1).unfit
+    with pytest.raises(DataError, match=text):
+        prepare(source, tmp_path / "s", size=SIZE)
+    assert not (tmp_path / "s/store.json").exists()
 
 
 @pytest.mark.data

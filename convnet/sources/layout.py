@@ -23,7 +23,7 @@ from convnet.sources.listing import (
     Reader,
     Source,
     finish,
-    in_order,
+    ordered,
     read_entry,
     shown,
 )
@@ -41,6 +41,7 @@ class Layout:
     kind: str
     placed: dict[Parts, tuple[str, str]] = field(default_factory=dict)
     left: dict[Parts, str] = field(default_factory=dict)
+    missing: dict[Parts, str] = field(default_factory=dict)  # pictures that a list names and nobody has
     notes: list[str] = field(default_factory=list)
 
     def leave(self, files: Iterable[Found], reason: str) -> None:
@@ -69,7 +70,7 @@ def source_of(tree: Tree, layout: Layout) -> Source:
 
     Raises: UsageError when names of classes differ in nothing that a person means.
     """
-    classes = tuple(in_order({name for _, name in layout.placed.values()}))
+    classes = ordered({name for _, name in layout.placed.values()})
     refuse_twins(tree.where, classes)
     labels = {name: label for label, name in enumerate(classes)}
     entries, left_out = [], []
@@ -82,6 +83,7 @@ def source_of(tree: Tree, layout: Layout) -> Source:
         else:
             reason = layout.left.get(file.parts, "not in a class folder")
             left_out.append(Found(file.parts, None, "", ("skipped", reason)))
+    left_out += [Found(parts, None, "", ("failed", reason)) for parts, reason in layout.missing.items()]
     return finish(tree.where, layout.kind, classes, entries, left_out, layout.notes, tree.read)
 
 
@@ -95,6 +97,8 @@ def class_folders(tree: Tree, choice: str | None = None, kind: str = "class fold
     classes = {base: _candidates(tree, base, splits.get(folder, ""), layout) for folder, base in bases.items()}
     _leave_out_copies(tree, classes, layout)
     if not splits and not any(classes.values()) and (tree.pictures[()] or not tree.inside):
+        raise UsageError(_no_classes(tree))
+    if not splits and len(tree.live(top)) == 1 and tree.live(top)[0].lower() in NEUTRAL:
         raise UsageError(_no_classes(tree))
     reading = choice if choice in ("outer", "inner") else reading_of(tree, classes)
     for folder, base in bases.items():
@@ -136,7 +140,7 @@ def _top(tree: Tree) -> Parts:
         down = (*top, live[0])
         if not tree.live(down):
             return top
-        empty = [name for name in tree.inside[top] if not _holds_files(tree, (*top, name))]
+        empty = [name for name in tree.inside[top] if not any(tree.all_below((*top, name)))]
         if empty and not set(live) & NEUTRAL:
             raise UsageError(
                 f"{shown(tree.where)}: only {live[0]!r} holds pictures, in folders below it, and {some(empty)} is "
@@ -144,10 +148,6 @@ def _top(tree: Tree) -> Parts:
                 f"folders, or point at {shown(tree.where.joinpath(*down))}"
             )
         top = down
-
-
-def _holds_files(tree: Tree, folder: Parts) -> bool:
-    return any(file.parts[: len(folder)] == folder for file in tree.files)
 
 
 def _splits(tree: Tree, top: Parts) -> dict[Parts, str]:
@@ -233,7 +233,7 @@ def _say_what_lies_beside(
 def _candidates(tree: Tree, base: Parts, part: str, layout: Layout) -> list[str]:
     """The folders in the classes' place. Raises: UsageError when a split that needs classes has none."""
     live = tree.live(base)
-    loose = [file for file in tree.files if is_meant(file) and file.parts[:-1] == base]
+    loose = [file for file in tree.below(base) if len(file.parts) == len(base) + 1] if tree.direct[base] else []
     if not part or not loose:
         if live and len(loose) > tree.pictures[base] - len(loose):
             raise UsageError(
@@ -250,7 +250,7 @@ def _candidates(tree: Tree, base: Parts, part: str, layout: Layout) -> list[str]
     else:
         raise UsageError(
             f"{shown(tree.where)}: {n_pictures(len(loose))} in {place!r} lie in no class folder, so their classes are "
-            f"not known; put them into {place}/CLASS/ or a list of (name, class) beside them, or move them{_unread(tree)}"
+            f"not known; put them into {place}/CLASS/ or a list (name, class) beside them, or move them{_unread(tree)}"
         )
     return live
 

@@ -1,8 +1,9 @@
 """Where do the pictures lie? The files and folders below a root, by their parts, with how many pictures each holds."""
 
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,25 +32,32 @@ class Tree:
         """The folders in a folder that have pictures at some depth."""
         return [name for name in self.inside.get(folder, []) if self.pictures[(*folder, name)]]
 
-    def below(self, folder: Parts) -> Iterable[Found]:
+    def all_below(self, folder: Parts) -> Iterator[Found]:
+        """The files at any depth below a folder."""
+        for k in range(bisect_left(self.files, folder, key=parts_of), len(self.files)):
+            if self.files[k].parts[: len(folder)] != folder:
+                return
+            yield self.files[k]
+
+    def below(self, folder: Parts) -> Iterator[Found]:
         """What was meant to be a picture at any depth below a folder."""
-        return (file for file in self.files if is_meant(file) and file.parts[: len(folder)] == folder)
+        return filter(is_meant, self.all_below(folder))
 
     def text(self, *parts: str) -> str | None:
         """The text at a path, or None when there is none that can be read."""
-        file = next((file for file in self.files if file.parts == parts), None)
+        file = next(self.all_below(parts), None)
         if file is None or file.place is None or _bytes(file) > LONGEST_TEXT:
             return None
         try:
             data: bytes = self.read(Entry("/".join(parts), "train", 0, file.place, file.stamp))
         except BadPicture:
             return None
-        return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace")
 
 
 def tree_of(found: Iterable[Found], folders: Iterable[Parts], where: Path, read: Callable[[Entry], Any]) -> Tree:
     """The tree of these files and folders."""
-    tree = Tree(sorted(found, key=lambda file: file.parts), where, read)
+    tree = Tree(sorted(found, key=parts_of), where, read)
     every = {folder[:end] for folder in folders for end in range(1, len(folder) + 1)}
     for file in tree.files:
         if ".." in file.parts:
@@ -61,6 +69,11 @@ def tree_of(found: Iterable[Found], folders: Iterable[Parts], where: Path, read:
     for folder in sorted(every):
         tree.inside.setdefault(folder[:-1], []).append(folder[-1])
     return tree
+
+
+def parts_of(file: Found) -> Parts:
+    """What files are sorted by: all below a folder follow each other."""
+    return file.parts
 
 
 def is_meant(file: Found) -> bool:
