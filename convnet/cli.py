@@ -41,6 +41,9 @@ app = typer.Typer(
 )
 P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Layout = Annotated[
+    str | None, typer.Option(metavar="folders|outer|inner", help="What decides where folders could mean two things.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 
 
@@ -91,6 +94,7 @@ def prepare(
     split: Annotated[float, typer.Option(help="Part of each class that goes to --as when no split is given.")] = 0.1,
     into: Annotated[str, typer.Option("--as", help="Where that part goes: val, or test.")] = "val",
     seed: Annotated[int, typer.Option(help="Chooses which pictures go there.")] = 0,
+    layout: Layout = None,
     as_json: Json = False,
 ) -> None:
     """Pictures to a store: convnet prepare photos/ stores/photos
@@ -102,7 +106,7 @@ def prepare(
 
     with shown(as_json) as progress:
         made = make_store(
-            open_for(source, store, split, seed, into),
+            open_for(source, store, split, seed, into, layout),
             store,
             progress,
             size=size,
@@ -126,6 +130,7 @@ def check(
     where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
     workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
+    layout: Layout = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -145,7 +150,7 @@ def check(
         if stored:
             report = check_store(path, progress)
         else:
-            report = check_folder(open_for(where, Path(place) / "store"), progress, workers)
+            report = check_folder(open_for(where, Path(place) / "store", layout=layout), progress, workers)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -174,6 +179,7 @@ def train(
     ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
+    layout: Layout = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -195,7 +201,7 @@ def train(
                 raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
             store, plan, out = resume_run(data, out, changes, progress)
         else:
-            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start)
+            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start, layout)
             out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
         workers = 1 if store.encoding == "raw" else machine.cores().n
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")

@@ -27,14 +27,16 @@ STORES = Path("stores")  # where `convnet train` puts the stores that it makes i
 TOLD = 20  # left-out pictures that are named on the screen
 
 
-def open_for(where: str, store: Path, split: float = 0.1, seed: int = 0, into: str = "val") -> Source:
+def open_for(
+    where: str, store: Path, split: float = 0.1, seed: int = 0, into: str = "val", layout: str | None = None
+) -> Source:
     """The source at `where`. A compressed tar is unpacked into the unfinished store that is made of it.
 
     Raises: UsageError when the store would lie inside its own source.
     """
     if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
         raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
-    return open_source(where, split=split, seed=seed, into=into, work=store / WORK)
+    return open_source(where, split=split, seed=seed, into=into, work=store / WORK, layout=layout)
 
 
 def make_store(
@@ -90,6 +92,7 @@ def plan_run(
     settings: list[str],
     progress: Progress,
     start: Path | None = None,
+    layout: str | None = None,
 ) -> tuple[Store, Recipe]:
     """The store and the recipe of a new run; the store is made first when `data` is not one yet.
 
@@ -107,7 +110,7 @@ def plan_run(
         refuse_unfit(data, store.classes, numbers)
         return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress)
     place = STORES / f"{slug(path)}-unpacked"
-    source = open_for(data, place)
+    source = open_for(data, place, layout=layout)
     n = sum(entry.split == "train" for entry in source.entries)
     plan = _recipe(chosen, net, source.natural_size, n, settings, progress)
     _try(plan, source.classes, start)

@@ -20,15 +20,15 @@ from convnet.containers import sniff
 from convnet.errors import DataError, UsageError
 from convnet.files import PathLike, as_path
 from convnet.sources.archives import is_archive, open_archive
+from convnet.sources.beside import open_folder
 from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
 from convnet.sources.columns import ColumnNames
 from convnet.sources.digits import open_digits
-from convnet.sources.folders import open_folders
 from convnet.sources.idx import NAME as IDX_NAME
 from convnet.sources.idx import idx_folders, is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
 from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
-from convnet.sources.lists import ANY, lists_in, open_list, open_lists, refuse_unread
+from convnet.sources.lists import ANY, open_list, refuse_unread
 from convnet.sources.webdataset import open_shard_folder, shards_in
 
 BESIDE_ARRAYS = ("processed", "__MACOSX")  # folders that torchvision and macOS leave there
@@ -44,35 +44,39 @@ def open_source(
     into: str = "val",
     work: Path | None = None,
     columns: ColumnNames = ANY,
+    layout: str | None = None,
 ) -> Source:
     """The listing of what `where` points at; a part `split` of a source without splits, drawn by `seed`, is `into`.
 
     A compressed tar is unpacked to `work`/source.tar. `columns`: which columns of a list are to be read.
+    `layout`: folders (they decide, not a list beside them), outer or inner (of two that could be the class).
     Raises: UsageError when it is none of the kinds or lacks a part; DataError when a file of it is damaged.
     """
     if not 0 <= split < 1:
         raise UsageError(f"split {split:g} is not in 0 <= split < 1; it is the part of each class that goes to {into}")
     if into not in SPLITS[1:]:
         raise UsageError(f"--as {into}: the divided part goes to val or to test")
-    source = _undivided(where, work, columns)
+    source = _undivided(where, work, columns, layout)
     if columns and not source.kind.startswith("list"):
         raise UsageError(f"{where} is no list but {source.kind}; --name-column and its like are for lists")
+    if layout and "class folders" not in source.kind:
+        raise UsageError(f"{where} is {source.kind}, without class folders; --layout is for these")
     return divided(source, split, seed, into)
 
 
-def _undivided(where: PathLike, work: Path | None, columns: ColumnNames) -> Source:
+def _undivided(where: PathLike, work: Path | None, columns: ColumnNames, layout: str | None) -> Source:
     if str(where) == "digits":
         return open_digits()
     path = as_path(where, "the source")
     try:
         if path.is_dir():
-            return _folder(path, work, columns)
-        return _file(path, work, columns)
+            return _folder(path, work, columns, layout)
+        return _file(path, work, columns, layout)
     except OSError as error:
         raise DataError(f"{shown(path)} can't be read: {reason_of(error)}") from error
 
 
-def _folder(path: Path, work: Path | None, columns: ColumnNames) -> Source:
+def _folder(path: Path, work: Path | None, columns: ColumnNames, layout: str | None) -> Source:
     names = os.listdir(path)
     if "store.json" in names:
         raise UsageError(f"{shown(path)} is already a store; give it to train, or point at the pictures it was made of")
@@ -83,12 +87,10 @@ def _folder(path: Path, work: Path | None, columns: ColumnNames) -> Source:
     if is_idx(names):
         return open_idx(path)
     if (arrays := _one_set(path, names)) is not None:
-        return _undivided(arrays, work, columns)
+        return _undivided(arrays, work, columns, layout)
     if shards := shards_in(path, names):
         return open_shard_folder(path, shards)
-    if listed := lists_in(path, names):
-        return open_lists(path, listed, columns)
-    return open_folders(path)
+    return open_folder(path, names, layout, columns)
 
 
 def _one_set(path: Path, names: list[str]) -> Path | None:
@@ -108,7 +110,7 @@ def _one_set(path: Path, names: list[str]) -> Path | None:
     return path / inside[0]
 
 
-def _file(path: Path, work: Path | None, columns: ColumnNames) -> Source:
+def _file(path: Path, work: Path | None, columns: ColumnNames, layout: str | None) -> Source:
     try:
         status = path.stat()
     except OSError as error:
@@ -124,7 +126,7 @@ def _file(path: Path, work: Path | None, columns: ColumnNames) -> Source:
     if (match := IDX_NAME.fullmatch(path.name)) is not None:
         return open_idx(path.parent, match["prefix"])
     if is_archive(head):
-        return open_archive(path, work)
+        return open_archive(path, work, layout)
     if path.name.lower().endswith((".txt", ".csv", ".tsv")):
         return open_list(path, columns)
     refuse_unread(path)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convnet.errors import UsageError
+from convnet.sources.arrange import arrange
 from convnet.sources.cifar import cifar_of, is_cifar
 from convnet.sources.idx import is_idx
 from convnet.sources.ilsvrc import is_class_tar, open_class_tars
-from convnet.sources.layout import arrange
 from convnet.sources.listing import Entry, Found, Parts, Source, read_piece, shown
 from convnet.sources.tars import BLOCK, is_tar, list_tar, packing, unpack
 from convnet.sources.webdataset import Shard, is_shard, open_shards
@@ -36,8 +36,8 @@ def is_archive(head: bytes) -> bool:
     return is_zip(head) or is_tar(head)
 
 
-def open_archive(where: Path, work: Path | None) -> Source:
-    """The source of a tar or zip; a compressed tar is unpacked to `work`/source.tar first.
+def open_archive(where: Path, work: Path | None, choice: str | None = None) -> Source:
+    """The source of a tar or zip; a compressed tar is unpacked to `work`/source.tar first. choice: as in `arrange`.
 
     Raises: UsageError when it holds something else, or is compressed and `work` is None; DataError when it is damaged.
     """
@@ -56,7 +56,7 @@ def open_archive(where: Path, work: Path | None) -> Source:
             return cifar_of(readers, where.joinpath(*folder))
     if archive.what == "tar" and is_shard(archive.found):
         return open_shards(where, [Shard((), "train", archive.found)])
-    return _class_folders(archive, files)
+    return _class_folders(archive, files, choice)
 
 
 def _listed(where: Path, work: Path | None) -> Archive:
@@ -76,7 +76,7 @@ def _reader(archive: Archive, file: Found) -> Callable[[], bytes]:
     return lambda: archive.read(Entry("/".join(file.parts), "train", 0, file.place, file.stamp))
 
 
-def _class_folders(archive: Archive, files: list[Found]) -> Source:
+def _class_folders(archive: Archive, files: list[Found], choice: str | None) -> Source:
     """The source of an archive of class folders.
 
     Raises: UsageError when it holds other archives, a data set's files or a list in their place.
@@ -90,9 +90,8 @@ def _class_folders(archive: Archive, files: list[Found]) -> Source:
     lists = ["/".join(file.parts) for file in files if len(file.parts) < 3 and LISTS.fullmatch(file.parts[-1])]
     told = f"{', '.join(lists[:3])} in the {archive.what} is not read: unpack it to have a list decide"
     try:
-        source = arrange(
-            archive.found, archive.folders, archive.where, f"{archive.what} of class folders", archive.read
-        )
+        kind = f"{archive.what} of class folders"
+        source = arrange(archive.found, archive.folders, archive.where, kind, archive.read, choice)
     except UsageError as error:
         raise UsageError(f"{error}; {told}") if lists else error from error
-    return replace(source, notes=(*source.notes, told)) if lists else source
+    return replace(source, notes=(*source.notes, told)) if lists and source.kind == kind else source

@@ -4,13 +4,11 @@ import os
 import stat
 from pathlib import Path
 
-from convnet.sources.layout import arrange
 from convnet.sources.listing import (
     SNIFFED,
     SPELLINGS,
     Found,
     Parts,
-    Source,
     has_picture_suffix,
     judge,
     reason_of,
@@ -20,15 +18,6 @@ from convnet.sources.listing import (
 )
 
 Identity = tuple[int, int]  # device and inode of a folder
-
-
-def open_folders(where: Path) -> Source:
-    """The source of class folders, with train/, val/ or test/ above them or alone.
-
-    Raises: UsageError when it holds no such folders or no pictures.
-    """
-    found, folders = walk(where)
-    return arrange(found, folders, where, "class folders")
 
 
 def walk(where: Path) -> tuple[list[Found], list[Parts]]:

@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from convnet.errors import UsageError
 from convnet.sources.listing import (
@@ -20,15 +19,13 @@ from convnet.sources.listing import (
     Entry,
     Found,
     Parts,
-    Reader,
     Source,
     finish,
-    ordered,
-    read_entry,
+    in_order,
     shown,
 )
-from convnet.sources.reading import is_plain, reading_of, refuse_twins
-from convnet.sources.tree import NEUTRAL, UNLABELLED, Tree, is_meant, n_pictures, some, split_word, tree_of
+from convnet.sources.reading import is_plain, one_spelling, reading_of
+from convnet.sources.tree import NEUTRAL, UNLABELLED, Tree, is_meant, n_pictures, some, split_word
 
 CHOICES = ("folders", "outer", "inner")  # what --layout may say
 CLUTTER = frozenset(("background_google", "257.clutter", "clutter"))  # classes of whatever is no class
@@ -49,29 +46,14 @@ class Layout:
         self.left.update((file.parts, reason) for file in files)
 
 
-def arrange(
-    found: Iterable[Found],
-    folders: Iterable[Parts],
-    where: Path,
-    kind: str,
-    reader: Reader | None = None,
-    choice: str | None = None,
-) -> Source:
-    """The source of class folders among all files and folders found (paths as parts); `choice` is one of CHOICES.
-
-    Raises: UsageError when the folders are no classes, could be read in two ways, or hold nothing to train on.
-    """
-    tree = tree_of(found, folders, where, reader or read_entry)
-    return source_of(tree, class_folders(tree, choice, kind))
-
-
 def source_of(tree: Tree, layout: Layout) -> Source:
     """The source of a tree whose layout is understood.
 
     Raises: UsageError when names of classes differ in nothing that a person means.
     """
-    classes = ordered({name for _, name in layout.placed.values()})
-    refuse_twins(tree.where, classes)
+    spelled = one_spelling(tree.where, layout.placed.values())
+    layout.notes += [f"{name!r} and {other!r} are taken for one class" for name, other in spelled.items()]
+    classes = tuple(in_order({spelled.get(name, name) for _, name in layout.placed.values()}))
     labels = {name: label for label, name in enumerate(classes)}
     entries, left_out = [], []
     for file in tree.files:
@@ -79,7 +61,7 @@ def source_of(tree: Tree, layout: Layout) -> Source:
             left_out.append(file)
         elif file.parts in layout.placed:
             part, name = layout.placed[file.parts]
-            entries.append(Entry("/".join(file.parts), part, labels[name], file.place, file.stamp))
+            entries.append(Entry("/".join(file.parts), part, labels[spelled.get(name, name)], file.place, file.stamp))
         else:
             reason = layout.left.get(file.parts, "not in a class folder")
             left_out.append(Found(file.parts, None, "", ("skipped", reason)))
@@ -233,6 +215,12 @@ def _say_what_lies_beside(
 def _candidates(tree: Tree, base: Parts, part: str, layout: Layout) -> list[str]:
     """The folders in the classes' place. Raises: UsageError when a split that needs classes has none."""
     live = tree.live(base)
+    twins = [name for name in live if _composed(name) != name and _composed(name) in live]
+    if twins:
+        raise UsageError(
+            f"{shown(tree.where)}: {'/'.join(base) or '.'!r} holds two folders {some(twins)}, whose names differ in "
+            "how their accents are written only; merge them, or make the difference plain"
+        )
     loose = [file for file in tree.below(base) if len(file.parts) == len(base) + 1] if tree.direct[base] else []
     if not part or not loose:
         if live and len(loose) > tree.pictures[base] - len(loose):

@@ -109,10 +109,12 @@ class Found:
     problem: tuple[Literal["skipped", "failed"], str] | None = None
 
 
-def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """The classes in their order: whole numbers by their value, others as text."""
-    listed = sorted(names)
-    return tuple(sorted(listed, key=int) if all(map(NUMBER.fullmatch, listed)) else listed)
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in their order: whole numbers by their value, unless one of them is none."""
+    texts = set(names)
+    if all(text.isascii() and text.isdecimal() for text in texts):
+        return sorted(texts, key=lambda text: (int(text), text))
+    return sorted(texts)
 
 
 def numbering(classes: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which of the folders that hold a picture is its class? One reading is taken, two stop."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from convnet.errors import UsageError
@@ -61,14 +62,25 @@ def _is_letter(tree: Tree, folder: Parts) -> bool:
     return len(letter) == 1 and all(name.lower().startswith(letter) for name in tree.live(folder))
 
 
-def refuse_twins(where: Path, classes: tuple[str, ...]) -> None:
-    """Raises: UsageError when two classes' names differ in letters' case, blanks or leading zeros only."""
-    seen: dict[str, str] = {}
-    for name in classes:
+def one_spelling(where: Path, placed: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """{name: the class it is taken for}, for names in other splits that differ in letters' case or blanks only.
+
+    A disk that ignores case gives train/Cat and val/cat; training's spelling counts. placed: (split, class)s.
+    Raises: UsageError when both names stand in one split, or differ in leading zeros.
+    """
+    spellings: dict[str, dict[str, set[str]]] = {}
+    for split, name in set(placed):
         folded = " ".join(name.casefold().split())
         plain = str(int(folded)) if folded.isascii() and folded.isdecimal() else folded
-        if seen.setdefault(plain, name) != name:
-            raise UsageError(
-                f"{shown(where)}: the classes {seen[plain]!r} and {name!r} differ in letters' case, blanks or zeros "
-                "only; if they are one class, give their folders one name; if not, make the difference plain"
-            )
+        spellings.setdefault(plain, {}).setdefault(name, set()).add(split)
+    taken = {}
+    for names in spellings.values():
+        first, *others = sorted(names, key=lambda name: ("train" not in names[name], name))
+        for other in others:
+            if names[first] & names[other] or first.strip().isdecimal():
+                raise UsageError(
+                    f"{shown(where)}: the classes {first!r} and {other!r} differ in letters' case, blanks or zeros "
+                    "only; if they are one class, give their folders one name; if not, make the difference plain"
+                )
+            taken[other] = first
+    return taken

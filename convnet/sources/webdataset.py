@@ -29,7 +29,7 @@ from convnet.sources.listing import (
     Parts,
     Source,
     finish,
-    ordered,
+    in_order,
     read_piece,
     shown,
 )
@@ -135,7 +135,7 @@ def open_shards(where: Path, shards: list[Shard]) -> Source:
         raise UsageError(f"{shown(where)}: WebDataset samples without a usable label ({first}); give each a KEY.cls")
     numbers = all(isinstance(label, int) for _, _, label in pictures)
     names = {str(label) for _, _, label in pictures}
-    labels = {name: label for label, name in enumerate(ordered(names))}
+    labels = {name: label for label, name in enumerate(in_order(names))}
     entries = [
         Entry("/".join(file.parts), split, labels[str(label)], file.place, file.stamp)
         for file, split, label in pictures
