@@ -268,6 +268,7 @@ def read(
 
 
 def _pictures(split: Split, ids: NDArray[np.int64], looks: Sequence[Look]) -> list[Picture]:
+    split.check_lengths()
     return [at_scales(split.picture(i), split.store.shorter_side, looks) for i in ids.tolist()]
 
 

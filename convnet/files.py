@@ -17,6 +17,7 @@ from typing import IO
 
 from convnet.errors import DataError, DiskError, UsageError
 
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES)  # said of a folder
 CHUNK = 1 << 20  # bytes read at a time
 PathLike = str | os.PathLike[str]
 
@@ -89,10 +90,13 @@ def in_place(path: PathLike, flags: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable (a rename is only durable once its folder is)."""
+    """Makes the names in a folder durable (a rename is only durable once its folder is), where the system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
     finally:
         os.close(handle)
 

@@ -93,6 +93,7 @@ class Loader:
         return augment.room(n, self.recipe.crop, self.recipe.crop, self.preprocessing, self.dtype)
 
     def _read(self, epoch: int, ids: NDArray[np.int64], room: Tensor | None) -> Read:
+        self.split.check_lengths()
         how = augment.draw(self.recipe, self.statistics, epoch, ids)
         if room is None:
             return self.split.crops(ids, how.tops, how.lefts, self.recipe.crop), how

@@ -193,6 +193,8 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise UsageError(f"setting '{setting}' has no '='; write field=value")
         table, dot, option = key.partition(".")
         if dot and table == "net_options":
+            if not isinstance(values["net_options"], dict):
+                raise UsageError(f"setting '{setting}': net_options was set to {_shown(values['net_options'])} before")
             values["net_options"][option] = _setting_value(text)
         else:
             values[key] = _setting_value(text)

@@ -14,21 +14,26 @@ records' hashes cover a whole shard.
 import hashlib
 import io
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from convnet import files
 from convnet.decode import BadPicture, decode_stored
 from convnet.errors import DataError, UsageError, unknown
+from convnet.store_header import FORMAT as FORMAT
+from convnet.store_header import VERSION as VERSION
+from convnet.store_header import header_bytes as header_bytes
+from convnet.store_header import is_store as is_store
+from convnet.store_header import read_header as read_header
 
-FORMAT = "convnet store"
-VERSION = 1
 BLOCK = 512  # bytes: tar's unit
 TRAILER = bytes(2 * BLOCK)  # ends a shard
 NPY_HEADER = 128  # bytes before the pixels of a raw member (npy version 1.0, padded to 64)
@@ -109,40 +114,7 @@ def shard_name(split: str, shard: int) -> str:
     return f"{split}-{shard:05d}.tar"
 
 
-def header_bytes(header: dict[str, Any]) -> bytes:
-    """store.json: the header and, before it, the sha256 of its exact bytes."""
-    body = json.dumps(header, indent=1, ensure_ascii=True, allow_nan=False).encode()
-    return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n"store": ' + body + b"}\n"
-
-
 # reading
-
-
-def is_store(path: Path) -> bool:
-    """Whether `path` is a committed store."""
-    return (path / "store.json").is_file()
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of the store at `path`.
-
-    Raises: UsageError when there is no store; DataError when it is damaged or of another version.
-    """
-    file = path / "store.json"
-    if not file.is_file():
-        what = f"convnet prepare {path} STORE" if path.is_dir() else f"convnet prepare SOURCE {path}"
-        raise UsageError(f"{path} is not a store (it has no store.json); make one with: {what}")
-    data = file.read_bytes()
-    start = data.find(b'"store": ') + len(b'"store": ')
-    body = data[start:-2]
-    digest = hashlib.sha256(body).hexdigest()
-    if data != b'{"sha256": "' + digest.encode() + b'",\n"store": ' + body + b"}\n":
-        raise DataError(f"{file} is damaged: its sha256 does not match; prepare the store again")
-    header: dict[str, Any] = json.loads(body)
-    if header["format"] != FORMAT or header["version"] != VERSION:
-        found = f"{header['format']} {header['version']}"
-        raise DataError(f"{file} is of format {found}, this convnet reads {FORMAT} {VERSION}; prepare the store again")
-    return header
 
 
 class Store:
@@ -174,7 +146,7 @@ class Store:
     @cached_property
     def mean_picture(self) -> NDArray[np.float32]:
         """float32 (size, size, 3), 0..255."""
-        return np.asarray(np.load(io.BytesIO(self.read_file("mean.npy")), allow_pickle=False), np.float32)
+        return _array(self, "mean.npy", (self.size, self.size, 3), np.dtype(np.float32))
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -207,17 +179,16 @@ class Split:
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.name = store, name
-        rows = np.load(io.BytesIO(store.read_file(f"{name}.index.npy")), allow_pickle=False)
-        if rows.dtype != ROW:
-            raise DataError(f"{store.path / name}.index.npy has an unknown layout; prepare the store again")
-        self.rows = rows
-        self.n = len(rows)
+        self.n = store.header["splits"][name]["n"]
+        rows = self.rows = _array(store, f"{name}.index.npy", (self.n,), ROW)
+        _check_rows(store, name, rows)
         self.labels: NDArray[np.int64] = rows["label"].astype(np.int64)
         self._offsets = (rows["offset"] + BLOCK).astype(np.int64).tolist()
         self._payloads = rows["payload"].tolist()
         self._shards = rows["shard"].tolist()
         self._checked = np.zeros(self.n, bool)
         self._maps: dict[int, Pixels] = {}
+        self._files: dict[int, mmap.mmap] = {}
 
     @cached_property
     def keys(self) -> list[str]:
@@ -271,19 +242,26 @@ class Split:
             out[k] = crop_square(self.square(i), top, left, crop)
         return out
 
+    def check_lengths(self) -> None:
+        """Raises: DataError when a shard that is mapped has been cut: reading it would end the process (SIGBUS)."""
+        for shard, file in list(self._files.items()):  # other threads may map more
+            if file.size() != len(file):
+                self._map_refused(shard, file.size())
+
     def _map(self, shard: int) -> Pixels:
         known = self._maps.get(shard)
         if known is not None:
             return known
         path = self.store.path / shard_name(self.name, shard)
-        expected = self.store.header["files"][path.name]["bytes"]
         try:
-            mapped = np.memmap(path, np.uint8, "r")
+            with open(path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error
-        if len(mapped) != expected:
-            raise DataError(f"{path} has {len(mapped)} bytes instead of {expected}; prepare the store again")
-        self._maps[shard] = pixels = np.asarray(mapped)
+        if len(mapped) != self.store.header["files"][path.name]["bytes"]:
+            self._map_refused(shard, len(mapped))
+        self._files[shard] = mapped
+        self._maps[shard] = pixels = np.frombuffer(mapped, np.uint8)
         return pixels
 
     def passed(self, i: int) -> None:
@@ -291,6 +269,40 @@ class Split:
         for shard in list(self._maps):
             if shard < self._shards[i]:
                 self._maps.pop(shard, None)
+                self._files.pop(shard, None)
+
+    def _map_refused(self, shard: int, size: int) -> NoReturn:
+        path = self.store.path / shard_name(self.name, shard)
+        expected = self.store.header["files"][path.name]["bytes"]
+        raise DataError(f"{path} has {size} bytes instead of {expected}; prepare the store again")
+
+
+def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """A .npy file of a store, which must hold an array of this shape: a stranger's could claim any."""
+    data = io.BytesIO(store.read_file(name))
+    try:
+        if npy.read_magic(data) != (1, 0) or npy.read_array_header_1_0(data) != (shape, False, dtype):
+            raise ValueError
+        return np.frombuffer(data.getbuffer()[data.tell() :], dtype).reshape(shape)
+    except ValueError:
+        raise DataError(f"{store.path / name} has an unknown layout; prepare the store again") from None
+
+
+def _check_rows(store: Store, split: str, rows: NDArray[Any]) -> None:
+    """Raises: DataError when a row leads out of its shard, or to a class that isn't there."""
+    if not len(rows):
+        return
+    n_shards, listed = store.header["splits"][split]["shards"], store.header["files"]
+    sizes = np.array([listed.get(shard_name(split, k), {}).get("bytes", 0) for k in range(n_shards)] or [0], np.uint64)
+    right = (rows["shard"] < n_shards) & (rows["label"] >= 0) & (rows["label"] < len(store.classes))
+    size = sizes[np.minimum(rows["shard"], max(n_shards - 1, 0))]
+    right &= (rows["length"] % BLOCK == 0) & (rows["length"] <= size) & (rows["offset"] <= size - rows["length"])
+    right &= (rows["length"] >= BLOCK) & (rows["payload"] <= rows["length"] - np.uint64(BLOCK))
+    if store.encoding == "raw":
+        right &= rows["payload"] == NPY_HEADER + 3 * store.size**2
+    if not right.all():
+        row = int(np.flatnonzero(~right)[0])
+        raise DataError(f"{store.path / split}.index.npy: row {row} is impossible; prepare the store again")
 
 
 def centre_square(pixels: Pixels, size: int) -> Pixels:

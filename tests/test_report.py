@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conftest import Run
-from convnet import cli_report, device, runlog
+from convnet import cli_report, device, runlog, strictjson
 from convnet.checkpoint import load, rebuild
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluate import evaluate, interval
@@ -208,8 +208,8 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) -> None:
-    environment = json.loads((copy / "environment.json").read_text(encoding="utf-8"))
-    (copy / "environment.json").write_text(json.dumps(environment | {"store": "/nowhere"}), encoding="utf-8")
+    environment = strictjson.unseal((copy / "environment.json").read_bytes())
+    (copy / "environment.json").write_bytes(strictjson.seal(environment | {"store": "/nowhere"}))
     page = Page(report(copy))
     assert "the store /nowhere is not there; if it moved, name it with --store" in page.text
     assert "60,000" in page.text
@@ -231,10 +231,10 @@ def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) 
     [
         ("summary.json", None, "there is no summary.json: the run has not finished"),
         ("summary.json", b"{", "summary.json is damaged, the run has not finished"),
-        ("summary.json", b"[1]", "summary.json is damaged: the run has not finished"),
+        ("summary.json", b"[1]", "summary.json is damaged, the run has not finished: not an object"),
         ("summary.json", b'{"test": {"n": 0}}', "the errors: KeyError: 'top1_error'"),
-        ("environment.json", None, "there is no environment.json: hardware and versions are not known"),
-        ("environment.json", None, "the run does not say which store it was trained on; name it with --store"),
+        ("environment.json", None, "there is no environment.json: hardware and versions are those of the net"),
+        ("environment.json", b'{"store": "x", "sha256": "0"}', "environment.json is damaged"),
         ("recipe.toml", b"lr = -1", "the recipe:"),
         ("metrics.jsonl", None, "the curves:"),
         ("metrics.jsonl", b"x\n", "not a row of JSON"),
@@ -329,7 +329,8 @@ def test_a_record_is_read_once_more_without_its_files(copy: Path) -> None:
         (copy / name).unlink()
     told = record.read(copy)
     assert told.checkpoint is not None
-    assert len(told.missing) == 5
+    assert len(told.missing) == 4, "the store is found by what the net's file says"
+    assert told.store is not None
 
 
 # the command

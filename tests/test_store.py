@@ -3,14 +3,18 @@
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,9 +22,12 @@ from PIL import Image
 from convnet import prepare as preparing
 from convnet.check import check_store
 from convnet.errors import DataError, UsageError
+from convnet.loader import Loader
 from convnet.prepare import prepare
+from convnet.preprocess import of_recipe
+from convnet.recipe import load_recipe
 from convnet.sources import open_source
-from convnet.store import Store, _tar_header, crop_square
+from convnet.store import Store, _tar_header, crop_square, header_bytes
 from pictures import write_photos
 
 PAGE = Path(__file__).parent.parent / "docs/store.md"
@@ -317,3 +324,84 @@ def test_a_shard_cut_short_too_long_or_gone(made: Store, tmp_path: Path) -> None
     with pytest.raises(DataError, match="cannot be read"):
         Store(path).split("val").picture(0)
     assert "val-00000.tar cannot be read" in "\n".join(check_store(path).lines())
+
+
+# a stranger's store, whose sha256 is right
+
+
+def forged(store: Store, folder: Path, **changes: object) -> Path:
+    """A copy of a store with another header, and its right sha256."""
+    shutil.copytree(store.path, folder / "forged")
+    (folder / "forged" / "store.json").write_bytes(header_bytes({**store.header, **changes}))
+    return folder / "forged"
+
+
+def many_shards(header: dict[str, Any]) -> dict[str, Any]:
+    return {"splits": {**header["splits"], "train": {**header["splits"]["train"], "shards": 10**30}}}
+
+
+def bad_name(header: dict[str, Any]) -> dict[str, Any]:
+    return {"files": {**header["files"], "../../outside": {"bytes": 1, "sha256": "0"}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        many_shards,
+        bad_name,
+        lambda header: {"classes": [1, 2]},
+        lambda header: {"classes": []},
+        lambda header: {"size": "28"},
+        lambda header: {"size": 1 << 40, "shorter_side": 1 << 41},
+        lambda header: {"splits": {"../x": header["splits"]["train"]}},
+        lambda header: {"splits": {"train": []}},
+        lambda header: {"statistics": {**header["statistics"], "covariance": [1.0]}},
+        lambda header: {"source": {"name": "../../evil", "kind": "x", "notes": []}},
+        lambda header: {"counts": None},
+        lambda header: {"encoding": "exe"},
+    ],
+)
+def test_an_impossible_header_is_refused(digits: Store, tmp_path: Path, changes: Callable[[Any], Any]) -> None:
+    with pytest.raises(DataError, match=r"store.json: the header is wrong: .*; prepare the store again"):
+        Store(forged(digits, tmp_path, **changes(digits.header)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("shard", 7), ("label", 10), ("label", -1), ("offset", 2**63), ("length", 2**62), ("payload", 9)],
+)
+def test_an_impossible_row_is_refused(digits: Store, tmp_path: Path, field: str, value: int) -> None:
+    rows = digits.split("val").rows.copy()
+    rows[field][3] = value
+    data = io.BytesIO()
+    np.save(data, rows)
+    entry = {"bytes": len(data.getvalue()), "sha256": hashlib.sha256(data.getvalue()).hexdigest()}
+    path = forged(digits, tmp_path, files={**digits.header["files"], "val.index.npy": entry})
+    (path / "val.index.npy").write_bytes(data.getvalue())
+    with pytest.raises(DataError, match=r"val.index.npy: row 3 is impossible"):
+        Store(path)
+
+
+def test_an_array_that_claims_more_than_it_has_is_refused(digits: Store, tmp_path: Path) -> None:
+    data = io.BytesIO()
+    np.save(data, np.zeros((1, 28, 3), np.float32))
+    claimed = data.getvalue().replace(b"(1, 28, 3)", b"(9**9, 28)")
+    entry = {"bytes": len(claimed), "sha256": hashlib.sha256(claimed).hexdigest()}
+    path = forged(digits, tmp_path, files={**digits.header["files"], "mean.npy": entry})
+    (path / "mean.npy").write_bytes(claimed)
+    with pytest.raises(DataError, match=r"mean.npy has an unknown layout"):
+        _ = Store(path).mean_picture
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_an_error_and_not_the_end(digits: Store, tmp_path: Path) -> None:
+    """Reading a mapped page that is gone ends a process; so the length is looked at before each batch."""
+    shutil.copytree(digits.path, tmp_path / "store")
+    split = Store(tmp_path / "store").split("train")
+    recipe = load_recipe("lenet5_small")
+    how = of_recipe(recipe, digits.mean_picture, None)
+    loader = Loader(split, digits.statistics, np.arange(split.n), recipe, how, torch.device("cpu"), 0)
+    batches = loader.epoch(1)
+    next(batches)
+    os.truncate(tmp_path / "store" / "train-00000.tar", 4096)
+    with pytest.raises(DataError, match=r"train-00000.tar has 4096 bytes instead of"):
+        next(batches)

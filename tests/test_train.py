@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(digits: Store, undist
     (out / "last.ckpt").write_bytes(data)
     notes = Notes()
     train(SMALL, digits, out, resume=True, progress=notes)
-    assert any("last.ckpt: damaged velocity" in line and line.startswith("warning") for line in notes.lines)
+    assert any("last.ckpt: damaged record" in line and line.startswith("warning") for line in notes.lines)
     assert result(out) == result(undisturbed)
 
 
@@ -226,8 +226,8 @@ def test_a_full_disk_is_named(digits: Store, tmp_path: Path, monkeypatch: pytest
     for name in ("timing.jsonl", "metrics.jsonl"):
         out = tmp_path / name
 
-        def full(path: Path, *how: object, name: str = name, **more: Any) -> IO[bytes]:
-            return open("/dev/full" if path.name == name else path, *how, **more)
+        def full(path: Path, *how: Any, name: str = name, **more: Any) -> IO[bytes]:
+            return open("/dev/full", "ab", buffering=0) if path.name == name else open(path, *how, **more)
 
         monkeypatch.setattr(runlog, "open", full, raising=False)
         with pytest.raises(DiskError, match=rf"{name}: disk full; free some space") as caught:

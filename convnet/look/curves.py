@@ -130,5 +130,5 @@ def _number(path: Path, row: runlog.Row, name: str) -> float:
     value = row.get(name)
     try:
         return math.nan if value is None else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DataError(f"{path}: {name} is {value!r}, no number") from None

@@ -16,6 +16,7 @@ from convnet.progress import clock
 from convnet.recipe import Recipe, load_recipe, to_dict
 from convnet.run import METRICS, TIMING
 from convnet.store import Store, is_store
+from convnet.strictjson import unseal
 
 FILES = (METRICS, TIMING, "summary.json", "environment.json", "recipe.toml")  # what `convnet train` leaves
 
@@ -44,7 +45,7 @@ def read(run: Path, store: Path | None = None) -> Record:
         raise UsageError(f"{run} holds no run (none of {', '.join(FILES)}); name a folder that convnet train made")
     record = Record(run)
     record.summary = _json(record, "summary.json", "the run has not finished")
-    record.environment = _json(record, "environment.json", "hardware and versions are not known")
+    record.environment = _json(record, "environment.json", "hardware and versions are those of the net")
     try:
         record.recipe = load_recipe(run / "recipe.toml")
     except ConvnetError as error:
@@ -54,6 +55,9 @@ def read(run: Path, store: Path | None = None) -> Record:
     except ConvnetError as error:
         record.missing.append(f"the curves: {error}")
     _read_checkpoint(record)
+    if record.checkpoint is not None:  # whose every byte has been checked
+        record.recipe = record.checkpoint.recipe
+        record.environment = record.environment or dict(record.checkpoint.provenance)
     _open_store(record, store)
     return record
 
@@ -61,13 +65,10 @@ def read(run: Path, store: Path | None = None) -> Record:
 def _json(record: Record, name: str, meaning: str) -> dict[str, Any] | None:
     path = record.run / name
     try:
-        found = json.loads(path.read_bytes())
-        if isinstance(found, dict):
-            return found
-        record.missing.append(f"{path} is damaged: {meaning}")
+        return unseal(path.read_bytes())
     except FileNotFoundError:
         record.missing.append(f"there is no {name}: {meaning}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         record.missing.append(f"{path} is damaged, {meaning}: {error}")
     return None
 

@@ -214,7 +214,7 @@ def _download(file: Known, part: Path, progress: Progress, stall_seconds: float)
 
 def _announced(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
     """(where what comes begins, bytes of the whole file or None when the server doesn't say)."""
-    kind = response.headers.get_content_type()
+    kind = response.headers.get_content_type() if "Content-Type" in response.headers else ""  # not said is not text
     if kind.startswith("text/"):
         raise _WrongError(f"the server sends {kind}, not weights")
     if response.status == 206:
