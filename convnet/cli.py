@@ -179,7 +179,7 @@ def train(
     ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
-    layout: Layout = None,
+    layout: Annotated[str | None, typer.Option(hidden=True)] = None,  # prepare's; named by the errors that ask for it
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
