@@ -1,6 +1,7 @@
 """Folders as people have them, each built in small from its public description: right labels and splits, or a stop."""
 
 import io
+import tarfile
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,7 +76,7 @@ TREES = {  # {name: (pictures, {folder or picture: split} of all that is used, t
     "flat test/images": ([*each("train/{}/{}.jpg"), "test/images/1.jpg"], {"train": "train"}, 1),
     "loose": ([*each("{}/{}.jpg"), "montage.jpg"], {"cat": "train", "dog": "train"}, 0),
     "rubbish": (
-        [*each("{}/{}.jpg"), "cat/.ipynb_checkpoints/0.jpg", "__MACOSX/cat/0.jpg", "dog/__MACOSX/1.jpg"],
+        [*each("{}/{}.jpg"), "cat/.ipynb_checkpoints/0.jpg", "__MACOSX/cat/0.jpg", "dog/@eaDir/1.jpg"],
         {"cat": "train", "dog": "train"},
         0,
     ),
@@ -107,7 +108,7 @@ def test_a_tree_of_class_folders(tmp_path: Path, name: str) -> None:
     for key in names:
         parts = key.split("/")
         split = splits.get(parts[0]) or splits.get("/".join(("*", *parts[1:2])))
-        if split is not None and not any(part.startswith((".", "__")) for part in parts):
+        if split is not None and not any(part.startswith((".", "__", "@")) for part in parts):
             expected[key] = (split, parts[level])
     source = open_source(tmp_path, split=0)
     assert placed(source) == expected
@@ -379,6 +380,21 @@ def test_published_sets(tmp_path: Path, make, below: str) -> None:  # type: igno
     prefix = f"{below}/" if below else ""
     assert placed(source) == {prefix + key: value for key, value in right.items()}
     assert not source.failed
+
+
+def test_a_tar_of_a_published_set_is_read_as_its_folder(tmp_path: Path) -> None:
+    right = cub(tmp_path / "CUB_200_2011")
+    with tarfile.open(tmp_path / "cub.tar", "w") as tar:
+        tar.add(tmp_path / "CUB_200_2011", "CUB_200_2011")
+    assert placed(open_source(tmp_path / "cub.tar")) == {f"CUB_200_2011/{key}": value for key, value in right.items()}
+
+
+def test_gtsrb_without_the_tests_classes(tmp_path: Path) -> None:
+    right = gtsrb(tmp_path)
+    (tmp_path / "GT-final_test.csv").unlink()
+    source = open_source(tmp_path, split=0)
+    assert placed(source) == {key: value for key, value in right.items() if value[0] == "train"}
+    assert noted(source, "left out: 3 pictures in 'Final_Test', without labels in GTSRB's files")
 
 
 def test_two_published_sets_below_one_root_are_named(tmp_path: Path) -> None:

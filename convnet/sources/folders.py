@@ -10,6 +10,7 @@ from convnet.sources.listing import (
     Found,
     Parts,
     has_picture_suffix,
+    is_hidden,
     judge,
     reason_of,
     shown,
@@ -69,7 +70,7 @@ def _scan(path: Path, parts: Parts, found: list[Found], keys: set[Parts]) -> lis
         return []
     below = []
     for item in items:
-        if item.name.startswith(".") or item.name == "__MACOSX":
+        if is_hidden(item.name):
             found.append(Found((*parts, _unique(item.name, parts, keys)), None, "", ("skipped", "hidden")))
             continue
         try:

@@ -40,6 +40,7 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 )
 NUMBER = re.compile(r"-?[0-9]+")  # a class that is a whole number
+LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"))  # of systems
 SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
 LARGEST = 1 << 30  # bytes of one encoded picture
 
@@ -248,11 +249,16 @@ def pread(handle: int, length: int, offset: int) -> bytes:
 
 def judge(name: str, head: Callable[[], bytes]) -> tuple[Literal["skipped"], str] | None:
     """None for a regular file that is meant to be a picture, by its extension or by its first bytes; or why not."""
-    if name.startswith("."):
+    if is_hidden(name):
         return "skipped", "hidden"
     if has_picture_suffix(name) or sniff(head()) is not None:
         return None
     return "skipped", "not a picture"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or what a system leaves in folders: copies and previews of pictures."""
+    return name.startswith(".") or name in LITTER
 
 
 def array_stamp(pixels: NDArray[np.uint8]) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from convnet.errors import DataError, UsageError
 from convnet.sources.layout import Layout
 from convnet.sources.listing import Parts, shown
-from convnet.sources.tree import Tree, n_pictures, some
+from convnet.sources.tree import Tree, is_meant, n_pictures, some
 
 Row = tuple[Parts, str, str]  # the parts of a picture, its split, its class
 TRAIN_LIST, VAL_LIST = "places365_train_standard.txt", "places365_val.txt"
@@ -32,7 +32,8 @@ def published(tree: Tree) -> Layout | None:
 
     Raises: UsageError when there are several, or other pictures beside it; DataError when its files contradict.
     """
-    sets = {(kind, root): rows for kind, marks, rows in reversed(SETS) for root in _roots(tree, marks)}
+    paths = {"/" + "/".join(file.parts) for file in tree.files if not is_meant(file)}
+    sets = {(kind, root): rows for kind, marks, rows in reversed(SETS) for root in _roots(paths, marks)}
     if not sets:
         return None
     (kind, root), rows_of = next(iter(sets.items()))
@@ -58,9 +59,8 @@ def published(tree: Tree) -> Layout | None:
     return layout
 
 
-def _roots(tree: Tree, marks: tuple[str, ...]) -> list[Parts]:
-    """The folders that hold files with all of these paths."""
-    paths = {"/" + "/".join(file.parts) for file in tree.files}
+def _roots(paths: set[str], marks: tuple[str, ...]) -> list[Parts]:
+    """The folders that hold files with all of these paths, each with a slash before it."""
     roots = [path.removesuffix(f"/{marks[0]}") for path in paths if path.endswith(f"/{marks[0]}")]
     return [tuple(root.split("/")[1:]) for root in sorted(roots) if all(f"{root}/{mark}" in paths for mark in marks)]
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 from convnet.errors import DataError
 from convnet.files import CHUNK, atomic
-from convnet.sources.listing import SNIFFED, Found, Parts, judge, pread, shown, stamp_of
+from convnet.sources.listing import SNIFFED, Found, Parts, is_hidden, judge, pread, shown, stamp_of
 
 BLOCK = 512  # bytes: the unit of a tar
 LONGEST = 1 << 20  # bytes of a long name or a pax header
@@ -98,7 +98,7 @@ def sort_members(
         parts = tuple(part for part in text.split("/") if part not in ("", "."))
         problem = _problem(member, text, parts, what)
         if problem is None and member.kind == b"5":
-            if parts and not any(part.startswith(".") for part in parts):
+            if parts and not any(map(is_hidden, parts)):
                 folders.append(parts)
             continue
         key = "/".join(parts) or "(no name)"
@@ -129,7 +129,7 @@ def _problem(member: Member, text: str, parts: Parts, what: str) -> tuple[Litera
 def _judge(
     member: Member, parts: Parts, head: Callable[[Member], bytes]
 ) -> tuple[Literal["skipped", "failed"], str] | None:
-    if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
+    if any(map(is_hidden, parts)):
         return "skipped", "hidden"
     return judge(parts[-1], lambda: head(member))
 

@@ -14,7 +14,7 @@ from convnet.sources.listing import SPELLINGS, Entry, Found, Parts
 NEUTRAL = frozenset(("data", "dataset", "image", "images", "img", "imgs", "jpg", "jpegimages", "photos", "pictures"))
 UNLABELLED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "unknown"))
 NAMED = 5  # names in a sentence
-LONGEST_TEXT = 1 << 26  # bytes of a text that comes with a published data set
+LONGEST_TEXT = 1 << 28  # bytes of a text that comes with a published data set
 
 
 @dataclass
