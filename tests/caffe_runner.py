@@ -129,7 +129,7 @@ def lrn(layer, inputs, _):
         for i in range(x.shape[1]):
             sums[:, i] = squares[:, max(i - half, 0) : i + half + 1].sum(1)
         scale = one(given, "k", 1.0) + alpha / size * sums
-    return [x * torch.from_numpy(scale**-beta).float()]
+    return [x * torch.from_numpy(scale**-beta).to(x.dtype)]
 
 
 def slices(layer, inputs, _):

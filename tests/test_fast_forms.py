@@ -1,4 +1,4 @@
-"""All fast forms together against none of them: the same curve over 200 steps, and the plain one to the digit."""
+"""All fast forms together against none of them: the same curve over 100 steps, and the plain one to the digit."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from convnet.step import Step
 from thin import thinned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-STEPS, SMOOTH, BATCH, CLASSES = 200, 20, 8, 5
+STEPS, SMOOTH, BATCH, CLASSES, SEEDS = 100, 20, 8, 5, (0, 1)
 FP32 = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a test's")
 
@@ -24,25 +24,26 @@ BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a te
 def batches(seed: int, n: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Noisy pictures of a coarse pattern for each class, on the scale 0..255 without the mean."""
     generator = torch.Generator().manual_seed(100)
-    patterns = 60 * torch.randn(CLASSES, 3, 7, 7, generator=generator)
+    patterns = 60 * torch.randn(CLASSES, 3, 7, 7, generator=generator, dtype=torch.float64)
     generator.manual_seed(seed)
     for _ in range(n):
         labels = torch.randint(CLASSES, (BATCH,), generator=generator)
         coarse = torch.nn.functional.interpolate(patterns[labels], scale_factor=32)
-        images = coarse + 30 * torch.randn(coarse.shape, generator=generator)
+        images = coarse + 30 * torch.randn(coarse.shape, generator=generator, dtype=patterns.dtype)
         yield images.contiguous(memory_format=torch.channels_last), labels
 
 
-def curve(where: Device, seed: int, steps: int) -> NDArray[np.float64]:
+def curve(where: Device, seed: int, steps: int, weights: torch.dtype = torch.float32) -> NDArray[np.float64]:
     """The losses of a thin AlexNet's first steps."""
-    recipe = with_settings(load_recipe("alexnet_small"), [f"seed={seed}", f"batch={BATCH}", "lr=0.002"])
-    with thinned(4):
-        net = create_model("alexnet", num_classes=CLASSES, init="fan-in", seed=seed)
+    recipe = with_settings(load_recipe("alexnet_small"), [f"seed={seed}", f"batch={BATCH}", "lr=0.006"])
+    dtype = weights if where.dtype == torch.float32 else where.dtype
+    with thinned(16):
+        net = create_model("alexnet", num_classes=CLASSES, init="fan-in", seed=seed).to(weights)
         step = Step(where.take(net), recipe, where)
         step.net.train()
         found = []
         for number, (images, labels) in enumerate(batches(seed, steps)):
-            loss, _ = step.gradients(images.to(where.dtype), labels, number)
+            loss, _ = step.gradients(images.to(dtype), labels, number)
             step.rule.step(recipe.lr)
             found.append(float(loss))
     return np.array(found)
@@ -59,26 +60,29 @@ def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_the_fast_forms_train_as_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the same seed the two are about as near to each other as two seeds of the plain form, or nearer. (For three
-    seeds they were 0.015, 0.044 and 0.038 apart, the seeds 0.059, 0.023 and 0.036: a rounding moves the fall by steps.)
-    """
-    fast = [smoothed(curve(BF16, seed, STEPS)) for seed in (0, 1)]
+    """At the same seed the two are nearer to each other than two seeds of the plain form: over the first 80 steps of
+    four seeds they were 0.010 to 0.035 apart, the seeds 0.06 to 0.40. A rounding moves the fall by steps."""
+    fast = [smoothed(curve(BF16, seed, STEPS)) for seed in SEEDS]
     without_fast_forms(monkeypatch)
-    plain = [smoothed(curve(FP32, seed, STEPS)) for seed in (0, 1)]
+    plain = [smoothed(curve(FP32, seed, STEPS)) for seed in SEEDS]
     gap = np.mean([np.abs(a - b).mean() for a, b in zip(fast, plain, strict=True)])
     noise = np.abs(plain[0] - plain[1]).mean()
-    assert gap < 2 * noise
-    assert all(losses[-1] < 0.3 * losses[0] for losses in (*fast, *plain))
-    assert gap > 0
+    assert 0 < gap < noise
+    assert all(losses[-1] < 0.5 * losses[0] for losses in (*fast, *plain))
 
 
 def test_the_plain_forms_curve_is_golden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of the plain forms, of the draws or of the rule shows here in the first digits."""
+    """A change of the plain forms, of the draws or of the rule shows here: a momentum of 0.901 by 2e-4, a decay of
+    0.0006 by 8e-5.
+
+    In float64, where orders of sums are 1e-14 apart and choose the same places of every maximum (in float32 two
+    processors were 3e-4 apart after 16 steps); the losses themselves are float32, whose rounding is 6e-8 of them.
+    """
     without_fast_forms(monkeypatch)
-    np.testing.assert_allclose(curve(FP32, 0, len(GOLDEN)), GOLDEN, rtol=1e-5)
+    np.testing.assert_allclose(curve(FP32, 0, len(GOLDEN), torch.float64), GOLDEN, rtol=5e-7)
 
 
 GOLDEN = [
-    *[1.60984, 1.60841, 1.60897, 1.60943, 1.60923, 1.61014, 1.60866, 1.60987],
-    *[1.61138, 1.60823, 1.61053, 1.61142, 1.60885, 1.60793, 1.6055, 1.60745],
+    *[1.6092234, 1.6103843, 1.6090503, 1.6096101, 1.6098053, 1.6089269, 1.6096631, 1.6108314],
+    *[1.6073854, 1.6067766, 1.604355, 1.6109868, 1.6087669, 1.6121155, 1.6098826, 1.6033707],
 ]

@@ -17,17 +17,20 @@ from convnet.nets.layers import Net
 from convnet.optim import optimizer
 from convnet.recipe import load_recipe
 from convnet.step import Step
+from thin import thinned
 
 BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a test's")
 FP32 = replace(BF16, dtype=torch.float32)
 RECIPE = replace(load_recipe("alexnet"), lr=0.01)
+FEW_MAPS = ("lenet5", "cifar_26", "nin_cifar10")
 OTHERS = ["vgg_a", "googlenet", "googlenet_bn", "nin_cifar10", "lenet5", "cifar_26", "alexnet_bn"]
 
 
 def small(name: str) -> tuple[Net, Tensor, Tensor]:
-    """A net and four pictures with labels."""
+    """A net with an eighth of its maps and units, where it has many, and four pictures with labels."""
     options: dict[str, Any] = {"vgg_a": {"input_size": 32, "init": "he"}, "lenet5": {"output": "linear"}}.get(name, {})
-    net = create_model(name, num_classes=3, seed=0, **options)
+    with thinned(1 if name in FEW_MAPS else 8):
+        net = create_model(name, num_classes=3, seed=0, **options)
     side = options.get("input_size", net.input_size)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(4, net.in_channels, side, side, generator=generator)
@@ -114,20 +117,24 @@ def test_in_float32_the_net_itself_computes() -> None:
 @pytest.mark.parametrize("name", ["alexnet", "vgg_a", "googlenet", "nin_cifar10"])
 @pytest.mark.parametrize("piece", [1, 3])
 def test_pieces_give_the_whole_batchs_step(name: str, piece: int) -> None:
-    """Dropout included: its draws know the picture's place in the batch."""
+    """Dropout included: its draws know the picture's place in the batch.
+
+    In float64, where other orders of sums are 1e-14 apart: in float32 they choose other places of a maximum, and
+    GoogLeNet's first layer was 1e-3 apart. The losses are float32.
+    """
     ends = []
     for size in (None, piece):
         net, images, labels = small(name)
-        step = Step(net, RECIPE, FP32, size)
+        step = Step(net.double(), RECIPE, FP32, size)
         step.net.train()
-        loss, wrong = step.gradients(images, labels, 3)
+        loss, wrong = step.gradients(images.double(), labels, 3)
         ends.append((float(loss), int(wrong), {key: step.rule.computed(key).grad for key in step.rule.parameters}))
     (loss, wrong, whole), (piece_loss, piece_wrong, pieces) = ends
     assert piece_loss == pytest.approx(loss, rel=1e-5)
     assert piece_wrong == wrong
     for key, gradient in whole.items():
         gap = float((pieces[key] - gradient).norm())
-        assert gap <= 1e-3 * float(gradient.norm()), key  # of GoogLeNet's first layer; elsewhere 1e-5
+        assert gap <= 1e-11 * float(gradient.norm()), key
 
 
 def test_pieces_add_up_in_float32() -> None:

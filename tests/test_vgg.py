@@ -87,9 +87,10 @@ def test_two_3x3_see_what_one_5x5_sees() -> None:
 
 
 def test_the_net_is_the_plain_one() -> None:
-    """Thin A and D with batch norm, against nn.Sequential as torchvision builds it."""
+    """Thin A and D with batch norm, against nn.Sequential as torchvision builds it; in float64, where other orders of
+    sums are 1e-14 apart."""
     for name in ("vgg_a", "vgg_d_bn"):
-        net = new_thin_net(name).eval()
+        net = new_thin_net(name).double().eval()
         assert isinstance(net, VGG)
         modules: list[nn.Module] = []
         for b, block in enumerate(net.blocks, 1):
@@ -101,9 +102,9 @@ def test_the_net_is_the_plain_one() -> None:
             modules.append(nn.MaxPool2d(2, 2))
         plain = nn.Sequential(*modules, nn.Flatten(), net.fc6, nn.ReLU(), nn.Dropout(), net.fc7, nn.ReLU(),
                               nn.Dropout(), net.fc8).eval()  # fmt: skip
-        x = 60 * torch.randn(2, 3, 224, 230)
+        x = 60 * torch.randn(2, 3, 224, 230, dtype=torch.float64)
         with torch.no_grad():
-            assert torch.equal(net(x), plain(x))
+            torch.testing.assert_close(net(x), plain(x), rtol=1e-11, atol=1e-11)
 
 
 def torchvisions(sizes: list[int | str], batch_norm: bool) -> dict[str, tuple[int, ...]]:
@@ -180,15 +181,16 @@ def test_wrong_input_sizes(wrong: object) -> None:
 
 
 def test_the_net_of_another_size_is_the_plain_one() -> None:
-    net = new_thin_net("vgg_b", input_size=70).eval()
+    """In float64, as above."""
+    net = new_thin_net("vgg_b", input_size=70).double().eval()
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    x = y = 60 * torch.randn(2, 3, 70, 95)
+    x = y = 60 * torch.randn(2, 3, 70, 95, dtype=torch.float64)
     with torch.no_grad():
         for i, layer in enumerate(layers):
             y = layer(y.flatten(1) if isinstance(layer, nn.Linear) else y)
             y = F.relu(y) if layer is not layers[-1] else y
             y = F.max_pool2d(y, 2) if i in (1, 3, 5, 7, 9) else y
-        assert torch.equal(net(x), y)
+        torch.testing.assert_close(net(x), y, rtol=1e-11, atol=1e-11)
 
 
 def test_input_size_in_recipe_checkpoint_and_files(tmp_path: Path) -> None:
