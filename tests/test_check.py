@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from convnet.check import LINES, Report, check_folder, check_store
-from convnet.errors import UsageError
+from convnet.errors import DataError, UsageError
 from convnet.fitness import FEW, Problem
+from convnet.plan import plan_run
 from convnet.prepare import prepare
 from convnet.progress import Silent
 from convnet.sources import open_source
@@ -191,6 +192,15 @@ def test_what_is_missing_and_what_does_not_belong(store: Path) -> None:
     }
     lost = next(problem for problem in report.problems if "train-00000" in problem.text)
     assert len(lost.keys) == 20
+
+
+def test_training_refuses_a_store_of_one_class_as_prepare_does(store: Path) -> None:
+    header = read_header(store)
+    for split in header["splits"].values():
+        split["n"], split["per_class"] = split["n"] // 2, [split["n"] // 2]
+    (store / "store.json").write_bytes(header_bytes({**header, "classes": ["a"]}))
+    with pytest.raises(DataError, match="all pictures are of one class, 'a'"):
+        plan_run(str(store), None, None, [], Silent())
 
 
 def test_a_damaged_key_list_does_not_hide_damaged_pictures(store: Path) -> None:
