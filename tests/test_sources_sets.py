@@ -147,7 +147,7 @@ def test_nothing_that_a_pickle_names_is_called(tmp_path: Path, protocol: int) ->
         (eval, (f"open({str(mark)!r},'w')",)),
         (open, (str(mark), "w")),
     ):
-        with pytest.raises(DataError, match=r"it names '.*'; it is not read"):
+        with pytest.raises(DataError, match=r"it wants to import '.*'; it is not read"):
             read_pickle(pickle.dumps({b"data": Evil(call, *given)}, protocol), "x")
     assert not mark.exists()
 
@@ -155,8 +155,8 @@ def test_nothing_that_a_pickle_names_is_called(tmp_path: Path, protocol: int) ->
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"cos\nsystem\n(S'x'\ntR.", "it names 'os.system'"),
-        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "it names 'os.system'"),
+        (b"cos\nsystem\n(S'x'\ntR.", "it wants to import 'os.system'"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "it wants to import 'os.system'"),
         (b"(S'x'\nios\nsystem\n.", "it uses INST"),
         (b"\x80\x02\x82\x01.", "it uses EXT1"),
         (b"P1\n.", "it uses PERSID"),

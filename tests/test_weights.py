@@ -20,7 +20,8 @@ from convnet.augment import to_input
 from convnet.errors import DataError, UsageError
 from convnet.nets import create_model
 from convnet.views import centre
-from convnet.weights import READERS, _fits, import_weights, names, pictures, read_weights
+from convnet.weights import _read, import_weights, names, pictures, read_weights
+from convnet.weights.match import fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,7 +100,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, nin: dict[str, torch.Tensor])
     with pytest.raises(UsageError, match="--pixels half is for torchvision's and timm's files"):
         read_weights(path, "nin_cifar10", pixels="half")
     (tmp_path / "names").write_text("one\ntwo\n\n", encoding="utf-8")
-    with pytest.raises(DataError, match="2 names, 2 of them different; the net has 10 classes"):
+    with pytest.raises(DataError, match="2 names; the net has 10 classes, and needs one name a line for each"):
         read_weights(path, "nin_cifar10", classes=tmp_path / "names")
     np.save(tmp_path / "mean.npy", np.zeros((3, 4, 4), np.float32))
     with pytest.raises(DataError, match=r"a mean of shape \(3, 4, 4\); it must be \(3,\)"):
@@ -117,8 +118,8 @@ def test_files_that_are_something_else_are_named(
             UsageError, match=rf"{name}: its name must end in .caffemodel, .*; known files: alexnet.torch"
         ):
             import_weights(name, "nin_cifar10")
-    Path("net.ckpt").touch()
-    with pytest.raises(UsageError, match=r"net.ckpt is a checkpoint already, by its name"):
+    Path("net.ckpt").write_bytes(checkpoint.MAGIC)
+    with pytest.raises(UsageError, match=r"net.ckpt is a checkpoint already; `evaluate`, `predict`"):
         import_weights("net.ckpt")
     with pytest.raises(DataError, match=r"folder.pth: is not a file"):
         import_weights("folder.pth", "nin_cifar10")
@@ -166,14 +167,14 @@ def test_colours_of_imagenet_are_none_of_a_grey_net(tmp_path: Path) -> None:
 def test_shapes_that_hold_the_numbers_in_their_order() -> None:
     wanted = (4096, 512 * 7 * 7)
     for shape in (wanted, (4096, 512, 7, 7), (1, 1, *wanted), (*wanted, 1, 1)):
-        assert _fits(shape, wanted), shape
+        assert fits(shape, wanted), shape
     for shape in ((4096, 7, 7, 512), (512 * 7 * 7, 4096), (4096, 512, 49), (512, 4096, 7, 7), (4096, 512, 7, 6)):
-        assert not _fits(shape, wanted), shape
-    assert _fits((1, 1, 1, 1000), (1000,))
-    assert _fits((1, 1, 1, 4096), (1, 4096))
-    assert _fits((1,), ())
-    assert not _fits((10, 1), (10,))
-    assert not _fits((96, 3, 11, 11), (3, 96, 11, 11))
+        assert not fits(shape, wanted), shape
+    assert fits((1, 1, 1, 1000), (1000,))
+    assert fits((1, 1, 1, 4096), (1, 4096))
+    assert fits((1,), ())
+    assert not fits((10, 1), (10,))
+    assert not fits((96, 3, 11, 11), (3, 96, 11, 11))
 
 
 def test_a_mean_has_the_size_of_the_stored_square(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
@@ -343,7 +344,7 @@ def test_malicious_pickles_run_nothing(tmp_path: Path) -> None:
 def test_what_is_no_dict_of_tensors_is_refused(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
     first = next(iter(nin))
     cases: dict[str, Any] = {
-        "'state_dict' is a OrderedDict, not a plain tensor": {"state_dict": nin, "epoch": 3},
+        "it holds no tensors": {"epoch": 3, "model": {"name": "nin"}},
         "it holds a list, not a dict": [torch.zeros(1)],
         "it holds a Tensor, not a dict": torch.zeros(1),
         "a name in its dict is no printable text": {"\x1b[2J": torch.zeros(1)},
@@ -374,7 +375,7 @@ def test_damaged_archives_only_raise_our_error(tmp_path: Path) -> None:
             with pytest.raises(DataError):
                 read_weights(path, "nin_cifar10")
             with suppress(DataError):
-                for each in READERS[seed.suffix](path):
+                for each in _read(path)[0].tensors:
                     each.read()
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from convnet import __version__, files
-from convnet.checkpoint import Checkpoint, save
-from convnet.errors import DataError, UsageError
+from convnet.checkpoint import MAGIC, Checkpoint, save
+from convnet.errors import DataError, UsageError, unknown
 from convnet.nets import create_model
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
@@ -24,24 +24,21 @@ from convnet.nets.lenet5 import LeNet5
 from convnet.nets.vgg import INPUT_SIZES, SHRINK, VGG
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
-from convnet.weights import archives, caffe, download, names, own, pictures
-from convnet.weights.found import Found
+from convnet.weights import archives, caffe, candidates, download, names, own, pictures
+from convnet.weights.found import Found, Part
+from convnet.weights.match import match, misfit, squeezed, whole
 from convnet.weights.own import Own
 from convnet.weights.report import Report, Row
+from convnet.weights.torch_files import read_torch
 
 READERS: Mapping[str, Callable[[Path], list[Found]]] = MappingProxyType(
-    {
-        ".caffemodel": caffe.read_net,
-        ".pth": archives.read_torch,
-        ".pt": archives.read_torch,
-        ".pkl": archives.read_torch,
-        ".safetensors": archives.read_safetensors,
-        ".npz": archives.read_npz,
-    }
+    {".caffemodel": caffe.read_net, ".safetensors": archives.read_safetensors, ".npz": archives.read_npz}
 )
+OF_TORCH = (".pth", ".pt", ".pkl", ".bin", ".pth.tar", ".ckpt")  # the last is Lightning's; ours has a mark of its own
+ENDINGS = (".caffemodel", *OF_TORCH, ".safetensors", ".npz")
 FOLDER = Path("weights")  # where known files and checkpoints go
 MAX_CLASSES = 100_000
-SHOWN = 6  # problems that an error lists
+CHANNELS = ("rgb", "bgr")
 
 
 def read_weights(
@@ -52,6 +49,9 @@ def read_weights(
     classes: Path | None = None,
     partial: bool = False,
     pixels: str | None = None,
+    rename: Mapping[str, str] = MappingProxyType({}),
+    entry: str | None = None,
+    channels: str | None = None,
 ) -> tuple[Checkpoint, Report]:
     """A checkpoint of `net_name` with the weights in a file, its preprocessing and classes; and what was done.
 
@@ -61,29 +61,39 @@ def read_weights(
     classes  a file with one name a line; of lines as in `synset_words.txt` the name is the first word, n01440764
     partial  take what fits; the rest of the net keeps its initial values
     pixels   "imagenet" or "half": how torchvision's and timm's scaled pixels, by ImageNet's mean and std or by 0.5
+    rename   {a layer or tensor of the file: the net's}, where the file has another name for it
+    entry    which of several sets of tensors in the file, as "state_dict_ema"
+    channels  "rgb" or "bgr": the order in which the file's first layer and a mean's file have colours; None: BGR in
+             Caffe's files, but for CIFAR's nets, whose data are RGB; RGB in others, with a mean of Caffe's in BGR
 
-    Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file.
+    Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file, or
+    where a choice must be made.
     """
-    found = _read(path)
+    if channels is not None and channels not in CHANNELS:
+        raise UsageError(unknown("order of colours", channels, CHANNELS))
+    parts = _read(path)
     told = own.own_of(path)
     net_name = net_name or (told.net if told is not None else None)
     if net_name is None:
         raise UsageError(f"{path}: the file doesn't say which net it is for; give --net")
+    found, notes = _chosen(path, parts, net_name, told, entry, rename)
     net, options, writer, naming = _net_of(path, net_name, found, told)
-    report = Report(path.name, net_name, writer)
-    chosen = _match(net, naming, found, report)
+    report = Report(path.name, net_name, writer, notes=notes)
+    chosen = match(net, naming, found, report)
     if (report.missing or report.left_over) and not partial:
-        raise DataError(_misfit(path, net_name, report, len(chosen), len(found)))
+        raise DataError(misfit(path, net_name, report, len(chosen), len(found)))
     if not chosen:
         raise DataError(f"{path}: no tensor of it fits {net_name}")
     sha256 = files.sha256_file(path)
+    order = _order(net, writer, told, channels, report)
     if told is not None:
         preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
     else:
         scaling = pictures.pixels_of(net_name, net, writer, sha256, pixels)
-        preprocessing, factors = pictures.preprocessing_of(net, writer, mean, scaling, report)
+        mean_order = order if writer == "caffe" or channels else "bgr"
+        preprocessing, factors = pictures.preprocessing_of(net, writer, mean, mean_order, scaling, report)
     try:
-        weights = _convert(net, naming, chosen, writer, factors, report)
+        weights = _convert(net, naming, chosen, order, factors, report)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if report.missing:
@@ -108,6 +118,9 @@ def import_weights(
     classes: Path | None = None,
     partial: bool = False,
     pixels: str | None = None,
+    rename: Mapping[str, str] = MappingProxyType({}),
+    entry: str | None = None,
+    channels: str | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Path, Report]:
     """Writes the checkpoint of a file, or of a known file by its name, which is downloaded to `weights/` first.
@@ -117,21 +130,24 @@ def import_weights(
     Raises: UsageError, DataError, DiskError; ConvnetError when a file can't be downloaded.
     """
     path, file = Path(what), None
-    if what in download.KNOWN or not (path.exists() or path.suffix.lower() in READERS):
+    if what in download.KNOWN or not (path.exists() or _ending(path) in ENDINGS):
         file = download.known(what)
         net_name = net_name or file.net
     if net_name is not None:
         _empty(net_name)  # an unknown net is named before anything is downloaded
     if file is None:
         _check_ending(path)
-    out = out or FOLDER / f"{path.name if file else path.stem}.ckpt"
+    out = out or FOLDER / f"{path.name if file else path.name.removesuffix(_ending(path))}.ckpt"
     if out.exists():
-        raise UsageError(f"{out} exists; choose another --out, or remove it")
+        raise UsageError(f"{out} exists; choose another --out, as {FOLDER / path.name}.ckpt, or remove it")
     colour = None
     if file is not None:
         path = download.fetch(file, FOLDER, progress)
         pixels, colour = pixels or file.pixels, file.mean_colour
-    kept, report = read_weights(path, net_name, mean=mean or colour, classes=classes, partial=partial, pixels=pixels)
+    kept, report = read_weights(
+        path, net_name, mean=mean or colour, classes=classes, partial=partial, pixels=pixels, rename=rename,
+        entry=entry, channels=channels,
+    )  # fmt: skip
     if file is not None and not file.digest:
         report.notes.append(f"no digest of {file.file_name} is published, so only its length and shapes were checked")
     save(out, kept)
@@ -141,28 +157,64 @@ def import_weights(
 # What the file holds, and what the net needs
 
 
+def _ending(path: Path) -> str:
+    """The end of a name by which files are told apart: ".pth", ".pth.tar"."""
+    name = path.name.lower()
+    return ".pth.tar" if name.endswith(".pth.tar") else path.suffix.lower()
+
+
 def _check_ending(path: Path) -> None:
-    if path.suffix.lower() == ".ckpt":
-        raise UsageError(
-            f"{path} is a checkpoint already, by its name; `evaluate`, `predict` and `export` take it as it is"
-        )
-    if path.suffix.lower() not in READERS:
-        raise UsageError(f"{path}: its name must end in {', '.join(READERS)}; known files: {', '.join(download.KNOWN)}")
+    if _ending(path) not in ENDINGS:
+        raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}; known files: {', '.join(download.KNOWN)}")
 
 
-def _read(path: Path) -> list[Found]:
+def _read(path: Path) -> list[Part]:
     _check_ending(path)
     if not path.is_file():
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
-        found = READERS[path.suffix.lower()](path)
+        with open(path, "rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
+        ending = _ending(path)
+        parts = read_torch(path) if ending in OF_TORCH else [Part("", READERS[ending](path))]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except DataError as error:
         raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
-    if not found:
+    if not any(part.tensors for part in parts):
         raise DataError(f"{path}: it holds no tensors")
-    return found
+    return parts
+
+
+def _chosen(
+    path: Path, parts: list[Part], net_name: str, told: Own | None, entry: str | None, renames: Mapping[str, str]
+) -> tuple[list[Found], list[str]]:
+    """The tensors that are the net's weights, by the names that it knows; and what must be told of the choice."""
+    if told is not None and not renames:  # our own file has nothing but the weights
+        return parts[0].tensors, []
+    net = _empty(net_name)
+    found, notes = candidates.choose(path, parts, _namings(path, net, parts[0].tensors, told), entry)
+    if renames:
+        namings = _namings(path, net, found, told)
+        here = {each.name for each in found}
+        naming = max(namings.values(), key=lambda naming: len(here & naming.keys()))
+        found = candidates.rename(path, found, naming, renames)
+        notes += [f"{old} is read as {new} (--rename)" for old, new in renames.items()]
+    return found, notes
+
+
+def _order(net: Net, writer: str, told: Own | None, channels: str | None, report: Report) -> str:
+    """In which order the file's first layer reads colours; a choice that isn't the writer's rule is told."""
+    if channels is not None:
+        report.notes.append(f"the file's first layer is taken to read {channels.upper()} (--channels)")
+        return channels
+    if writer != "caffe" or net.in_channels != 3:
+        return "rgb"
+    order = "bgr" if told is not None else names.caffes_channels(net)
+    if order == "rgb":
+        report.notes.append("Caffe's CIFAR models read RGB, and so this file is taken; else give --channels bgr")
+    return order
 
 
 def _empty(net_name: str, **options: Any) -> Net:
@@ -171,14 +223,19 @@ def _empty(net_name: str, **options: Any) -> Net:
         return create_model(net_name, seed=0, **options)
 
 
-def _naming(path: Path, net: Net, found: list[Found], told: Own | None) -> tuple[str, names.Naming]:
-    """Whose names the file has, and them: as it says, or the writer most of whose names are there."""
+def _namings(path: Path, net: Net, found: list[Found], told: Own | None) -> dict[str, names.Naming]:
+    """{writer: names} of those who could have written the file. Raises: UsageError for Caffe's batch norm."""
     if path.suffix.lower() == ".caffemodel" or (told is not None and told.names == "caffe"):
         if any(name.endswith(".running_mean") for name in net.state_dict()):
             raise UsageError(f"{path}: Caffe's batch norm isn't read; choose a --net without it, or a file of PyTorch")
-        return "caffe", names.caffe(net)
+        return {"caffe": names.caffe(net, [each.name for each in found])}
+    return names.in_state_dicts(net)
+
+
+def _naming(path: Path, net: Net, found: list[Found], told: Own | None) -> tuple[str, names.Naming]:
+    """Whose names the file has, and them: as it says, or the writer most of whose names are there."""
     here = {each.name for each in found}
-    namings = names.in_state_dicts(net)
+    namings = _namings(path, net, found, told)
     if told is not None and told.names in namings:
         return told.names, namings[told.names]
     writer = max(namings, key=lambda name: len(here & namings[name].keys()))
@@ -209,7 +266,7 @@ def _net_of(
 def _options_of(net: Net, found: list[Found]) -> dict[str, Any]:
     """The options of a net by the tensors that only some files have, by what its first layer and VGG's fc6 read."""
     here = {each.name: each for each in found}
-    namings = (names.caffe(net), *names.in_state_dicts(net).values())
+    namings = (names.caffe(net, here), *names.in_state_dicts(net).values())
 
     def shapes_of(key: str) -> set[tuple[int, ...]]:
         sources = {source for naming in namings for source, targets in naming.items() if key in targets}
@@ -236,61 +293,12 @@ def _n_classes(net: Net, found: list[Found], naming: names.Naming) -> int:
     """The number of outputs that the file's last layer has, when it's the net's in everything else."""
     template = net.state_dict().get(f"{net.last}.weight")
     sources = [source for source, targets in naming.items() if targets == (f"{net.last}.weight",)]
-    shape = next((_squeezed(each.shape, 2) for each in found if each.name in sources), ())
+    shape = next((squeezed(each.shape, 2) for each in found if each.name in sources), ())
     if template is None or math.prod(shape[1:]) != math.prod(template.shape[1:]) or not shape:
         return net.num_classes
     if not 1 <= shape[0] <= MAX_CLASSES:
         raise DataError(f"{sources[0]} has {shape[0]:,} outputs; at most {MAX_CLASSES:,} classes are read")
     return shape[0]
-
-
-def _match(net: Net, naming: names.Naming, found: list[Found], report: Report) -> dict[str, Found]:
-    """{source: tensor} of all that fits, in the order of the net; the rest goes into the report."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    here = {each.name: each for each in found}
-    chosen: dict[str, Found] = {}
-    for source, targets in naming.items():
-        wanted = _whole(source, [shapes[target] for target in targets])
-        each = here.pop(source, None)
-        if each is not None and _fits(each.shape, wanted):
-            chosen[source] = each
-            continue
-        if each is None and source.endswith(".num_batches_tracked"):  # files from before PyTorch 0.4.1
-            chosen[source] = Found(source, (), "int64", lambda: torch.zeros((), dtype=torch.int64))
-            continue
-        if each is not None:
-            report.left_over[source] = f"its shape is {each.shape}, {', '.join(targets)} needs {wanted}"
-        report.missing |= dict.fromkeys(targets, "initial values")
-    report.left_over |= dict.fromkeys(here, "the net has no such tensor")
-    return chosen
-
-
-def _misfit(path: Path, net_name: str, report: Report, n_fit: int, n_found: int) -> str:
-    problems = [f"{name}: {text}" for name, text in report.left_over.items()]
-    problems += [f"{name}: not in the file" for name in report.missing]
-    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    lines = "\n  ".join(problems[:SHOWN])
-    advice = "a partial file needs --partial" if n_fit else "is it another net's?"
-    return f"{path} doesn't fit {net_name}, {n_fit} of its {n_found} tensors do; {advice}:\n  {lines}{more}"
-
-
-def _whole(source: str, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of a layer's columns end to end."""
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if len(shapes) > 1 else shapes[0]
-
-
-def _squeezed(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
-    """Without the ones in front by which Caffe's legacy shapes have more than n sides: (1, 1, 10, 64) -> (10, 64)."""
-    while len(shape) > n and shape[0] == 1:
-        shape = shape[1:]
-    return shape
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a tensor can take the wanted shape with its numbers in their order."""
-    if len(wanted) == 2 and len(shape) == 4 and shape[0] == wanted[0] and shape[2] == shape[3]:
-        return math.prod(shape) == math.prod(wanted)  # a fully connected layer as a convolution: maps, rows, columns
-    return _squeezed(shape, len(wanted)) == wanted
 
 
 def _own_preprocessing(
@@ -320,7 +328,7 @@ def _convert(
     net: Net,
     naming: names.Naming,
     chosen: dict[str, Found],
-    writer: str,
+    order: str,
     factors: tuple[float, ...] | None,
     report: Report,
 ) -> dict[str, Tensor]:
@@ -331,13 +339,13 @@ def _convert(
     for source, each in chosen.items():
         targets = naming[source]
         goal = template[targets[0]]
-        whole = _whole(source, [tuple(template[target].shape) for target in targets])
+        shape = whole(source, [tuple(template[target].shape) for target in targets])
         done = [f"{each.dtype} to float32"] if each.dtype != "float32" and goal.is_floating_point() else []
-        if each.shape != whole:
-            done.append(f"reshaped to {whole}")
-        numbers = _finite(source, each.read().reshape(whole))
-        if targets[0].partition(".")[0] == first and len(whole) == 4 and whole[1] == 3:
-            if writer == "caffe":
+        if each.shape != shape:
+            done.append(f"reshaped to {shape}")
+        numbers = _finite(source, each.read().reshape(shape))
+        if targets[0].partition(".")[0] == first and len(shape) == 4 and shape[1] == 3:
+            if order == "bgr":
                 numbers = numbers.flip(1)
                 done.append("BGR to RGB")
             if factors is not None and factors != (1.0, 1.0, 1.0):
@@ -348,7 +356,7 @@ def _convert(
             done.append(f"split into {len(sizes)} columns")
         for target, part in zip(targets, torch.split(numbers, sizes) if sizes else [numbers], strict=True):
             weights[target] = part.to(goal.dtype).contiguous()
-        report.rows.append(Row(source, each.shape, targets, "; ".join(done) or "copied"))
+        report.rows.append(Row(each.source or source, each.shape, targets, "; ".join(done) or "copied"))
     return weights
 
 

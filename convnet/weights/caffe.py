@@ -15,10 +15,12 @@ BlobProto         num, channels,      1, 2, 3, 4   varint: the legacy shape
                   data                     5   float32, packed or not
                   shape                    7   bytes
                   double_data              8   float64, packed or not
+                  raw_data_type           10   varint, NVCaffe's: 0 double, 1 float, 2 half
+                  raw_data                12   bytes, NVCaffe's
 BlobShape         dim                      1   varint, packed or not
 
 Every other field is skipped by its length. Levels are fixed, so nothing recurses. Format:
-https://protobuf.dev/programming-guides/encoding and caffe.proto of Caffe 1.0.
+https://protobuf.dev/programming-guides/encoding, caffe.proto of Caffe 1.0 and of NVIDIA's Caffe 0.17.
 """
 
 import math
@@ -26,7 +28,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +40,11 @@ from convnet.weights.found import Found
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types
 WIDTHS = {FOUR_BYTES: 4, EIGHT_BYTES: 8}
+RAW_TYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype("<f8"),
+    1: np.dtype("<f4"),
+    2: np.dtype("<f2"),
+}  # of raw_data; 3 and 4 are integers
 MAX_FIELDS = 500_000  # of a file; GoogLeNet has about 5,000
 MAX_LAYERS = 10_000  # with weights
 MAX_BLOBS = 16  # of a layer; batch norm has 3
@@ -64,6 +71,8 @@ class Blob:
     legacy: dict[int, int] = field(default_factory=dict)
     floats: list[Piece] = field(default_factory=list)
     doubles: list[Piece] = field(default_factory=list)
+    raw: list[Piece] = field(default_factory=list)  # in bytes
+    raw_type: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,8 +81,21 @@ class Blob:
         return tuple(self.legacy.get(number, 0) for number in (1, 2, 3, 4))
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers. Raises: DataError for NVCaffe's integers."""
+        if self.raw and self.raw_type not in RAW_TYPES:
+            raise DataError(f"its raw_data are of type {self.raw_type}; 0 (double), 1 (float) and 2 (half) are read")
+        return RAW_TYPES[self.raw_type if self.raw else 0 if self.doubles else 1]
+
+    @property
     def pieces(self) -> list[Piece]:
-        return self.doubles or self.floats
+        """Where the numbers lie. Raises: DataError when they lie in two forms, which could say two things."""
+        if sum(map(bool, (self.floats, self.doubles, self.raw))) > 1:
+            raise DataError("a blob has numbers in two of data, double_data and raw_data")
+        width = self.dtype.itemsize
+        if any(piece.n % width for piece in self.raw):
+            raise DataError(f"raw_data of {self.raw[0].n:,} bytes are no numbers of {width} bytes")
+        return [Piece(piece.begin, piece.n // width, width) for piece in self.raw] or self.doubles or self.floats
 
 
 class Field(NamedTuple):
@@ -258,11 +280,15 @@ def _blob(wire: Wire, begin: int, end: int) -> Blob:
             if (each.end - each.begin) % width:
                 raise DataError(f"byte {each.begin}: {each.end - each.begin:,} bytes are no numbers of {width} bytes")
             pieces.append(Piece(each.begin, (each.end - each.begin) // width, width))
+        elif each.number == 12 and each.wire == BYTES:
+            blob.raw = [Piece(each.begin, each.end - each.begin, 1)]  # not repeated: the last one counts
+        elif each.number == 10 and each.wire == VARINT:
+            blob.raw_type = each.value
         elif each.number == 7 and each.wire == BYTES:
             blob.dims += _dims(wire, each)
         elif each.number in (1, 2, 3, 4) and each.wire == VARINT:
             blob.legacy[each.number] = _side(each.value)
-        if len(blob.dims) > MAX_AXES or len(blob.pieces) > MAX_PIECES:
+        if len(blob.dims) > MAX_AXES or len(blob.floats) + len(blob.doubles) > MAX_PIECES:
             raise DataError(f"byte {begin}: a blob of more than {MAX_AXES} axes or {MAX_PIECES} pieces")
     return blob
 
@@ -289,17 +315,24 @@ def _side(value: int) -> int:
 
 
 def _found(data: memoryview, name: str, blob: Blob) -> Found:
-    n, wanted = sum(piece.n for piece in blob.pieces), math.prod(blob.shape)
+    pieces, dtype = _numbers(name, blob)
+    n, wanted = sum(piece.n for piece in pieces), math.prod(blob.shape)
     if n != wanted:
         raise DataError(f"{name} has {n:,} numbers, its shape {blob.shape} needs {wanted:,}")
-    dtype = np.dtype("<f8" if blob.doubles else "<f4")
 
     def read() -> Tensor:
         numbers, done = np.empty(n, dtype), 0
-        for piece in blob.pieces:
+        for piece in pieces:
             records = np.ndarray((piece.n,), dtype, data, piece.begin, (piece.stride,))
             numbers[done : done + piece.n] = records
             done += piece.n
         return torch.from_numpy(numbers).reshape(blob.shape)
 
     return Found(name, blob.shape, dtype.name, read)
+
+
+def _numbers(name: str, blob: Blob) -> tuple[list[Piece], np.dtype[Any]]:
+    try:
+        return blob.pieces, blob.dtype
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error

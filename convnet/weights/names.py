@@ -2,6 +2,7 @@
 
 writer       AlexNet           VGG                     GoogLeNet
 caffe        conv1 ... fc8     conv1_1 ... fc8         conv1/7x7_s2, inception_3a/3x3_reduce, loss3/classifier
+             (ip1, ip2 too)
 torchvision  features.0 ...    features.0 ...          conv1, inception3a.branch2.0, aux1, fc
 timm                           features.0 ...,
                                pre_logits.fc1, head.fc
@@ -10,13 +11,18 @@ convnet      our own names: conv1 ... fc8, conv2.0 and conv2.1 for two columns
 One source may fill several of ours: a grouped convolution's outputs are split into columns.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Literal
 
+from torch import nn
+
+from convnet.nets.cifar import CifarNet
 from convnet.nets.columns import Columns
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
-from convnet.nets.nin import NINImageNet
+from convnet.nets.nin import NINCifar10, NINImageNet
 from convnet.nets.vgg import VGG
 
 Naming = dict[str, tuple[str, ...]]  # source's name -> our names, in the order of the columns
@@ -91,14 +97,33 @@ GOOGLENET = MappingProxyType(
     }
 )
 NIN = MappingProxyType({layer: f"{layer}-1024" for layer in ("conv4", "cccp7", "cccp8")})  # of nin_imagenet, at Caffe
+INNER_PRODUCT = re.compile(r"ip\d{1,3}\.")  # what Caffe's examples call fully connected layers
 HEADS = ("loss1/", "loss2/", "aux1.", "aux2.", "head1.", "head2.")  # of GoogLeNet, in any writer's names
 
 
-def caffe(net: Net) -> Naming:
-    """Caffe's names: its layers', then `.weight` or `.bias`."""
+def caffe(net: Net, there: Collection[str] = ()) -> Naming:
+    """Caffe's names: its layers', then `.weight` or `.bias`.
+
+    there: a file's names; where it has as many layers ip1, ip2 ... as the net has fully connected ones, these are they.
+    """
     if isinstance(net, GoogLeNet):
         return _renamed(net, GOOGLENET["caffe"])
+    connected = [name for name, module in net.named_children() if isinstance(module, nn.Linear)]
+    ips = sorted({name.partition(".")[0] for name in there if INNER_PRODUCT.match(name)}, key=lambda ip: int(ip[2:]))
+    if ips and len(ips) == len(connected):
+        return _renamed(net, dict(zip(connected, ips, strict=True)))
     return _renamed(net, NIN if isinstance(net, NINImageNet) else {})
+
+
+def caffes_channels(net: Net) -> Literal["rgb", "bgr"]:
+    """The order of colours that Caffe's models of a net read: OpenCV's, but for CIFAR's nets, whose data are RGB."""
+    return "rgb" if isinstance(net, CifarNet | NINCifar10) else "bgr"
+
+
+def layer_of(targets: tuple[str, ...]) -> str:
+    """Our name of the layer that these parameters belong to; of several columns, that of the whole."""
+    layer = targets[0].rpartition(".")[0]
+    return layer.rpartition(".")[0] if len(targets) > 1 else layer
 
 
 def in_state_dicts(net: Net) -> dict[str, Naming]:

@@ -1,5 +1,6 @@
 """What was done to pictures before a net of others saw them, and what are its classes called?"""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -60,10 +61,14 @@ def preprocessing_of(
     net: Net,
     writer: str,
     mean: Path | tuple[float, float, float] | None,
+    order: str,
     pixels: str | None,
     report: Report,
 ) -> tuple[Preprocessing, tuple[float, ...] | None]:
-    """What is done to pictures, and what the first convolution's input channels are to be divided by."""
+    """What is done to pictures, and what the first convolution's input channels are to be divided by.
+
+    order: of the colours in a mean's file, "rgb" or "bgr".
+    """
     report.notes += _of_caffe(net) if writer == "caffe" else []
     scale, factors, levels = 1.0, None, None
     size = max(SIZE, net.input_size) if net.input_size > SIZE // 2 else net.input_size
@@ -80,7 +85,7 @@ def preprocessing_of(
             + (f"times {scale:.6g}" if scale != 1 else "and 255 std is in the first convolution's weights")
         )
     elif mean is not None:
-        levels = mean_of(mean, size) if isinstance(mean, Path) else np.asarray(mean, np.float32)
+        levels = mean_of(mean, size, order) if isinstance(mean, Path) else np.asarray(mean, np.float32)
     else:
         report.notes.append("no mean is subtracted: none was given (--mean), and the file has none")
     channels: Literal["rgb", "grey"] = "rgb" if net.in_channels == 3 else "grey"
@@ -111,8 +116,11 @@ def _of_caffe(net: Net) -> list[str]:
     return []
 
 
-def mean_of(path: Path, size: int) -> NDArray[np.float32]:
-    """Caffe's mean as ours: (3,) or (size, size, 3), RGB. Raises: DataError for a file that holds no such mean."""
+def mean_of(path: Path, size: int, order: str = "bgr") -> NDArray[np.float32]:
+    """Caffe's mean as ours: (3,) or (size, size, 3), RGB; `order` is that of the file's colours.
+
+    Raises: DataError for a file that holds no such mean.
+    """
     try:
         if path.suffix == ".binaryproto":
             found: NDArray[Any] = caffe.read_mean(path)
@@ -121,14 +129,15 @@ def mean_of(path: Path, size: int) -> NDArray[np.float32]:
         else:
             raise UsageError(f"{path}: a mean's name must end in .binaryproto or .npy")
         if found.shape not in ((3,), (3, size, size)):
-            raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {size}, {size}), BGR")
+            raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {size}, {size}), {order.upper()}")
         if not np.isfinite(found).all():
             raise DataError("a mean with values that are not finite")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except DataError as error:
         raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
-    return np.ascontiguousarray(np.moveaxis(found[::-1], 0, -1), np.float32)
+    colours = found[::-1] if order == "bgr" else found
+    return np.ascontiguousarray(np.moveaxis(colours, 0, -1), np.float32)
 
 
 def recipe_of(net_name: str, options: Mapping[str, Option], done: Preprocessing) -> Recipe:
@@ -167,6 +176,28 @@ def classes_of(path: Path | None, n: int, own: tuple[str, ...] | None, report: R
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if all(len(line) > 9 and line[0] == "n" and line[1:9].isdecimal() and line[9] in " \t" for line in lines):
         lines = [line[:9] for line in lines]
-    if len(lines) != n or len(set(lines)) < n:
-        raise DataError(f"{path}: {len(lines)} names, {len(set(lines))} of them different; the net has {n} classes")
-    return tuple(lines)
+        report.notes.append(f"{path.name} is read as synset_words.txt: the classes are called by the first words")
+    if len(lines) != n:
+        raise DataError(f"{path}: {len(lines)} names; the net has {n} classes, and needs one name a line for each")
+    return _told_apart(path, lines, report)
+
+
+def _told_apart(path: Path, lines: list[str], report: Report) -> tuple[str, ...]:
+    """The names; of those that stand there twice, as ImageNet's two cranes, each with its output's number behind it.
+
+    None keeps the bare name, which would say one of them and mean either.
+    """
+    counts = Counter(lines)
+    names = [f"{line} ({k})" if counts[line] > 1 else line for k, line in enumerate(lines)]
+    for name, n in counts.items():
+        if n > 1:
+            numbers = [k for k, line in enumerate(lines) if line == name]
+            places = " and ".join(str(k + 1) for k in numbers)
+            called = ", ".join(repr(names[k]) for k in numbers)
+            report.notes.append(
+                f"{path.name}: {name!r} stands in lines {places}: called {called}, by the outputs' numbers"
+            )
+    if len(set(names)) < len(names):
+        twice = next(name for name, n in Counter(names).items() if n > 1)
+        raise DataError(f"{path}: two classes would be called {twice!r}; give each line a name of its own")
+    return tuple(names)
