@@ -16,6 +16,9 @@ def import_(
     out: Annotated[Path | None, typer.Option(help="The checkpoint to write [weights/NAME.ckpt].")] = None,
     mean: Annotated[Path | None, typer.Option(help="Caffe's mean: .binaryproto or .npy, BGR.")] = None,
     classes: Annotated[Path | None, typer.Option(help="A name a line, or synset_words.txt.")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="A layer of another name, THEIRS=OURS; repeatable.")] = None,
+    entry: Annotated[str | None, typer.Option(help="Which of several sets in the file: state_dict_ema.")] = None,
+    channels: Annotated[str | None, typer.Option(help="What the first layer reads, rgb or bgr [Caffe's rule].")] = None,
     pixels: Annotated[str | None, typer.Option(help="How torchvision scaled pixels: imagenet or half.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what fits, as from a file without fc.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
@@ -23,21 +26,32 @@ def import_(
 ) -> None:
     """Others' weights to a checkpoint: convnet import bvlc_alexnet.caffemodel --net alexnet_caffe --mean mean.npy
 
-    Caffe's .caffemodel, state dicts of torchvision and timm (.pth, .safetensors), .npz; nothing in them is run. A
-    .safetensors that `export` wrote needs no options. The report names every tensor: where it went and what was done.
+    Caffe's .caffemodel, state dicts of torchvision, timm and of trainings (.pth, .ckpt), .npz; nothing in them is run.
+    A .safetensors that `export` wrote needs no options. The report names every tensor: where it went and what was done.
     """
     from convnet.weights import import_weights
 
     with shown(quiet or as_json) as progress:
         written, report = import_weights(
-            file, net, out, mean=mean, classes=classes, partial=partial, pixels=pixels, progress=progress
-        )
+            file, net, out, mean=mean, classes=classes, partial=partial, pixels=pixels, rename=_pairs(rename or []),
+            entry=entry, channels=channels, progress=progress,
+        )  # fmt: skip
     if as_json:
         print(json.dumps({"checkpoint": str(written), **report.to_dict()}, indent=1))  # noqa: T201
         return
     for line in report.lines():
         print(plain(line))  # noqa: T201
     print(f"net: {plain(str(written))}")  # noqa: T201
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        theirs, _, ours = text.partition("=")
+        if not theirs or not ours or theirs in pairs:
+            raise UsageError(f"--rename {text}: must be THEIRS=OURS, as fc8_flowers=fc8, each of theirs once")
+        pairs[theirs] = ours
+    return pairs
 
 
 def export(

@@ -1,6 +1,7 @@
 """Caffe's files written by hand: an independent writer of the wire format, for the tests of its reader."""
 
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +22,17 @@ def number(field: int, value: int) -> bytes:
     return varint(field << 3) + varint(value)
 
 
-def blob(array: np.ndarray, *, legacy: bool = False, packed: bool = True, double: bool = False) -> bytes:
-    """A BlobProto; the legacy shape has four sides, ones in front."""
+def blob(
+    array: np.ndarray, *, legacy: bool = False, packed: bool = True, double: bool = False, raw: int | None = None
+) -> bytes:
+    """A BlobProto; the legacy shape has four sides, ones in front. raw: NVCaffe's type of raw_data, 0, 1 or 2."""
     if legacy:
         sides = (1,) * (4 - array.ndim) + array.shape
         shape = b"".join(number(i, side) for i, side in enumerate(sides, 1))
     else:
         shape = message(7, message(1, b"".join(varint(side) for side in array.shape)))
+    if raw is not None:
+        return shape + number(10, raw) + message(12, array.astype(("<f8", "<f4", "<f2")[raw]).tobytes())
     flat = array.astype("<f8" if double else "<f4").reshape(-1)
     if packed:
         return shape + message(8 if double else 5, flat.tobytes())
@@ -35,7 +40,7 @@ def blob(array: np.ndarray, *, legacy: bool = False, packed: bool = True, double
     return b"".join(tag + struct.pack(kind, x) for x in flat) + shape
 
 
-def net(layers: dict[str, list[np.ndarray]], version: int, **how: bool) -> bytes:
+def net(layers: dict[str, list[np.ndarray]], version: int, **how: Any) -> bytes:
     """A NetParameter of V1 or V2 layers with their blobs, among fields that a reader must skip."""
     data = message(1, b"a net") + message(3, b"data") + b"".join(number(4, side) for side in (10, 3, 227, 227))
     for name, arrays in {"data": [], **layers, "relu": []}.items():

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,20 @@ def test_weights_come_back_bitwise(tmp_path: Path, name: str, ending: str) -> No
     again, report = read_weights(tmp_path / f"a{ending}", name)
     assert_same(again.weights, kept.weights)
     assert report.writer == ("caffe" if ending == ".caffemodel" else "convnet")
-    beside = (tmp_path / "a.prototxt",) if ending == ".caffemodel" else ()
-    assert (written.files, written.difference) == ((tmp_path / f"a{ending}", *beside), None)
-    if beside:
-        assert "Its input: BGR, crops of" in written.notes[0]
-        assert "less 103.939, 116.779, 123.68" in written.notes[0]
+    beside = {".caffemodel": ("a.prototxt", "a.caffemodel.classes.txt"), ".npz": ("a.npz.classes.txt",)}
+    files = tuple(tmp_path / each for each in (f"a{ending}", *beside.get(ending, ())))
+    assert (written.files, written.difference) == (files, None)
+    last = len(kept.classes) - 1
+    assert written.notes[-1].endswith(f"in the order of the outputs: 0 is 'class 0', {last} is 'class {last}'")
+    if ending != ".safetensors":
+        named = read_weights(tmp_path / f"a{ending}", name, classes=files[-1])[0]
+        assert named.classes == kept.classes
+    if ending == ".caffemodel":  # Caffe's CIFAR models read RGB, others BGR
+        order, levels = {"nin_cifar10": ("RGB", "123.68, 116.779, 103.939")}.get(
+            name, ("BGR", "103.939, 116.779, 123.68")
+        )
+        assert f"Its input: {order}, crops of" in written.notes[0]
+        assert f"less {levels}" in written.notes[0]
 
 
 @pytest.mark.large
@@ -141,8 +151,8 @@ def test_metadata_of_safetensors(tmp_path: Path) -> None:
     assert told["mean"] == pytest.approx(COLOUR.tolist())
     export(nin(), tmp_path / "b.safetensors", names="caffe")
     with safetensors.safe_open(tmp_path / "b.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["preprocessing"])["channels"] == "bgr"
-        assert torch.equal(file.get_tensor("conv1.weight"), nin().weights["conv1.weight"].flip(1))
+        assert json.loads(file.metadata()["preprocessing"])["channels"] == "rgb"
+        assert torch.equal(file.get_tensor("conv1.weight"), nin().weights["conv1.weight"])
         assert torch.equal(file.get_tensor("cccp1.bias"), nin().weights["cccp1.bias"])
 
 
@@ -151,11 +161,33 @@ def test_a_mean_picture_lies_beside_and_comes_back(tmp_path: Path) -> None:
     net = create_model("googlenet", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet", net, pictures(net, mean=picture), heads=False)
     written = export(kept, tmp_path / "a.caffemodel")
-    assert written.files == (tmp_path / "a.caffemodel", tmp_path / "a.prototxt", tmp_path / "a.mean.npy")
-    again, _ = read_weights(tmp_path / "a.caffemodel", "googlenet", mean=tmp_path / "a.mean.npy")
+    names = ("a.caffemodel", "a.prototxt", "a.caffemodel.classes.txt", "a.caffemodel.mean.npy")
+    assert written.files == tuple(tmp_path / name for name in names)
+    again, _ = read_weights(tmp_path / "a.caffemodel", "googlenet", mean=tmp_path / "a.caffemodel.mean.npy")
     assert again.preprocessing == kept.preprocessing
-    with pytest.raises(UsageError, match=r"a.mean.npy exists; choose another name"):
+    other = export(kept, tmp_path / "a.npz")  # of the same stem: nothing is written over
+    assert other.files == tuple(tmp_path / name for name in ("a.npz", "a.npz.classes.txt", "a.npz.mean.npy"))
+    (tmp_path / "a.npz").unlink()
+    with pytest.raises(UsageError, match=r"a.npz.classes.txt exists; choose another name"):
         export(kept, tmp_path / "a.npz")
+
+
+def test_the_mean_picture_of_a_cifar_net_has_the_order_of_caffes(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).uniform(0, 255, (32, 32, 3)).astype(np.float32)
+    net = create_model("cifar_18", seed=1)
+    kept = kept_of("cifar_18", net, pictures(net, mean=picture))
+    export(kept, tmp_path / "a.caffemodel")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.caffemodel.mean.npy"), picture.transpose(2, 0, 1))
+    again, _ = read_weights(tmp_path / "a.caffemodel", "cifar_18", mean=tmp_path / "a.caffemodel.mean.npy")
+    assert again.preprocessing == kept.preprocessing
+    assert_same(again.weights, kept.weights)
+
+
+def test_classes_that_are_no_lines_are_refused(tmp_path: Path) -> None:
+    kept = replace(nin(), classes=("one\ntwo", *nin().classes[1:]))
+    with pytest.raises(UsageError, match=r"the class 'one\\ntwo' can't stand in a line of a.npz.classes.txt"):
+        export(kept, tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_columns_become_groups_that_read_bgr() -> None:

@@ -20,6 +20,7 @@ from convnet.nets.layers import Net
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.weights.caffe import read_net
+from convnet.weights.names import caffes_channels
 from thin import new_thin_net, shapes_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,7 +56,9 @@ def compare(net: Net, name: str, folder: Path, crop: int | None = None) -> None:
     generator = torch.Generator().manual_seed(1)
     images = 65 * torch.randn(2, net.in_channels, side, side, generator=generator, dtype=torch.float64)
     with torch.inference_mode():
-        blobs, shapes, used = caffe_runner.run(text, weights, images.flip(1))
+        blobs, shapes, used = caffe_runner.run(
+            text, weights, images.flip(1) if caffes_channels(net) == "bgr" else images
+        )
     stages = trace(net, images)
     heads = {stage for stage in stages if stage in HEADS.values()}
     for stage, expected in stages.items():
@@ -145,7 +148,9 @@ def test_what_it_looks_like(tmp_path: Path) -> None:
     kept = kept_of("nin_small", net, mean=mean, scale=0.5)
     done = export(kept, tmp_path / "small.caffemodel")
     text = (tmp_path / "small.prototxt").read_text(encoding="utf-8")
-    assert done.files == (tmp_path / "small.caffemodel", tmp_path / "small.prototxt")
+    assert done.files == tuple(
+        tmp_path / f"small.{end}" for end in ("caffemodel", "prototxt", "caffemodel.classes.txt")
+    )
     assert text.startswith(
         "# nin_small, notes on classic nets, table 4.4, after Lin, Chen and Yan 2013; its weights are in "
         "small.caffemodel. Blobs have the names of convnet's stages.\n"

@@ -122,8 +122,10 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(tmp_path: Path) -> 
         read_weights(path, pixels="half")
     with pytest.raises(DataError, match="doesn't fit nin_small"):
         read_weights(path, "nin_small")
-    (tmp_path / "a.mean.npy").unlink()
-    with pytest.raises(DataError, match=r"its mean picture a.mean.npy isn't beside it; put it there, or give --mean"):
+    (tmp_path / "a.safetensors.mean.npy").unlink()
+    with pytest.raises(
+        DataError, match=r"its mean picture a.safetensors.mean.npy isn't beside it; put it there, or give --mean"
+    ):
         read_weights(path)
 
 

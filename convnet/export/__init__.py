@@ -5,7 +5,8 @@
 .caffemodel   for the nets whose layers Caffe has; NAME.prototxt describes them
 .npz          arrays under our names
 
-Nothing is written over. A mean picture doesn't fit into the last three; it goes to NAME.mean.npy, as Caffe's.
+Nothing is written over. What doesn't fit in lies beside, under the file's whole name, so that files of one stem don't
+meet: a mean picture in FILE.mean.npy, as Caffe's; of the last two the classes' names in FILE.classes.txt, a line each.
 """
 
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any
 from convnet.checkpoint import Checkpoint, rebuild
 from convnet.errors import UsageError, unknown
 from convnet.export import caffe, named, onnx
+from convnet.weights.names import caffes_channels
 
 ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
 NAMES = ("convnet", "torchvision", "caffe")
@@ -25,7 +27,7 @@ NAMES = ("convnet", "torchvision", "caffe")
 class Exported:
     """What was written.
 
-    files       the file, a .caffemodel's .prototxt, and the mean picture's where there is one
+    files       the file, a .caffemodel's .prototxt, the classes' names and the mean picture's where it can't hold them
     notes       what its reader must know
     difference  of an .onnx: the largest difference of a probability from torch's
     """
@@ -50,15 +52,17 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
     ending = path.suffix.lower()
     _check_arguments(path, ending, names, floats)
     has_mean = ending != ".onnx" and named.has_mean_picture(kept.preprocessing)
-    mean = path.with_suffix(".mean.npy") if has_mean else None
+    mean = path.with_name(f"{path.name}.mean.npy") if has_mean else None
     text = path.with_suffix(".prototxt") if ending == ".caffemodel" else None
-    written = tuple(each for each in (path, text, mean) if each is not None)
+    classes = path.with_name(f"{path.name}.classes.txt") if ending in (".caffemodel", ".npz") else None
+    written = tuple(each for each in (path, text, classes, mean) if each is not None)
     for each in written:
         if each.exists():
             raise UsageError(f"{each} exists; choose another name, or remove it")
     net = rebuild(kept)
     if ending == ".onnx":
-        return Exported(written, difference=onnx.write(net, kept, path, floats))
+        difference = onnx.write(net, kept, path, floats)
+        return Exported(written, [_classes_in("its metadata", kept)], difference)
     try:
         if text is not None:
             notes = caffe.write(net, kept, path, text)
@@ -67,14 +71,23 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
         else:
             notes = named.write_npz(kept, path)
         if mean is not None:
-            named.write_mean(kept.preprocessing, mean)
-            notes.append(f"{mean.name} is the mean picture, (3, H, W) and BGR as Caffe's")
+            order = caffes_channels(net) if ending == ".caffemodel" else "bgr"
+            named.write_mean(kept.preprocessing, mean, order)
+            notes.append(f"{mean.name} is the mean picture, (3, H, W) and {order.upper()} as Caffe's")
+        if classes is not None:
+            named.write_classes(kept.classes, classes)
+        notes.append(_classes_in(classes.name if classes is not None else "its metadata", kept))
     except BaseException:
         for each in written:  # all of them, or none
             with suppress(OSError):
                 each.unlink(missing_ok=True)
         raise
     return Exported(written, notes)
+
+
+def _classes_in(place: str, kept: Checkpoint) -> str:
+    first, last, n = kept.classes[0], kept.classes[-1], len(kept.classes)
+    return f"{place} names the classes in the order of the outputs: 0 is {first!r}, {n - 1} is {last!r}"
 
 
 def _check_arguments(path: Path, ending: str, names: str, floats: bool) -> None:

@@ -1,7 +1,7 @@
 """How does Caffe get the weights? As a .caffemodel of V2 layers: name, type, blobs. `weights/caffe.py` has the format.
 
 Caffe takes the weights of a .caffemodel by the layers' names into the net that a .prototxt describes (`prototxt.py`).
-Columns become one layer with `group`; the first convolution reads BGR.
+Columns become one layer with `group`; the first convolution reads BGR, that of CIFAR's nets RGB, as Caffe's models do.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from convnet.checkpoint import Checkpoint
 from convnet.export import prototxt
 from convnet.export.named import has_mean_picture, in_caffes
 from convnet.nets.layers import Net
+from convnet.weights.names import caffes_channels
 
 NAME, LAYER = 1, 100  # fields of NetParameter
 LAYER_NAME, LAYER_TYPE, LAYER_BLOBS = 1, 2, 7  # of LayerParameter
@@ -26,7 +27,7 @@ def write(net: Net, kept: Checkpoint, path: Path, text: Path) -> list[str]:
 
     Raises: UsageError for a net that Caffe can't run, or not at its crop.
     """
-    name, told = kept.recipe.net, _pictures(kept)
+    name, told = kept.recipe.net, _pictures(net, kept)
     about = [f"{name}, {net.paper}; its weights are in {path.name}. Blobs have the names of convnet's stages.", told]
     layers = prototxt.deploy(net, name, kept.preprocessing.crop, about)
     files.write_atomic(path, pieces(name, in_caffes(net, kept.weights)))
@@ -46,14 +47,14 @@ def pieces(net_name: str, blobs: dict[str, Tensor]) -> Iterator[bytes]:
         yield _message(LAYER, start + b"".join(_message(LAYER_BLOBS, _blob(tensor)) for tensor in own))
 
 
-def _pictures(kept: Checkpoint) -> str:
-    done = kept.preprocessing
-    colours = "BGR" if done.channels == "rgb" else "grey"
+def _pictures(net: Net, kept: Checkpoint) -> str:
+    done, order = kept.preprocessing, caffes_channels(net)
+    colours = order.upper() if done.channels == "rgb" else "grey"
     text = f"Its input: {colours}, crops of {done.crop} pixels"
     if has_mean_picture(done):
         text += ", less the mean picture"
     elif done.mean is not None:
-        text += f", less {', '.join(f'{level:.6g}' for level in done.mean[::-1])}"
+        text += f", less {', '.join(f'{level:.6g}' for level in done.mean[:: -1 if order == 'bgr' else 1])}"
     return text + (f", times {done.scale:.6g}, plus {done.offset:.6g}" if (done.scale, done.offset) != (1, 0) else "")
 
 

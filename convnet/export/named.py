@@ -1,10 +1,11 @@
 """How do weights leave by name? Tensors under our names, torchvision's or Caffe's, as .safetensors or .npz.
 
 Numbers are copied as they are, with two exceptions. In torchvision's file the first convolution reads
-(pixel / 255 - mean) / std; 255 std and our scale are multiplied into it. In Caffe's it reads BGR.
+(pixel / 255 - mean) / std; 255 std and our scale are multiplied into it. In Caffe's it reads BGR, but for CIFAR's nets.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.vgg import SHRINK, VGG
 from convnet.preprocess import Preprocessing
-from convnet.weights.names import Naming, caffe, in_state_dicts
+from convnet.weights.names import Naming, caffe, caffes_channels, in_state_dicts
 from convnet.weights.pictures import PIXELS
 
 NEAR = 0.01  # grey levels: a mean this near to a known one is that one
@@ -42,7 +43,8 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
         check(net, kept.recipe.net)
         weights, notes = in_caffes(net, kept.weights), []
         if kept.preprocessing.channels == "rgb":
-            notes, pictures["channels"] = ["the first convolution reads BGR"], "bgr"
+            pictures["channels"] = caffes_channels(net)
+            notes = [f"the first convolution reads {caffes_channels(net).upper()}"]
     else:
         weights, notes = kept.weights, []
     metadata = {
@@ -65,18 +67,29 @@ def write_npz(kept: Checkpoint, path: Path) -> list[str]:
     arrays = {name: tensor.contiguous().numpy() for name, tensor in kept.weights.items()}
     with files.atomic(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type] # no tensor is called allow_pickle
-    return ["an .npz has no place for preprocessing and classes: keep the checkpoint"]
+    return ["an .npz has no place for preprocessing: keep the checkpoint"]
 
 
 def has_mean_picture(preprocessing: Preprocessing) -> bool:
     return preprocessing.mean is not None and preprocessing.mean.ndim == 3
 
 
-def write_mean(preprocessing: Preprocessing, path: Path) -> None:
-    """Writes the mean picture as Caffe's: float32 (3, size, size), BGR."""
+def write_mean(preprocessing: Preprocessing, path: Path, order: str = "bgr") -> None:
+    """Writes the mean picture as Caffe's: float32 (3, size, size), its colours in this order."""
     assert preprocessing.mean is not None
+    planes = np.moveaxis(preprocessing.mean, -1, 0)
     with files.atomic(path) as file:
-        np.save(file, np.ascontiguousarray(np.moveaxis(preprocessing.mean, -1, 0)[::-1]))
+        np.save(file, np.ascontiguousarray(planes[::-1] if order == "bgr" else planes))
+
+
+def write_classes(classes: Sequence[str], path: Path) -> None:
+    """Writes the classes' names, one a line, line k for output k. Raises: UsageError for a name with a line break."""
+    for name in classes:
+        if name.splitlines() != [name] or name.strip() != name:
+            raise UsageError(
+                f"the class {name!r} can't stand in a line of {path.name}: export an .onnx or .safetensors"
+            )
+    files.write_atomic(path, "".join(f"{name}\n" for name in classes).encode())
 
 
 def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
@@ -119,9 +132,10 @@ def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict
 
 
 def in_caffes(net: Net, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """{LAYER.weight or LAYER.bias: tensor}: columns joined to groups, the first convolution reading BGR."""
+    """{LAYER.weight or LAYER.bias: tensor}: columns joined to groups, colours in the order of Caffe's models."""
     first = next(iter(net.state_dict()))
-    flipped = weights[first].flip(1) if weights[first].ndim == 4 and weights[first].shape[1] == 3 else weights[first]
+    is_turned = weights[first].ndim == 4 and weights[first].shape[1] == 3 and caffes_channels(net) == "bgr"
+    flipped = weights[first].flip(1) if is_turned else weights[first]
     return _joined({**weights, first: flipped}, caffe(net))
 
 

@@ -6,6 +6,7 @@ partial; then the report names it.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -166,16 +167,16 @@ def _ending(path: Path) -> str:
 def _check_ending(path: Path) -> None:
     if _ending(path) not in ENDINGS:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}; known files: {', '.join(download.KNOWN)}")
+    if not path.is_file():
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    with suppress(OSError), open(path, "rb") as file:  # one that can't be read is named by its reader
+        if file.read(len(MAGIC)) == MAGIC:
+            raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
 
 
 def _read(path: Path) -> list[Part]:
     _check_ending(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     try:
-        with open(path, "rb") as file:
-            if file.read(len(MAGIC)) == MAGIC:
-                raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
         ending = _ending(path)
         parts = read_torch(path) if ending in OF_TORCH else [Part("", READERS[ending](path))]
     except OSError as error:
@@ -209,10 +210,10 @@ def _order(net: Net, writer: str, told: Own | None, channels: str | None, report
     if channels is not None:
         report.notes.append(f"the file's first layer is taken to read {channels.upper()} (--channels)")
         return channels
-    if writer != "caffe" or net.in_channels != 3:
-        return "rgb"
-    order = "bgr" if told is not None else names.caffes_channels(net)
-    if order == "rgb":
+    if told is not None:
+        return told.order
+    order = names.caffes_channels(net) if writer == "caffe" and net.in_channels == 3 else "rgb"
+    if writer == "caffe" and order == "rgb" and net.in_channels == 3:
         report.notes.append("Caffe's CIFAR models read RGB, and so this file is taken; else give --channels bgr")
     return order
 

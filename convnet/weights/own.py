@@ -34,6 +34,7 @@ class Own:
     classes        their names, in the order of the net's outputs
     preprocessing  as it was exported; a mean picture is missing in it
     mean_picture   the file beside that holds the mean picture, float32 (3, size, size), BGR; None where there is none
+    order          of the colours that the first layer reads, "rgb" or "bgr"
     std            R, G, B of torchvision's Normalize, which are in the first convolution's weights; None by other names
     """
 
@@ -43,6 +44,7 @@ class Own:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     mean_picture: str | None
+    order: str
     std: tuple[float, float, float] | None
 
     def factors(self) -> tuple[float, ...] | None:
@@ -80,7 +82,8 @@ def _own(told: Mapping[str, str]) -> Own:
         raise DataError(f"names is {told['names'][:50]!r}; it must be {', '.join(get_args(Names))}")
     values = strictjson.parse(told["preprocessing"])
     normalize, mean = values.pop("normalize", None), values.get("mean")
-    if values.get("channels") == "bgr":  # the first convolution's order, which is turned back
+    order = "bgr" if values.get("channels") == "bgr" else "rgb"
+    if order == "bgr":  # the first convolution's order, which is turned back
         values["channels"] = "rgb"
     colour = None if mean is None or isinstance(mean, str) else np.asarray(_three("mean", mean, MAX_LEVEL), np.float32)
     done = preprocess.from_dict({**values, "mean": colour is not None}, colour)
@@ -93,6 +96,7 @@ def _own(told: Mapping[str, str]) -> Own:
         names=cast(Names, told["names"]),
         classes=_classes(strictjson.value(told["classes"])),
         preprocessing=done,
+        order=order,
         mean_picture=_file_name(mean) if isinstance(mean, str) else None,
         std=_three("normalize", _std(normalize), MAX_STD, least=1e-6) if is_torchvisions else None,
     )
