@@ -194,13 +194,11 @@ def test_what_is_missing_and_what_does_not_belong(store: Path) -> None:
     assert len(lost.keys) == 20
 
 
-def test_training_refuses_a_store_of_one_class_as_prepare_does(store: Path) -> None:
-    header = read_header(store)
-    for split in header["splits"].values():
-        split["n"], split["per_class"] = split["n"] // 2, [split["n"] // 2]
-    (store / "store.json").write_bytes(header_bytes({**header, "classes": ["a"]}))
+def test_training_refuses_a_store_of_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convnet.prepare.refuse_unfit", lambda *_: None)
+    prepare(open_source(write_photos(tmp_path / "in", {"train/a": 2})), tmp_path / "s", size=8)
     with pytest.raises(DataError, match="all pictures are of one class, 'a'"):
-        plan_run(str(store), None, None, [], Silent())
+        plan_run(str(tmp_path / "s"), None, None, [], Silent())
 
 
 def test_a_damaged_key_list_does_not_hide_damaged_pictures(store: Path) -> None:
