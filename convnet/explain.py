@@ -65,7 +65,7 @@ def layer_table(net: Net) -> list[Layer]:
     """The stages of a net, in order, for a picture of the paper's size; the net is left as it was.
 
     Multiply-adds are those of convolutions and matrix products, as papers count them; LeNet-5's sparse C3 counts as the
-    dense convolution that it runs as. GoogLeNet's auxiliary heads are stages like the others.
+    dense convolution that it runs as. GoogLeNet's auxiliary heads are stages like the others, but run in training only.
     """
     bare = on_meta(net)
     images = torch.empty(1, net.in_channels, net.input_size, net.input_size, device="meta")
@@ -79,8 +79,12 @@ def layer_table(net: Net) -> list[Layer]:
 
 
 def multiply_adds(net: Net) -> int:
-    """The multiply-adds of a net for one picture of the paper's size: the sum of its layer table."""
-    return sum(layer.multiply_adds for layer in layer_table(net))
+    """The multiply-adds of a net's forward pass for one picture of the paper's size, without auxiliary heads."""
+    return _multiply_adds(net, layer_table(net))
+
+
+def _multiply_adds(net: Net, layers: list[Layer]) -> int:
+    return sum(layer.multiply_adds for layer in layers if layer.stage not in net.loss_weights)
 
 
 def summary(name: str, **options: Any) -> dict[str, Any]:
@@ -94,7 +98,8 @@ def summary(name: str, **options: Any) -> dict[str, Any]:
         "name": name,
         "year": net.year,
         "parameters": sum(layer.parameters for layer in layers),
-        "multiply_adds": sum(layer.multiply_adds for layer in layers),
+        "multiply_adds": _multiply_adds(net, layers),
+        "heads": [layer.stage for layer in layers if layer.stage in net.loss_weights],
         "input": (net.in_channels, net.input_size, net.input_size),
         "recipe": recipe_of(name),
         "paper": net.paper,
@@ -216,6 +221,8 @@ def _explain_lines(told: dict[str, Any]) -> Iterator[str]:
     for layer in told["layers"]:
         yield f"{layer['stage']:<{width}}  {_layer(layer)}  {layer['multiply_adds']:>15,}"
     yield f"{'total':<{width}}  {'':<15}  {told['parameters']:>11,}  {told['multiply_adds']:>15,}"
+    if told["heads"]:
+        yield f"in training only, and not in the total of multiply-adds: {', '.join(told['heads'])}"
     if told["differs"]:
         yield from ("", told["differs"])
     if told.get("other_differs"):

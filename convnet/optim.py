@@ -21,8 +21,8 @@ from convnet.recipe import Recipe
 class Momentum:
     """The update rule and its velocity, for the parameters of a net that learn.
 
-    A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, and with decay_biases false it
-    doesn't decay. A parameter without a gradient counts as one with gradient 0.
+    A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, or always bias_lr where one is
+    given, and with decay_biases false it doesn't decay. A parameter without a gradient counts as one with gradient 0.
 
     copies: parameters in bfloat16 that stand for those of their name in the arithmetic (step.py): their gradients are
     the ones that count, and they follow each move.
@@ -35,12 +35,14 @@ class Momentum:
         momentum: float = 0.9,
         decay: float = 0.0005,
         bias_lr_factor: float = 1.0,
+        bias_lr: float | None = None,
         decay_biases: bool = True,
         copies: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.copies = dict(copies or {})
         self.parameters = {name: weight for name, weight in parameters if weight.requires_grad}
         self.momentum = momentum
+        self.bias_lr = bias_lr
         self.factors = {name: bias_lr_factor if _is_bias(name) else 1.0 for name in self.parameters}
         self.decays = {name: 0.0 if _is_bias(name) and not decay_biases else decay for name in self.parameters}
         self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
@@ -56,7 +58,7 @@ class Momentum:
             self._step_on_device(lr, alive)
             return
         for name, weight in self.parameters.items():
-            velocity, rate, copy = self.velocity[name], lr * self.factors[name], self.copies.get(name)
+            velocity, rate, copy = self.velocity[name], self._rate(name, lr), self.copies.get(name)
             gradient = self.computed(name).grad
             if update_cpu.available(weight, velocity, gradient, copy):
                 constants = {"rate": rate, "momentum": self.momentum, "decay": self.decays[name]}
@@ -70,6 +72,9 @@ class Momentum:
             if copy is not None:
                 copy.copy_(weight)
 
+    def _rate(self, name: str, lr: float) -> float:
+        return self.bias_lr if self.bias_lr is not None and _is_bias(name) else lr * self.factors[name]
+
     def _step_on_device(self, lr: float | Tensor, alive: Tensor | None) -> None:
         """By the kernel in Triton, or its plain form; the host reads nothing."""
         from convnet.kernels import sgd  # which loads Triton, where there is one
@@ -79,8 +84,10 @@ class Momentum:
         for name, weight in self.parameters.items():
             found = (weight, self.velocity[name], self.computed(name).grad, self.copies.get(name))
             form = sgd.step if sgd.available(*found) else sgd.plain_step
-            decay, factor = self.decays[name], self.factors[name]
-            form(*found, rate, alive, momentum=self.momentum, decay=decay, factor=factor)
+            decay, own, factor = self.decays[name], rate, self.factors[name]
+            if self.bias_lr is not None and _is_bias(name):
+                own, factor = torch.full((), self.bias_lr, device=place), 1.0
+            form(*found, own, alive, momentum=self.momentum, decay=decay, factor=factor)
 
     def computed(self, name: str) -> nn.Parameter:
         """The parameter that the net computes with, whose gradient counts: the copy, where there is one."""
@@ -113,6 +120,7 @@ def optimizer(net: nn.Module, recipe: Recipe, copies: Mapping[str, nn.Parameter]
         momentum=recipe.momentum,
         decay=recipe.decay,
         bias_lr_factor=recipe.bias_lr_factor,
+        bias_lr=recipe.lr * recipe.bias_lr_factor if recipe.bias_schedule == "constant" else None,
         decay_biases=recipe.decay_biases,
         copies=copies,
     )

@@ -96,6 +96,7 @@ class Recipe:
     epochs          1 to 100000              the most passes over the training pictures
     lr              above 0, at most 100     the rate at the start
     bias_lr_factor  0 to 100                 the rate of biases, times lr
+    bias_schedule   as weights, constant     whether the rate of biases falls with lr, or stays as it was at the start
     momentum        from 0, below 1          share of the velocity kept in a step
     decay           0 to 100                 weight decay; times lr x weight in a step
     decay_biases    true, false              whether biases decay too
@@ -134,6 +135,7 @@ class Recipe:
     epochs: int = 90
     lr: float = 0.01
     bias_lr_factor: float = 1.0
+    bias_schedule: Literal["as weights", "constant"] = "as weights"
     momentum: float = 0.9
     decay: float = 0.0005
     decay_biases: bool = True

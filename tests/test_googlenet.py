@@ -143,6 +143,21 @@ def test_heads() -> None:
     copy.deepcopy(net)
 
 
+def test_torchvisions_heads_average_maps_of_any_size_to_4_by_4() -> None:
+    """Cell i of n pixels is the mean of those from i n / 4, rounded down, to (i + 1) n / 4, rounded up, by loops."""
+    net = new_thin_net("googlenet_bn").eval()
+    for side in (224, 300, 100):
+        images = pictures(1, side)
+        with torch.no_grad():
+            maps = trace(net, images)["inception_4a"]
+            n = maps.shape[2]
+            spans = [slice(i * n // 4, -(-(i + 1) * n // 4)) for i in range(4)]
+            cells = torch.stack([torch.stack([maps[:, :, y, x].mean((2, 3)) for x in spans], 2) for y in spans], 2)
+            head = net.get_submodule("head1")
+            expected = head.fc2(F.relu(head.fc1(F.relu(head.conv(cells)).flatten(1))))
+            torch.testing.assert_close(net.heads(images)["head1"], expected)
+
+
 def test_input_sizes_with_and_without_heads() -> None:
     net, bare = shapes_of("googlenet"), shapes_of("googlenet", heads=False)
     for side in (31, 64, 222, 271, 320):

@@ -117,6 +117,7 @@ def test_which_stage_is_looked_at_without_a_word() -> None:
         ("cifar_26", 32, "relu3"),
         ("googlenet", 64, "inception_5b"),
         ("alexnet", 224, "relu5"),
+        ("alexnet_owt", 224, "relu5"),
     ):
         net = create_model(name, num_classes=10, seed=0)
         assert last_maps(trace(net, torch.zeros(1, net.in_channels, side, side))) == stage

@@ -25,7 +25,7 @@ def moved(net, gradients, step):
     return {name: weight.detach().clone() for name, weight in net.named_parameters()}
 
 
-def by_the_formula(net, gradients, momentum, decay, bias_lr_factor, decay_biases):
+def by_the_formula(net, gradients, momentum, decay, bias_lr_factor, decay_biases, bias_lr=None):
     """An independent form in float64: v <- m v - d lr w - lr g; w <- w + v."""
     ends = {}
     for name, weight in net.named_parameters():
@@ -33,6 +33,7 @@ def by_the_formula(net, gradients, momentum, decay, bias_lr_factor, decay_biases
         w, v = weight.detach().numpy().astype(np.float64), 0.0
         for lr, gradient in zip(RATES, gradients, strict=True):
             own = lr * (bias_lr_factor if bias else 1)
+            own = bias_lr if bias and bias_lr is not None else own
             own_decay = 0.0 if bias and not decay_biases else decay
             v = momentum * v - own_decay * own * w - own * gradient[name].numpy().astype(np.float64)
             w = w + v
@@ -48,6 +49,20 @@ def test_the_rule_is_the_papers_formula_over_changes_of_the_rate(bias_lr_factor,
     ends = moved(net, gradients, optimizer(net, recipe).step)
     for name, end in ends.items():
         np.testing.assert_allclose(end.numpy(), wanted[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_constant_biases_keep_the_rate_of_the_start(as_tensor):
+    """By the host and in the form for a device, which reads the rate from memory."""
+    net, gradients = net_and_gradients(torch.float32 if as_tensor else torch.float64)
+    recipe = Recipe(lr=0.02, decay=0.01, bias_lr_factor=2.0, bias_schedule="constant", decay_biases=False)
+    wanted = by_the_formula(net, gradients, 0.9, 0.01, 2.0, False, bias_lr=0.04)
+    other = by_the_formula(net, gradients, 0.9, 0.01, 2.0, False)
+    rule = optimizer(net, recipe)
+    ends = moved(net, gradients, lambda lr: rule.step(torch.tensor(lr) if as_tensor else lr))
+    for name, end in ends.items():
+        np.testing.assert_allclose(end.numpy(), wanted[name], rtol=1e-5, atol=1e-6)
+        assert np.allclose(wanted[name], other[name]) == (not name.endswith("bias"))
 
 
 def test_float32_weights_follow_the_formula():

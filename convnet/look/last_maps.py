@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convnet.errors import UsageError, unknown
 
-THINNED = re.compile(r"(pool|norm|s\d)")  # stages that pool, sub-sample or normalise what the one before them found
+THINNED = re.compile(r"((avg)?pool|norm|within|s\d)")  # stages that pool, sub-sample or normalise what came before
 
 
 def last_maps(activations: Mapping[str, Tensor]) -> str:

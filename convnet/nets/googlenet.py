@@ -30,7 +30,8 @@ is followed by ReLU, and the stage is what follows it.
 
 A head averages 5x5 with stride 3; 1x1 128, fc 1024, dropout 0.7 and fc 1000 follow. `heads=False` leaves both out:
 6,998,552 parameters. They read 14x14 maps, that is sides of 223 to 270 pixels; the net itself takes larger and smaller
-pictures, whose last maps are averaged whole. In training the losses of the heads count 0.3 each (section 5).
+pictures, whose last maps are averaged whole. `googlenet_bn`'s heads average maps of any size to 4x4, each cell from the
+pixels that it covers in part or whole (on 14x14 maps 4x4 of them). In training the losses of the heads count 0.3 each (section 5).
 
 `googlenet_bn` is torchvision's net, whose weights are the ones that can be had: batch norm (epsilon 0.001) after every
 convolution instead of biases and response normalisation, 3x3 kernels in the branch that is called 5x5, a 2x2 pool4, and
@@ -66,6 +67,7 @@ TABLE_1 = {
     "inception_5b": (384, 192, 384, 48, 128, 128),
 }
 HEADS = {"inception_4a": "head1", "inception_4d": "head2"}  # section 5: what each auxiliary head reads
+HEAD_SIDE = 4  # of the maps that a head makes of those that it reads
 HEAD_MAPS = range(14, 17)  # the sides of the maps that its 5x5 average with stride 3 turns into 4 x 4
 SIDES = range(31, NO_LIMIT)  # pixels: from 31 on something is left at pool4
 
@@ -104,12 +106,13 @@ class Head(nn.Module):
 
     def __init__(self, maps_in: int, num_classes: int, *, bn: bool) -> None:
         super().__init__()
+        self.bn = bn
         self.conv = convolution(maps_in, 128, 1, bn=bn)
-        self.fc1 = nn.Linear(128 * 4 * 4, 1024)
+        self.fc1 = nn.Linear(128 * HEAD_SIDE**2, 1024)
         self.fc2 = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv(F.avg_pool2d(x, 5, 3)))
+        x = F.relu(self.conv(F.adaptive_avg_pool2d(x, HEAD_SIDE) if self.bn else F.avg_pool2d(x, 5, 3)))
         x = F.relu(self.fc1(x.flatten(1)))
         return self.fc2(dropout(x, 0.7, self.training))  # type: ignore[no-any-return]
 
@@ -152,7 +155,7 @@ class GoogLeNet(Net):
         x = record(stages, "pool2", ceil_max_pool(x))
         for stage in TABLE_1:
             x = record(stages, stage, getattr(self, stage)(x))
-            if stages is not None and HEADS.get(stage) in self.loss_weights and _fit_heads(x):
+            if stages is not None and HEADS.get(stage) in self.loss_weights and (self.bn or _fit_heads(x)):
                 record(stages, HEADS[stage], getattr(self, HEADS[stage])(x))
             if stage == "inception_3b":
                 x = record(stages, "pool3", ceil_max_pool(x))
