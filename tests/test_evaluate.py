@@ -12,7 +12,8 @@ from torch import nn
 from conftest import square
 from convnet import device, preprocess
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluate import Scores, evaluate, rank
+from convnet.evaluate import MATRIX, Scores, evaluate, rank
+from convnet.look.confusion import draw_confusion
 from convnet.nets import create_model
 from convnet.predict import predict
 from convnet.preprocess import Preprocessing
@@ -83,6 +84,23 @@ def test_top5_of_many_classes_and_ties() -> None:
     scores = Scores("single", "test", tuple("abcdefghijkl"), labels, posteriors.argmax(1), ranks, 0.0)
     expected = [label not in np.argsort(-row, kind="stable")[:5] for row, label in zip(posteriors, labels, strict=True)]
     assert scores.top5 == np.mean(expected) > 0
+
+
+def test_of_many_classes_the_matrix_is_told_by_its_entries() -> None:
+    generator = np.random.default_rng(0)
+    classes = tuple(f"class{k}" for k in range(MATRIX + 1))
+    labels, said = (generator.integers(0, 40, 300) * 50 for _ in range(2))
+    scores = Scores("single", "test", classes, labels, said, np.ones(300, np.int64), 0.0)
+    told = scores.to_dict()
+    assert "confusion" not in told
+    assert len(told["confused"]) < 300
+    assert told["confused"] == [
+        [*pair, int(scores.confusion[*pair])] for pair in np.argwhere(scores.confusion).tolist()
+    ]
+    with pytest.raises(
+        UsageError, match=r"a matrix of 2,001 classes has no room in a picture.* --json lists its entries"
+    ):
+        draw_confusion(scores, classes)
 
 
 def test_alexnet_ten_crop_equals_single_crops(photos: Store) -> None:

@@ -141,13 +141,6 @@ def test_even_n_reaches_as_far_on_both_sides() -> None:
     assert torch.equal(response_norm(x, n=4), response_norm(x, n=5))
 
 
-def test_response_norm_refuses_a_second_derivative() -> None:
-    x = randn(1, 3, 2, 2).requires_grad_()
-    (g,) = torch.autograd.grad(response_norm(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        g.sum().backward()
-
-
 @pytest.mark.parametrize(("side", "size", "stride"), [(9, 3, 2), (10, 3, 2), (6, 2, 2), (7, 3, 1)])
 def test_max_pool_is_the_largest_of_each_window(side: int, size: int, stride: int) -> None:
     x = randn(2, 2, side, side)

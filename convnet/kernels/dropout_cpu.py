@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from convnet.kernels.compiled import in_parts, library, watched
 from convnet.kernels.dropout import scale, threshold
@@ -30,9 +29,8 @@ class _Dropout(torch.autograd.Function):
         return _dropped(x, p, state, first)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _dropped(grads[0], *ctx.drawn), None, None, None
+        return dropout(grads[0], *ctx.drawn), None, None, None  # which has a gradient too
 
 
 def _dropped(x: Tensor, p: float, state: int, first: int) -> Tensor:

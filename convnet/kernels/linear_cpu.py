@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from convnet.kernels.compiled import watched
 
@@ -37,7 +36,6 @@ class _Linear(torch.autograd.Function):
         return torch.addmm(bias[:, None], weight, x.t()).t().contiguous()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (g,), (x, weight) = grads, ctx.saved_tensors
         dx = g @ weight if ctx.needs_input_grad[0] else None

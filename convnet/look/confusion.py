@@ -9,7 +9,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convnet.evaluate import Scores
+from convnet.errors import UsageError
+from convnet.evaluate import MATRIX, Scores
 from convnet.look import draw
 from convnet.runlog import inert
 
@@ -37,8 +38,16 @@ def confusion_csv(scores: Scores, names: Sequence[str]) -> bytes:
 
 
 def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
-    """The matrix: true classes down, said classes across, coloured by `shares`; numbers in the cells are counts."""
+    """The matrix: true classes down, said classes across, coloured by `shares`; numbers in the cells are counts.
+
+    Raises: UsageError for more than MATRIX classes.
+    """
     n_classes = len(names)
+    if n_classes > MATRIX:
+        raise UsageError(
+            f"a matrix of {n_classes:,} classes has no room in a picture, which takes {MATRIX:,}; "
+            "convnet evaluate --json lists its entries"
+        )
     side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * n_classes / draw.DPI + 1)
     with draw.figure(side + 0.9, side) as made:
         axes = made.add_subplot()

@@ -30,8 +30,8 @@ is followed by ReLU, and the stage is what follows it.
 
 A head averages 5x5 with stride 3; 1x1 128, fc 1024, dropout 0.7 and fc 1000 follow. `heads=False` leaves both out:
 6,998,552 parameters. They read 14x14 maps, that is sides of 223 to 270 pixels; the net itself takes larger and smaller
-pictures, whose last maps are averaged whole. `googlenet_bn`'s heads average maps of any size to 4x4, each cell from the
-pixels that it covers in part or whole (on 14x14 maps 4x4 of them). In training the losses of the heads count 0.3 each (section 5).
+pictures, whose last maps are averaged whole. `googlenet_bn`'s heads average maps of any size to 4x4, each cell
+over the pixels that it touches. In training the losses of the heads count 0.3 each (section 5).
 
 `googlenet_bn` is torchvision's net, whose weights are the ones that can be had: batch norm (epsilon 0.001) after every
 convolution instead of biases and response normalisation, 3x3 kernels in the branch that is called 5x5, a 2x2 pool4, and

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
@@ -228,10 +227,12 @@ class _BlockedResponseNorm(torch.autograd.Function):
         return y.view(x.movedim(1, -1).shape).movedim(-1, 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,) = ctx.saved_tensors
         n, k, alpha, beta = ctx.constants
+        if torch.is_grad_enabled():  # someone will differentiate the gradient
+            y = plain_response_norm(x, n, k, alpha, beta)
+            return torch.autograd.grad(y, x, grads[0], create_graph=True)[0], None, None, None, None
         pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
         g_pixels = grads[0].movedim(1, -1).reshape(pixels.shape)
         dx = torch.empty_like(pixels)
