@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py FOLDER [--pictures 200000] [--classes 21841] [--net lenet5] [--posteriors]
 
-Makes a store of synthetic pictures and a net with random weights in FOLDER (0.9 GB; what is there already serves), runs
+Makes a store of synthetic pictures and a net with random weights in FOLDER (1 GB; what is there already serves), runs
 the command in a process of its own and prints the most memory that it held, in all: Python, torch and mapped files.
 --posteriors keeps every posterior in a file, which has 17.5 GB, and as much beside it while it is made; --net alexnet
 has weights of 585 MB. All posteriors in memory, as they once were, are 17.5 GB in float32 and 35 GB in float64.
@@ -62,7 +62,7 @@ def made(folder: Path, net: str, n: int, n_classes: int) -> tuple[Path, Path]:
     size = SIZE[net]
     classes = tuple(f"class{k:05d}" for k in range(n_classes))
     test = [Entry(f"test/{i:06d}", "test", label, i, str(i)) for i, label in labelled(n, n_classes)]
-    train = [Entry("train/0", "train", 0, n, str(n))]
+    train = [Entry(f"train/{k:05d}", "train", k, n + k, str(n + k)) for k in range(n_classes)]
     source = Source("synthetic", "noise", classes, [*train, *test], (), (), size, (), lambda entry: noise(entry, size))
     store = prepare(source, folder / f"store-{size}-{n}-{n_classes}", size=size)
     model = create_model(net, num_classes=n_classes, seed=0, **OPTIONS[net])

@@ -178,7 +178,7 @@ def test_memory_does_not_grow_with_the_posteriors(tmp_path: Path) -> None:
     """A further picture takes less than 1,000 bytes, names included, where its posteriors of one net have 8,000."""
     n_classes, few, many = 2001, 192, 832  # more than two blocks each
     entries = [Entry(f"{part}/{i:04d}", part, i % n_classes, i, str(i)) for part, n in
-               (("train", 1), ("val", few), ("test", many)) for i in range(n)]  # fmt: skip
+               (("train", n_classes), ("val", few), ("test", many)) for i in range(n)]  # fmt: skip
     classes = tuple(f"class{k:04d}" for k in range(n_classes))
     source = Source(
         "many", "noise", classes, entries, (), (), 8, (), lambda entry: np.full((8, 8, 3), entry.place % 256, np.uint8)
