@@ -45,6 +45,9 @@ Layout = Annotated[
     str | None, typer.Option(metavar="folders|outer|inner", help="What decides where folders could mean two things.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+NameColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of pictures' names.")]
+LabelColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of classes.")]
+SplitColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of train, val, test.")]
 
 
 def main() -> None:
@@ -95,6 +98,9 @@ def prepare(
     into: Annotated[str, typer.Option("--as", help="Where that part goes: val, or test.")] = "val",
     seed: Annotated[int, typer.Option(help="Chooses which pictures go there.")] = 0,
     layout: Layout = None,
+    name_column: NameColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     as_json: Json = False,
 ) -> None:
     """Pictures to a store: convnet prepare photos/ stores/photos
@@ -103,10 +109,12 @@ def prepare(
     pass. A picture that can't be used is named with its reason. A preparation that was stopped goes on where it was.
     """
     from convnet.plan import make_store, open_for
+    from convnet.sources import ColumnNames
 
+    columns = ColumnNames(name_column, label_column, split_column)
     with shown(as_json) as progress:
         made = make_store(
-            open_for(source, store, split, seed, into, layout),
+            open_for(source, store, split, seed, into, layout, columns),
             store,
             progress,
             size=size,
@@ -132,6 +140,9 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
     layout: Layout = None,
     quiet: Quiet = False,
+    name_column: NameColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     as_json: Json = False,
 ) -> None:
     """Is a store whole, is a folder fit to train on? convnet check photos/
@@ -141,16 +152,20 @@ def check(
     the classes can't be trained on, as prepare and train then stop.
     """
     from convnet.check import check_folder, check_store
-    from convnet.plan import open_for
+    from convnet.plan import open_for, refuse_columns
+    from convnet.sources import ColumnNames
     from convnet.store import is_store
 
     path = Path(where)
     stored = where != "digits" and is_store(path)
     with shown(quiet) as progress, tempfile.TemporaryDirectory() as place:
+        columns = ColumnNames(name_column, label_column, split_column)
         if stored:
+            refuse_columns(where, columns)
             report = check_store(path, progress)
         else:
-            report = check_folder(open_for(where, Path(place) / "store", layout=layout), progress, workers)
+            source = open_for(where, Path(place) / "store", layout=layout, columns=columns)
+            report = check_folder(source, progress, workers)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -181,6 +196,9 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Annotated[str | None, typer.Option(hidden=True)] = None,  # prepare's; named by the errors that ask for it
     quiet: Quiet = False,
+    name_column: NameColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
     as_json: Json = False,
 ) -> None:
     """Pictures to a trained and tested net: convnet train photos/ --epochs 30
@@ -189,19 +207,21 @@ def train(
     Ctrl-C saves; --resume goes on as if never stopped.
     """
     from convnet.plan import free_folder, plan_run, resume_run
+    from convnet.sources import ColumnNames
     from convnet.stop import on_signals
     from convnet.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     at_once = _at_once(batch)
     start = checkpoint_at(start_from) if start_from is not None else None
+    columns = ColumnNames(name_column, label_column, split_column)
     with shown(quiet) as progress:
         if resume:
-            if net is not None or recipe is not None or settings:
-                raise UsageError("--resume goes on with the run's own net and recipe; only --epochs may change")
+            if net is not None or recipe is not None or settings or columns:
+                raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
             store, plan, out = resume_run(data, out, changes, progress)
         else:
-            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start, layout)
+            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start, layout, columns)
             out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
         workers = 1 if store.encoding == "raw" else machine.cores().n
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")

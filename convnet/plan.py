@@ -16,7 +16,7 @@ from convnet.prepare import SUFFIX, WORK, holds, prepare, settings_for
 from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.run import fresh_net
-from convnet.sources import Source, open_source
+from convnet.sources import ANY, ColumnNames, Source, open_source
 from convnet.sources.listing import slug
 from convnet.start import take_over
 from convnet.store import Store, is_store
@@ -28,15 +28,22 @@ TOLD = 20  # left-out pictures that are named on the screen
 
 
 def open_for(
-    where: str, store: Path, split: float = 0.1, seed: int = 0, into: str = "val", layout: str | None = None
+    where: str,
+    store: Path,
+    split: float = 0.1,
+    seed: int = 0,
+    into: str = "val",
+    layout: str | None = None,
+    columns: ColumnNames = ANY,
 ) -> Source:
     """The source at `where`. A compressed tar is unpacked into the unfinished store that is made of it.
 
+    layout, columns: how its folders, or the columns of its list, are to be read.
     Raises: UsageError when the store would lie inside its own source.
     """
     if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
         raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
-    return open_source(where, split=split, seed=seed, into=into, work=store / WORK, layout=layout)
+    return open_source(where, split=split, seed=seed, into=into, work=store / WORK, layout=layout, columns=columns)
 
 
 def make_store(
@@ -85,6 +92,12 @@ def _say_what_was_odd(store: Store, progress: Progress) -> None:
         progress.note(f"{enlarged:,} of {used:,} pictures were smaller than {side} pixels and were enlarged")
 
 
+def refuse_columns(store: str, columns: ColumnNames) -> None:
+    """Raises: UsageError when columns are named for a store, which has none."""
+    if columns:
+        raise UsageError(f"{store} is a store and no list; --name-column and its like are for lists")
+
+
 def plan_run(
     data: str,
     net: str | None,
@@ -93,6 +106,7 @@ def plan_run(
     progress: Progress,
     start: Path | None = None,
     layout: str | None = None,
+    columns: ColumnNames = ANY,
 ) -> tuple[Store, Recipe]:
     """The store and the recipe of a new run; the store is made first when `data` is not one yet.
 
@@ -104,13 +118,14 @@ def plan_run(
     with_settings(chosen or Recipe(), settings)  # a wrong setting is told before long work begins
     path = Path(data)
     if data != "digits" and is_store(path):
+        refuse_columns(data, columns)
         store = Store(path)
         numbers = {name: split["per_class"] for name, split in store.header["splits"].items()}
         progress.note(classes_line(store.classes, numbers))
         refuse_unfit(data, store.classes, numbers)
         return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress)
     place = STORES / f"{slug(path)}-unpacked"
-    source = open_for(data, place, layout=layout)
+    source = open_for(data, place, layout=layout, columns=columns)
     n = sum(entry.split == "train" for entry in source.entries)
     plan = _recipe(chosen, net, source.natural_size, n, settings, progress)
     _try(plan, source.classes, start)

@@ -22,18 +22,18 @@ from convnet.files import PathLike, as_path
 from convnet.sources.archives import is_archive, open_archive
 from convnet.sources.beside import open_folder
 from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
-from convnet.sources.columns import ColumnNames
+from convnet.sources.columns import ANY, ColumnNames
 from convnet.sources.digits import open_digits
 from convnet.sources.idx import NAME as IDX_NAME
 from convnet.sources.idx import idx_folders, is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
 from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
-from convnet.sources.lists import ANY, open_list, refuse_unread
+from convnet.sources.lists import open_list, refuse_unread
 from convnet.sources.webdataset import open_shard_folder, shards_in
 
 BESIDE_ARRAYS = ("processed", "__MACOSX")  # folders that torchvision and macOS leave there
 
-__all__ = ["SPLITS", "ColumnNames", "Entry", "Source", "open_source"]
+__all__ = ["ANY", "SPLITS", "ColumnNames", "Entry", "Source", "open_source"]
 
 
 def open_source(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from convnet.errors import ConvnetError, UsageError
 from convnet.sources.arrange import arrange
-from convnet.sources.columns import ColumnNames
+from convnet.sources.columns import ANY, ColumnNames
 from convnet.sources.folders import walk
 from convnet.sources.listing import Source, read_entry, shown
-from convnet.sources.lists import ANY, lists_in, open_lists
+from convnet.sources.lists import lists_in, open_lists
 from convnet.sources.tree import some
 
 KIND = "class folders"

@@ -50,7 +50,10 @@ class ColumnNames:
     split: str | None = None
 
     def __bool__(self) -> bool:
-        return any((self.name, self.label, self.split))
+        return any(text is not None for text in (self.name, self.label, self.split))
+
+
+ANY = ColumnNames()  # the user named none
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ def columns_of(table: Table, exists: Pictures, chosen: ColumnNames, labelled: bo
     header = _header(asking, exists)
     asking.header = header
     body = table.rows[1:] if header else table.rows
+    if not body:
+        raise UsageError(f"{shown(table.path)} holds a header and no pictures")
+    if header:
+        asking.width = len(header)
+        _must_fit(table, header)
     name = asking.at("name")
     if name is None:
         name = _name_column(asking, body, exists)
@@ -123,7 +131,10 @@ class _Asking:
 
     def stop(self, problem: str) -> UsageError:
         """What the columns are and how to choose among them."""
-        columns = _several(self.header) if self.header else f"{self.width} without a header, 1 to {self.width}"
+        number, row = self.table.rows[0]
+        columns = (
+            _several(self.header) if self.header else f"1 to {self.width}, as in line {number}: {shown(repr(row))}"
+        )
         return UsageError(
             f"{shown(self.table.path)}: {problem}; its columns: {columns}; say which: "
             "--name-column X --label-column Y [--split-column Z]"
@@ -135,7 +146,8 @@ def _header(asking: _Asking, exists: Pictures) -> tuple[str, ...]:
     rows = asking.table.rows
     first = rows[0][1]
     keys = [header_key(field) for field in first]
-    chosen = {header_key(text) for text in (asking.chosen.name, asking.chosen.label, asking.chosen.split) if text}
+    texts = asking.chosen.name, asking.chosen.label, asking.chosen.split
+    chosen = {header_key(text) for text in texts if text is not None}
     known = [key for key in keys if key in NAMES | CLASSES | PARTS | FLAGS.keys() | UNSURE]
     if any(map(has_picture_suffix, first)):
         return ()
@@ -152,6 +164,16 @@ def _header(asking: _Asking, exists: Pictures) -> tuple[str, ...]:
     ):
         return ()
     raise asking.stop(f"line {rows[0][0]} could be a header or name a picture that is missing: {shown(repr(first))}")
+
+
+def _must_fit(table: Table, header: Sequence[str]) -> None:
+    """Raises: UsageError when a line has more fields than the header."""
+    for number, row in table.rows:
+        if any(row[len(header) :]):
+            raise UsageError(
+                f"{shown(table.path)}, line {number} has {len(row)} fields, the header {len(header)}: "
+                f"{shown(repr(row))}; quote a field that holds the separator"
+            )
 
 
 def _name_column(asking: _Asking, body: Sequence[Row], exists: Pictures) -> int:
@@ -195,6 +217,8 @@ def _label_columns(asking: _Asking, free: list[int], body: Sequence[Row]) -> tup
         several = next(((line, row) for line, row in body if len(_ones(row, free)) != 1), None)
         if several is None and header and not known:
             return tuple(free), [f"the classes are the columns of 0 and 1: {_several([header[n] for n in free])}"]
+        if several is None and known:
+            raise asking.stop(f"{header[known[0]]} could be the class, or each column of 0 and 1 could be one")
         if not known:
             raise asking.stop(_not_one(several, free, header) if several else "columns of 0 and 1 without a header")
     if len(known) == 1:

@@ -7,6 +7,7 @@ exactly as many as are needed.
 
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -54,16 +55,11 @@ def read_lines(table: Table, columns: Columns) -> list[Line]:
     lines = []
     for number, row in table.rows[1 if columns.header else 0 :]:
         where = f"{shown(table.path)}, line {number}"
-        if columns.header and any(row[len(columns.header) :]):
-            raise UsageError(
-                f"{where} has {len(row)} fields, the header {len(columns.header)}: {shown(repr(row))}; quote a field "
-                "that holds the separator"
-            )
         name = row[columns.name] if columns.name < len(row) else ""
         label = _label(row, columns)
         if not name or (columns.label and not label):
             raise UsageError(f"{where}: a name and a class are needed, found {shown(repr(row))}")
-        lines.append(Line(number, name, shown(label), _part(row, columns, where)))
+        lines.append(Line(number, name, unicodedata.normalize("NFC", shown(label)), _part(row, columns, where)))
     return lines
 
 
@@ -92,7 +88,7 @@ def _part(row: list[str], columns: Columns, where: str) -> str | None:
 def classes_of(lines: Iterable[tuple[Path, Line]]) -> tuple[dict[str, str], list[str]]:
     """{label: class} for the labels of lists, and what is to be said of it.
 
-    Raises: UsageError when labels are no classes, or two of them could be one.
+    Raises: UsageError when labels are no classes.
     """
     first: dict[str, tuple[Path, Line]] = {}
     n = 0
@@ -137,21 +133,12 @@ def _several(label: str, labels: Iterable[str]) -> list[str]:
     return []
 
 
-def _numbers(first: dict[str, tuple[Path, Line]]) -> tuple[dict[str, str], list[str]]:
+def _numbers(first: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """{label: class} with whole numbers written as such: 3.0 as 3."""
     if not all(map(NUMBER.fullmatch, first)):
         return {label: label for label in first}, []
     classes = {label: NUMBER.sub(r"\1", label) for label in first}
     pointed = any("." in label for label in first)
-    spellings: dict[int, str] = {}
-    for label, name in classes.items():
-        other = spellings.setdefault(int(name), label)
-        if classes[other] != name:
-            path, line = first[label]
-            raise UsageError(
-                f"{shown(path)}, line {line.number}: '{label}' and '{other}' are one number in two spellings; "
-                "write one of them if they are one class"
-            )
     return classes, ["the labels are whole numbers with a point, as 3.0, and were read as 3"] if pointed else []
 
 

@@ -14,7 +14,8 @@ from convnet.errors import UsageError
 from convnet.sources.columns import Columns
 from convnet.sources.labels import Line, classes_of, names_for
 from convnet.sources.listing import NUMBER, Entry, Found, Source, finish, in_order, numbering, read_entry, shown
-from convnet.sources.names import Names
+from convnet.sources.names import Names, split_folder
+from convnet.sources.reading import one_spelling
 
 Problem = tuple[Literal["skipped", "failed"], str]
 
@@ -47,6 +48,7 @@ def source_of(folder: Path, names: Names, listed: Sequence[Listed], notes: Itera
     """
     said, told = _said(folder, names, [one for one in listed if one.lacks is None])
     said, problems = _with_splits(folder, names, said, [one for one in listed if one.lacks is not None])
+    said, told_of_folders = _by_folders(said, names)
     classes, label_of, told_of_labels = _classes(folder, listed, said)
     entries = []
     for key, one in said.items():
@@ -56,7 +58,7 @@ def source_of(folder: Path, names: Names, listed: Sequence[Listed], notes: Itera
             problems[key] = ("failed", problem or "")
         elif key not in problems:
             entries.append(Entry(key, one.part or "train", label_of[one.line.label], file.place, file.stamp))
-    notes = [*notes, *told, *told_of_labels, *_remarks(listed)]
+    notes = [*notes, *told, *told_of_folders, *told_of_labels, *_remarks(listed)]
     kind = f"list{'s' if len(listed) > 1 else ''} {', '.join(name_of(one.path) for one in listed)}"
     return finish(folder, kind, classes, entries, _left_out(names, entries, problems, kind), notes, read_entry)
 
@@ -154,6 +156,15 @@ def _with_splits(
     return said, problems
 
 
+def _by_folders(said: dict[str, Said], names: Names) -> tuple[dict[str, Said], list[str]]:
+    """The pictures with the splits of the folders that all of them lie in, where no list gives any."""
+    parts = {key: split_folder(key) for key in said if key in names.files}
+    if None in parts.values() or len(set(parts.values())) < 2 or any(one.part is not None for one in said.values()):
+        return said, []
+    by_folder = {key: replace(one, part=parts.get(key)) for key, one in said.items()}
+    return by_folder, ["the splits are those of the folders that the listed pictures lie in"]
+
+
 def _classes(
     folder: Path, listed: Sequence[Listed], said: dict[str, Said]
 ) -> tuple[tuple[str, ...], dict[str, int], list[str]]:
@@ -161,6 +172,7 @@ def _classes(
     name_of_label, notes = classes_of((one.path, one.line) for one in said.values())
     classes = tuple(in_order(name_of_label.values()))
     place = {name: n for n, name in enumerate(classes)}
+    one_spelling(folder, [("any", name) for name in classes])  # a list has no other disk to blame
     label_of = {label: place[name] for label, name in name_of_label.items()}
     if classes and all(map(NUMBER.fullmatch, classes)):
         named, told = names_for(folder, classes, [one.path for one in listed])

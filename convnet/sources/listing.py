@@ -128,8 +128,8 @@ def numbering(classes: Sequence[str]) -> list[str]:
         return []
     pairs = list(itertools.pairwise([-1, *numbers]))
     gaps = [f"{a + 1}" if b == a + 2 else f"{a + 1}-{b - 1}" for a, b in pairs if b > a + 1]
-    missing = f"labels {', '.join(gaps[:5])}{', ...' if len(gaps) > 5 else ''} have no pictures; " if gaps else ""
-    return [f"the classes are numbers: {missing}output {place} is class {classes[place]}"]
+    missing = f"there are no pictures of {', '.join(gaps[:5])}{', ...' if len(gaps) > 5 else ''}; " if gaps else ""
+    return [f"the labels are numbers: {missing}output {place} is class {classes[place]}"]
 
 
 def finish(

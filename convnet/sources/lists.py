@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from convnet.errors import UsageError
-from convnet.sources.columns import ColumnNames, columns_of, header_key
+from convnet.sources.columns import ANY, ColumnNames, columns_of, header_key
 from convnet.sources.folders import walk
 from convnet.sources.labels import CHECKSUM, NAME_FILES, NOTHING, Line, read_lines
 from convnet.sources.listed import Listed, name_of, source_of
@@ -27,7 +27,6 @@ from convnet.sources.listing import SPELLINGS, Found, Source, has_picture_suffix
 from convnet.sources.names import Names
 from convnet.sources.tables import Table, peek_table, read_table
 
-ANY = ColumnNames()
 SUFFIXES = (".txt", ".csv", ".tsv")
 UNREAD = {
     ".json": "JSON",
@@ -101,7 +100,7 @@ def open_lists(folder: Path, paths: Sequence[Path], chosen: ColumnNames = ANY) -
     listed += [_read(path, names, chosen, part, listed[0]) for path, part in parts.items() if path != first]
     for path, n_columns in _texts(folder, os.listdir(folder), found):
         if n_columns == 1 and (part := _part_of(path, folder)) and part not in parts.values():
-            columns = columns_of(_table(path), names.__contains__, ColumnNames(), labelled=False)
+            columns = columns_of(_table(path), names.__contains__, ANY, labelled=False)
             listed.append(Listed(path, part, columns, read_lines(_table(path), columns), "has no classes"))
     notes = [f"{name_of(path)} is a form to fill in; it was not used" for path in fillers]
     return source_of(folder, names, [_without_fillers(one, listed) for one in listed], notes)
@@ -113,7 +112,7 @@ def read_list(path: Path) -> list[Line]:
     Raises: UsageError that names the line and what it lacks; DataError when the file is no text.
     """
     table = _table(path)
-    return read_lines(table, columns_of(table, has_picture_suffix, ColumnNames()))
+    return read_lines(table, columns_of(table, has_picture_suffix, ANY))
 
 
 def _table(path: Path) -> Table:
@@ -134,6 +133,11 @@ def _read(path: Path, names: Names, chosen: ColumnNames, part: str | None, first
             columns = columns_of(table, names.__contains__, replace(chosen, label=None), labelled=False)
             return Listed(path, part, columns, read_lines(table, columns), "has no classes")
     columns = columns_of(table, names.__contains__, chosen)
+    if not columns.header and not chosen and _words(path) & {"partition", "split", "splits"}:
+        raise UsageError(
+            f"{shown(path)} has no header, and its name says that it holds splits, not classes; write a header such as "
+            "name,class above it, or point at the list of classes"
+        )
     fields = {row[n].lower() for _, row in table.rows[bool(columns.header) :] for n in columns.label if n < len(row)}
     if first is not None and fields <= NOTHING | {""}:
         columns = replace(columns, label=())

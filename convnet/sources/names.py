@@ -38,7 +38,10 @@ class Names:
 
     def __contains__(self, name: str) -> bool:
         """Whether it could mean a picture below."""
-        return any(self.files[key].problem is None for key in self._matches(_plain(name).lstrip("/")))
+        path = self._inside(_plain(name))
+        parts = path.split("/")
+        ends = ["/".join(parts[n:]) for n in range(len(parts))] if _is_absolute(path) else [path]
+        return any(self.files[key].problem is None for end in ends for key in self._matches(end))
 
     def resolve(self, names: Iterable[str], beside: str, split: str | None) -> tuple[dict[str, str], dict[str, str]]:
         """({name: key of its file}, {name: why it has none}) for the names of one list.
@@ -55,6 +58,8 @@ class Names:
             else:
                 plain[name] = path
         strange = {name: path for name, path in plain.items() if _is_absolute(path)}
+        if not keys and not any(map(self._matches, plain.values())):
+            strange = plain.copy()
         for name, moved in self._moved(strange, beside).items():
             plain[name] = moved
         matches = {name: self._matches(path) for name, path in plain.items() if not _is_absolute(path)}
@@ -66,7 +71,7 @@ class Names:
             elif likely:
                 problems[name] = f"{len(likely)} files could be meant: {', '.join(sorted(likely)[:3])}"
             else:
-                problems[name] = LEAVES if name in strange or _is_absolute(path) else MISSING
+                problems[name] = LEAVES if _is_absolute(strange.get(name, path)) else MISSING
         return keys, problems
 
     def _inside(self, path: str) -> str:
@@ -77,21 +82,21 @@ class Names:
         return path
 
     def _moved(self, names: dict[str, str], beside: str) -> dict[str, str]:
-        """Absolute names of another machine, relative: without the one beginning below which all files are here.
+        """Names without the one beginning (/home/bob/set) below which the files are here.
 
-        Nothing where there are several such beginnings, or where the names exist outside the folder.
+        Nothing where there are several such beginnings, or where absolute names exist outside the folder.
         """
         paths = {name: path.split("/") for name, path in names.items()}
         beginnings = {tuple(path[:cut]) for path in paths.values() if (cut := self._cut(path, beside))}
         whole = bool(beginnings)
-        if not beginnings and names:
+        if not beginnings and all(map(_is_absolute, names.values())):
             beginnings = {_shared([path[:-1] for path in paths.values()])}
         if len(beginnings) != 1:
             return {}
         (first,) = beginnings
         below = {name: path[len(first) :] for name, path in paths.items() if tuple(path[: len(first)]) == first}
         moved = {name: "/".join(path) for name, path in below.items() if path}
-        if any(os.path.lexists(names[name]) for name in moved):
+        if any(_is_absolute(names[name]) and os.path.lexists(names[name]) for name in moved):
             return {}
         return moved if whole or all(len(self._matches(path)) == 1 for path in moved.values()) else {}
 
@@ -127,11 +132,7 @@ def _in_one_place(
     if exact:
         return places[0]
     if split is not None:
-        inside = {
-            name: [key for key in keys if split in map(SPELLINGS.get, key.lower().split("/")[:-1])]
-            for name, keys in matches.items()
-        }
-        places.append(inside)
+        places.append({name: [key for key in keys if split_folder(key) == split] for name, keys in matches.items()})
     return next((place for place in places if any(place.values())), matches)
 
 
@@ -139,6 +140,11 @@ def _shared(paths: list[list[str]]) -> tuple[str, ...]:
     """The parts with which all paths begin."""
     same = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
     return tuple(parts[0] for parts in same)
+
+
+def split_folder(key: str) -> str | None:
+    """The split that a folder above a file is called by; None where there is none."""
+    return next((SPELLINGS[part] for part in key.lower().split("/")[:-1] if part in SPELLINGS), None)
 
 
 def _plain(name: str) -> str:

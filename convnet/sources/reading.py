@@ -80,7 +80,7 @@ def one_spelling(where: Path, placed: Iterable[tuple[str, str]]) -> dict[str, st
             if names[first] & names[other] or first.strip().isdecimal():
                 raise UsageError(
                     f"{shown(where)}: the classes {first!r} and {other!r} differ in letters' case, blanks or zeros "
-                    "only; if they are one class, give their folders one name; if not, make the difference plain"
+                    "only; if they are one class, write its name in one way; if not, make the difference plain"
                 )
             taken[other] = first
     return taken

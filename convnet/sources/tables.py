@@ -67,10 +67,10 @@ def peek_table(path: Path) -> Table | None:
 
 def _bytes(path: Path, most: int) -> bytes:
     """The first bytes of a regular file; never waits on a fifo or a device."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{shown(path)} is {what_is(mode)}; a list is a text file")
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise DataError(f"{shown(path)} is {what_is(mode)}; a list is a text file")
         return file.read(most)
 
 
@@ -115,7 +115,7 @@ def _score(rows: Iterator[Row]) -> int:
     try:
         sample = list(itertools.islice(rows, SAMPLE))
     except DataError:
-        return -1
+        return 0
     return sum(len([field for field in row if field]) > 1 and any(map(has_picture_suffix, row)) for _, row in sample)
 
 
