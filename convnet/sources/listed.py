@@ -172,7 +172,7 @@ def _classes(
     name_of_label, notes = classes_of((one.path, one.line) for one in said.values())
     classes = tuple(in_order(name_of_label.values()))
     place = {name: n for n, name in enumerate(classes)}
-    one_spelling(folder, [("any", name) for name in classes])  # a list has no other disk to blame
+    one_spelling(folder, [("any", name) for name in classes])  # in one split: twins stop
     label_of = {label: place[name] for label, name in name_of_label.items()}
     if classes and all(map(NUMBER.fullmatch, classes)):
         named, told = names_for(folder, classes, [one.path for one in listed])
