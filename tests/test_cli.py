@@ -18,6 +18,7 @@ from PIL import Image
 from convnet import checkpoint, terminal
 from convnet.progress import Rate
 from convnet.store import Store
+from convnet.strictjson import seal, unseal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--epochs", "1", "--set", "batch=64"]
@@ -266,8 +267,8 @@ def test_more_epochs_survive_an_interruption(run, digits: Store, tmp_path: Path)
     code, out, _ = run("train", "--resume", "--out", "run")
     assert "trained lenet5 for 2 epochs" in out
     moved = tmp_path / "moved"
-    environment = json.loads(Path("run/environment.json").read_text(encoding="utf-8"))
-    Path("run/environment.json").write_text(json.dumps(environment | {"store": str(moved)}), encoding="utf-8")
+    environment = unseal(Path("run/environment.json").read_bytes())
+    Path("run/environment.json").write_bytes(seal(environment | {"store": str(moved)}))
     code, _, err = run("train", "--resume", "--out", "run")
     assert code == 2
     assert f"the store {moved} is not there; if it moved: convnet train STORE --resume --out run" in err
