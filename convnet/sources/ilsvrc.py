@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from convnet.errors import UsageError
-from convnet.sources.devkit import DEVKIT, META, PICTURE, WNID, ground_truth
+from convnet.sources.devkit import DEVKIT, META, PICTURE, SYNSETS, WNID, ground_truth
 from convnet.sources.folders import walk
 from convnet.sources.listing import Entry, Found, Source, finish, pread, read_entry, read_piece, shown, stamp_of
 from convnet.sources.tars import head_by, list_tar, sort_members, tar_members
@@ -206,13 +206,16 @@ def _flat(root: Path, part: str) -> tuple[list[Found], list[Found]]:
 def _rest(root: Path) -> Iterable[Found]:
     """What lies in the folder and is no part of the data set."""
     for name in _names(root):
-        known = name in (META, "data", *PARTS) or any(_is_tar_of(name, part) for part in PARTS)
+        known = name in (META, "data", *SYNSETS, *PARTS) or any(_is_tar_of(name, part) for part in PARTS)
         folder = any(re.fullmatch(TAR.format(part), name) for part in PARTS)
         match = PICTURE.fullmatch(name)
         text = name.startswith("ILSVRC") and name.endswith(".txt")
         if known or folder or text or match or DEVKIT.fullmatch(name) or WNID.fullmatch(name) or is_class_tar(name):
             continue
-        yield Found((shown(name),), None, "", ("skipped", "hidden" if name.startswith(".") else "not a picture"))
+        reason = (
+            "hidden" if name.startswith(".") else "an archive; not read" if name.endswith(".tar") else "not a picture"
+        )
+        yield Found((shown(name),), None, "", ("skipped", reason))
 
 
 def _is_tar_of(name: str, part: str) -> bool:
