@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LARGEST = 1 << 23  # bytes of all elements, unpacked; ILSVRC's tables have about 1.2 MB
+MOST = 1 << 17  # fields of all rows of a table; ILSVRC's have about 15,000
 HEADER = 128  # bytes of a file's header
 NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}  # types of data, by struct
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
@@ -85,7 +86,7 @@ def _table(data: memoryview, order: str) -> tuple[str, list[dict[str, Value]]] |
         raise ValueError("a struct without names of fields")
     fields = [_ascii(names[at : at + int(width)]) for at in range(0, len(names), int(width))]
     rows, n_rows = list[dict[str, Value]](), math.prod(shape)
-    if not fields or n_rows * len(fields) * 8 > len(data):
+    if not fields or n_rows * len(fields) > min(MOST, len(data) // 8):
         raise ValueError(f"a struct array of {n_rows:,} rows where fewer fit")
     for _ in range(n_rows):
         rows.append({field: _value(_next(parts), order) for field in fields})
