@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LARGEST = 1 << 23  # bytes of all elements, unpacked; ILSVRC's tables have about 1.2 MB
-MOST = 1 << 17  # fields of all rows of a table; ILSVRC's have about 15,000
+MOST = 1 << 15  # fields of all rows of all tables; ILSVRC's have about 15,000
 HEADER = 128  # bytes of a file's header
 NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}  # types of data, by struct
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
@@ -37,7 +37,7 @@ def read_tables(data: bytes) -> dict[str, list[dict[str, Value]]]:
     if len(data) < HEADER or data[126:128] not in (b"IM", b"MI"):
         raise ValueError("no MAT-file of version 5")
     order = "<" if data[126:128] == b"IM" else ">"
-    tables, room = {}, LARGEST
+    tables, room, most = {}, LARGEST, MOST
     for element in _elements(memoryview(data)[HEADER:], order):
         if element.kind == COMPRESSED:
             unpacker = zlib.decompressobj()
@@ -51,8 +51,9 @@ def read_tables(data: bytes) -> dict[str, list[dict[str, Value]]]:
         room -= len(element.data)
         if room < 0:
             raise ValueError(f"more than {LARGEST:,} bytes")
-        if element.kind == MATRIX and (table := _table(element.data, order)) is not None:
+        if element.kind == MATRIX and (table := _table(element.data, order, most)) is not None:
             tables[table[0]] = table[1]
+            most -= sum(map(len, table[1]))
     return tables
 
 
@@ -75,8 +76,8 @@ def _elements(data: memoryview, order: str) -> Iterator[_Element]:
         place = following
 
 
-def _table(data: memoryview, order: str) -> tuple[str, list[dict[str, Value]]] | None:
-    """Name and rows of a matrix, if it is a struct array."""
+def _table(data: memoryview, order: str, most: int) -> tuple[str, list[dict[str, Value]]] | None:
+    """Name and rows of a matrix, if it is a struct array; it may have `most` fields in all."""
     kind, shape, name, parts = _matrix(data, order)
     if kind != STRUCT:
         return None
@@ -86,7 +87,7 @@ def _table(data: memoryview, order: str) -> tuple[str, list[dict[str, Value]]] |
         raise ValueError("a struct without names of fields")
     fields = [_ascii(names[at : at + int(width)]) for at in range(0, len(names), int(width))]
     rows, n_rows = list[dict[str, Value]](), math.prod(shape)
-    if not fields or n_rows * len(fields) > min(MOST, len(data) // 8):
+    if not fields or n_rows * len(fields) > min(most, len(data) // 8):
         raise ValueError(f"a struct array of {n_rows:,} rows where fewer fit")
     for _ in range(n_rows):
         rows.append({field: _value(_next(parts), order) for field in fields})
