@@ -669,10 +669,15 @@ def test_a_crop_can_fit_into_a_picture_but_not_into_its_central_square() -> None
         protocol("ten-crop", pre, "240")
 
 
+def two_classes(folder: Path, width: int, height: int) -> None:
+    """A training picture in each of two classes."""
+    for label, name in enumerate("ab"):
+        (folder / "train" / name).mkdir(parents=True)
+        photo(np.random.default_rng(label), width, height, label).save(folder / "train" / name / f"{name}.png")
+
+
 def test_what_a_store_cannot_give_names_the_preparation_that_would_do(frames: Store, tmp_path: Path) -> None:
-    source = tmp_path / "source" / "train" / "a" / "a.png"
-    source.parent.mkdir(parents=True)
-    photo(np.random.default_rng(0), 640, 520, 0).save(source)
+    two_classes(tmp_path / "source", 640, 520)
     raw = prepare(open_source(tmp_path / "source", split=0), tmp_path / "raw", size=256)
     net = small_net()
     with pytest.raises(UsageError) as caught:
@@ -704,9 +709,7 @@ def test_a_user_is_told_what_the_views_do_not_see(frames: Store, photos: Store) 
 
 def test_crops_that_are_larger_than_a_stored_square_are_refused(tmp_path: Path) -> None:
     """A raw store's squares with a border may hold a crop that the picture itself doesn't."""
-    source = tmp_path / "source" / "train" / "a" / "a.png"
-    source.parent.mkdir(parents=True)
-    photo(np.random.default_rng(0), 60, 50, 0).save(source)
+    two_classes(tmp_path / "source", 60, 50)
     store = prepare(open_source(tmp_path / "source", split=0), tmp_path / "raw", size=30, shorter_side=36)
     pre = Preprocessing(30, 2, 32, "rgb", COLOUR, 1.0, 0.0, shorter_side=36)
     net = small_net()
