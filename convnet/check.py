@@ -6,9 +6,8 @@ be read, classes that are too small or missing in a split, and the same picture 
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from convnet import machine, store
-from convnet.decode import BadPicture, decode
+from convnet.decode import MAX_PIXELS, BadPicture, decode
 from convnet.errors import DataError, UsageError
 from convnet.fitness import Problem, class_problems, classes_line, count
+from convnet.in_order import in_order
 from convnet.progress import SILENT, Progress
 from convnet.sources import SPLITS, Entry, Source
 from convnet.sources.listing import EMPTY
@@ -216,16 +216,23 @@ class Looked:
     shorter: int = 0  # pixels
 
 
-def check_folder(source: Source, progress: Progress = SILENT, workers: int | None = None) -> Report:
-    """Decodes every picture of `source` and reports on the whole; `workers` threads, one for each core."""
+def check_folder(
+    source: Source, progress: Progress = SILENT, workers: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Report:
+    """Decodes every picture of `source` and reports on the whole; `workers` threads, one for each core.
+
+    max_pixels: a picture of more is refused, as by `prepare`.
+    """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     looked: list[Looked] = []
     progress.start("checking", len(source.entries))
-    for one in _look_at_all(source, workers or machine.cores().n):
-        looked.append(one)
-        if len(looked) % BATCH == 0:
-            progress.update(len(looked))
+    n_threads = workers or machine.cores().n
+    with ThreadPoolExecutor(n_threads) as pool:
+        for one in in_order(pool, lambda entry: _look(source, entry, max_pixels), source.entries, 4 * n_threads):
+            looked.append(one)
+            if len(looked) % BATCH == 0:
+                progress.update(len(looked))
     progress.update(len(looked))
     progress.finish()
     good = [one for one in looked if one.reason is None]
@@ -252,26 +259,10 @@ def check_folder(source: Source, progress: Progress = SILENT, workers: int | Non
     return Report(f"{source.name} ({source.kind})", counts, problems, notes, unfit)
 
 
-def _look_at_all(source: Source, workers: int) -> Iterator[Looked]:
-    """In listing order, a few pictures ahead of who asks."""
-    ahead: deque[Future[Looked]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for entry in source.entries:
-                ahead.append(pool.submit(_look, source, entry))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _look(source: Source, entry: Entry) -> Looked:
+def _look(source: Source, entry: Entry, max_pixels: int) -> Looked:
     try:
         data = source.read(entry)
-        pixels, notes = decode(data) if isinstance(data, bytes) else (data, ())
+        pixels, notes = decode(data, max_pixels)
     except BadPicture as error:
         return Looked(entry, str(error))
     digest = hashlib.sha256(repr(pixels.shape).encode())

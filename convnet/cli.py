@@ -44,6 +44,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Layout = Annotated[
     str | None, typer.Option(metavar="folders|outer|inner", help="What decides where folders could mean two things.")
 ]
+Megapixels = Annotated[
+    float | None, typer.Option(metavar="MEGAPIXELS", help="A larger picture is refused; it bounds memory too [268].")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
 NameColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of pictures' names.")]
 LabelColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of classes.")]
@@ -92,6 +95,7 @@ def prepare(
     size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
     encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",
     shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
+    max_pixels: Megapixels = None,
     workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
     split: Annotated[float, typer.Option(help="Part of each class that goes to --as when no split is given.")] = 0.1,
@@ -120,6 +124,7 @@ def prepare(
             size=size,
             encoding=encoding,
             shorter_side=shorter_side,
+            max_pixels=_pixels(max_pixels),
             workers=workers,
         )
     counts = made.header["counts"]
@@ -136,6 +141,7 @@ def prepare(
 @_verb
 def check(
     where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
+    max_pixels: Megapixels = None,
     workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
     layout: Layout = None,
@@ -165,7 +171,7 @@ def check(
             report = check_store(path, progress)
         else:
             source = open_for(where, Path(place) / "store", layout=layout, columns=columns)
-            report = check_folder(source, progress, workers)
+            report = check_folder(source, progress, workers, _pixels(max_pixels))
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -173,6 +179,14 @@ def check(
             print(plain(line))  # noqa: T201
     if report.unfit or (not report.ok and (stored or strict)):
         raise typer.Exit(DataError.exit_code)
+
+
+def _pixels(megapixels: float | None) -> int:
+    from convnet.decode import MAX_PIXELS
+
+    if megapixels is not None and not 0.001 <= megapixels <= 4000:
+        raise UsageError(f"--max-pixels {megapixels:g}: must be 0.001 to 4000 megapixels")
+    return MAX_PIXELS if megapixels is None else round(megapixels * 1e6)
 
 
 # train

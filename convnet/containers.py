@@ -7,13 +7,13 @@ pixels need: it then has nothing to warn of and no metadata to stumble over.
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from convnet.errors import DataError
+from convnet.lzw import lzw_damage
+
+MAX_PIXELS = 1 << 28  # of a picture, unless another limit is given: 268 megapixels; phones take 200
 
 
 class BadPicture(DataError):  # noqa: N818 - what the picture is
@@ -24,15 +24,57 @@ class BadPicture(DataError):  # noqa: N818 - what the picture is
 class Facts:
     """What a picture's container says besides its pixels."""
 
-    data: bytes  # for Pillow
-    size: tuple[int, int] | None = None  # (W, H) where it is known before Pillow looks
+    data: bytes  # for the decoder
+    size: tuple[int, int] | None = None  # (W, H) where it is known before the decoder looks
     exif: bytes | None = None
     profile: bytes | None = None
     key: bytes | None = None  # PNG: the colour that is transparent
     bits: int = 8
-    inverted: bool = False  # 0 is white, and Pillow doesn't see to it
+    channels: int = 3  # 4 of a JPEG in CMYK; 0 of a PNG with a palette
+    inverted: bool = False  # JPEG: Adobe's CMYK, where 0 is full ink
+    page: Any = None  # TIFF: the first page's tags
+    box: tuple[int, int, int, int] | None = None  # GIF: the part of the picture that the first frame fills
     orientation: int = 1
     notes: list[str] = field(default_factory=list)
+
+
+# pictures that people mean, and that are not read: by the first bytes, or those from the fifth on
+NOT_READ = {
+    **dict.fromkeys((b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL"),
+    **dict.fromkeys((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG 2000"),
+    **dict.fromkeys((b"8BPS", b"8BPB"), "a Photoshop picture"),
+    b"gimp xcf": "a GIMP picture",
+    b"\0\0\1\0": "an icon (ICO)",
+    b"DDS ": "a DDS texture",
+    b"v/1\1": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"P7\n": "PAM",
+    **dict.fromkeys((b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM"), "a raw photo"),
+}
+BRANDS = {  # of ISO media files: what stands after "ftyp"
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    b"crx ": "a raw photo",
+}
+SUFFIXES = frozenset(  # of what is meant to be a picture
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp"),
+        *(".tif", ".tiff", ".btf", ".tf8", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".jxl", ".jxr"),
+        *(".psd", ".psb", ".xcf", ".svg", ".svgz", ".tga", ".exr", ".hdr", ".pam", ".pcx", ".dds"),
+        *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef"),
+        *(".srw", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".x3f", ".mrw", ".rwl", ".gpr"),
+    )
+)
+
+
+def not_read(head: bytes) -> str | None:
+    """The name of a picture format that is known and not read, by the first bytes (32 are enough), or None."""
+    if head[4:8] == b"ftyp":
+        return BRANDS.get(head[8:12])
+    if re.match(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<svg", head):
+        return "SVG, a drawing"
+    return next((name for start, name in NOT_READ.items() if head.startswith(start)), None)
 
 
 def sniff(head: bytes) -> str | None:
@@ -54,23 +96,15 @@ def sniff(head: bytes) -> str | None:
         (b"GIF89a", "GIF"),
         (b"II*\0", "TIFF"),
         (b"MM\0*", "TIFF"),
+        (b"II+\0\x08\0\0\0", "TIFF"),
+        (b"MM\0+\0\x08\0\0", "TIFF"),
     ):
         if head.startswith(start):
             return kind
     return None
 
 
-def look(kind: str, data: bytes) -> Facts:
-    """What the container of this format says.
-
-    Raises: BadPicture; also struct.error, IndexError and the like, when it is damaged.
-    """
-    facts = _LOOK[kind](data)
-    _orient(facts)
-    return facts
-
-
-def _orient(facts: Facts) -> None:
+def orient(facts: Facts) -> None:
     """Reads EXIF's orientation and looks at the ICC profile; what is broken is ignored with a note."""
     if facts.exif is not None:
         try:
@@ -99,58 +133,10 @@ def _exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def _look_jpeg(data: bytes) -> Facts:
-    """Walks the segments up to the pixels. Pillow would parse the EXIF and warn: it is renamed in a copy."""
-    facts, profile, copy = Facts(data), {}, bytearray(data)
-    for marker, start, end in _jpeg_segments(data):
-        body = data[start:end]
-        if marker == 0xE1 and body[:5] == b"Exif\0":
-            facts.exif = facts.exif or body
-            copy[start : start + 4] = b"exif"
-        elif marker == 0xE2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
-            profile[body[12]] = body[14:]
-        elif marker == 0xE2 and body[:4] == b"MPF\0":
-            facts.notes.append("first of several pictures")
-        elif marker == 0xED:
-            copy[start : start + 4] = b"none"  # Photoshop's resources, which Pillow parses too
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
-            height, width = struct.unpack_from(">HH", body, 1)
-            facts.size = (width, height)
-    if profile:
-        facts.profile = b"".join(profile[number] for number in sorted(profile))
-    facts.data = bytes(copy)
-    return facts
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment's body, up to the start of the first scan."""
-    place = 2
-    while True:
-        while place < len(data) and data[place] != 0xFF:
-            place += 1  # Pillow and libjpeg pass over stray bytes too
-        while place < len(data) and data[place] == 0xFF:
-            place += 1
-        if place >= len(data):
-            raise BadPicture("truncated JPEG")
-        marker = data[place]
-        place += 1
-        if marker == 0xD9:
-            raise BadPicture("a JPEG without pixels")
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue
-        length = int.from_bytes(data[place : place + 2], "big")
-        if place + max(length, 2) > len(data):
-            raise BadPicture("truncated JPEG")
-        yield marker, place + 2, place + max(length, 2)
-        if marker == 0xDA:
-            return
-        place += max(length, 2)
-
-
-def _look_png(data: bytes) -> Facts:
-    """Walks the chunks; Pillow is given only those that pixels need."""
-    facts, kept, place, palette = Facts(data), [data[:8]], 8, False
-    while True:
+def look_png(data: bytes) -> Facts:
+    """Walks the chunks; Pillow is given only those that pixels need. Raises: BadPicture."""
+    facts, pieces, place, names = Facts(data), [data[:8]], 8, set[bytes]()
+    while b"IEND" not in names:
         if place + 12 > len(data):
             raise BadPicture("truncated PNG")
         length, name = struct.unpack_from(">I4s", data, place)
@@ -159,40 +145,64 @@ def _look_png(data: bytes) -> Facts:
             raise BadPicture("truncated PNG")
         body = data[place + 8 : end - 4]
         whole = zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
-        if name in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"):
-            if not whole:
-                raise BadPicture(f"damaged PNG: wrong CRC in {name.decode()}")
-            if name == b"IHDR":
-                width, height, facts.bits, colour = struct.unpack_from(">IIBB", body)
-                facts.size, palette = (width, height), colour == 3
-            if name == b"tRNS" and not palette:
-                facts.key = body
-            else:
-                kept.append(data[place:end])
-        elif name in (b"eXIf", b"iCCP"):
+        if not whole and (not name[0] & 32 or name == b"tRNS"):
+            raise BadPicture(f"damaged PNG: wrong CRC in {name.decode('ascii', 'backslashreplace')}")
+        names.add(name)
+        if name == b"tRNS" and facts.channels:
+            facts.key = body
+        elif name in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"):
+            pieces.append(data[place:end])
+        if name == b"IHDR":
+            width, height, facts.bits, colour = struct.unpack_from(">IIBB", body)
+            facts.size, facts.channels = (width, height), 0 if colour == 3 else 3
+        elif name in (b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL") or not whole:
             _png_extra(facts, name, body if whole else None)
-        elif name == b"acTL" and body[:4] > b"\0\0\0\1":
-            facts.notes.append(f"first frame of {int.from_bytes(body[:4], 'big')}")
-        if name == b"IEND":
-            facts.data = b"".join(kept)
-            return facts
         place = end
+    if facts.channels == 0 and b"PLTE" not in names:
+        raise BadPicture("damaged PNG: its palette is missing")
+    facts.data = b"".join(pieces)
+    return facts
 
 
 def _png_extra(facts: Facts, name: bytes, body: bytes | None) -> None:
-    """Takes up a PNG's EXIF or profile; None is a chunk whose CRC is wrong."""
+    """Takes up what a PNG says besides its pixels; None is a chunk whose CRC is wrong."""
     if name == b"eXIf":
         facts.exif = body or b""
-        return
+    elif name == b"iCCP":
+        facts.profile = _inflated((body or b"").partition(b"\0")[2][1:])
+    elif body is None:
+        facts.notes.append(f"damaged chunk {name.decode('ascii', 'backslashreplace')} ignored")
+    elif name == b"acTL" and body[:4] > b"\0\0\0\1":
+        facts.notes.append(f"first frame of {int.from_bytes(body[:4], 'big')}")
+    elif body.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")) and facts.exif is None:
+        facts.exif = _raw_profile(name, body[22:])
+
+
+def _inflated(packed: bytes) -> bytes:
+    """At most 16 MiB of zlib's data; nothing when it is damaged."""
     try:
-        start = (body or b"").index(b"\0") + 2
-        facts.profile = zlib.decompressobj().decompress((body or b"")[start:], 1 << 24)
-    except (ValueError, zlib.error):
-        facts.profile = b""
+        return zlib.decompressobj().decompress(packed, 1 << 24)
+    except zlib.error:
+        return b""
 
 
-def _look_gif(data: bytes) -> Facts:
-    """Walks the blocks to the end and counts the frames."""
+def _raw_profile(name: bytes, body: bytes) -> bytes | None:
+    """The EXIF in a text chunk, as ImageMagick writes it: a name, the number of bytes, the bytes in hexadecimal."""
+    if name == b"zTXt":
+        body = _inflated(body[1:])
+    elif name == b"iTXt":
+        packed, rest = body[:1] == b"\1", body[2:].split(b"\0", 2)[-1]
+        body = _inflated(rest) if packed else rest
+    try:
+        _, _, text = body.lstrip().split(b"\n", 2)
+        profile = bytes.fromhex(b"".join(text.split()).decode("ascii"))
+    except ValueError:
+        return b""
+    return None if profile.startswith(b"http") else profile  # XMP says APP1 too
+
+
+def look_gif(data: bytes) -> Facts:
+    """Walks the blocks to the end and counts the frames. Raises: BadPicture, also for damage in the first frame."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     facts, place, n_frames = Facts(data, (width, height)), 13 + _gif_palette(flags), 0
     while True:
@@ -205,8 +215,11 @@ def _look_gif(data: bytes) -> Facts:
             left, top, wide, high, flags = struct.unpack_from("<HHHHB", data, place + 1)
             if n_frames == 0:  # a frame may reach over the screen: Pillow makes room for it
                 facts.size = (max(width, left + wide), max(height, top + high))
+                facts.box = (left, top, left + wide, top + high)
             n_frames += 1
             place += 11 + _gif_palette(flags)
+            if n_frames == 1 and (damage := _gif_damage(data, place - 1, wide * high)):
+                raise BadPicture(f"damaged GIF: {damage}")
         elif block:
             raise BadPicture(f"damaged GIF: no block begins with {block!r}")
         while place < len(data) and data[place]:
@@ -218,6 +231,8 @@ def _look_gif(data: bytes) -> Facts:
         raise BadPicture("a GIF without a frame")
     if n_frames > 1:
         facts.notes.append(f"first frame of {n_frames}")
+    if facts.box != (0, 0, *(facts.size or ())):
+        facts.notes.append("its first frame fills a part of it; the rest is white")
     return facts
 
 
@@ -225,134 +240,54 @@ def _gif_palette(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-PIXEL_TAGS: dict[
-    int, int | None
-] = {  # TIFF tags that pixels depend on: the most values that make sense, None for as many as there are
-    **dict.fromkeys((256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323), 1),
-    **dict.fromkeys((258, 273, 279, 320, 324, 325, 338, 339, 347)),
-    530: 2,
-    532: 6,
-}
-TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # of one value of each type
+def _gif_damage(data: bytes, place: int, n_pixels: int) -> str | None:
+    """What is wrong with a frame's pixels; `place` is where the size of its codes stands, blocks follow."""
+    bits, place, pieces = data[place], place + 1, []
+    while data[place]:
+        pieces.append(data[place + 1 : place + 1 + data[place]])
+        place += 1 + data[place]
+        if place >= len(data):
+            raise BadPicture("truncated GIF")
+    if not 1 <= bits <= 11 or n_pixels > MAX_PIXELS:
+        return f"codes of {bits} bits" if n_pixels <= MAX_PIXELS else None
+    return lzw_damage(b"".join(pieces), n_pixels, bits)
 
 
-def _look_tiff(data: bytes) -> Facts:
-    """The first directory, rebuilt from the tags that pixels need, each within the file: nothing to warn of."""
-    order = "<" if data[:2] == b"II" else ">"
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    facts, kept, n_pages = Facts(data), {}, _tiff_pages(data, order, start)
-    (n_tags,) = struct.unpack_from(order + "H", data, start)
-    for number in range(n_tags):
-        place = start + 2 + 12 * number
-        tag, kind, count = struct.unpack_from(order + "HHI", data, place)
-        length = TIFF_BYTES.get(kind, 0) * count
-        if tag == 274:
-            facts.exif = data[:4] + struct.pack(order + "IH", 8, 1) + data[place : place + 12]
-        if tag not in PIXEL_TAGS:
-            continue
-        (offset,) = struct.unpack_from(order + "I", data, place + 8)
-        if not length or (length > 4 and offset + length > len(data)):
-            raise BadPicture("truncated TIFF" if length else f"damaged TIFF: tag {tag} has no values")
-        if PIXEL_TAGS[tag] is not None and count > (PIXEL_TAGS[tag] or 0):
-            raise BadPicture(f"damaged TIFF: tag {tag} has {count} values")
-        kept[tag] = data[place : place + 12]
-    _tiff_facts(facts, order, kept)
-    _tiff_whole(data, order, kept)
-    directory = struct.pack(order + "H", len(kept)) + b"".join(kept[tag] for tag in sorted(kept)) + bytes(4)
-    padding = b"\0" * (len(data) % 2)
-    facts.data = data[:4] + struct.pack(order + "I", len(data) + len(padding)) + data[8:] + padding + directory
-    if n_pages > 1:
-        facts.notes.append(f"first page of {n_pages}")
-    return facts
-
-
-def _tiff_facts(facts: Facts, order: str, kept: dict[int, bytes]) -> None:
-    """Size, bits and polarity, from the directory's entries (12 bytes each)."""
-
-    def value(tag: int, default: int) -> int:
-        if tag not in kept:
-            return default
-        kind, count = struct.unpack_from(order + "HI", kept[tag], 2)
-        return int(struct.unpack_from(order + ("I" if kind == 4 else "H"), kept[tag], 8)[0]) if count <= 2 else default
-
-    facts.size = (value(256, 0), value(257, 0))
-    facts.bits = value(258, 8)
-    facts.inverted = value(262, 1) == 0
-
-
-def _tiff_whole(data: bytes, order: str, kept: dict[int, bytes]) -> None:
-    """Sees that every strip and tile lies within the file."""
-
-    def values(tag: int) -> NDArray[np.int64]:
-        kind, count, offset = struct.unpack(order + "HII", kept[tag][2:])
-        size = TIFF_BYTES[kind]
-        raw = kept[tag][8 : 8 + count * size] if count * size <= 4 else data[offset : offset + count * size]
-        return np.frombuffer(raw, f"{order}u{size}").astype(np.int64)
-
-    for places, lengths in ((273, 279), (324, 325)):
-        if places in kept and lengths in kept:
-            starts, sizes = values(places), values(lengths)
-            if len(starts) != len(sizes):
-                raise BadPicture(f"damaged TIFF: {len(starts)} strips or tiles, but {len(sizes)} lengths")
-            if (starts + sizes > len(data)).any():
-                raise BadPicture("truncated TIFF")
-
-
-def _tiff_pages(data: bytes, order: str, start: int) -> int:
-    """The number of directories in the chain; a chain that bites its tail or leaves the file ends."""
-    seen: set[int] = set()
-    while start and start not in seen and start + 2 <= len(data):
-        seen.add(start)
-        (n_tags,) = struct.unpack_from(order + "H", data, start)
-        place = start + 2 + 12 * n_tags
-        if place + 4 > len(data):
-            if len(seen) == 1:
-                raise BadPicture("truncated TIFF")
-            break
-        (start,) = struct.unpack_from(order + "I", data, place)
-    return len(seen)
-
-
-def _look_webp(data: bytes) -> Facts:
-    """Walks the RIFF chunks."""
-    facts, n_frames, place = Facts(data), 0, 12
-    end = 8 + int.from_bytes(data[4:8], "little")
-    if end > len(data):
-        raise BadPicture("truncated WEBP")
-    while place + 8 <= end:
-        name, length = struct.unpack_from("<4sI", data, place)
-        body = data[place + 8 : place + 8 + length]
-        if len(body) < length:
-            raise BadPicture("truncated WEBP")
-        if name == b"VP8X":
-            facts.size = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
-        elif name == b"VP8 " and facts.size is None:
-            width, height = struct.unpack_from("<HH", body, 6)
-            facts.size = (width & 0x3FFF, height & 0x3FFF)
-        elif name == b"VP8L" and facts.size is None:
-            (word,) = struct.unpack_from("<I", body, 1)
-            facts.size = (1 + (word & 0x3FFF), 1 + (word >> 14 & 0x3FFF))
-        facts.exif = body if name == b"EXIF" else facts.exif
-        facts.profile = body if name == b"ICCP" else facts.profile
-        n_frames += name == b"ANMF"
-        place += 8 + length + length % 2
-    if n_frames > 1:
-        facts.notes.append(f"first frame of {n_frames}")
-    return facts
-
-
-def _look_bmp(data: bytes) -> Facts:
-    if int.from_bytes(data[2:6], "little") > len(data):
+def look_bmp(data: bytes) -> Facts:
+    """Sees that the pixels lie within the file, whatever its size field says. Raises: BadPicture."""
+    facts = Facts(data)
+    start, head = struct.unpack_from("<II", data, 10)
+    if head < 16:  # OS/2
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+        packed = 0
+    else:
+        width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
+        packed = int.from_bytes(data[30:34], "little") if head >= 20 else 0
+    facts.size = (width, abs(height))
+    if packed in (1, 2):
+        _walk_runs(data[start:], width, abs(height), packed == 2)
+    elif start + (width * bits + 31) // 32 * 4 * abs(height) > len(data):
         raise BadPicture("truncated BMP")
-    return Facts(data)
+    return facts
 
 
-_LOOK = {
-    "JPEG": _look_jpeg,
-    "PNG": _look_png,
-    "GIF": _look_gif,
-    "TIFF": _look_tiff,
-    "WEBP": _look_webp,
-    "BMP": _look_bmp,
-    "PPM": Facts,
-}
+def _walk_runs(data: bytes, width: int, height: int, nibbles: bool) -> None:
+    """A BMP's run lengths: they must stay within the picture and have an end. Raises: BadPicture."""
+    place = x = y = 0
+    while place + 2 <= len(data):
+        n, value = data[place], data[place + 1]
+        place += 2
+        if n:
+            x += n
+        elif value == 0:
+            x, y = 0, y + 1
+        elif value == 1:
+            return
+        elif value == 2:
+            x, y, place = x + data[place], y + data[place + 1], place + 2
+        else:
+            n_bytes = (value + 1) // 2 if nibbles else value
+            x, place = x + value, place + n_bytes + n_bytes % 2
+        if x > width + nibbles or y > height or (y == height and x):
+            raise BadPicture("damaged BMP: its runs leave the picture")
+    raise BadPicture("truncated BMP")

@@ -1,93 +1,140 @@
 """The bytes of one picture -> uint8 (H, W, 3) RGB, or the reason why not.
 
-format   read by Pillow from                             looked at here first
-JPEG     the whole file, its EXIF hidden                 EXIF orientation, ICC, several pictures (MPO)
-PNG      IHDR, PLTE, tRNS, IDAT, IEND only               every CRC, eXIf, iCCP, acTL
-GIF      the whole file                                  every block; the number of frames
-TIFF     a directory with only the tags that pixels need every tag's place and length; orientation, pages
-WEBP     the whole file                                  size, EXIF, ICC, the number of frames
-BMP      the whole file                                  its length
-PPM      the whole file (16-bit RGB: read here)          nothing
+format   read by                                         looked at here; damage is found by
+JPEG     simplejpeg (libjpeg-turbo); CMYK made RGB here  EXIF, ICC, MPO; libjpeg's remarks and the walked scan (jpeg.py)
+PNG      Pillow, from IHDR, PLTE, tRNS, IDAT, IEND only  every CRC; EXIF, also in text chunks; iCCP, acTL
+GIF      Pillow, the whole file                          every block, the number of frames; LZW's codes, counted
+TIFF     tiff.py; libtiff unpacks                        every tag; zlib's sums, LZW's codes, JPEG's scans (tiff.py)
+WEBP     Pillow, the whole file                          size, EXIF, ICC, frames; bytes left over (webp.py)
+BMP      Pillow, the whole file                          its length, its runs; alpha of zeros only is none
+PPM      Pillow, the whole file (16-bit RGB: read here)  its length
 
 Pillow's plugins are called directly on what has been looked at, so that it has nothing to warn of (warnings can't be
 caught in several threads) and its own global limits play no part. Alpha is composited over white. 16-bit values are
-shifted right by 8. CMYK is inverted where Adobe's marker says so. ICC profiles are not applied.
+shifted right by 8. CMYK is inverted where Adobe's marker says so. ICC profiles are not applied. `check`, `prepare`,
+`predict` and `show` all judge by `opened`.
 
-`prepare`'s own JPEGs need no look. Where simplejpeg is installed it decodes them, in two thirds of Pillow's time: there
-is the same library in it (libjpeg-turbo), with the same settings, and the pixels are the same.
+Memory: at most about 16 bytes a pixel while a picture is decoded (docs/pictures.md), and at no time more than
+`max_pixels` pixels in all threads together: a large picture waits until there is room.
+
+What `prepare` stored needs no look: `decode_stored`.
 """
 
 import io
-import os
 import re
-from functools import cache
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-import PIL
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
+
+from convnet.containers import (
+    MAX_PIXELS,
+    BadPicture,
+    Facts,
+    look_bmp,
+    look_gif,
+    look_png,
+    not_read,
+    orient,
+    sniff,
 )
+from convnet.jpeg import jpeg_picture, look_jpeg
+from convnet.tiff import look_tiff, tiff_picture
+from convnet.webp import check_webp, look_webp
 
-from convnet.containers import BadPicture, Facts, look, sniff
+__all__ = ["MAX_PIXELS", "BadPicture", "decode", "decode_stored", "opened", "stored_by"]
 
-try:
-    import simplejpeg
-except ImportError:  # an optional extra, "fast"
-    simplejpeg = None
-
-__all__ = ["MAX_PIXELS", "BadPicture", "decode", "decode_image", "decode_stored", "stored_by"]
-
-MAX_PIXELS = (1 << 28) // 3  # more is taken for a bomb: 256 MiB of RGB
 WHITE = (255, 255, 255)
-
-KNOWN = {  # what the first bytes say of things that are not read
+BAND = 1 << 22  # pixels that are composited at a time
+KNOWN = {  # what the first bytes say of files that are no pictures
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "gzip data",
     b"%!PS": "PostScript",
-    b"8BPS": "a Photoshop picture",
-    b"\x00\x00\x01\x00": "an icon (ICO)",
-    b"\x00\x00\x00\x0cjP  ": "JPEG 2000, which is not read",
-    b"\xff\x4f\xff\x51": "JPEG 2000, which is not read",
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL, which is not read",
-    b"\xff\x0a": "JPEG XL, which is not read",
     b"\x89HDF": "HDF5 data",
     b"\x93NUMPY": "a numpy array",
 }
 
 
-def decode(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def decode(data: bytes | NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """The pixels, uint8 (H, W, 3), C-contiguous, and notes such as "first frame of 12".
 
-    Raises: BadPicture for any bytes that are no whole picture.
+    Raises: BadPicture for any bytes that are no whole picture, or one of more than `max_pixels` pixels.
     """
-    picture, notes = decode_image(data)
-    return np.array(picture), notes
+    with opened(data, max_pixels) as (picture, notes):
+        return np.array(picture), notes
 
 
-def decode_image(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
-    """As `decode`, an RGB picture for Pillow: to resize it, its pixels need not be copied out and in again."""
+@contextmanager
+def opened(
+    data: bytes | NDArray[np.uint8], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Image.Image, tuple[str, ...]]]:
+    """As `decode`, an RGB picture for Pillow: to resize it, its pixels need not be copied out and in again.
+
+    While it is open it takes its room of `max_pixels` among all threads: leave when it is scaled. An array is taken
+    as it is.
+    """
+    if not isinstance(data, bytes):
+        yield Image.fromarray(data), ()
+        return
     kind = sniff(data[:32])
     if kind is None:
         raise BadPicture(_stranger(data))
+    with _blamed(kind):
+        facts = _LOOK[kind](data)
+        orient(facts)
+        width, height = facts.size or _size(kind, facts)
+        _limit(width, height, max_pixels)
+    with _ROOM.taken(width * height, max_pixels):
+        with _blamed(kind):
+            picture = _turned(_picture(kind, facts), facts.orientation)
+            _remark(picture, facts)
+        yield picture, tuple(facts.notes)
+
+
+@contextmanager
+def _blamed(kind: str) -> Iterator[None]:
+    """The decoders raise whatever their parsers stumble over; the bytes are to blame."""
     try:
-        facts = look(kind, data)
-        picture = _turned(_picture(kind, facts), facts.orientation)
+        yield
     except BadPicture:
         raise
-    except Exception as error:  # Pillow raises whatever its parsers stumble over; the bytes are to blame
+    except Exception as error:
         raise BadPicture(_blame(kind, error)) from error
-    return picture, tuple(facts.notes)
+
+
+class _Room:
+    """Pixels that all threads decode at a time; whoever finds no room waits, but one picture always goes."""
+
+    def __init__(self) -> None:
+        self._pixels = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, n_pixels: int, most: int) -> Iterator[None]:
+        """Waits until `n_pixels` more are no more than `most`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pixels or self._pixels + n_pixels <= most)
+            self._pixels += n_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= n_pixels
+                self._changed.notify_all()
+
+
+_ROOM = _Room()
+
+
+def _remark(picture: Image.Image, facts: Facts) -> None:
+    """Notes what is odd about 16-bit values."""
+    if facts.bits == 16 and 0 < max(high for _, high in picture.getextrema()) < 16:  # type: ignore[misc]
+        facts.notes.append("its 16-bit values are at most 4095, as of 12-bit data: it is dark")
 
 
 def decode_stored(data: NDArray[np.uint8], square: int | None = None) -> NDArray[np.uint8]:
@@ -97,18 +144,10 @@ def decode_stored(data: NDArray[np.uint8], square: int | None = None) -> NDArray
 
     Raises: BadPicture.
     """
-    try:
-        if _fast() is not None:
-            pixels: NDArray[np.uint8] = _fast().decode_jpeg(data, "RGB")
-            left, top, right, bottom = _centre(pixels.shape[1], pixels.shape[0], square)
-            return pixels[top:bottom, left:right]
-        with JpegImagePlugin.JpegImageFile(io.BytesIO(data.tobytes())) as picture:
-            picture.load()
-            box = _centre(*picture.size, square)
-            part = picture.crop(box) if square else picture  # before Pillow's pixels of 4 bytes become 3
-            return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
-    except Exception as error:
-        raise BadPicture(_blame("JPEG", error)) from error
+    with _blamed("JPEG"):
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+        left, top, right, bottom = _centre(pixels.shape[1], pixels.shape[0], square)
+        return pixels[top:bottom, left:right]
 
 
 def _centre(width: int, height: int, square: int | None) -> tuple[int, int, int, int]:
@@ -120,64 +159,81 @@ def _centre(width: int, height: int, square: int | None) -> tuple[int, int, int,
 
 
 def stored_by() -> str:
-    """The name and version of what `decode_stored` uses.
-
-    simplejpeg where it is installed, unless CONVNET_KERNELS=plain asks for Pillow.
-    """
-    return f"Pillow {PIL.__version__}" if _fast() is None else f"simplejpeg {simplejpeg.__version__}"
+    """The name and version of what `decode_stored` uses."""
+    return f"simplejpeg {simplejpeg.__version__}"
 
 
-@cache
-def _fast() -> Any:
-    return None if os.environ.get("CONVNET_KERNELS") == "plain" else simplejpeg
+def _size(kind: str, facts: Facts) -> tuple[int, int]:
+    """Width and height, by Pillow."""
+    with _PLUGIN[kind](io.BytesIO(facts.data)) as picture:
+        return picture.size
 
 
 def _picture(kind: str, facts: Facts) -> Image.Image:
-    """The picture as it is stored, before it is turned."""
-    if facts.size is not None:
-        _limit(*facts.size)
-    plugin = _PLUGIN[kind]
-    with plugin(io.BytesIO(facts.data)) as picture:
-        _limit(*picture.size)
-        if kind == "PPM" and (deep := _deep_ppm(facts.data, picture.size)) is not None:
+    """The picture in RGB, before it is turned."""
+    if kind == "JPEG":
+        return jpeg_picture(facts)
+    if kind == "TIFF":
+        return _rgb(tiff_picture(facts), facts)
+    with _PLUGIN[kind](io.BytesIO(facts.data)) as picture:
+        if kind == "PPM" and (deep := _deep_ppm(facts, picture.size)) is not None:
             return Image.fromarray(deep)
+        low = _low_bytes(facts) if facts.key is not None and facts.bits == 16 and picture.mode == "RGB" else None
         picture.load()
-        if kind == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info:
-            return _rgb(picture.point(lambda value: 255 - value), kind, facts)
-        return _rgb(picture, kind, facts)
+        if kind == "WEBP":
+            check_webp(facts.data)
+        if kind == "BMP" and picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (0, 0):
+            return picture.convert("RGB")
+        if facts.box is not None and facts.box != (0, 0, *picture.size):
+            white = Image.new("RGB", picture.size, WHITE)
+            white.paste(_rgb(picture.crop(facts.box), facts), facts.box)
+            return white
+        return _rgb(picture, facts, low)
 
 
-def _rgb(picture: Image.Image, kind: str, facts: Facts) -> Image.Image:
-    """RGB, without any metadata, of a loaded picture in any of the modes that are understood."""
-    mode = picture.mode
-    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
+def _rgb(picture: Image.Image, facts: Facts, low: NDArray[np.uint8] | None = None) -> Image.Image:
+    """RGB, without any metadata, of a loaded picture in any of the modes that are understood.
+
+    low: the low bytes (H, W, 3) of a picture of 16 bits, where its transparent colour must be compared.
+    """
+    clear = None
+    if picture.mode.startswith("I;16") or picture.mode == "I":  # 16 bits of grey, from PNG or PPM
         grey = np.asarray(picture)
-        values = (grey.astype(np.int32) >> max(facts.bits - 8, 0) if mode != "I" else grey >> 8).astype(np.uint8)
-        values = 255 - values if facts.inverted else values
-        shades: NDArray[np.uint8] = np.repeat(values[:, :, None], 3, axis=2)
-        if facts.key is not None:
-            shades[grey == int.from_bytes(facts.key[:2], "big")] = 255
-        return Image.fromarray(shades)
-    if mode in ("P", "PA"):
-        clear = mode == "PA" or "transparency" in picture.info
-        picture = picture.convert("RGBA" if clear else "RGB")
-    elif mode in ("LA", "La", "RGBa"):
-        picture = picture.convert({"LA": "RGBA", "La": "LA", "RGBa": "RGBA"}[mode])
-        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-    elif mode not in ("1", "L", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
-        names = {"I": "32-bit integers", "F": "floating-point numbers", "LAB": "Lab colours"}
-        raise BadPicture(f"its pixels are {names.get(mode, mode)}, which are not read; convert it to 8 or 16 bits")
+        clear = grey == int.from_bytes(facts.key[:2], "big") if facts.key is not None else None
+        picture = Image.fromarray((grey >> 8).astype(np.uint8))
+    elif picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
+    elif picture.mode == "LA":
+        picture = picture.convert("RGBA")
+    elif picture.mode not in ("1", "L", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        raise BadPicture(f"its pixels are {picture.mode}, which are not read; convert it to 8 or 16 bits")
     if picture.mode == "RGBA":
-        white = Image.new("RGB", picture.size, WHITE)
-        white.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
-        picture = white
+        picture = _over_white(picture)
     picture.info.clear()  # or Pillow would write comments and the like into a copy
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if facts.key is not None:
-        pixels = np.array(picture)
-        pixels[(pixels == _key_colour(facts)).all(axis=2)] = 255
-        picture = Image.fromarray(pixels)
+    if facts.key is not None and clear is None:
+        clear = (np.asarray(picture) == _key_colour(facts)).all(axis=2)
+        if low is not None:
+            clear &= (low == np.frombuffer(facts.key, np.uint8)[1::2]).all(axis=2)
+    if clear is not None:
+        picture.paste(WHITE, mask=Image.fromarray(clear))
     return picture
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    white, n = Image.new("RGB", picture.size, WHITE), max(1, BAND // picture.width)
+    for top in range(0, picture.height, n):
+        part = picture.crop((0, top, picture.width, min(top + n, picture.height)))
+        white.paste(part.convert("RGB"), (0, top), part.getchannel("A"))
+    return white
+
+
+def _low_bytes(facts: Facts) -> NDArray[np.uint8]:
+    """The low bytes (H, W, 3) of a PNG of 16-bit colours: Pillow takes high bytes, here those of the other order."""
+    with PngImagePlugin.PngImageFile(io.BytesIO(facts.data)) as picture:
+        picture.tile = [tile._replace(args="RGB;16L") for tile in picture.tile]
+        picture.load()
+        return np.asarray(picture)
 
 
 def _key_colour(facts: Facts) -> NDArray[np.uint8]:
@@ -187,15 +243,16 @@ def _key_colour(facts: Facts) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _deep_ppm(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def _deep_ppm(facts: Facts, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     """A raw RGB picture of 16-bit values, which Pillow would round instead of shifting; else None."""
-    header = re.match(rb"P6(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+65535\s", data)
-    if header is None:
+    header = re.match(rb"P([56])(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+65535\s", facts.data)
+    facts.bits = 16 if header is not None else 8
+    if header is None or header[1] == b"5":
         return None
     width, height = size
-    if len(data) - header.end() < 6 * width * height:
+    if len(facts.data) - header.end() < 6 * width * height:
         raise BadPicture("truncated PPM")
-    values = np.frombuffer(data, ">u2", 3 * width * height, header.end())
+    values = np.frombuffer(facts.data, ">u2", 3 * width * height, header.end())
     return (values >> 8).astype(np.uint8).reshape(height, width, 3)
 
 
@@ -213,19 +270,22 @@ def _turned(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(turns[orientation]) if orientation in turns else picture
 
 
-def _limit(width: int, height: int) -> None:
+def _limit(width: int, height: int, most: int) -> None:
     if width < 1 or height < 1:
         raise BadPicture(f"{width} x {height} pixels: it is empty")
-    if width * height > MAX_PIXELS:
-        raise BadPicture(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} allowed: a decompression bomb?")
+    if width * height > most:
+        raise BadPicture(
+            f"{width} x {height} pixels are more than the {most:,} allowed: a decompression bomb? "
+            f"If it is none: --max-pixels {-(-width * height // 1_000_000)}"
+        )
 
 
 def _stranger(data: bytes) -> str:
     """What these bytes are, when they are no picture that is read."""
     if not data:
         return "empty file"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return "AVIF or HEIC, which are not read; convert it to JPEG or PNG"
+    if (name := not_read(data[:512])) is not None:
+        return f"{name}, which is not read; convert it to JPEG or PNG"
     for start, name in KNOWN.items():
         if data.startswith(start):
             return f"not a picture that is read: {name}"
@@ -247,11 +307,18 @@ def _blame(kind: str, error: Exception) -> str:
     return f"damaged {kind}: {text[:120] or type(error).__name__}"
 
 
+_LOOK = {
+    "JPEG": look_jpeg,
+    "PNG": look_png,
+    "GIF": look_gif,
+    "TIFF": look_tiff,
+    "WEBP": look_webp,
+    "BMP": look_bmp,
+    "PPM": Facts,
+}
 _PLUGIN: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,

@@ -21,7 +21,7 @@ from convnet.errors import UsageError
 from convnet.kernels import compiled, on_cuda
 from convnet.progress import SILENT, Progress
 
-PACKAGES = ("triton", "simplejpeg", "onnx", "onnxruntime", "onnxscript", "torchvision", "timm")
+PACKAGES = ("triton", "onnx", "onnxruntime", "onnxscript", "torchvision", "timm")
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CC", "CXX", "TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES")
 RAW_PICTURE = 256 * 256 * 3  # bytes in a raw store
 SLOW_DISK = 2000  # raw pictures a second: below this the disk is worth a word
@@ -87,8 +87,6 @@ def advice(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:
     yield from _of_cache(found)
     yield from _of_threads(found)
     yield from _of_disk(found)
-    if found["packages"]["simplejpeg"] is None:
-        yield "For jpeg stores install simplejpeg (pip install simplejpeg): it decodes faster than Pillow."
 
 
 def _of_device(found: dict[str, Any], chosen: dict[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convnet.checkpoint import LAST, Summary, load_newest, peek
+from convnet.decode import MAX_PIXELS
 from convnet.errors import ConvnetError, UsageError, unknown
 from convnet.explain import skeleton
 from convnet.fitness import classes_line, count, refuse_unfit
@@ -54,6 +55,7 @@ def make_store(
     size: int | None = None,
     encoding: str = "raw",
     shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
 ) -> Store:
     """Prepares `source` into the store `path`, and says what was odd."""
@@ -64,9 +66,8 @@ def make_store(
     numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
     for note in (classes_line(source.classes, numbers), *source.notes):
         progress.note(note)
-    made = prepare(
-        source, path, size=size, encoding=chosen, shorter_side=shorter_side, workers=workers, progress=progress
-    )
+    made = prepare(source, path, size=size, encoding=chosen, shorter_side=shorter_side,
+                   max_pixels=max_pixels, workers=workers, progress=progress)  # fmt: skip
     _forget_unpacked(path)
     _say_what_was_odd(made, progress)
     return made

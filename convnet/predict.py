@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from convnet.decode import BadPicture, decode_image
+from convnet.decode import BadPicture, opened
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.posteriors import Picture, at_scales, posteriors
@@ -92,8 +92,8 @@ def _read(path: Path, looks: Sequence[Look]) -> Read:
             if path.is_dir():
                 return "a folder; name its pictures, as FOLDER/*"
             return "not a file" if os.path.lexists(path) else "no such file"
-        image, notes = decode_image(path.read_bytes())
-        return at_scales(np.asarray(image), min(image.size), looks), notes
+        with opened(path.read_bytes()) as (picture, notes):
+            return at_scales(np.asarray(picture), min(picture.size), looks), notes
     except BadPicture as error:
         return str(error)
     except OSError as error:

@@ -14,22 +14,22 @@ import json
 import os
 import re
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, Literal
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from convnet import draws, files, machine, store
-from convnet.decode import BadPicture, decode_image
+from convnet.decode import MAX_PIXELS, BadPicture, opened, stored_by
 from convnet.errors import DataError, UsageError
 from convnet.fitness import count, refuse_unfit
+from convnet.in_order import in_order
 from convnet.progress import SILENT, Progress
 from convnet.scale import scaled
 from convnet.sources import SPLITS, Entry, Source, open_source
@@ -49,8 +49,6 @@ OURS = re.compile(  # the files of a store that was begun; a source.tar in the w
     r"\.?((train|val|test)(-\d{5}\.(tar|json|sums)|\.index\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
 )
 Encoding = Literal["raw", "jpeg"]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Settings:
     size: int
     shorter_side: int
     encoding: Encoding
+    max_pixels: int = MAX_PIXELS  # a picture of more is refused
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -69,6 +68,11 @@ class Settings:
         if self.encoding not in SUFFIX:
             raise UsageError(f"--encoding {self.encoding}: must be raw or jpeg")
 
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What a store's header says of them; the limit isn't there, as it changes no picture."""
+        return {name: value for name, value in asdict(self).items() if name != "max_pixels"}
+
 
 def prepare(
     source: Source | files.PathLike,
@@ -77,6 +81,7 @@ def prepare(
     size: int | None = None,
     encoding: Encoding = "raw",
     shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> store.Store:
@@ -84,12 +89,13 @@ def prepare(
 
     size: pixels of the square; None: the source's own (MNIST 28, CIFAR 32, digits 8), for photos 256.
     shorter_side: pixels; None: `size`. workers: threads; None: one for each core.
+    max_pixels: a picture of more is refused; all threads together decode no more at a time (docs/pictures.md).
 
     Raises: UsageError when `path` holds something else; DataError when classes are unfit (fitness.py); DiskError.
     """
     path = files.as_path(path, "the store")
     source = source if isinstance(source, Source) else open_source(source, work=path / WORK)
-    settings = settings_for(source, size, encoding, shorter_side)
+    settings = replace(settings_for(source, size, encoding, shorter_side), max_pixels=max_pixels)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
@@ -160,7 +166,9 @@ def _jobs(source: Source, settings: Settings) -> list[Job]:
 
 def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
     """Stands for the settings and the pictures that the source lists: the same for a copy of it elsewhere."""
-    digest = hashlib.sha256(json.dumps([asdict(settings), source.classes]).encode())
+    digest = hashlib.sha256(json.dumps([settings.stored, source.classes]).encode())
+    if settings.max_pixels != MAX_PIXELS:
+        digest.update(str(settings.max_pixels).encode())
     for job in jobs:
         for entry in job.entries:
             digest.update(json.dumps([entry.key, entry.split, entry.label, entry.lasting]).encode())
@@ -170,8 +178,8 @@ def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
 
 
 def _plan(jobs: list[Job], listing: str) -> str:
-    """Stands for all that the bytes of a shard depend on: also the files' sizes and times, and Pillow's version."""
-    digest = hashlib.sha256(json.dumps([listing, store.VERSION, PIL.__version__]).encode())
+    """Stands for all that a shard's bytes depend on: also the files' sizes and times, and the decoders' versions."""
+    digest = hashlib.sha256(json.dumps([listing, store.VERSION, PIL.__version__, stored_by()]).encode())
     for job in jobs:
         stamps = [entry.stamp for entry in job.entries]
         digest.update(json.dumps([job.split, job.number, job.first, stamps]).encode())
@@ -237,7 +245,7 @@ def _make_shard(
     starts = range(job.first, job.first + len(job.entries), n)
     with files.atomic(path / store.shard_name(job.split, job.number)) as file, _flushing(file) as flush:
         work = zip(starts, chunks, strict=True)
-        for made in _in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
+        for made in in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
             for data, key, row in made.rows:
                 rows.append((job.number, offset, len(data), *row))
                 keys.append(key)
@@ -274,33 +282,17 @@ def _flushing(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
             running.result()
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-    """The results of work(item) in the items' order, with at most `window` items ahead."""
-    ahead: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > window:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        for future in ahead:
-            future.cancel()
-
-
 def _chunk(source: Source, settings: Settings, split: str, first: int, entries: Sequence[Entry]) -> Made:
     made = Made([], [], 0, Sums.small(settings.size))
     for position, entry in enumerate(entries, first):
         try:
-            data = source.read(entry)
-            picture, notes = decode_image(data) if isinstance(data, bytes) else (Image.fromarray(data), ())
-            frame = fit(picture, settings)
+            with opened(source.read(entry), settings.max_pixels) as (picture, notes):
+                frame, shorter = fit(picture, settings), min(picture.size)
         except BadPicture as error:
             made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
             continue
         made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
-        made.enlarged += min(picture.size) < settings.shorter_side
+        made.enlarged += shorter < settings.shorter_side
         pixels = np.asarray(frame)
         payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
         member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
@@ -367,7 +359,7 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
         "format": store.FORMAT,
         "version": store.VERSION,
         "source": {"name": source.name, "kind": source.kind, "notes": list(source.notes)},
-        **asdict(settings),
+        **settings.stored,
         "classes": list(source.classes),
         "splits": {split: _split_header(rows[split], len(source.classes), jobs, split) for split in rows},
         "counts": _counts(source, rows, left_out, enlarged),

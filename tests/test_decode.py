@@ -9,14 +9,12 @@ import zlib
 from contextlib import suppress
 
 import numpy as np
-import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from convnet import decode as decoding
 from convnet.containers import sniff
 from convnet.decode import MAX_PIXELS, BadPicture, decode, decode_stored
 from convnet.store import centre_square
@@ -80,7 +78,7 @@ def test_every_format_equals_pillow(kind: str, options: dict[str, object]) -> No
 @pytest.mark.parametrize(("kind", "options"), ALL)
 def test_every_truncation_is_noticed(kind: str, options: dict[str, object]) -> None:
     data = encoded(COLOUR[:9, :11], kind, **options)
-    for length in range(len(data)):
+    for length in range(len(data) - 2 * (kind == "JPEG")):  # its end marker alone is another matter
         assert "truncated" in (text := reason(data[:length])) or "damaged" in text or "not a" in text or "empty" in text
 
 
@@ -111,7 +109,7 @@ def test_white_is_zero_in_some_16_bit_tiffs() -> None:
     assert np.array_equal(pixels(turned), three((255 - (DEEP >> 8)).astype(np.uint8)))
 
 
-@pytest.mark.parametrize(("mode", "text"), [("I", "32-bit integers"), ("F", "floating-point")])
+@pytest.mark.parametrize(("mode", "text"), [("I", "32-bit signed integers"), ("F", "floating-point")])
 def test_numbers_of_32_bits_are_refused(mode: str, text: str) -> None:
     assert text in reason(encoded(Image.fromarray(GREY).convert(mode), "TIFF"))
 
@@ -263,7 +261,7 @@ def test_sizes_that_pillow_warns_of_do_not_warn() -> None:
         (b"PK\x03\x04....", "a zip archive"),
         (b"\0" * 100, "begins with zeros"),
         (b"\x01\x02\x03\x9c", "begins with the bytes 01 02 03 9c"),
-        (b"\0\0\0\x20ftypavif" + bytes(20), "AVIF or HEIC"),
+        (b"\0\0\0\x20ftypavif" + bytes(20), "AVIF, which is not read"),
         (b"\xff\xd8\xff\xd9", "JPEG"),
     ],
 )
@@ -340,15 +338,8 @@ def test_sniff_knows_what_decode_reads() -> None:
 # What `prepare` stored
 
 
-@pytest.mark.parametrize("name", ["Pillow", "simplejpeg"])
-def test_stored_jpegs_are_decoded_as_any_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Smooth and noisy, odd sides, any subsampling and quality: equal to the bit, so that no run depends on it."""
-    if name == "simplejpeg":
-        pytest.importorskip("simplejpeg")
-        assert decoding.stored_by().startswith("simplejpeg ")
-    else:
-        monkeypatch.setattr(decoding, "_fast", lambda: None)
-        assert decoding.stored_by() == f"Pillow {PIL.__version__}"
+def test_stored_jpegs_are_decoded_as_any_other() -> None:
+    """Smooth and noisy, odd sides, any subsampling and quality: equal to the bit, also to Pillow."""
     noise = np.random.default_rng(0)
     for height, width in ((1, 1), (7, 16), (17, 33), (100, 75), (256, 341)):
         coarse = Image.fromarray(noise.integers(0, 256, (5, 7, 3), np.uint8)).resize((width, height))
@@ -359,6 +350,7 @@ def test_stored_jpegs_are_decoded_as_any_other(name: str, monkeypatch: pytest.Mo
             found = decode_stored(np.frombuffer(data, np.uint8))
             assert found.shape == (height, width, 3)
             np.testing.assert_array_equal(found, decode(data)[0])
+            np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(data))))
             side = min(height, width) * 2 // 3 + 1
             part = decode_stored(np.frombuffer(data, np.uint8), side)
             np.testing.assert_array_equal(part, centre_square(found, side))

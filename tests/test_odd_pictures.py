@@ -123,7 +123,8 @@ def odd_files() -> list[Odd]:
     cuts = [1, 2, 3, 10, 100, 300, len(whole) // 2, len(whole) - 50, len(whole) - 2, len(whole) - 1]
     bit = np.array(Image.fromarray(GREY).convert("1").convert("RGB"))
     good = encoded(PICTURE, "PNG")
-    odd = [Odd(f"cut{k}.jpg", whole[:k], "failed", "truncated JPEG|not a picture") for k in cuts]
+    odd = [Odd(f"cut{k}.jpg", whole[:k], "failed", "truncated JPEG|not a picture") for k in cuts[:-2]]
+    odd += [Odd(f"cut{k}.jpg", whole[:k], "note", "its end marker is missing") for k in cuts[-2:]]
     odd += [Odd(f"exif{k}.png", with_exif(k), "used", pixels=turned(k)) for k in range(1, 9)]
     odd += [Odd(f"frames.{kind.lower()}", frames(kind), "note", "first frame of 3") for kind in ("GIF", "PNG", "WEBP")]
     return [

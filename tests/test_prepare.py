@@ -16,7 +16,7 @@ from PIL import Image
 from convnet import files
 from convnet import prepare as preparing
 from convnet.check import check_folder, check_store
-from convnet.decode import decode_image
+from convnet.decode import decode
 from convnet.errors import DataError, DiskError, UsageError
 from convnet.prepare import WORK, Settings, fit, prepare
 from convnet.progress import Silent
@@ -92,7 +92,7 @@ def test_each_stored_picture_is_that_of_its_file(source: Source, folder: Path, t
     labels = {entry.key: entry.label for entry in source.entries}
     for split in made.splits.values():
         for i, key in enumerate(split.keys):
-            frame = fit(decode_image((folder / key).read_bytes())[0], Settings(SIZE, 14, encoding))
+            frame = fit(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, 14, encoding))
             if encoding == "raw":
                 right = np.asarray(frame)
             else:
@@ -123,7 +123,9 @@ def test_training_pictures_are_mixed_and_always_in_the_same_order(source: Source
 def test_statistics_equal_brute_force(source: Source, folder: Path, tmp_path: Path, encoding: str) -> None:
     made = prepare(source, tmp_path / "s", size=SIZE, encoding=encoding)
     split = made.split("train")
-    squares = [fit(decode_image((folder / key).read_bytes())[0], Settings(SIZE, SIZE, "raw")) for key in split.keys]
+    squares = [
+        fit(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, SIZE, "raw")) for key in split.keys
+    ]
     pixels = np.stack([np.asarray(square) for square in squares]).astype(np.float64)
     if encoding == "raw":
         assert np.array_equal(pixels, [split.picture(i) for i in range(split.n)])

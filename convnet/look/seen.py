@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.augment import to_input
-from convnet.decode import BadPicture, decode_image
+from convnet.decode import BadPicture, opened
 from convnet.errors import DataError, UsageError
 from convnet.evaluate import check_gives
 from convnet.posteriors import at_scales
@@ -71,7 +71,8 @@ def net_input(pictures: Sequence[Seen], preprocessing: Preprocessing, device: to
 def _square(path: Path, preprocessing: Preprocessing) -> Pixels:
     settings = Settings(preprocessing.size, preprocessing.shorter_side or preprocessing.size, "raw")
     try:
-        return np.asarray(fit(decode_image(path.read_bytes())[0], settings))
+        with opened(path.read_bytes()) as (picture, _):
+            return np.asarray(fit(picture, settings))
     except BadPicture as error:
         raise DataError(f"{path}: {error}") from error
     except IsADirectoryError as error:

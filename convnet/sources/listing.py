@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet import draws
-from convnet.containers import BadPicture, sniff
+from convnet.containers import SUFFIXES, BadPicture, not_read, sniff
 from convnet.errors import UsageError
 
 SPLITS = ("train", "val", "test")
@@ -36,9 +36,6 @@ SPELLINGS = {
     "eval": "val",
     "evaluation": "val",
 }
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
-)
 NUMBER = re.compile(r"-?[0-9]+")  # a class that is a whole number
 LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"))  # of systems
 SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
@@ -251,7 +248,7 @@ def judge(name: str, head: Callable[[], bytes]) -> tuple[Literal["skipped"], str
     """None for a regular file that is meant to be a picture, by its extension or by its first bytes; or why not."""
     if is_hidden(name):
         return "skipped", "hidden"
-    if has_picture_suffix(name) or sniff(head()) is not None:
+    if has_picture_suffix(name) or sniff(first := head()) is not None or not_read(first) is not None:
         return None
     return "skipped", "not a picture"
 
