@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convnet.answers import Member
     from convnet.device import Device
     from convnet.fuse import Row
+    from convnet.progress import Progress
     from convnet.store import Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -46,6 +47,9 @@ def evaluate(
         typer.Option(help="Keep every posterior in this file: for convnet fuse, and to go on after a stop."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Crops in a forward pass; bounds memory.")] = 32,
+    restrict: Annotated[
+        bool, typer.Option("--restrict", help="Only the outputs of the store's classes, as for ImageNet-A and -R.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, which is faster and less exact.")] = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
     as_json: Json = False,
@@ -53,7 +57,8 @@ def evaluate(
 ) -> None:
     """Tests nets by the papers' protocols: convnet evaluate runs/photos stores/photos --views ten-crop
 
-    Several nets are fused: their posteriors are averaged. Error rates have n and a 95 % interval.
+    Several nets are fused: their posteriors are averaged. Error rates have n and a 95 % interval. A store with some of
+    the net's classes is matched by name.
     """
     from convnet import device
     from convnet.answers import ask
@@ -72,7 +77,7 @@ def evaluate(
     shares = _numbers(weights, len(files))
     with shown(quiet) as progress:
         tested, where = Store(store), device.choose(_precision(precision))
-        members = [_member(file, tested, views, scales, where) for file in files]
+        members, tested = _members(files, tested, views, scales, where, restrict, progress)
         part = split_to_test(tested, split)
         note = seen(part, [look for member in members for look in member.looks])
         if note:
@@ -153,28 +158,52 @@ def predict(
         raise DataError(f"{failed} of {len(pictures)} pictures could not be read")
 
 
-def _member(file: Path, store: "Store", views: str, scales: str | None, where: "Device") -> "Member":
-    """A checkpoint and how it looks. Raises: UsageError when its classes are not the store's."""
+def _members(
+    files: Sequence[Path],
+    store: "Store",
+    views: str,
+    scales: str | None,
+    where: "Device",
+    restrict: bool,
+    progress: "Progress",
+) -> tuple[list["Member"], "Store"]:
+    """The checkpoints and how they look; and the store with the labels of their classes, which are one set.
+
+    Raises: UsageError when the store has a class that a net lacks, or the nets have other classes than each other.
+    """
     from convnet.answers import Member
     from convnet.checkpoint import load, rebuild
     from convnet.files import sha256_file
+    from convnet.restrict import restricted
     from convnet.views import protocol
 
-    kept = load(file)
-    check_classes(store, kept.classes, file)
-    asked = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
-    identity = f"{sha256_file(file)} {where.dtype}"
-    return Member(_name(file), identity, where.take(rebuild(kept)), kept.preprocessing, asked)
+    members, labelled = [], store
+    for i, file in enumerate(files):
+        kept = load(file)
+        n_all = len(kept.classes)
+        if restrict:
+            kept = restricted(kept, store.classes)
+        if i == 0:
+            labelled = store.with_labels_of(kept.classes, str(file))
+            _say_which_classes(store, labelled, n_all, progress)
+        elif kept.classes != labelled.classes:
+            raise UsageError(
+                f"{file} and {files[0]} have other classes, or their order; nets are fused by their outputs"
+            )
+        looks = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
+        identity = f"{sha256_file(file)} {where.dtype}"
+        members.append(Member(_name(file), identity, where.take(rebuild(kept)), kept.preprocessing, looks))
+    return members, labelled
 
 
-def check_classes(store: "Store", classes: Sequence[str], file: Path) -> None:
-    """Raises: UsageError when the classes of the checkpoint `file` are not the store's."""
-    if store.classes != tuple(classes):
-        differ = sorted(set(classes) ^ set(store.classes))[:5]
-        raise UsageError(
-            f"{store.path} and {file} have other classes (such as {', '.join(differ) or 'their order'}); "
-            "prepare a store with the classes that the net was trained on"
-        )
+def _say_which_classes(store: "Store", labelled: "Store", n_all: int, progress: "Progress") -> None:
+    """One line where a store's classes aren't the net's as they are."""
+    n = len(store.classes)
+    if labelled is not store:
+        part = f"{n} of the net's {n_all} classes" if n < n_all else "the net's classes in another order"
+        progress.note(f"{store.path} has {part}: labels are matched by name, errors are over all {n_all} outputs")
+    elif n < n_all:
+        progress.note(f"only the outputs of {store.path}'s {n} of the net's {n_all} classes count (--restrict)")
 
 
 def _name(file: Path) -> str:

@@ -89,9 +89,7 @@ def seen_at(
     from convnet.store import Store, is_store
 
     if len(paths) == 1 and is_store(paths[0]):
-        store = Store(paths[0])
-        if store.classes != kept.classes:
-            raise UsageError(f"{paths[0]} has other classes than the net; name pictures, or a store with its classes")
+        store = Store(paths[0]).with_labels_of(kept.classes, "the net")
         chosen = split_to_test(store, split)
         if chosen.n == 0:
             raise UsageError(f"{paths[0]} has no pictures in its split {chosen.name}; choose another with --split")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from convnet.cli_evaluate import check_classes
 from convnet.cli_show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
@@ -237,9 +236,7 @@ def _net(checkpoint: Path, names: Path | None) -> _Loaded:
 def _store(path: Path, net: _Loaded) -> "Store":
     from convnet.store import Store
 
-    store = Store(path)
-    check_classes(store, net.classes, net.file)
-    return store
+    return Store(path).with_labels_of(net.classes, str(net.file))
 
 
 def _split(store: "Store", name: str | None) -> "Split":

@@ -16,6 +16,7 @@ import io
 import json
 import mmap
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -138,6 +139,26 @@ class Store:
             raise UsageError(f"{self.path}: {unknown('split', name, self.splits)}")
         return self.splits[name]
 
+    def with_labels_of(self, classes: Sequence[str], owner: str) -> "Store":
+        """This store with the labels of `owner`, a net with these classes: each picture's by its class's name.
+
+        Raises: UsageError when the net lacks a class of the store, naming some.
+        """
+        if self.classes == tuple(classes):
+            return self
+        number = {name: k for k, name in enumerate(classes)}
+        if lacking := [name for name in self.classes if name not in number]:
+            some = ", ".join(repr(name) for name in lacking[:3])
+            raise UsageError(
+                f"{self.path} has {len(lacking)} classes that {owner} lacks, as {some}; the net's are "
+                f"{', '.join(repr(name) for name in classes[:3])} ...: name them alike (convnet import --classes), or "
+                "prepare a store with classes of the net"
+            )
+        other, table = copy(self), np.array([number[name] for name in self.classes], np.int64)
+        other.classes = tuple(classes)
+        other.splits = {name: split.labelled(other, table) for name, split in self.splits.items()}
+        return other
+
     @property
     def identity(self) -> str:
         """A sha256 for the whole content: the header lists the hashes of the indexes, these those of all records."""
@@ -189,6 +210,12 @@ class Split:
         self._checked = np.zeros(self.n, bool)
         self._maps: dict[int, Pixels] = {}
         self._files: dict[int, mmap.mmap] = {}
+
+    def labelled(self, store: Store, table: NDArray[np.int64]) -> "Split":
+        """The same pictures as a split of `store`, label k as table[k]."""
+        other = copy(self)
+        other.store, other.labels = store, table[self.labels]
+        return other
 
     @cached_property
     def keys(self) -> list[str]:

@@ -226,7 +226,7 @@ def test_the_command(run: Run, untrained: Path, digits: Store, tmp_path: Path) -
         (["NET", "none.png"], "none.png: cannot be read: No such file or directory"),
         (["NET", "none.png", "--only-errors"], "errors are known of a store's pictures only"),
         (["none.ckpt", "STORE"], "none.ckpt: no such checkpoint"),
-        (["NET", "OTHER"], "other classes"),
+        (["NET", "OTHER"], "prepare a store with classes of the net"),
         (["NET", "STORE", "--names", "none.txt"], "none.txt: cannot be read"),
     ],
 )

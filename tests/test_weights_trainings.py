@@ -145,20 +145,40 @@ def caffemodel(weights: Weights, names: dict[str, str], **how: Any) -> bytes:
     return caffe_writer.net(blobs, 2, **how)
 
 
+def test_a_last_layer_of_another_name_is_taken_where_it_is_the_only_one(tmp_path: Path, weights: Weights) -> None:
+    tuned = {"fc10_flowers" + name[4:] if name.startswith("fc10") else name: each for name, each in weights.items()}
+    cases: dict[str, Weights] = {
+        "another too": {**tuned, "fc_other.weight": torch.ones(2, 1024)},
+        "another size": {**tuned, "fc10_flowers.weight": torch.ones(10, 512)},
+        "a bias of another size": {**tuned, "fc10_flowers.bias": torch.ones(11)},
+        "without bias": {name: tensor for name, tensor in tuned.items() if name != "fc10_flowers.bias"},
+        "not the last": {name.replace("conv3", "conv4"): tensor for name, tensor in weights.items()},
+    }
+    for content in cases.values():
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(DataError, match="a layer of another name --rename THEIRS=OURS"):
+            read_weights(tmp_path / "a.pth", NET)
+    torch.save(tuned, tmp_path / "a.pth")
+    told = "fc10_flowers is read as fc10: the only layer of another name, and it fits"
+    assert told in imported(tmp_path / "a.pth", weights)
+
+
 def test_a_layer_of_another_name(tmp_path: Path, weights: Weights) -> None:
-    (tmp_path / "a.caffemodel").write_bytes(caffemodel(weights, {"fc10": "fc10_flowers"}))
-    torch.save({"module." + n.replace("fc10", "head.last"): t for n, t in weights.items()}, tmp_path / "a.pth")
+    others = {"conv3": "three", "fc10": "fc10_flowers"}  # two: not to be known by what is left
+    (tmp_path / "a.caffemodel").write_bytes(caffemodel(weights, others))
+    renamed = {n.replace("fc10", "head.last").replace("conv3", "three"): tensor for n, tensor in weights.items()}
+    torch.save(before("module.", renamed), tmp_path / "a.pth")
     for name, theirs in (("a.caffemodel", "fc10_flowers"), ("a.pth", "head.last"), ("a.pth", "module.head.last")):
         with pytest.raises(DataError, match="a layer of another name --rename THEIRS=OURS"):
             read_weights(tmp_path / name, NET)
-        notes = imported(tmp_path / name, weights, rename={theirs: "fc10"})
+        notes = imported(tmp_path / name, weights, rename={theirs: "fc10", "three": "conv3"})
         assert f"{theirs} is read as fc10 (--rename)" in notes
         with pytest.raises(UsageError, match="unknown name of the net 'fc100': did you mean 'fc10'"):
             read_weights(tmp_path / name, NET, rename={theirs: "fc100"})
         with pytest.raises(UsageError, match=f"unknown name of the file 'fc10_flower': .*{theirs.rpartition('.')[2]}"):
             read_weights(tmp_path / name, NET, rename={"fc10_flower": "fc10"})
-        with pytest.raises(UsageError, match=r"conv3.weight and .*weight would both be conv3.weight; rename one"):
-            read_weights(tmp_path / name, NET, rename={theirs: "conv3"})
+        with pytest.raises(UsageError, match=r"conv2.weight and .*weight would both be conv2.weight; rename one"):
+            read_weights(tmp_path / name, NET, rename={theirs: "conv2"})
 
 
 def test_single_tensors_and_others_names_can_be_renamed(tmp_path: Path) -> None:

@@ -82,9 +82,8 @@ def _look(told: Record, names: Path | None, pictures: int, progress: Progress, s
     if told.store is None:
         return made
     try:
-        if told.store.classes != kept.classes:
-            raise UsageError(f"{told.store.path} has other classes than the net")
-        split, ids, total, train_ids = findings.pictures_of_run(kept.recipe, told.store, pictures)
+        store = told.store.with_labels_of(kept.classes, "the net")
+        split, ids, total, train_ids = findings.pictures_of_run(kept.recipe, store, pictures)
         asked = Asked(
             net,
             kept.preprocessing,

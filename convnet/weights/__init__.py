@@ -196,13 +196,14 @@ def _chosen(
         return parts[0].tensors, []
     net = _empty(net_name)
     found, notes = candidates.choose(path, parts, _namings(path, net, parts[0].tensors, told), entry)
-    if renames:
-        namings = _namings(path, net, found, told)
-        here = {each.name for each in found}
-        naming = max(namings.values(), key=lambda naming: len(here & naming.keys()))
-        found = candidates.rename(path, found, naming, renames)
-        notes += [f"{old} is read as {new} (--rename)" for old, new in renames.items()]
-    return found, notes
+    namings = _namings(path, net, found, told)
+    here = {each.name for each in found}
+    naming = max(namings.values(), key=lambda naming: len(here & naming.keys()))
+    found = candidates.rename(path, found, naming, renames)
+    last = candidates.renamed_last(net, found, naming)
+    notes += [f"{old} is read as {new} (--rename)" for old, new in renames.items()]
+    notes += [f"{old} is read as {new}: the only layer of another name, and it fits" for old, new in last.items()]
+    return candidates.rename(path, found, naming, last), notes
 
 
 def _order(net: Net, writer: str, told: Own | None, channels: str | None, report: Report) -> str:

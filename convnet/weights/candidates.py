@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convnet.errors import UsageError, unknown
+from convnet.nets.layers import Net
 from convnet.weights.found import Found, Part
+from convnet.weights.match import squeezed
 from convnet.weights.names import Naming, layer_of
 
 SHOWN = 8  # entries that a note lists
@@ -121,6 +123,26 @@ def rename(path: Path, found: Sequence[Found], naming: Naming, renames: Mapping[
             result[i] = replace(found[i], name=sources[ours], source=found[i].source or found[i].name)
     _check_once(path, result)
     return result
+
+
+def renamed_last(net: Net, found: Sequence[Found], naming: Naming) -> dict[str, str]:
+    """{a layer of the file: the net's last}, as after fine-tuning: the only layer that has another name, and it fits.
+
+    Empty when another layer is missing or left over too, or the shapes differ in more than the number of classes.
+    """
+    here = {each.name: each.shape for each in found}
+    missing = {source: targets for source, targets in naming.items() if source not in here}
+    left = here.keys() - naming.keys()
+    layers = {name.rpartition(".")[0] for name in left}
+    if {layer_of(targets) for targets in missing.values()} != {net.last} or len(layers) != 1:
+        return {}
+    (layer,) = layers
+    wanted = {name.rpartition(".")[2]: tuple(net.state_dict()[targets[0]].shape) for name, targets in missing.items()}
+    shapes = {kind: squeezed(here.get(f"{layer}.{kind}", ()), len(shape)) for kind, shape in wanted.items()}
+    has_same_parts = left == {f"{layer}.{kind}" for kind in wanted}
+    reads_the_same = all(shapes[kind][1:] == shape[1:] for kind, shape in wanted.items())
+    has_one_size = len({shape[:1] for shape in shapes.values()}) == 1
+    return {layer: net.last} if has_same_parts and reads_the_same and has_one_size else {}
 
 
 def _is_or_has(name: str, layer: str) -> bool:
