@@ -103,12 +103,12 @@ def prepare(
     jobs = _jobs(source, settings)
     listing = _listing_hash(jobs, source, settings)
     if store.is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
-        return _finished(path, listing, progress)
+        return _fit(_finished(path, listing, progress))
     with files.lock(path, "preparing"):
         if store.is_store(path):  # by a process that was killed, or finished, just after it
             found = _finished(path, listing, progress)
             shutil.rmtree(path / WORK, ignore_errors=True)
-            return found
+            return _fit(found)
         _begin(path, _plan(jobs, listing))
         # Pillow keeps its memory blocks: 120 page faults fewer a picture
         Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ def prepare(
                     done += n
                     progress.update(done)
         progress.finish()
-        return _commit(path, jobs, source, settings, listing)
+        return _fit(_commit(path, jobs, source, settings, listing))
 
 
 def settings_for(source: Source, size: int | None, encoding: Encoding, shorter_side: int | None) -> Settings:
@@ -189,11 +189,18 @@ def _plan(jobs: list[Job], listing: str) -> str:
 def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
     found = store.Store(path)
     if found.header["listing"] != listing:
-        raise UsageError(
-            f"{path} holds a store made from other pictures or settings; remove the folder, or choose another"
-        )
+        text = "holds a store made from other pictures or settings; remove the folder, or choose another"
+        raise UsageError(f"{path} {text}")
     progress.note(f"{path} is already prepared from these pictures: nothing to do")
     return found
+
+
+def _fit(made: store.Store) -> store.Store:
+    """The store, if its classes are fit. Raises: DataError; the store stays, as its list says what failed and why."""
+    numbers = {name: split["per_class"] for name, split in made.header["splits"].items()}
+    left_out = [json.loads(line) for line in made.read_file("left_out.jsonl").splitlines()]
+    refuse_unfit(made.header["source"]["name"], made.classes, numbers, _first_failed(left_out))
+    return made
 
 
 def _begin(path: Path, plan: str) -> None:
@@ -345,8 +352,9 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
         pixels = np.frombuffer(_part(path, job).with_suffix(".sums").read_bytes(), np.int64).reshape(sums.pixels.shape)
         sums.add(Sums(part["n"], pixels, np.array(part["products"], np.int64)))
         shards[store.shard_name(job.split, job.number)] = {"bytes": part["bytes"]}
-    numbers = count(len(source.classes), ((split, row[4]) for split in rows for row in rows[split]))
-    refuse_unfit(source.name, source.classes, numbers, _first_failed(left_out))
+    if not sums.n:
+        numbers = count(len(source.classes), ((split, row[4]) for split in rows for row in rows[split]))
+        refuse_unfit(source.name, source.classes, numbers, _first_failed(left_out))
     left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
     contents: dict[str, bytes] = {}
     for split in rows:
