@@ -28,7 +28,7 @@ NAMES = frozenset((
 CLASSES = frozenset((
     "class", "label", "labels", "category", "class_name", "classname", "class_id", "classid", "class_label",
     "label_name", "label_id", "labelid", "category_name", "category_id", "target", "species", "breed", "wnid",
-    "synset", "y", "prediction_string",
+    "synset", "prediction_string",
 ))
 # fmt: on
 PARTS = frozenset(("split", "set", "subset", "partition", "part", "usage"))

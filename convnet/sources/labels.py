@@ -99,8 +99,8 @@ def classes_of(lines: Iterable[tuple[Path, Line]]) -> tuple[dict[str, str], list
             raise UsageError(f"{shown(path)}, line {line.number}: the label '{label}' {problem}")
         if parts := _several(label, first):
             raise UsageError(
-                f"{shown(path)}, line {line.number}: '{label}' looks like several labels of one picture, as "
-                f"{' and '.join(parts)} are labels too; a picture is trained with one: write a column with one class"
+                f"{shown(path)}, line {line.number}: '{label}' looks like several labels of one picture, as other "
+                f"pictures have {' and '.join(parts)} alone; a picture is trained with one: write one class"
             )
     if len(first) == n > TELLING:
         label, (path, line) = next(iter(first.items()))
@@ -125,11 +125,11 @@ def _no_class(label: str) -> str | None:
 
 
 def _several(label: str, labels: Iterable[str]) -> list[str]:
-    """The labels that one label is made of, if it is."""
-    for mark in "|;, ":
+    """The labels that one label is made of, if it is; where | or ; stand, one that is a label itself will do."""
+    for mark, test in (("|", any), (";", any), (",", all), (" ", all)):
         parts = [part.strip() for part in label.split(mark)]
-        if len(parts) > 1 and all(part in labels for part in parts):
-            return parts
+        if len(parts) > 1 and test(part in labels for part in parts):
+            return [part for part in parts if part in labels]
     return []
 
 

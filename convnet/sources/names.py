@@ -28,13 +28,7 @@ class Names:
     def __init__(self, found: Iterable[Found], folder: Path) -> None:
         self.files = {"/".join(file.parts): file for file in found}
         self.roots = sorted({posixpath.abspath(shown(folder)), os.path.realpath(folder)})
-        self._by_last: dict[str, list[str]] = defaultdict(list)
-        for key in self.files:
-            last = _folded(posixpath.basename(key))
-            self._by_last[last].append(key)
-            stem = posixpath.splitext(last)[0]
-            if has_picture_suffix(last) and not has_picture_suffix(stem):
-                self._by_last[stem].append(key)
+        self._by_end: dict[int, dict[str, list[str]]] = {}
 
     def __contains__(self, name: str) -> bool:
         """Whether it could mean a picture below."""
@@ -107,11 +101,24 @@ class Names:
 
     def _matches(self, path: str) -> list[str]:
         """The files whose path ends in `path`: those of its own spelling, else those without regard to case."""
-        parts = path.split("/")
-        folded = [_folded(part) for part in parts]
-        some = [key for key in self._by_last.get(folded[-1], ()) if _ends(_folded(key).split("/"), folded)]
-        whole = [key for key in some if _folded(posixpath.basename(key)) == folded[-1]] or some
-        return [key for key in whole if _ends(key.split("/"), parts)] or whole
+        folded, last = _folded(path), _folded(posixpath.basename(path))
+        some = self._ending_in(path.count("/") + 1).get(folded, [])
+        whole = [key for key in some if _folded(posixpath.basename(key)) == last] or some
+        return [key for key in whole if _ends_in(key, path)] or whole
+
+    def _ending_in(self, n_parts: int) -> dict[str, list[str]]:
+        """{the last parts of a path, folded: the files}; a picture's also without its extension."""
+        if n_parts not in self._by_end:
+            ends: dict[str, list[str]] = defaultdict(list)
+            for key in self.files:
+                if key.count("/") + 1 >= n_parts:
+                    end = _folded("/".join(key.split("/")[-n_parts:]))
+                    ends[end].append(key)
+                    stem = posixpath.splitext(end)[0]
+                    if has_picture_suffix(end) and not has_picture_suffix(stem):
+                        ends[stem].append(key)
+            self._by_end[n_parts] = ends
+        return self._by_end[n_parts]
 
 
 def _in_one_place(
@@ -161,13 +168,11 @@ def _is_absolute(path: str) -> bool:
     return path.startswith("/") or DRIVE.match(path) is not None
 
 
-def _ends(path: list[str], last: list[str]) -> bool:
-    """Whether a path ends in these parts; the last one may lack its extension."""
-    if path[-len(last) : -1] != last[:-1] or len(path) < len(last):
-        return False
-    return path[-1] == last[-1] or posixpath.splitext(path[-1])[0] == last[-1]
+def _ends_in(key: str, path: str) -> bool:
+    """Whether a file's path ends in this one, letter by letter; the last part may lack its extension."""
+    return any(f"/{text}".endswith(f"/{path}") for text in (key, posixpath.splitext(key)[0]))
 
 
 def _folded(text: str) -> str:
     """One form of a name for all its letters' cases and for composed and decomposed accents."""
-    return unicodedata.normalize("NFC", text).casefold()
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,11 +97,13 @@ def _table(path: Path, text: str) -> Table:
     excel = re.fullmatch(r"sep=(.)\s*", lines[first][1], re.IGNORECASE)
     marks = [excel[1]] if excel else [mark for mark in MARKS if mark in lines[first][1]]
     body = [line for _, line in lines[first + bool(excel) :]]
-    readings: list[Callable[[], Iterator[Row]]] = [lambda mark=mark: _separated(body, mark, path) for mark in marks]  # type: ignore[misc]
-    readings.append(lambda: iter(_spaced(body)))
-    best = max(readings, key=lambda reading: _score(reading()))  # of equals the first
+    best = max([*marks, None], key=lambda mark: _score(body[:SAMPLE], mark, path))  # of equals the first
     offset = first + bool(excel)
-    return Table(path, [(offset + number, row) for number, row in best()])
+    return Table(path, [(offset + number, row) for number, row in _read(body, best, path)])
+
+
+def _read(lines: list[str], mark: str | None, path: Path) -> Iterable[Row]:
+    return _spaced(lines) if mark is None else _separated(lines, mark, path)
 
 
 def _says_nothing(line: str) -> bool:
@@ -110,13 +112,13 @@ def _says_nothing(line: str) -> bool:
     return not text or (text.startswith("#") and not any(map(has_picture_suffix, re.split(r"[\s,;]+", text))))
 
 
-def _score(rows: Iterator[Row]) -> int:
-    """In how many of the first lines a field is a picture's name and another one isn't empty."""
+def _score(lines: list[str], mark: str | None, path: Path) -> int:
+    """In how many lines a field is a picture's name and another one isn't empty, if fields are read in this way."""
     try:
-        sample = list(itertools.islice(rows, SAMPLE))
+        rows = [[field for field in row if field] for _, row in _read(lines, mark, path)]
     except DataError:
         return 0
-    return sum(len([field for field in row if field]) > 1 and any(map(has_picture_suffix, row)) for _, row in sample)
+    return sum(len(row) > 1 and any(map(has_picture_suffix, row)) for row in rows)
 
 
 def _separated(lines: list[str], mark: str, path: Path) -> Iterator[Row]:
@@ -144,6 +146,9 @@ def _spaced(lines: list[str]) -> list[Row]:
 
 def _name_and_rest(line: str) -> list[str]:
     """The name with its spaces, and the words behind it; a line that ends in a name has its class before it."""
+    words = line.split()
+    if has_picture_suffix(words[0]) and '"' not in line and not any(map(has_picture_suffix, words[1:])):
+        return words
     tokens = list(TOKEN.finditer(line))
     words = [token[1] if token[1] is not None else token[2] for token in tokens]
     ends = [n for n, word in enumerate(words) if has_picture_suffix(word)]
