@@ -101,6 +101,21 @@ def test_strict(run, flowers: Path) -> None:
     assert Store(Path("store")).header["counts"]["used"] == 60
 
 
+def test_a_lists_columns(run, flowers: Path) -> None:
+    names = sorted(flowers.glob("*/*.jpg"))
+    lines = [f"{path.relative_to(flowers)},{n % 7},{path.parent.name[:2]}\n" for n, path in enumerate(names)]
+    (flowers / "list.csv").write_text("scan,age,kind\n" + "".join(lines), encoding="utf-8")
+    code, _, err = run("check", flowers / "list.csv")
+    assert (code, "scan, age, kind; say which: --name-column X --label-column Y" in err) == (2, True)
+    columns = ["--label-column", "kind"]
+    assert run("check", flowers / "list.csv", *columns)[0] == 0
+    code, out, _ = run("prepare", flowers / "list.csv", "store", "--size", 16, *columns, "--json")
+    assert (code, json.loads(out)["classes"]) == (0, ["ro", "tu"])
+    for verb in ("check", "train"):
+        code, _, err = run(verb, "store", *columns)
+        assert (code, "store is a store and no list" in err) == (2, True)
+
+
 def test_check(run, flowers: Path) -> None:
     assert run("prepare", flowers, "store", "--size", 16)[0] == 0
     assert run("check", "store")[0] == 0

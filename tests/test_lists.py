@@ -7,7 +7,7 @@ import pytest
 
 from convnet.errors import DataError, UsageError
 from convnet.sources import ColumnNames, Source, open_source
-from convnet.sources.lists import lists_in, unread_lists
+from convnet.sources.lists import lists_in
 
 SIX = [f"p{n}.jpg" for n in range(6)]
 
@@ -316,7 +316,6 @@ def test_which_texts_are_lists(tmp_path: Path) -> None:
     (tmp_path / "loop.csv").symlink_to("loop.csv")
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     assert lists_in(tmp_path, os.listdir(tmp_path)) == [tmp_path / "list.csv"]
-    assert unread_lists(os.listdir(tmp_path)) == ["metadata.jsonl (JSON lines)"]
     with pytest.raises(UsageError, match=r"metadata.jsonl is JSON lines, which is not read as a list; write it as CSV"):
         open_source(tmp_path / "metadata.jsonl")
 

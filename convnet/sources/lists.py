@@ -54,11 +54,6 @@ def lists_in(folder: Path, names: Iterable[str], found: Iterable[Found] | None =
     return [path for path, n_columns in _texts(folder, names, found) if n_columns > 1]
 
 
-def unread_lists(names: Iterable[str]) -> list[str]:
-    """The files that may be lists in a format that isn't read, each with what it is."""
-    return [f"{shown(name)} ({UNREAD[_suffix(name)]})" for name in sorted(names) if _suffix(name) in UNREAD]
-
-
 def refuse_unread(path: Path) -> None:
     """Raises: UsageError when a path is a list in a format that isn't read."""
     if what := UNREAD.get(_suffix(path.name)):
