@@ -22,6 +22,7 @@ NOTHING = frozenset(("nan", "<na>", "na", "n/a", "#n/a", "null", "nat", "?"))
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 NUMBER = re.compile(r"(-?\d+)(\.0*)?")
 FRACTION = re.compile(r"[-+]?(\d+\.\d*|\.\d+)(e[-+]?\d+)?|[-+]?\d+e[-+]?\d+", re.IGNORECASE)
+NUMBERS = re.compile(r"-?\d+([ ,;|]+-?\d+)+")
 CHECKSUM = re.compile(r"[0-9a-f]{32,}", re.IGNORECASE)
 BOXES = re.compile(r"(\S+( -?\d+){4})( \S+( -?\d+){4})*")  # ILSVRC's "n01751748 111 108 411 308", one for each object
 TELLING = 20  # pictures; as many that all have classes of their own are no classes
@@ -117,6 +118,8 @@ def _no_class(label: str) -> str | None:
         return "says that there is none; leave the line out or write its class"
     if BOXES.fullmatch(label) and len(label.split()) > 5:  # one class alone has become the label
         return "has objects of several classes; a picture is trained with one: write a column with one class"
+    if NUMBERS.fullmatch(label):
+        return "holds several numbers; a picture is trained with one class"
     if CHECKSUM.fullmatch(label):
         return "is a checksum and no class"
     if FRACTION.fullmatch(label) and not NUMBER.fullmatch(label):
