@@ -24,7 +24,7 @@ from convnet.cli_evaluate import evaluate, fuse, predict
 from convnet.cli_machine import benchmark, doctor
 from convnet.cli_report import after_training, report
 from convnet.cli_show import show
-from convnet.cli_verb import guarded
+from convnet.cli_verb import Place, guarded
 from convnet.cli_weights import checkpoint_at, export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.terminal import columns, plain, shown
@@ -206,6 +206,7 @@ def train(
     resident: Annotated[
         str, typer.Option(metavar="auto|raw|420|no", help="CUDA: pictures in its memory, as they are or as 4:2:0.")
     ] = "auto",
+    place: Place = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Annotated[str | None, typer.Option(hidden=True)] = None,  # prepare's; named by the errors that ask for it
@@ -220,6 +221,7 @@ def train(
     Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
     Ctrl-C saves; --resume goes on as if never stopped.
     """
+    from convnet import device
     from convnet.plan import free_folder, plan_run, resume_run
     from convnet.sources import ColumnNames
     from convnet.stop import on_signals
@@ -227,6 +229,7 @@ def train(
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     at_once = _at_once(batch)
+    device.choose(device=place)  # one that isn't there is told before pictures are prepared
     start = checkpoint_at(start_from) if start_from is not None else None
     columns = ColumnNames(name_column, label_column, split_column)
     with shown(quiet) as progress:
@@ -248,8 +251,9 @@ def train(
 
         with on_signals(leave) as stop:
             try:
-                summary = run(plan, store, out, resume=resume, start=start, workers=workers, at_once=at_once,
-                              keep=cast(Any, resident), progress=progress, stop=stop, command=command)  # fmt: skip
+                summary = run(plan, store, out, resume=resume, start=start, place=place, workers=workers,
+                              at_once=at_once, keep=cast(Any, resident), progress=progress, stop=stop,
+                              command=command)  # fmt: skip
             except Interrupted as error:
                 raise Interrupted(f"{error}; go on with: {again}") from error
             except DiskError as error:
@@ -257,7 +261,7 @@ def train(
                     raise  # nothing is there to go on with
                 text = str(error).replace("run the same command again", f"go on with: {again}")
                 raise DiskError(text) from error
-        page = after_training(out, progress)
+        page = after_training(out, progress, place)
     if as_json:
         _print_json({"run": str(out), "report": str(page) if page else None, **summary})
     else:

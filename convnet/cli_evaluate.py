@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from convnet.cli_verb import Place
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import DataError, UsageError
 from convnet.terminal import plain, shown
@@ -50,6 +51,7 @@ def evaluate(
     restrict: Annotated[
         bool, typer.Option("--restrict", help="Only the outputs of the store's classes, as for ImageNet-A and -R.")
     ] = False,
+    place: Place = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16, which is faster and less exact.")] = "fp32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
     as_json: Json = False,
@@ -76,7 +78,7 @@ def evaluate(
         raise UsageError(f"--batch {batch}: must be at least 1")
     shares = _numbers(weights, len(files))
     with shown(quiet) as progress:
-        tested, where = Store(store), device.choose(_precision(precision))
+        tested, where = Store(store), device.choose(_precision(precision), place)
         members, tested = _members(files, tested, views, scales, where, restrict, progress)
         part = split_to_test(tested, split)
         note = seen(part, [look for member in members for look in member.looks])
@@ -117,6 +119,7 @@ def predict(
         str, typer.Option(help="As for evaluate: single, ten-crop, dense, multi-crop+dense ...")
     ] = "single",
     scales: Scales = None,
+    place: Place = "auto",
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table: picture, rank, class, probability.")] = False,
 ) -> None:
@@ -130,7 +133,7 @@ def predict(
     from convnet.runlog import inert
 
     _one_of(as_json, as_csv)
-    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32")
+    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32", place)
     net = where.take(rebuild(kept))
     answers = run(net, kept.preprocessing, kept.classes, pictures, where, top=top, views_name=views, scales=scales)
     writer = csv.writer(sys.stdout, lineterminator="\n")

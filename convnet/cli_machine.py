@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from convnet.cli_verb import Place
 from convnet.errors import UsageError
 from convnet.terminal import columns, shown
 from convnet.terminal import plain as plain_text
@@ -49,6 +50,7 @@ def benchmark(
     batch: Annotated[int | None, typer.Option(help="Pictures in a step [64, on CUDA 1024; VGG a quarter].")] = None,
     repeats: Annotated[int, typer.Option(help="Turns of everything, at least 5.")] = 5,
     precision: Annotated[str, typer.Option(help="Of convnet: auto, fp32 or bf16.")] = "auto",
+    place: Place = "auto",
     store: Annotated[
         Path | None, typer.Option(help="What the loader reads [a raw store made for it, then gone].")
     ] = None,
@@ -80,7 +82,7 @@ def benchmark(
     check_suffix(picture)
     budget = Budget(repeats, least=0.0, limit=limit) if quick else Budget(repeats, limit=limit)
     nets = tuple(net or ())
-    asked = Asked(nets, batch, cast("Precision", precision), budget, plain, memory, store, quick)
+    asked = Asked(nets, batch, cast("Precision", precision), budget, plain, memory, store, quick, place)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C does: the store is gone
     try:
         with shown(quiet) as progress:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from convnet.cli_show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
+from convnet.cli_verb import Place
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 from convnet.terminal import plain, shown
@@ -37,6 +38,7 @@ def panels(
     split: SplitName = None,
     seed: Seed = 0,
     names: Names = None,
+    place: Place = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -52,7 +54,7 @@ def panels(
 
     which: Which = "confident errors" if most_confident_errors else "errors" if only_errors else "any"
     path = target(out, "panels")
-    net = _net(checkpoint, names)
+    net = _net(checkpoint, names, place)
     with shown(quiet) as progress:
         if len(pictures) == 1 and is_store(pictures[0]):
             tested = _split(_store(pictures[0], net), split)
@@ -77,6 +79,7 @@ def neighbours(
     split: SplitName = None,
     seed: Seed = 0,
     names: Names = None,
+    place: Place = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -92,7 +95,7 @@ def neighbours(
     from convnet.look.seen import from_files, from_store
 
     path = target(out, "neighbours")
-    net = _net(checkpoint, names)
+    net = _net(checkpoint, names, place)
     opened = _store(store, net)
     if pictures:
         queries = from_files(pictures, net.preprocessing)
@@ -113,6 +116,7 @@ def confusion(
     store: StorePath,
     split: SplitName = None,
     names: Names = None,
+    place: Place = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -125,7 +129,7 @@ def confusion(
     from convnet.look.confusion import confusion_csv, draw_confusion
 
     path = target(out, "confusion")
-    net = _net(checkpoint, names)
+    net = _net(checkpoint, names, place)
     with shown(quiet) as progress:
         scores = _guesses(net, _split(_store(store, net), split), progress).scores
         draw.save(draw_confusion(scores, net.short), path)
@@ -141,6 +145,7 @@ def classes(
     store: StorePath,
     split: SplitName = None,
     names: Names = None,
+    place: Place = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -157,7 +162,7 @@ def classes(
     from convnet.look.duplicates import near_duplicates
 
     path = target(out, "classes")
-    net = _net(checkpoint, names)
+    net = _net(checkpoint, names, place)
     opened = _store(store, net)
     tested, train = _split(opened, split), opened.split("train")
     with shown(quiet) as progress:
@@ -221,13 +226,13 @@ class _Loaded(NamedTuple):
     where: "Device"
 
 
-def _net(checkpoint: Path, names: Path | None) -> _Loaded:
+def _net(checkpoint: Path, names: Path | None, place: str) -> _Loaded:
     from convnet import device
     from convnet.checkpoint import load, rebuild
     from convnet.look.labels import class_names, first_names
 
     file = checkpoint_at(checkpoint)
-    kept, where = load(file), device.choose("fp32")
+    kept, where = load(file), device.choose("fp32", place)
     called = class_names(kept.classes, names)
     net = where.take(rebuild(kept))
     return _Loaded(file, net, kept.preprocessing, kept.classes, called, first_names(called), where)

@@ -19,6 +19,7 @@ from convnet.cli_show import (
     target,
     written,
 )
+from convnet.cli_verb import Place
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError, unknown
 from convnet.terminal import plain, shown
@@ -43,6 +44,7 @@ def occlusion(
     ids: Ids = None,
     split: Split = None,
     names: Names = None,
+    place: Place = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -58,7 +60,7 @@ def occlusion(
     from convnet.look.occlusion_drawn import draw_occlusion
 
     path = target(out, "occlusion")
-    asked = _asked(checkpoint, pictures, ids, split, names)
+    asked = _asked(checkpoint, pictures, ids, split, names, place)
     check(box, stride, asked.preprocessing.crop)
     label = _class(class_, asked)
     with shown(quiet) as progress:
@@ -85,6 +87,7 @@ def cam(
     ids: Ids = None,
     split: Split = None,
     names: Names = None,
+    place: Place = "auto",
     out: Out = None,
 ) -> None:
     """Where a picture speaks for a class: convnet show cam runs/photos dog.jpg --top 3
@@ -100,7 +103,7 @@ def cam(
     path = target(out, "cam")
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    asked = _asked(checkpoint, pictures, ids, split, names)
+    asked = _asked(checkpoint, pictures, ids, split, names, place)
     label = _class(class_, asked)
     labels = None if label is None else (label,)
     found = [
@@ -123,12 +126,14 @@ class _Asked(NamedTuple):
     pictures: list["Seen"]
 
 
-def _asked(checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None) -> _Asked:
+def _asked(
+    checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, place: str
+) -> _Asked:
     from convnet import device
     from convnet.checkpoint import load, rebuild
     from convnet.look.labels import class_names
 
-    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32")
+    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32", place)
     called = class_names(kept.classes, names)
     seen = seen_at(pictures, kept, ids, split)
     return _Asked(where.take(rebuild(kept)), kept.preprocessing, where, kept.classes, called, seen)

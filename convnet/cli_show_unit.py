@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from convnet.cli_show import Checkpoint, Layer, Out, Quiet, Split, command, target, written
+from convnet.cli_verb import Place
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 from convnet.terminal import shown
@@ -31,6 +32,7 @@ def maps(
     picture: Annotated[Path, typer.Argument(help="A picture.")],
     layer: Layer = None,
     maps: Maps = None,
+    place: Place = "auto",
     out: Out = None,
 ) -> None:
     """A layer's activations for a picture: convnet show maps runs/photos dog.jpg --layer relu1
@@ -44,7 +46,7 @@ def maps(
     from convnet.look.seen import from_files
 
     path = target(out, "maps")
-    net = _net(checkpoint)
+    net = _net(checkpoint, place)
     (seen,) = from_files([picture], net.preprocessing)
     found = find(net.net, seen, layer or deepest(net.net), net.preprocessing, net.where, _numbers(maps))
     draw.save(draw_maps(found), path)
@@ -65,6 +67,7 @@ def deconv(
     split: Split = None,
     among: Annotated[int | None, typer.Option("--among", help="Search so many pictures, drawn [all].")] = None,
     form: Annotated[str, typer.Option("--form", help="deconv, guided or gradient: the way back.")] = "deconv",
+    place: Place = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -87,13 +90,13 @@ def deconv(
         if picture is not None:
             if store is not None or over_training or split is not None or among is not None:
                 raise UsageError("--picture takes the place of a store, --split, --among and --over-training")
-            made = _of_picture(_net(checkpoint), picture, asked)
+            made = _of_picture(_net(checkpoint, place), picture, asked)
         elif store is None:
             raise UsageError("name a store to search, or a picture with --picture")
         elif over_training:
-            made = _of_epochs(checkpoint, _pictures(store, split, among), asked, progress, stop)
+            made = _of_epochs(checkpoint, place, _pictures(store, split, among), asked, progress, stop)
         else:
-            made = _of_store(_net(checkpoint), _pictures(store, split, among), asked, progress, stop)
+            made = _of_store(_net(checkpoint, place), _pictures(store, split, among), asked, progress, stop)
         draw.save(made, path)
     written(path)
 
@@ -159,13 +162,15 @@ def _of_picture(net: _Loaded, picture: Path, asked: _Asked) -> "Figure":
                          "scaled by itself. Right: what the unit sees. The number is its activation.")  # fmt: skip
 
 
-def _of_epochs(checkpoint: Path, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
+def _of_epochs(
+    checkpoint: Path, place: str, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop"
+) -> "Figure":
     """Zeiler and Fergus, figure 4."""
     from convnet.look.project import kept_epochs, over_training
     from convnet.look.project_drawn import draw_evolution
 
     kept = kept_epochs(checkpoint.parent if checkpoint.is_file() else checkpoint)
-    last = _net(kept[max(kept)])
+    last = _net(kept[max(kept)], place)
     found = over_training(
         kept, asked.of(last.net), where.split, last.where, most=asked.n, form=asked.form, ids=where.ids,
         progress=progress, stop=stop
@@ -189,11 +194,11 @@ def _pictures(path: Path, split: str | None, among: int | None) -> _Searched:
     return _Searched(found, ids, f"{found.name} ({n:,} searched)")
 
 
-def _net(checkpoint: Path) -> _Loaded:
+def _net(checkpoint: Path, place: str) -> _Loaded:
     from convnet import device
     from convnet.checkpoint import load, rebuild
 
-    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32")
+    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32", place)
     return _Loaded(where.take(rebuild(kept)), kept.preprocessing, where)
 
 

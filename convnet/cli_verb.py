@@ -1,4 +1,5 @@
-"""What happens to every verb: Ctrl-C, a reader that leaves, a stdout that can't be written."""
+"""What verbs share: what happens to every one (Ctrl-C, a reader that leaves, a stdout that can't be written), and the
+option --device."""
 
 import os
 import signal
@@ -7,11 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import Annotated, ParamSpec
+
+import typer
 
 from convnet.errors import DiskError, Interrupted
 
 P = ParamSpec("P")
+Place = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where the net computes.")]
 
 
 def guarded(function: Callable[P, None]) -> Callable[P, None]:

@@ -45,7 +45,7 @@ class Asked:
     """nets: names, shell patterns or `main`; none is the default of the device. batch: None is the device's and net's.
 
     plain: also plain PyTorch and other libraries' nets. memory: peaks in fresh processes on the CPU (on CUDA they are
-    always told). quick: tiny sizes, to try the command; its rates say nothing.
+    always told). quick: tiny sizes, to try the command; its rates say nothing. place: the device.
     """
 
     nets: tuple[str, ...] = ()
@@ -56,6 +56,7 @@ class Asked:
     memory: bool = False
     store: Path | None = None
     quick: bool = False
+    place: str = "auto"
 
     def names(self, kind: str) -> list[str]:
         """The nets that are meant, each once. Raises: UsageError for a name that no net has."""
@@ -75,8 +76,8 @@ def benchmark(asked: Asked, progress: Progress = SILENT, command: str = "") -> d
     """
     if asked.batch is not None and asked.batch < 1:
         raise UsageError(f"--batch {asked.batch}: must be at least 1")
-    where = device.choose(asked.precision)
-    cases = [case(name, _batch(asked, name, where.device.type), asked.precision) for name in
+    where = device.choose(asked.precision, asked.place)
+    cases = [case(name, _batch(asked, name, where.device.type), asked.precision, asked.place) for name in
              asked.names(where.device.type)]  # fmt: skip
     if where.device.type == "cpu":
         device.keep_memory()

@@ -35,14 +35,15 @@ def report(
     store: Path | None = None,
     names: Path | None = None,
     pictures: int = PICTURES,
+    place: str = "auto",
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> Path:
     """Writes the page of the run in a folder, to `out` or report.html there; returns where.
 
     store: where the run's store is now, if it moved. names: a file with classes' names for people. pictures: how many
-    of the test or validation pictures are looked at; the errors on top are the run's own, of all. What is missing is
-    said on the page, and to `progress`.
+    of the test or validation pictures are looked at; the errors on top are the run's own, of all. place: the device, as
+    `device.choose` takes it. What is missing is said on the page, and to `progress`.
 
     Raises: UsageError when the folder holds no run; DataError when `names` can't be read; Interrupted; DiskError.
     """
@@ -64,7 +65,7 @@ def report(
         "kernels": [],
     }
     if told.checkpoint is not None:
-        page |= _look(told, names, pictures, progress, stop)
+        page |= _look(told, names, pictures, place, progress, stop)
     page["missing"] = told.missing
     files.write_atomic(target, _render(page).encode(errors="replace"))
     for text in told.missing:
@@ -72,10 +73,12 @@ def report(
     return target
 
 
-def _look(told: Record, names: Path | None, pictures: int, progress: Progress, stop: Stop | None) -> dict[str, Any]:
+def _look(
+    told: Record, names: Path | None, pictures: int, place: str, progress: Progress, stop: Stop | None
+) -> dict[str, Any]:
     """The sections for which the net is needed, and of them those for which its pictures are."""
     assert told.checkpoint is not None
-    kept, where = told.checkpoint, device.choose("fp32")
+    kept, where = told.checkpoint, device.choose("fp32", place)
     called = first_names(class_names(kept.classes, names))
     net = where.take(rebuild(kept))
     made: dict[str, Any] = {"kernels": _try(told, "the kernels", lambda: findings.kernels(net))}
@@ -88,7 +91,7 @@ def _look(told: Record, names: Path | None, pictures: int, progress: Progress, s
             net,
             kept.preprocessing,
             where,
-            device.choose("auto"),
+            device.choose("auto", place),
             called,
             split,
             ids,
