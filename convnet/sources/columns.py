@@ -94,7 +94,8 @@ def columns_of(table: Table, exists: Pictures, chosen: ColumnNames, labelled: bo
         split = _split_column(asking, free, body)
     flag = FLAGS.get(header_key(header[split])) if header and split is not None else None
     free = [n for n in free if n != split and not (header and INDEX.fullmatch(header_key(header[n])))]
-    free = [n for n in free if header or any(_field(row, n) for _, row in body)]  # a comma at each line's end
+    if not header:  # a comma at each line's end makes no column
+        free = [n for n in free if any(_field(row, n) for _, row in body)] or free
     label: tuple[int, ...] = ()
     notes: list[str] = []
     if (at := asking.at("label")) is not None:
