@@ -95,6 +95,7 @@ def prepare(
     size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
     encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",
     shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
+    fit: Annotated[str, typer.Option(help="crop: the central square; pad, squash: whole pictures.")] = "crop",
     max_pixels: Megapixels = None,
     workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
@@ -109,8 +110,9 @@ def prepare(
 ) -> None:
     """Pictures to a store: convnet prepare photos/ stores/photos
 
-    Scales the shorter side to SIZE, cuts out the central square, and takes mean and principal components in the same
-    pass. A picture that can't be used is named with its reason. A preparation that was stopped goes on where it was.
+    Scales the shorter side to SIZE, cuts out the central square (--fit keeps whole pictures), and takes mean and
+    principal components in the same pass. A picture that can't be used is named with its reason. A preparation that
+    was stopped goes on where it was.
     """
     from convnet.plan import make_store, open_for
     from convnet.sources import ColumnNames
@@ -125,6 +127,7 @@ def prepare(
             encoding=encoding,
             shorter_side=shorter_side,
             max_pixels=_pixels(max_pixels),
+            fit=fit,
             workers=workers,
         )
     counts = made.header["counts"]

@@ -20,6 +20,7 @@ def import_(
     entry: Annotated[str | None, typer.Option(help="Which of several sets in the file: state_dict_ema.")] = None,
     channels: Annotated[str | None, typer.Option(help="What the first layer reads, rgb or bgr [Caffe's rule].")] = None,
     pixels: Annotated[str | None, typer.Option(help="How torchvision scaled pixels: imagenet or half.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How pictures get their size: crop, pad or squash [crop].")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what fits, as from a file without fc.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -29,12 +30,13 @@ def import_(
     Caffe's .caffemodel, state dicts of torchvision, timm and of trainings (.pth, .ckpt), .npz; nothing in them is run.
     A .safetensors that `export` wrote needs no options. The report names every tensor: where it went and what was done.
     """
+    from convnet.scale import fit_of
     from convnet.weights import import_weights
 
     with shown(quiet or as_json) as progress:
         written, report = import_weights(
             file, net, out, mean=mean, classes=classes, partial=partial, pixels=pixels, rename=_pairs(rename or []),
-            entry=entry, channels=channels, progress=progress,
+            entry=entry, channels=channels, fit=None if fit is None else fit_of(fit), progress=progress,
         )  # fmt: skip
     if as_json:
         print(json.dumps({"checkpoint": str(written), **report.to_dict()}, indent=1))  # noqa: T201

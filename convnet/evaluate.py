@@ -217,6 +217,11 @@ def check_gives(split: Split, looks: Sequence[Look], preprocessing: Preprocessin
     store, size = split.store, preprocessing.size
     if split.n == 0:
         raise UsageError(f"{store.path} has no pictures in its split {split.name}; choose another with --split")
+    if store.fit != preprocessing.fit:
+        raise UsageError(
+            f"{store.path} holds pictures fitted by {store.fit}, and the net knows them by {preprocessing.fit}: "
+            f"prepare the source with --fit {preprocessing.fit}"
+        )
     largest = max(look.scale for look in looks)
     for look in looks:
         square = square_at(preprocessing, look.scale)

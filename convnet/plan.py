@@ -12,11 +12,13 @@ from convnet.decode import MAX_PIXELS
 from convnet.errors import ConvnetError, UsageError, unknown
 from convnet.explain import skeleton
 from convnet.fitness import classes_line, count, refuse_unfit
+from convnet.frames import SUFFIX
 from convnet.nets import MODELS, recipe_of
-from convnet.prepare import SUFFIX, WORK, holds, prepare, settings_for
+from convnet.prepare import WORK, holds, prepare, settings_for
 from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.run import fresh_net
+from convnet.scale import fit_of
 from convnet.sources import ANY, ColumnNames, Source, open_source
 from convnet.sources.listing import slug
 from convnet.start import take_over
@@ -56,6 +58,7 @@ def make_store(
     encoding: str = "raw",
     shorter_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    fit: str = "crop",
     workers: int | None = None,
 ) -> Store:
     """Prepares `source` into the store `path`, and says what was odd."""
@@ -67,7 +70,7 @@ def make_store(
     for note in (classes_line(source.classes, numbers), *source.notes):
         progress.note(note)
     made = prepare(source, path, size=size, encoding=chosen, shorter_side=shorter_side,
-                   max_pixels=max_pixels, workers=workers, progress=progress)  # fmt: skip
+                   max_pixels=max_pixels, fit=fit_of(fit), workers=workers, progress=progress)  # fmt: skip
     _forget_unpacked(path)
     _say_what_was_odd(made, progress)
     return made

@@ -12,8 +12,9 @@ from torch import nn
 from convnet.decode import BadPicture, opened
 from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.posteriors import Picture, at_scales, posteriors
+from convnet.posteriors import Picture, posteriors
 from convnet.preprocess import Preprocessing
+from convnet.scale import Fit, fitted
 from convnet.views import Look, Protocol, protocol
 
 PICTURES = 32  # at a time
@@ -55,7 +56,7 @@ def predict(
     net, _ = device.narrowed(net)
     batch: list[tuple[Path, Read]] = []
     for path in paths:
-        batch.append((path, _read(path, asked.looks)))
+        batch.append((path, _read(path, asked.looks, preprocessing.fit)))
         if len(batch) == PICTURES:
             yield from _predict(net, preprocessing, classes, batch, device, top, asked)
             batch = []
@@ -85,15 +86,15 @@ def _predict(
         yield Prediction(path, names, probabilities, notes=read[1])
 
 
-def _read(path: Path, looks: Sequence[Look]) -> Read:
-    """The picture at the looks' scales, and notes; or why not."""
+def _read(path: Path, looks: Sequence[Look], fit: Fit) -> Read:
+    """The picture at the looks' scales, fitted as in preparation, and notes; or why not."""
     try:
         if not path.is_file():
             if path.is_dir():
                 return "a folder; name its pictures, as FOLDER/*"
             return "not a file" if os.path.lexists(path) else "no such file"
         with opened(path.read_bytes()) as (picture, notes):
-            return at_scales(np.asarray(picture), min(picture.size), looks), notes
+            return {look.scale: np.asarray(fitted(picture, look.scale, fit)) for look in looks}, notes
     except BadPicture as error:
         return str(error)
     except OSError as error:

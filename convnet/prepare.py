@@ -17,9 +17,9 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import PIL
@@ -29,9 +29,10 @@ from convnet import draws, files, machine, store
 from convnet.decode import MAX_PIXELS, BadPicture, opened, stored_by
 from convnet.errors import DataError, UsageError
 from convnet.fitness import count, refuse_unfit
+from convnet.frames import SUFFIX, Encoding, Settings, fit
 from convnet.in_order import in_order
 from convnet.progress import SILENT, Progress
-from convnet.scale import scaled
+from convnet.scale import Fit
 from convnet.sources import SPLITS, Entry, Source, open_source
 from convnet.statistics import Sums, mean_picture, statistics
 
@@ -42,36 +43,10 @@ JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
 FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
 CHUNK = 16  # pictures that a worker takes at a time
 CHUNK_BYTES = 1 << 26  # ... but no more than about this much
-JPEG_SIDE = 65535  # pixels: a JPEG can't be longer
 WORK = ".work"  # the folder of an unfinished store
-SUFFIX = {"raw": "npy", "jpeg": "jpg"}
 OURS = re.compile(  # the files of a store that was begun; a source.tar in the work folder is kept
     r"\.?((train|val|test)(-\d{5}\.(tar|json|sums)|\.index\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
 )
-Encoding = Literal["raw", "jpeg"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How pictures are stored: squares of `size` pixels (raw), or frames with shorter side `shorter_side` (jpeg)."""
-
-    size: int
-    shorter_side: int
-    encoding: Encoding
-    max_pixels: int = MAX_PIXELS  # a picture of more is refused
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= 4096:
-            raise UsageError(f"--size {self.size}: must be 1 to 4096 pixels")
-        if not self.size <= self.shorter_side <= 8192:
-            raise UsageError(f"--shorter-side {self.shorter_side}: must be {self.size} (the size) to 8192 pixels")
-        if self.encoding not in SUFFIX:
-            raise UsageError(f"--encoding {self.encoding}: must be raw or jpeg")
-
-    @property
-    def stored(self) -> dict[str, Any]:
-        """What a store's header says of them; the limit isn't there, as it changes no picture."""
-        return {name: value for name, value in asdict(self).items() if name != "max_pixels"}
 
 
 def prepare(
@@ -82,6 +57,7 @@ def prepare(
     encoding: Encoding = "raw",
     shorter_side: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    fit: Fit = "crop",
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> store.Store:
@@ -89,13 +65,14 @@ def prepare(
 
     size: pixels of the square; None: the source's own (MNIST 28, CIFAR 32, digits 8), for photos 256.
     shorter_side: pixels; None: `size`. workers: threads; None: one for each core.
+    fit: "crop", or "pad" and "squash", which keep whole pictures (`convnet/scale.py`).
     max_pixels: a picture of more is refused; all threads together decode no more at a time (docs/pictures.md).
 
     Raises: UsageError when `path` holds something else; DataError when classes are unfit (fitness.py); DiskError.
     """
     path = files.as_path(path, "the store")
     source = source if isinstance(source, Source) else open_source(source, work=path / WORK)
-    settings = replace(settings_for(source, size, encoding, shorter_side), max_pixels=max_pixels)
+    settings = replace(settings_for(source, size, encoding, shorter_side), max_pixels=max_pixels, fit=fit)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
     numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
@@ -294,12 +271,12 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
     for position, entry in enumerate(entries, first):
         try:
             with opened(source.read(entry), settings.max_pixels) as (picture, notes):
-                frame, shorter = fit(picture, settings), min(picture.size)
+                frame, side = fit(picture, settings), (max if settings.fit == "pad" else min)(picture.size)
         except BadPicture as error:
             made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
             continue
         made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
-        made.enlarged += shorter < settings.shorter_side
+        made.enlarged += side < settings.shorter_side
         pixels = np.asarray(frame)
         payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
         member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
@@ -309,21 +286,6 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
         if split == "train":
             made.sums.count(store.centre_square(pixels, settings.size))
     return made
-
-
-def fit(image: Image.Image, settings: Settings) -> Image.Image:
-    """An RGB picture with its shorter side scaled to S, bicubic; for a raw store its central square.
-
-    Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory, or into a JPEG.
-    """
-    longer = max(image.size) * settings.shorter_side / min(image.size)
-    if settings.encoding == "jpeg" and round(longer) > JPEG_SIDE:
-        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
-    image = scaled(image, settings.shorter_side, min(image.size))
-    if settings.encoding == "raw" and image.size != (settings.size, settings.size):
-        left, top = (image.width - settings.size) // 2, (image.height - settings.size) // 2
-        image = image.crop((left, top, left + settings.size, top + settings.size))
-    return image
 
 
 def _jpeg_bytes(image: Image.Image) -> bytes:
@@ -365,7 +327,7 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
     contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in left_out).encode()
     header = {
         "format": store.FORMAT,
-        "version": store.VERSION,
+        "version": store.VERSION if settings.fit == "crop" else store.VERSION_OF_FITS,
         "source": {"name": source.name, "kind": source.kind, "notes": list(source.notes)},
         **settings.stored,
         "classes": list(source.classes),

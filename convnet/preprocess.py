@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from convnet.errors import DataError
 from convnet.recipe import RANGES, Recipe
+from convnet.scale import FITS, Fit
 
 MAX_SIDE = 8192  # pixels: the largest shorter side
 
@@ -25,6 +26,7 @@ class Preprocessing:
     scale     the difference is multiplied by this
     offset    and this is added
     shorter_side  pixels to which a picture's shorter side was scaled before the square was cut out; None: size
+    fit       "crop"; or "pad", "squash": the whole picture was made a square of shorter_side (`convnet/scale.py`)
 
     Two are equal when their content is.
     """
@@ -37,6 +39,7 @@ class Preprocessing:
     scale: float
     offset: float
     shorter_side: int | None = None
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         if self.shorter_side is None:
@@ -65,8 +68,9 @@ def of_recipe(
     mean_picture: NDArray[Any] | None,
     mean_colour: NDArray[Any] | None,
     shorter_side: int | None = None,
+    fit: Fit = "crop",
 ) -> Preprocessing:
-    """The preprocessing that a recipe asks for, with the means and the shorter side of a store.
+    """The preprocessing that a recipe asks for, with the means, the shorter side and the fit of a store.
 
     mean_picture  (size, size, 3) grey levels; needed when recipe.mean is "picture"
     mean_colour   (3,) grey levels; needed when recipe.mean is "rgb"
@@ -90,20 +94,27 @@ def of_recipe(
         scale=recipe.scale,
         offset=recipe.offset,
         shorter_side=shorter_side,
+        fit=fit,
     )
 
 
 def to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What JSON holds of it; `mean` is only whether there is one: its numbers are stored as a tensor."""
+    """What JSON holds of it; `mean` is only whether there is one: its numbers are stored as a tensor.
+
+    "crop" isn't said: earlier readers, which know no other fit, read such files and refuse the others.
+    """
     values = {each.name: getattr(preprocessing, each.name) for each in fields(preprocessing)}
     values["mean"] = preprocessing.mean is not None
+    if preprocessing.fit == "crop":
+        del values["fit"]
     return values
 
 
 def from_dict(values: Mapping[str, Any], mean: NDArray[np.float32] | None) -> Preprocessing:
     """The inverse of `to_dict`, given the mean's numbers. Raises: DataError when a value can't be one."""
     kinds = {"size": int, "pad": int, "crop": int, "channels": str, "mean": bool, "scale": float, "offset": float}
-    kinds["shorter_side"] = int
+    kinds |= {"shorter_side": int, "fit": str}
+    values = {"fit": "crop", **values}
     for name in sorted(kinds.keys() ^ values.keys()):
         raise DataError(f"{name} is {'missing' if name in kinds else 'not a field'}")
     for name, kind in kinds.items():
@@ -116,6 +127,8 @@ def from_dict(values: Mapping[str, Any], mean: NDArray[np.float32] | None) -> Pr
             raise DataError(f"{name} is {values[name]:.6g}, it must be {RANGES[name]}")
     if not values["size"] <= values["shorter_side"] <= MAX_SIDE:
         raise DataError(f"shorter_side is {values['shorter_side']}, it must be {values['size']} to {MAX_SIDE}")
+    if values["fit"] not in FITS:
+        raise DataError(f"fit is none of {', '.join(FITS)}")
     if values["channels"] not in ("rgb", "grey") or values["crop"] > values["size"] + 2 * values["pad"]:
         raise DataError("channels is neither rgb nor grey, or crop exceeds size + 2 pad")
     return Preprocessing(**{**values, "mean": mean})

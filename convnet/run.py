@@ -107,7 +107,7 @@ def begin(
     environment = _environment(where, store, command) | {"pixels": pixels}
     if not resume:
         mean = store.statistics.mean_rgb
-        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side)
+        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit)
         net = fresh_net(recipe, len(store.classes))
         position, provenance, velocity, record = Position(), dict(environment), None, list[bytes]()
         if start is not None:

@@ -29,8 +29,10 @@ from numpy.typing import NDArray
 from convnet import files
 from convnet.decode import BadPicture, decode_stored
 from convnet.errors import DataError, UsageError, unknown
+from convnet.scale import Fit
 from convnet.store_header import FORMAT as FORMAT
 from convnet.store_header import VERSION as VERSION
+from convnet.store_header import VERSION_OF_FITS as VERSION_OF_FITS
 from convnet.store_header import header_bytes as header_bytes
 from convnet.store_header import is_store as is_store
 from convnet.store_header import read_header as read_header
@@ -130,6 +132,7 @@ class Store:
         self.encoding: str = self.header["encoding"]
         self.size: int = self.header["size"]
         self.shorter_side: int = self.header["shorter_side"]
+        self.fit: Fit = self.header.get("fit", "crop")
         self.classes: tuple[str, ...] = tuple(self.header["classes"])
         self.splits = {name: Split(self, name) for name in self.header["splits"]}
 
@@ -190,7 +193,8 @@ class Store:
         """One line for people."""
         parts = ", ".join(f"{name} {split.n:,}" for name, split in self.splits.items())
         left = self.header["counts"]["skipped"] + self.header["counts"]["failed"]
-        return f"{len(self.classes)} classes, {self.encoding} {self.size} x {self.size}, {parts}" + (
+        kind = f"{self.encoding} {self.size} x {self.size}" + (f" by {self.fit}" if self.fit != "crop" else "")
+        return f"{len(self.classes)} classes, {kind}, {parts}" + (
             f"; {left:,} left out (left_out.jsonl)" if left else ""
         )
 

@@ -11,9 +11,13 @@ from typing import Any
 
 from convnet import strictjson
 from convnet.errors import DataError, UsageError
+from convnet.scale import FITS
 
 FORMAT = "convnet store"
 VERSION = 1
+VERSION_OF_FITS = (
+    2  # of a store whose pictures are padded or squashed: earlier readers would take them for cropped ones
+)
 MAX_HEADER = 1 << 26  # bytes: 22,000 classes have about 2 MB
 MAX_SIDE, MAX_COUNT = 1 << 16, 1 << 31  # pixels; pictures, classes, shards
 KINDS: Mapping[str, type] = {
@@ -64,10 +68,11 @@ def read_header(path: Path) -> dict[str, Any]:
         raise DataError(f"{file} is damaged: its sha256 does not match; prepare the store again")
     try:
         header = strictjson.parse(body)
-        if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+        if header.get("format") != FORMAT or header.get("version") not in (VERSION, VERSION_OF_FITS):
             told = f"{header.get('format')} {header.get('version')}"
             raise DataError(
-                f"{file} is of format {told}, this convnet reads {FORMAT} {VERSION}; prepare the store again"
+                f"{file} is of format {told}, this convnet reads {FORMAT} {VERSION} and {VERSION_OF_FITS}; "
+                "prepare the store again"
             )
         _check(header)
     except ValueError as error:
@@ -80,6 +85,8 @@ def _check(header: dict[str, Any]) -> None:
     for name, kind in KINDS.items():
         _need(type(header.get(name)) is kind, f"{name} is missing or no {kind.__name__}")
     _need(header["encoding"] in ("raw", "jpeg"), "encoding is neither raw nor jpeg")
+    fits = FITS[1:] if header["version"] == VERSION_OF_FITS else ("crop",)
+    _need(header.get("fit", "crop") in fits, f"fit is none of {', '.join(fits)}")
     _need(0 < header["size"] <= header["shorter_side"] <= MAX_SIDE, "size or shorter_side is out of range")
     classes = header["classes"]
     _need(len(classes) > 0 and all(type(name) is str for name in classes), "classes are no names")

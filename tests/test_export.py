@@ -354,7 +354,14 @@ def test_a_mean_picture_inside_gives_evaluates_posteriors(tmp_path: Path, photos
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     told = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(told["classes"]) == list(photos.classes)
-    assert json.loads(told["pictures"]) == {"shorter_side": 40, "size": 32, "pad": 1, "crop": 24, "channels": "rgb"}
+    assert json.loads(told["pictures"]) == {
+        "shorter_side": 40,
+        "size": 32,
+        "pad": 1,
+        "crop": 24,
+        "channels": "rgb",
+        "fit": "crop",
+    }
 
 
 def own_names() -> list[str]:

@@ -18,7 +18,8 @@ from convnet import prepare as preparing
 from convnet.check import check_folder, check_store
 from convnet.decode import decode
 from convnet.errors import DataError, DiskError, UsageError
-from convnet.prepare import WORK, Settings, fit, prepare
+from convnet.frames import Settings, fit
+from convnet.prepare import WORK, prepare
 from convnet.progress import Silent
 from convnet.sources import Source, open_source
 from convnet.statistics import BLOCK, Sums, channel_products, statistics

@@ -214,10 +214,10 @@ def test_what_is_asked_for_must_be_there(made: Store, tmp_path: Path) -> None:
 
 def test_another_version_is_refused(made: Store, tmp_path: Path) -> None:
     path = copied(made, tmp_path / "s")
-    body = json.dumps({**made.header, "version": 2}).encode()
+    body = json.dumps({**made.header, "version": 3}).encode()
     digest = hashlib.sha256(body).hexdigest().encode()
     (path / "store.json").write_bytes(b'{"sha256": "' + digest + b'",\n"store": ' + body + b"}\n")
-    with pytest.raises(DataError, match="is of format convnet store 2, this convnet reads convnet store 1"):
+    with pytest.raises(DataError, match="is of format convnet store 3, this convnet reads convnet store 1 and 2"):
         Store(path)
 
 

@@ -350,7 +350,8 @@ def test_mutated_programs_only_raise_our_errors(tmp_path: Path, weights: Weights
     assert n_read < 400
 
 
-def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
+@pytest.mark.large
+def test_memory_is_bounded(tmp_path: Path) -> None:
     """The dearest programs that the limits allow: the process grows by less than 300 MB (each step makes 250 bytes)."""
     for program in (
         b"]q\x00" + b"](h\x00h\x00e" * 150_000,

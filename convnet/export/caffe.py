@@ -20,6 +20,7 @@ NAME, LAYER = 1, 100  # fields of NetParameter
 LAYER_NAME, LAYER_TYPE, LAYER_BLOBS = 1, 2, 7  # of LayerParameter
 DATA, SHAPE, DIM = 5, 7, 1  # of BlobProto and BlobShape
 BYTES = 2  # wire type
+WHOLE = {"pad": "padded to a square", "squash": "squashed to a square"}
 
 
 def write(net: Net, kept: Checkpoint, path: Path, text: Path) -> list[str]:
@@ -51,6 +52,8 @@ def _pictures(net: Net, kept: Checkpoint) -> str:
     done, order = kept.preprocessing, caffes_channels(net)
     colours = order.upper() if done.channels == "rgb" else "grey"
     text = f"Its input: {colours}, crops of {done.crop} pixels"
+    if done.fit != "crop":
+        text += f" of whole pictures {WHOLE[done.fit]} of {done.shorter_side}"
     if has_mean_picture(done):
         text += ", less the mean picture"
     elif done.mean is not None:

@@ -3,7 +3,7 @@
 input   pixels         uint8 (N, crop, crop, 3), RGB; or float32 in the same grey levels
 output  probabilities  float32 (N, K)
 
-N is free. The metadata say how pictures are prepared: shorter side, size, pad, crop, and the names of the classes.
+N is free. The metadata say how pictures are prepared: fit, shorter side, size, pad, crop, and the names of the classes.
 """
 
 import importlib
@@ -89,6 +89,7 @@ def metadata(kept: Checkpoint) -> dict[str, str]:
     """What the file says of itself; each value is JSON, but for the version and the net."""
     pictures = preprocess.to_dict(kept.preprocessing)
     prepared = {name: pictures[name] for name in ("shorter_side", "size", "pad", "crop", "channels")}
+    prepared["fit"] = kept.preprocessing.fit
     return {
         "convnet": __version__,
         "net": kept.recipe.net,

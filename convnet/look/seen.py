@@ -14,8 +14,8 @@ from convnet.augment import to_input
 from convnet.decode import BadPicture, opened
 from convnet.errors import DataError, UsageError
 from convnet.evaluate import check_gives
+from convnet.frames import Settings, fit
 from convnet.posteriors import at_scales
-from convnet.prepare import Settings, fit
 from convnet.preprocess import Preprocessing
 from convnet.store import Pixels, Split, centre_square, crop_square
 from convnet.views import centre, protocol
@@ -69,7 +69,8 @@ def net_input(pictures: Sequence[Seen], preprocessing: Preprocessing, device: to
 
 
 def _square(path: Path, preprocessing: Preprocessing) -> Pixels:
-    settings = Settings(preprocessing.size, preprocessing.shorter_side or preprocessing.size, "raw")
+    side = preprocessing.shorter_side or preprocessing.size
+    settings = Settings(preprocessing.size, side, "raw", fit=preprocessing.fit)
     try:
         with opened(path.read_bytes()) as (picture, _):
             return np.asarray(fit(picture, settings))

@@ -25,6 +25,7 @@ from convnet.nets.lenet5 import LeNet5
 from convnet.nets.vgg import INPUT_SIZES, SHRINK, VGG
 from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
+from convnet.scale import Fit
 from convnet.weights import archives, caffe, candidates, download, names, own, pictures
 from convnet.weights.found import Found, Part
 from convnet.weights.match import match, misfit, squeezed, whole
@@ -53,6 +54,7 @@ def read_weights(
     rename: Mapping[str, str] = MappingProxyType({}),
     entry: str | None = None,
     channels: str | None = None,
+    fit: Fit | None = None,
 ) -> tuple[Checkpoint, Report]:
     """A checkpoint of `net_name` with the weights in a file, its preprocessing and classes; and what was done.
 
@@ -66,6 +68,8 @@ def read_weights(
     entry    which of several sets of tensors in the file, as "state_dict_ema"
     channels  "rgb" or "bgr": the order in which the file's first layer and a mean's file have colours; None: BGR in
              Caffe's files, but for CIFAR's nets, whose data are RGB; RGB in others, with a mean of Caffe's in BGR
+
+    fit      how pictures get their size, "crop", "pad" or "squash"; None: as one of our files says, or "crop"
 
     Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file, or
     where a choice must be made.
@@ -89,10 +93,13 @@ def read_weights(
     order = _order(net, writer, told, channels, report)
     if told is not None:
         preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
+        preprocessing = replace(preprocessing, fit=fit or preprocessing.fit)
     else:
         scaling = pictures.pixels_of(net_name, net, writer, sha256, pixels)
         mean_order = order if writer == "caffe" or channels else "bgr"
-        preprocessing, factors = pictures.preprocessing_of(net, writer, mean, mean_order, scaling, report)
+        preprocessing, factors = pictures.preprocessing_of(
+            net, writer, mean, mean_order, scaling, fit or "crop", report
+        )
     try:
         weights = _convert(net, naming, chosen, order, factors, report)
     except DataError as error:
@@ -122,6 +129,7 @@ def import_weights(
     rename: Mapping[str, str] = MappingProxyType({}),
     entry: str | None = None,
     channels: str | None = None,
+    fit: Fit | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Path, Report]:
     """Writes the checkpoint of a file, or of a known file by its name, which is downloaded to `weights/` first.
@@ -147,7 +155,7 @@ def import_weights(
         pixels, colour = pixels or file.pixels, file.mean_colour
     kept, report = read_weights(
         path, net_name, mean=mean or colour, classes=classes, partial=partial, pixels=pixels, rename=rename,
-        entry=entry, channels=channels,
+        entry=entry, channels=channels, fit=fit,
     )  # fmt: skip
     if file is not None and not file.digest:
         report.notes.append(f"no digest of {file.file_name} is published, so only its length and shapes were checked")

@@ -16,6 +16,7 @@ from convnet.nets.layers import Net
 from convnet.nets.norms import CAFFE_LRN
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Option, Recipe
+from convnet.scale import Fit
 from convnet.weights import archives, caffe, download
 from convnet.weights.report import Report
 
@@ -63,6 +64,7 @@ def preprocessing_of(
     mean: Path | tuple[float, float, float] | None,
     order: str,
     pixels: str | None,
+    fit: Fit,
     report: Report,
 ) -> tuple[Preprocessing, tuple[float, ...] | None]:
     """What is done to pictures, and what the first convolution's input channels are to be divided by.
@@ -92,6 +94,7 @@ def preprocessing_of(
     done = Preprocessing(
         size=size,
         shorter_side=size,
+        fit=fit,
         pad=0,
         crop=net.input_size,
         channels=channels,
