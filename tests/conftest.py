@@ -1,11 +1,12 @@
-"""What several tests share: small stores, made once; one thread for each test process."""
+"""What several tests share: small stores, made once; as many threads as the environment says, which is one."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: small nets crawl with threads on busy cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: small nets gain nothing by more
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and crawl with threads that spin on busy cores
 
 import numpy as np
 import pytest
@@ -20,6 +21,20 @@ from convnet.sources import open_source
 from convnet.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
+THREADS = int(os.environ["OMP_NUM_THREADS"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file that computes with torch is numerical: .ci/run tests it under other instruction sets too."""
+    for item in items:
+        if hasattr(getattr(item, "module", None), "torch"):
+            item.add_marker(pytest.mark.numerical)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    torch.set_num_threads(THREADS)  # whatever the test before has chosen
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +86,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return code, captured.out, captured.err
 
     return command
-
-
-@pytest.fixture
-def one_thread() -> None:
-    """Small nets don't gain from threads, and crawl with them where the cores are busy."""
-    torch.set_num_threads(1)
 
 
 def square(store: Store, split: str, i: int) -> np.ndarray:

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from convnet.recipe import load_recipe, with_settings
 from convnet.store import Store
@@ -24,7 +23,6 @@ SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")  # everything 
 
 def main() -> None:
     store, folder, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
     generator = np.random.default_rng(seed)
     began = time.monotonic()
     assert wait(start(store, folder / "undisturbed"))

@@ -99,7 +99,7 @@ def test_batches_of_a_pass_fit_the_limit() -> None:
 
 
 @pytest.mark.parametrize("name", ["alexnet_2012", "caffenet", "googlenet", "cifar_11"])
-def test_plain_form_is_the_same_net(name: str, one_thread: None) -> None:
+def test_plain_form_is_the_same_net(name: str) -> None:
     net = create_model(name, seed=0)
     images = torch.randn(1, net.in_channels, net.input_size, net.input_size) * 60
     with torch.no_grad(), evaluating(net):
@@ -111,7 +111,7 @@ def test_plain_form_is_the_same_net(name: str, one_thread: None) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_plain_alexnet_is_alexnet(one_thread: None) -> None:
+def test_plain_alexnet_is_alexnet() -> None:
     net = create_model("alexnet", seed=0).eval()
     made = plain_alexnet().eval()
     weights = [each.detach() for each in grouped(net).parameters()]
@@ -123,7 +123,7 @@ def test_plain_alexnet_is_alexnet(one_thread: None) -> None:
         torch.testing.assert_close(made(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_plain_form_runs_nothing_of_ours(one_thread: None) -> None:
+def test_plain_form_runs_nothing_of_ours() -> None:
     with Plain():
         assert watched(torch.zeros(1))  # what every kernel asks first
     form = forms.plain(forms.case("cifar_11", 2, "fp32"))
@@ -296,7 +296,6 @@ def test_a_store_of_another_size(run: Run, photos: Store) -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    torch.set_num_threads(1)
     asked = Asked(nets=("lenet5", "cifar_11"), precision="fp32", budget=Budget(least=0.0), quick=True)
     return bench.benchmark(asked, command="convnet benchmark")
 

@@ -11,7 +11,6 @@ from convnet.nets import MODELS, create_model, trace
 from convnet.recipe import load_recipe
 from steps import pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("cifar_26", "cifar_18", "cifar_13", "cifar_11", "cifar_relu", "cifar_tanh")
 STD = {
     "cifar_26": {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0.1},

@@ -20,7 +20,6 @@ from convnet.progress import Rate
 from convnet.store import Store
 from convnet.strictjson import seal, unseal
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--epochs", "1", "--set", "batch=64"]
 
 

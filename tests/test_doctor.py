@@ -183,7 +183,7 @@ def test_each_want_is_one_sentence_with_what_to_do(found: dict[str, Any], chosen
     assert said[0].endswith(".")
 
 
-def test_choices_are_those_of_device(one_thread: None) -> None:
+def test_choices_are_those_of_device() -> None:
     from convnet import device
 
     where = device.choose()

@@ -13,7 +13,6 @@ from convnet.errors import UsageError
 from convnet.explain import differences, differing_layers, differs, explain, layer_table, multiply_adds, skeleton
 from convnet.nets import MODELS, create_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 GIGA = {
     "alexnet": 0.724,
     "zfnet": 1.168,

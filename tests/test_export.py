@@ -34,7 +34,6 @@ from convnet.weights import read_weights
 from convnet.weights.caffe import read_net
 from thin import new_thin_net, shapes_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 COLOUR = np.asarray((123.68, 116.779, 103.939), np.float32)
 
 

@@ -15,7 +15,6 @@ from convnet.recipe import load_recipe, with_settings
 from convnet.step import Step
 from thin import thinned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS, SMOOTH, BATCH, CLASSES, SEEDS = 100, 20, 8, 5, (0, 1)
 FP32 = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a test's")

@@ -17,7 +17,6 @@ from convnet.store import Store
 from convnet.train import train
 from test_train import SMALL, Notes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 MIB = 2**20
 

@@ -16,7 +16,6 @@ from convnet.weights.names import in_state_dicts
 from steps import pictures
 from thin import new_thin_net
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 DEPTHS = (256, 480, 512, 512, 512, 528, 832, 832, 1024)  # table 1, depth of 3a to 5b
 
 

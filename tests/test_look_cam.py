@@ -20,7 +20,6 @@ from convnet.nets.layers import scaled_tanh
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RNG = np.random.default_rng(0)
 CPU = device.choose("fp32", "cpu")
 SIDES = {"nin_small": 32, "nin_cifar10": 32, "googlenet": 64, "googlenet_bn": 64, "lenet5": 32, "cifar_11": 24}

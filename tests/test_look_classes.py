@@ -27,8 +27,6 @@ from convnet.sources import open_source
 from convnet.stop import Stop
 from convnet.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def made_up(n: int = 200, k: int = 7, seed: int = 0, empty: int | None = 4) -> Guesses:
     """Guesses of a net that is right in about half of the pictures; class `empty` has none."""

@@ -18,8 +18,6 @@ from convnet.preprocess import of_recipe
 from convnet.recipe import Recipe
 from convnet.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def panel(names: list[str]) -> Panel:
     probabilities = np.linspace(0.5, 0.1, len(names))

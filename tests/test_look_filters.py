@@ -17,7 +17,6 @@ from convnet.look.specialisation import draw_specialisation, specialisation, tun
 from convnet.nets import create_model
 from convnet.weights import read_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RNG = np.random.default_rng(0)
 
 

@@ -25,7 +25,6 @@ from convnet.sources import open_source
 from convnet.stop import Stop
 from convnet.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = device.choose("fp32", "cpu")
 
 

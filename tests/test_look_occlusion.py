@@ -18,7 +18,6 @@ from convnet.nets import create_model, trace
 from convnet.preprocess import Preprocessing
 from convnet.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RNG = np.random.default_rng(0)
 CPU = device.choose("fp32", "cpu")
 MEAN = RNG.uniform(90, 150, (36, 36, 3)).astype(np.float32)

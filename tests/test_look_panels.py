@@ -29,7 +29,6 @@ from convnet.sources import open_source
 from convnet.store import Store
 from convnet.views import protocol
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = device.choose("fp32", "cpu")
 
 

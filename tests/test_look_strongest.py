@@ -29,7 +29,6 @@ from convnet.recipe import Recipe
 from convnet.stop import Stop
 from convnet.store import Split, Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = device.choose("fp32", "cpu")
 RECIPE = Recipe(net="cifar_26", size=32, crop=32, mean="picture", channels="rgb")
 

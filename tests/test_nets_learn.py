@@ -29,7 +29,6 @@ from convnet.update import updates
 from test_nets import NAMES
 from thin import shapes_of, thinned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PICTURES, STEPS, LAST = 8, 20, 5
 FALL = 0.995  # of the loss of a net that ignores its pictures or learns nothing
 FROZEN = 1e-30  # a rate that changes no weight

@@ -13,8 +13,6 @@ from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
 from convnet.recipe import load_recipe
 from steps import pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize(
     ("cls", "parameters", "gmac"),

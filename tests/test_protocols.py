@@ -31,7 +31,6 @@ from convnet.store import Split, Store
 from convnet.views import Look, protocol
 from thin import new_thin_net, shapes_of, thin_net
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = device.choose("fp32", "cpu")
 COLOUR = np.array([123, 117, 104], np.float32)
 CLASSES = ("angular", "round")

@@ -23,7 +23,6 @@ from convnet.weights.caffe import read_net
 from convnet.weights.names import caffes_channels
 from thin import new_thin_net, shapes_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LACK = ("alexnet_bn", "cifar_11", "cifar_13", "googlenet_bn", "lenet5")
 CROPS = {"alexnet_pool2": 196}  # whose 48, 24 and 12 pixels its windows of 2 x 2 cover whole; elsewhere its own
 NAMES = [name for name in MODELS if name not in LACK and not name.endswith("_bn") and not name.startswith("vgg1")]

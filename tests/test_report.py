@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import Run
 from convnet import cli_report, device, runlog, strictjson
@@ -29,7 +28,6 @@ from convnet.store import Store
 from convnet.train import train
 from runs import SCRIPT, hostile_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1_000_000
 
 
@@ -92,7 +90,6 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def trained(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("trained") / "run"
     train(with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=64"]), digits, out)
     return out
@@ -105,7 +102,6 @@ def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return hostile_run(tmp_path_factory.mktemp("hostile"), (SCRIPT, "b\"'$x$", "\x1b[31mred\u202e, dead"))
 
 

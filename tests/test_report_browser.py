@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from browser import MISSING, Browser, browser
 from convnet import device
@@ -26,7 +25,6 @@ MARGIN, PATIENCE = 150, 10.0  # pixels beside the matrix; seconds
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     made = hostile_run(tmp_path_factory.mktemp("browser"), CLASSES, 3, 4)
     report(made)
     return made

@@ -23,7 +23,6 @@ from convnet.stop import Stop
 from convnet.store import Store
 from convnet.train import _may_cut_step, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE = with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=256"])
 SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv", "recipe.toml")
 
@@ -45,7 +44,6 @@ class Notes(Silent):
 
 @pytest.fixture(scope="module")
 def whole(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("whole") / "run"
     train(RECIPE, digits, out)
     return out
@@ -54,7 +52,6 @@ def whole(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def half(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stopped a step after its second epoch, which is its best."""
-    torch.set_num_threads(1)
     out, stop = tmp_path_factory.mktemp("half") / "run", Stop()
     with pytest.raises(Interrupted):
         train(RECIPE, digits, out, progress=Notes(stop, 2), stop=stop)
@@ -194,7 +191,6 @@ from pathlib import Path
 import torch
 from convnet import cli, step, stop
 stop.PATIENCE = 0.2
-torch.set_num_threads(1)
 gradients = step.Step.gradients
 def slow(self, images, labels, number, states=None):
     outcome = gradients(self, images, labels, number, states)

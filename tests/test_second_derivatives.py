@@ -26,8 +26,6 @@ from convnet.nets.local import LocallyConnected2d
 from convnet.nets.norms import response_norm_mean, within_map_norm
 from thin import images_for, new_thin_net
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)

@@ -21,7 +21,6 @@ from convnet.store import Store
 from convnet.train import train
 from thin import THINNER, new_thin_net, thinned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("a", "b", "c", "d")
 LENT = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]
 DIGITS = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64"])
@@ -189,7 +188,6 @@ class Notes(Silent):
 
 @pytest.fixture(scope="module")
 def trained(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("trained") / "run"
     train(with_settings(DIGITS, [*LINEAR, "epochs=1"]), digits, out)
     return out

@@ -24,7 +24,6 @@ from convnet.stop import Stop
 from convnet.store import Store
 from convnet.train import train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64"])
 
 
@@ -54,7 +53,6 @@ def result(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     train(SMALL, digits, out)
     return out

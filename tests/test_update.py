@@ -26,7 +26,7 @@ from convnet.store import Store
 from convnet.update import LATE, Done, Late, Prompt, updates
 from kernel_place import PLACE
 
-pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.cuda
 RECIPE = replace(load_recipe("lenet5"), batch=4)
 FP32 = Device(PLACE, torch.float32, torch.channels_last, 1, "a test's")
 

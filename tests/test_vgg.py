@@ -25,7 +25,6 @@ from convnet.weights.names import in_state_dicts
 from steps import losses
 from thin import THINNER, new_thin_net, thinned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TOTALS = {
     "vgg_a": 132_863_336,
     "vgg_a_lrn": 132_863_336,

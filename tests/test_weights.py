@@ -23,8 +23,6 @@ from convnet.views import centre
 from convnet.weights import _read, import_weights, names, pictures, read_weights
 from convnet.weights.match import fits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def nin() -> dict[str, torch.Tensor]:

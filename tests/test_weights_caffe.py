@@ -18,7 +18,6 @@ from convnet.errors import DataError, UsageError
 from convnet.nets import create_model, features
 from convnet.weights import caffe, read_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 RNG = np.random.default_rng(0)
 LAYERS = {
     "conv1": [RNG.normal(size=(4, 3, 5, 5)).astype("f4"), RNG.normal(size=4).astype("f4")],

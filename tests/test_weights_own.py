@@ -20,7 +20,6 @@ from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 from convnet.weights import archives, read_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 COLOUR = np.asarray((123.68, 116.779, 103.939), np.float32)
 
 

@@ -20,7 +20,6 @@ from convnet.nets import create_model
 from convnet.weights import import_weights, read_weights
 from convnet.weights.torch_files import MAX_OPCODES, read_torch
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NET = "cifar_18"
 Weights = dict[str, torch.Tensor]
 

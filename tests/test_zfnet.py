@@ -10,8 +10,6 @@ from convnet.nets import create_model, trace
 from convnet.nets.layers import Net
 from convnet.nets.zfnet import ZFNet
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def meta_net() -> Net:
     with torch.device("meta"):
