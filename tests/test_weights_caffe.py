@@ -247,7 +247,11 @@ def test_caffes_batch_norm_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_pool5_of_the_real_convolutions_finds_the_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n_train", "n_val", "least"), [(40, 15, 0.76), pytest.param(80, 30, 0.77, marks=pytest.mark.large)]
+)
+def test_pool5_of_the_real_convolutions_finds_the_class(tmp_path: Path, n_train: int, n_val: int, least: float) -> None:
+    """Of so many pictures a class; measured: 0.787 and 0.797."""
     if not (data := os.environ.get("CONVNET_DATA")) or not Path(data, "alexnet-bvlc-conv").is_dir():
         pytest.skip("CONVNET_DATA doesn't name a folder with alexnet-bvlc-conv")
     arrays = np.load(Path(data, "alexnet-bvlc-conv", "conv1-5.npz"))
@@ -266,7 +270,7 @@ def test_pool5_of_the_real_convolutions_finds_the_class(tmp_path: Path) -> None:
     net, mean = rebuild(imported[0]), imported[0].preprocessing.mean
     folders = sorted(Path(data, "imagenette", "train").iterdir())
     pictures, labels = {}, {}
-    for split, n in (("train", 80), ("val", 30)):
+    for split, n in (("train", n_train), ("val", n_val)):
         chosen = [sorted(Path(data, "imagenette", split, each.name).iterdir())[:n] for each in folders]
         labels[split] = np.repeat(np.arange(10), n)
         images = []
@@ -279,4 +283,4 @@ def test_pool5_of_the_real_convolutions_finds_the_class(tmp_path: Path) -> None:
     nearest = (pictures["val"] @ pictures["train"].T).argmax(1).numpy()
     right = float((labels["train"][nearest] == labels["val"]).mean())
     print(f"cosine 1-NN on pool5: {right:.1%} right")
-    assert right >= 0.77
+    assert right >= least
