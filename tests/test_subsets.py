@@ -20,7 +20,6 @@ from convnet.restrict import restricted
 from convnet.sources import open_source
 from convnet.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = tuple(f"n{k:08d}" for k in (7, 3, 9, 1, 0, 8, 2, 4, 6, 5))  # not in the order of their names
 SOME = (NAMES[2], NAMES[5], NAMES[8])
 

@@ -31,7 +31,6 @@ from convnet.store_header import read_header
 from convnet.views import protocol
 from convnet.weights import read_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = ((90, 60), (40, 71), (64, 64), (300, 7), (20, 33), (33, 32))  # width, height
 S = 32
 CPU = device.choose("fp32")
