@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, cast
 
 import typer
 
-from convnet import __version__, machine
+from convnet import __version__, machine, threads
 from convnet import cli_show_data as _data  # noqa: F401 - each adds its commands to show
 from convnet import cli_show_net as _net  # noqa: F401
 from convnet import cli_show_picture as _picture  # noqa: F401
@@ -28,6 +28,9 @@ from convnet.cli_verb import Place, guarded
 from convnet.cli_weights import checkpoint_at, export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.terminal import columns, plain, shown
+
+if TYPE_CHECKING:
+    from convnet.recipe import Recipe
 
 # Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
 
@@ -58,6 +61,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal can't show is no reason to stop
+    threads.sleep_while_waiting()
     try:
         app(standalone_mode=True)
     except ConvnetError as error:
@@ -243,8 +247,9 @@ def train(
         else:
             store, plan = plan_run(data or "digits", net, recipe, changes, progress, start, layout, columns)
             out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
-        workers = 1 if store.encoding == "raw" else machine.cores().n
-        progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}")
+        workers = 1 if store.encoding == "raw" else threads.most()
+        working = _threads(plan, out if resume else None)
+        progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}; {working}")
         again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
         command = shlex.join(["convnet", *sys.argv[1:]])
 
@@ -271,6 +276,18 @@ def train(
         _print_summary(summary, out)
         if page is not None:
             print(f"report: {page}")  # noqa: T201
+
+
+def _threads(plan: "Recipe", resumed: Path | None) -> str:
+    """Settles the threads of a run (of one that goes on, its own) and says how many, and whether other work runs."""
+    from convnet.checkpoint import peek
+    from convnet.explain import summary
+
+    kept = peek(resumed) if resumed is not None else None
+    recorded = kept.provenance.get("threads") if kept is not None else None
+    chosen = threads.settle(summary(plan.net)["multiply_adds"] * plan.batch, recorded)
+    load, n = machine.load() or 0.0, machine.cores().n
+    return f"{chosen}; other work runs here (load {load:.1f}, processors {n})" if load > n else str(chosen)
 
 
 def _at_once(batch: str | None) -> "int | Literal['auto'] | None":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from convnet.cli_verb import Place
+from convnet.cli_verb import Place, computing_at
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import DataError, UsageError
 from convnet.terminal import plain, shown
@@ -62,7 +62,6 @@ def evaluate(
     Several nets are fused: their posteriors are averaged. Error rates have n and a 95 % interval. A store with some of
     the net's classes is matched by name.
     """
-    from convnet import device
     from convnet.answers import ask
     from convnet.evaluate import seen, split_to_test
     from convnet.fuse import rows
@@ -78,7 +77,7 @@ def evaluate(
         raise UsageError(f"--batch {batch}: must be at least 1")
     shares = _numbers(weights, len(files))
     with shown(quiet) as progress:
-        tested, where = Store(store), device.choose(_precision(precision), place)
+        tested, where = Store(store), computing_at(place, _precision(precision))
         members, tested = _members(files, tested, views, scales, where, restrict, progress)
         part = split_to_test(tested, split)
         note = seen(part, [look for member in members for look in member.looks])
@@ -127,13 +126,12 @@ def predict(
 
     A picture that can't be read is named on stderr, the others are still answered, and the exit code is 3.
     """
-    from convnet import device
     from convnet.checkpoint import load, rebuild
     from convnet.predict import predict as run
     from convnet.runlog import inert
 
     _one_of(as_json, as_csv)
-    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32", place)
+    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
     net = where.take(rebuild(kept))
     answers = run(net, kept.preprocessing, kept.classes, pictures, where, top=top, views_name=views, scales=scales)
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -31,8 +31,10 @@ def doctor(
     Devices, processor, memory, threads, compilers, packages, and the rates of the disk (at most 256 MiB are written,
     read and gone). Exit code 0 whatever is missing.
     """
+    from convnet import threads
     from convnet.doctor import examine, lines
 
+    threads.settle()
     with shown(quiet or as_json) as progress:
         told = examine(folder, progress)
     if as_json:
@@ -69,6 +71,7 @@ def benchmark(
     Training and inference, against plain PyTorch and this machine's own matrix products; the loader; everything
     together; by turns in one run. Without --net: on CUDA main, otherwise alexnet and googlenet (some minutes).
     """
+    from convnet import threads
     from convnet.benchmark import Asked
     from convnet.benchmark import benchmark as measure
     from convnet.benchmark.drawn import benchmark_figure
@@ -81,6 +84,7 @@ def benchmark(
     picture = out or Path("benchmark.png")
     check_suffix(picture)
     budget = Budget(repeats, least=0.0, limit=limit) if quick else Budget(repeats, limit=limit)
+    threads.settle()
     nets = tuple(net or ())
     asked = Asked(nets, batch, cast("Precision", precision), budget, plain, memory, store, quick, place)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C does: the store is gone

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from convnet.cli_show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
-from convnet.cli_verb import Place
+from convnet.cli_verb import Place, computing_at
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 from convnet.terminal import plain, shown
@@ -227,12 +227,11 @@ class _Loaded(NamedTuple):
 
 
 def _net(checkpoint: Path, names: Path | None, place: str) -> _Loaded:
-    from convnet import device
     from convnet.checkpoint import load, rebuild
     from convnet.look.labels import class_names, first_names
 
     file = checkpoint_at(checkpoint)
-    kept, where = load(file), device.choose("fp32", place)
+    kept, where = load(file), computing_at(place)
     called = class_names(kept.classes, names)
     net = where.take(rebuild(kept))
     return _Loaded(file, net, kept.preprocessing, kept.classes, called, first_names(called), where)

@@ -19,7 +19,7 @@ from convnet.cli_show import (
     target,
     written,
 )
-from convnet.cli_verb import Place
+from convnet.cli_verb import Place, computing_at
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError, unknown
 from convnet.terminal import plain, shown
@@ -129,11 +129,10 @@ class _Asked(NamedTuple):
 def _asked(
     checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, place: str
 ) -> _Asked:
-    from convnet import device
     from convnet.checkpoint import load, rebuild
     from convnet.look.labels import class_names
 
-    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32", place)
+    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
     called = class_names(kept.classes, names)
     seen = seen_at(pictures, kept, ids, split)
     return _Asked(where.take(rebuild(kept)), kept.preprocessing, where, kept.classes, called, seen)

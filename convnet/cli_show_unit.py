@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from convnet.cli_show import Checkpoint, Layer, Out, Quiet, Split, command, target, written
-from convnet.cli_verb import Place
+from convnet.cli_verb import Place, computing_at
 from convnet.cli_weights import checkpoint_at
 from convnet.errors import UsageError
 from convnet.terminal import shown
@@ -195,10 +195,9 @@ def _pictures(path: Path, split: str | None, among: int | None) -> _Searched:
 
 
 def _net(checkpoint: Path, place: str) -> _Loaded:
-    from convnet import device
     from convnet.checkpoint import load, rebuild
 
-    kept, where = load(checkpoint_at(checkpoint)), device.choose("fp32", place)
+    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
     return _Loaded(where.take(rebuild(kept)), kept.preprocessing, where)
 
 

@@ -1,5 +1,5 @@
-"""What verbs share: what happens to every one (Ctrl-C, a reader that leaves, a stdout that can't be written), and the
-option --device."""
+"""What verbs share: what happens to every one (Ctrl-C, a reader that leaves, a stdout that can't be written), and where
+they compute."""
 
 import os
 import signal
@@ -8,14 +8,25 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
 from convnet.errors import DiskError, Interrupted
 
+if TYPE_CHECKING:
+    from convnet.device import Device
+
 P = ParamSpec("P")
 Place = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where the net computes.")]
+
+
+def computing_at(place: str, precision: Literal["fp32", "bf16"] = "fp32") -> "Device":
+    """The device that --device names, with its threads. Raises: UsageError when it isn't there."""
+    from convnet import device, threads
+
+    threads.settle()
+    return device.choose(precision, place)
 
 
 def guarded(function: Callable[P, None]) -> Callable[P, None]:

@@ -15,14 +15,17 @@ from typing import Any
 
 import torch
 
-from convnet import device, disk, machine
+from convnet import device, disk, machine, threads
 from convnet.decode import stored_by
 from convnet.errors import UsageError
 from convnet.kernels import compiled, on_cuda
 from convnet.progress import SILENT, Progress
 
 PACKAGES = ("triton", "onnx", "onnxruntime", "onnxscript", "torchvision", "timm")
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CC", "CXX", "TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES")
+VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", *threads.WAITING),
+    *("CC", "CXX", "TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES"),
+)
 RAW_PICTURE = 256 * 256 * 3  # bytes in a raw store
 SLOW_DISK = 2000  # raw pictures a second: below this the disk is worth a word
 STEPS = 3
@@ -44,9 +47,10 @@ def examine(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
     found = {
         "versions": machine.versions() | {"torch": str(torch.__version__)},  # with its build
         "processor": asdict(machine.processor()),
-        "cores": {**asdict(machine.cores()), "n": machine.cores().n, "load": _load()},
+        "cores": {**asdict(machine.cores()), "n": machine.cores().n, "load": machine.load()},
         "memory": {**asdict(machine.memory()), "free": machine.memory().free},
         "threads": torch.get_num_threads(),
+        "spins": threads.spin(os.environ),
         "torch": {"vectors": torch.backends.cpu.get_cpu_capability(), "cuda": torch.version.cuda},
         "gpus": [_gpu(i) for i in range(torch.cuda.device_count())],
         "nvidia_files": [path for path in GPU_FILES if Path(path).exists()],
@@ -76,7 +80,7 @@ def choices(found: dict[str, Any]) -> dict[str, Any]:
         "threads": where.threads,
         "kernels": kernels,
         "decoder": f"{stored_by()} for jpeg stores",
-        "loader": f"1 thread for raw stores, {found['cores']['machine']} for jpeg stores",
+        "loader": f"1 thread for raw stores, {found['cores']['n']} for jpeg stores",
     }
 
 
@@ -124,11 +128,13 @@ def _of_cache(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_threads(found: dict[str, Any]) -> Iterator[str]:
-    threads, n = found["threads"], found["cores"]["n"]
-    if threads > n:
-        yield f"Set OMP_NUM_THREADS={n}: torch uses {threads} threads, but {_count(n, 'processor')} may be used."
-    elif threads < min(n, found["cores"]["physical"] or n) and "OMP_NUM_THREADS" in found["environment"]:
-        yield f"Unset OMP_NUM_THREADS: torch uses {_count(threads, 'thread')}, and {n} processors may be used."
+    n_threads, n = found["threads"], found["cores"]["n"]
+    if n_threads > n:
+        yield f"Set OMP_NUM_THREADS={n}: torch uses {n_threads} threads, but {_count(n, 'processor')} may be used."
+    elif n_threads < min(n, found["cores"]["physical"] or n) and "OMP_NUM_THREADS" in found["environment"]:
+        yield f"Unset OMP_NUM_THREADS: torch uses {_count(n_threads, 'thread')}, and {n} processors may be used."
+    if found["spins"]:
+        yield "Set OMP_WAIT_POLICY=PASSIVE before torch is loaded: its threads wait in loops that crawl beside others."
     load = found["cores"]["load"]
     if load is not None and load > n:
         yield f"Other work is running: a load of {load:.1f} on {_count(n, 'processor')}; end it, or expect less."
@@ -247,11 +253,6 @@ def _cache() -> dict[str, str | None]:
 def _environment() -> dict[str, str]:
     """The variables that change how convnet runs, as they are set."""
     return {name: text for name, text in sorted(os.environ.items()) if name.startswith("CONVNET_") or name in VARIABLES}
-
-
-def _load() -> float | None:
-    """Threads that wanted to run in the last minute; None on Windows."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _row(name: str, text: str, columns: int) -> Iterator[str]:

@@ -97,6 +97,11 @@ def memory(root: Path = ROOT) -> Memory:
     return Memory(total, available, min((each for each in left if each is not None), default=None))
 
 
+def load() -> float | None:
+    """Threads that wanted to run in the last minute, on the whole machine; None on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def version(package: str) -> str | None:
     """The version of an installed package, which is not imported; None where there is none."""
     try:

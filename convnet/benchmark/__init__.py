@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from convnet import device, machine
+from convnet import device, machine, threads
 from convnet.benchmark import ceilings, feed, peak
 from convnet.benchmark.forms import OURS, PASSES, PLAIN, Case, Form, Precision, build, case, others
 from convnet.benchmark.turns import WARM_UP, Budget, Turns, by_turns, is_out_of_memory, spread, too_slow
@@ -192,7 +192,7 @@ def rated(turns: Turns, pictures: int) -> dict[str, Any]:
 
 def _feed(of: Case, store: Store, run: _Run, net: dict[str, Any]) -> dict[str, Any]:
     """The loader alone, the step alone, and both. net: what `_net` found, which says how long a step takes."""
-    workers = 1 if store.encoding == "raw" else machine.cores().machine  # as `convnet train`
+    workers = 1 if store.encoding == "raw" else threads.most()  # as `convnet train`
     asked, most = run.asked, QUICK_BATCHES if run.asked.quick else FEED_BATCHES[of.where.device.type]
     batches, why = _passes(net, asked.budget, most)
     row: dict[str, Any] = {"net": of.name, "batch": of.batch, "workers": workers, "store": store.describe(),
