@@ -3,28 +3,28 @@
 They are never all in memory: who reads them gets those of some pictures at a time.
 
 The file (safetensors) holds `meta`, JSON as uint8: split, store, classes, keys and for each member its name, checkpoint
-and protocols; `labels`, int64 (n,); and `MEMBER/LOOK`, float32 (n, K), as `0/ten-crop at 256`.
-
-While it is made, FILE.part holds a line that says what is asked, and a record a picture: all its posteriors and their
-CRC-32. Who asks the same again goes on behind the last whole record.
+and protocols; `labels`, int64 (n,); `MEMBER/LOOK`, float32 (n, K), as `0/ten-crop at 256`; and `sha256`, uint8
+(B + 1, 32): of each PICTURES pictures' posteriors (picture by picture, all looks in meta's order), and the last of the
+file's header, labels, meta and the rows before. A block is held against its own when it is read.
 """
 
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convnet import files, strictjson, tensors
+from convnet import answer_records, files, strictjson, tensors
+from convnet.answer_records import Floats
 from convnet.device import Device
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluate import PICTURES, check_gives, finite, read
@@ -36,9 +36,9 @@ from convnet.stop import Stop
 from convnet.store import Split
 from convnet.views import Look, Protocol
 
-Floats = NDArray[np.float32]
 Block = list[dict[Look, Floats]]  # for each member, float32 (m, K) of each look: what it says of the next m pictures
 FORMAT = "convnet answers"
+DIGESTS = "sha256"  # the name of the tensor that holds them
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def ask(
     keep: the file of the answers, which is made now; what it holds already isn't asked again. Without one the nets are
     asked whenever `blocks` is called. batch: crops in a forward pass.
 
-    Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `keep` holds something else;
-    NotFinite; Interrupted.
+    Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `keep` holds something else or is
+    being made by another process; DataError when it is damaged; NotFinite; Interrupted.
     """
     for member in members:
         check_gives(split, member.looks, member.preprocessing)
@@ -110,8 +110,10 @@ def ask(
         return _answers(meta, split.labels, blocks)
     is_new = not keep.exists()
     if is_new:
-        _make(keep, meta, split.labels, blocks)
-    kept = load(keep)
+        with files.lock(keep, "evaluating", is_folder=False):
+            if not keep.exists():  # else another process has just made it
+                _make(keep, meta, split.labels, blocks, progress)
+    kept = load(keep, progress)
     if _meta_of(kept) != meta:
         raise UsageError(f"{keep} holds the answers to other questions; choose another file with --posteriors")
     if not is_new:
@@ -152,14 +154,15 @@ def _asked(
 # the file
 
 
-def load(path: Path) -> Answers:
-    """The answers in a file. Raises: DataError when it isn't one, or is damaged; of a number in it, in `blocks`."""
+def load(path: Path, progress: Progress = SILENT) -> Answers:
+    """The answers in a file. Raises: DataError when it isn't one, or is damaged; of its posteriors, in `blocks`."""
     with _reading(path):
         whole = torch.from_file(
             str(path), size=path.stat().st_size, dtype=torch.uint8
         )  # mapped: only its start is read
         found = tensors.parse(whole)
-        meta = strictjson.parse(found["meta"].numpy().tobytes())
+        text = found["meta"].numpy().tobytes()
+        meta = strictjson.parse(text)
         labels = found["labels"].numpy().copy()
         shape = len(meta["keys"]), len(meta["classes"])
         _check_labels(labels, *shape)
@@ -169,21 +172,39 @@ def load(path: Path) -> Answers:
             if rows.dtype != torch.float32 or rows.shape != shape:
                 raise DataError(f"its posteriors are not {shape[0]} rows of {shape[1]} classes")
             places.append(rows.data_ptr() - whole.data_ptr())
-        return _answers(meta, labels, partial(_read, path, meta, places))
+        if others := found.keys() - {"meta", "labels", DIGESTS, *(f"{i}/{look}" for i, look in _all_looks(meta))}:
+            raise DataError(f"it holds {min(others)!r}, which no evaluation writes")
+        header = bytes(whole[: 8 + int.from_bytes(bytes(whole[:8]), "little")].numpy())
+        digests = _digests(found, header, labels, text)
+        if digests is None:
+            progress.warn(f"{path} is of an earlier version, without sha256: damage to it can't be told")
+        return _answers(meta, labels, partial(_read, path, meta, places, digests))
 
 
-def _read(path: Path, meta: dict[str, Any], places: Sequence[int]) -> Iterator[Block]:
+def _digests(
+    found: Mapping[str, torch.Tensor], header: bytes, labels: NDArray[np.int64], meta: bytes
+) -> list[bytes] | None:
+    """The sha256 of each block, None in a file of an earlier version. Raises: DataError for other damage."""
+    if DIGESTS not in found:
+        return None
+    digests = [bytes(row) for row in found[DIGESTS].numpy()]
+    if len(digests) != -(-len(labels) // PICTURES) + 1 or _seal(header, labels, meta, digests[:-1]) != digests[-1]:
+        raise DataError("it is damaged: its sha256 does not match")
+    return digests[:-1]
+
+
+def _read(path: Path, meta: dict[str, Any], places: Sequence[int], digests: Sequence[bytes] | None) -> Iterator[Block]:
     """The blocks of a file; places: of each look's posteriors in it, bytes."""
     n, k = len(meta["keys"]), len(meta["classes"])
     with _reading(path), path.open("rb") as file:
-        for first in range(0, n, PICTURES):
+        for number, first in enumerate(range(0, n, PICTURES)):
             m = min(PICTURES, n - first)
-            rows = []
-            for place in places:
-                data = os.pread(file.fileno(), 4 * m * k, place + 4 * first * k)
-                rows.append(np.frombuffer(data, np.float32).reshape(m, k))
-                if not np.isfinite(rows[-1]).all():
-                    raise DataError("its posteriors are not finite")
+            data = [os.pread(file.fileno(), 4 * m * k, place + 4 * first * k) for place in places]
+            rows = [np.frombuffer(each, np.float32).reshape(m, k) for each in data]
+            if digests is not None and answer_records.digest(np.concatenate(rows, 1)) != digests[number]:
+                raise DataError(f"it is damaged: the sha256 of pictures {first:,} to {first + m - 1:,} does not match")
+            if not all(np.isfinite(each).all() for each in rows):
+                raise DataError("its posteriors are not finite")
             yield _block(meta, rows)
 
 
@@ -194,7 +215,9 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (DataError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise DataError(f"{path} is no file of posteriors that convnet evaluate wrote: {error}") from error
+        raise DataError(
+            f"{path} is no file of posteriors that convnet evaluate wrote: {error}; evaluate again"
+        ) from error
 
 
 def _check_labels(labels: NDArray[np.int64], n: int, k: int) -> None:
@@ -269,15 +292,16 @@ def _block(meta: Mapping[str, Any], rows: Sequence[Floats]) -> Block:
     return block
 
 
-# the records while they grow
-
-
 def _make(
-    path: Path, meta: dict[str, Any], labels: NDArray[np.int64], blocks: Callable[[int, str], Iterator[Block]]
+    path: Path,
+    meta: dict[str, Any],
+    labels: NDArray[np.int64],
+    blocks: Callable[[int, str], Iterator[Block]],
+    progress: Progress,
 ) -> None:
     """Writes the file from the records in FILE.part; blocks(done, further) gives those that are still missing."""
     looks, n_classes = _all_looks(meta), len(meta["classes"])
-    with _records(path, meta, len(looks) * n_classes) as records:
+    with answer_records.opened(path, meta, len(looks) * n_classes, progress) as records:
         for block in blocks(records.n, "the same command goes on"):
             records.add(np.concatenate([block[i][look] for i, look in looks], 1))
         text = bytearray(json.dumps(meta).encode())
@@ -288,56 +312,14 @@ def _make(
         for place, (i, look) in enumerate(looks):
             columns = partial(records.columns, place * n_classes, n_classes)
             content[f"{i}/{look}"] = tensors.Coming(torch.float32, (len(labels), n_classes), columns)
-        files.write_atomic(path, map(bytes, tensors.pieces(content, {"format": FORMAT})))
+        digests = [*records.digests, bytes(32)]  # the last one's place
+        content[DIGESTS] = tensors.Coming(torch.uint8, (len(digests), 32), lambda: iter(digests))
+        pieces = tensors.pieces(content, {"format": FORMAT})
+        header = next(pieces)
+        digests[-1] = _seal(bytes(header), labels, bytes(text), records.digests)
+        files.write_atomic(path, map(bytes, chain([header], pieces)))
 
 
-class _Records:
-    """A picture's posteriors of all looks, float32 (width,), and their CRC-32; `n` of them, in a file that outlives a
-    stop. start: the first record's place, bytes."""
-
-    def __init__(self, file: IO[bytes], start: int, width: int) -> None:
-        self.file, self.start, self.width, self.n = file, start, width, 0
-        self.size = 4 * width + 4
-
-    def add(self, rows: Floats) -> None:
-        self.n += len(rows)
-        for row in rows:
-            data = row.tobytes()
-            self.file.write(data + zlib.crc32(data).to_bytes(4, "little"))
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def take(self) -> None:
-        """Takes the whole records that are there, as many as were read at a time: batches then hold the same pictures
-        as if never stopped, and give the same to the last bit. What follows them goes."""
-        self.file.seek(self.start)
-        n = 0
-        while len(data := self.file.read(self.size)) == self.size:
-            if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
-                break
-            n += 1
-        self.n = n - n % PICTURES
-        self.file.seek(self.start + self.n * self.size)
-        self.file.truncate()
-
-    def columns(self, first: int, n: int) -> Iterator[bytes]:
-        """`n` numbers of each record, from its `first` on."""
-        for i in range(self.n):
-            yield os.pread(self.file.fileno(), 4 * n, self.start + i * self.size + 4 * first)
-
-
-@contextmanager
-def _records(path: Path, meta: Mapping[str, Any], width: int) -> Iterator[_Records]:
-    """The records so far in FILE.part, which goes when the block ends well."""
-    question = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest().encode() + b"\n"
-    part = path.with_name(f"{path.name}.part")
-    with files.disk_errors(part):
-        with open(files.in_place(part, os.O_RDWR | os.O_CREAT), "r+b") as file:
-            records = _Records(file, len(question), width)
-            if file.read(len(question)) != question:
-                file.seek(0)
-                file.write(question)
-                file.truncate()
-            records.take()
-            yield records
-        part.unlink()
+def _seal(header: bytes, labels: NDArray[np.int64], meta: bytes, digests: Sequence[bytes]) -> bytes:
+    """The sha256 of all of a file but its posteriors, whose own are `digests`."""
+    return hashlib.sha256(b"".join([header, labels.tobytes(), meta, *digests])).digest()

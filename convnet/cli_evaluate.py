@@ -106,7 +106,8 @@ def fuse(
     from convnet.fuse import join, rows
 
     _one_of(as_json, as_csv, table)
-    answers = join([load(path) for path in files])
+    with shown(quiet=True) as progress:
+        answers = join([load(path, progress) for path in files])
     _print(rows(answers, _numbers(weights, len(answers.members))), None, table, as_json, as_csv)
 
 

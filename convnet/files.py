@@ -113,24 +113,25 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 
 @contextmanager
-def lock(folder: Path, doing: str) -> Iterator[None]:
-    """Holds `folder` for one process. The kernel drops the lock of a process that died, so it is never stale.
+def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
+    """Holds a folder, or the name of a file, for one process. The kernel drops the lock of a process that died, so it
+    is never stale.
 
     Raises: UsageError when another living process holds it; DiskError when the folder can't be locked at all;
     DataError when something else than a lock has its name.
     """
-    path = folder / ".lock"
+    path, kind = (held / ".lock", "folder") if is_folder else (held.with_name(f".{held.name}.lock"), "file")
     handle = -1
     while handle < 0:
         with disk_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = in_place(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.read(handle, 100).decode(errors="replace").strip() or "another process"
             os.close(handle)
-            raise UsageError(f"{folder} is in use by {owner}; wait for it, or choose another folder") from error
+            raise UsageError(f"{held} is in use by {owner}; wait for it, or choose another {kind}") from error
         except OSError as error:  # a file system without locks
             os.close(handle)
             raise DiskError(f"{path}: cannot be locked: {error.strerror}; choose a folder on another disk") from error

@@ -1,6 +1,8 @@
 """Several nets on the same pictures: fusion against plain averages, the file that keeps answers, stops and damage."""
 
+import hashlib
 import json
+import os
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.prepare import prepare
 from convnet.preprocess import Preprocessing
+from convnet.progress import Silent
 from convnet.recipe import Recipe
 from convnet.sources.listing import Entry, Source
 from convnet.stop import Stop
@@ -127,6 +130,12 @@ def test_the_file_gives_everything_back(tmp_path: Path, photos: Store, file: Pat
         assert all(np.array_equal(one[look], other[look]) for look in one)
         arrays |= {f"{i}/{look}": rows for look, rows in one.items()}
     read = safetensors.numpy.load_file(file)
+    looks = [f"{i}/{look}" for i, one in enumerate(whole(asked)) for look in one]
+    blocks = [np.concatenate([arrays[look][a : a + 64] for look in looks], 1) for a in range(0, len(asked.keys), 64)]
+    digests = [hashlib.sha256(block.tobytes()).digest() for block in blocks]
+    header = file.read_bytes()[: 8 + int.from_bytes(file.read_bytes()[:8], "little")]
+    rest = b"".join([header, asked.labels.tobytes(), read["meta"].tobytes(), *digests])
+    arrays["sha256"] = np.frombuffer(b"".join([*digests, hashlib.sha256(rest).digest()]), np.uint8).reshape(-1, 32)
     assert set(read) == {*arrays, "meta"}
     assert all(np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in arrays.items())
     content = {name: torch.from_numpy(array) for name, array in read.items()}
@@ -263,27 +272,82 @@ def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
         rows(ask([one], photos.split("test"), CPU, stop=other))
 
 
+def test_an_evaluation_that_is_being_made_is_not_made_twice(tmp_path: Path, photos: Store) -> None:
+    """Who asks for the same file meanwhile, or for another's answers in it, is refused at once."""
+    one, two = members(photos, "single")[:2]
+    refused: list[str] = []
+
+    class Meanwhile(Counting):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            for other in (one, two):
+                with pytest.raises(UsageError) as caught:
+                    ask([other], photos.split("test"), CPU, keep=tmp_path / "a")
+                refused.append(str(caught.value))
+            return super().forward(images)
+
+    net = Meanwhile(one.net)
+    ask([replace(one, net=net)], photos.split("test"), CPU, keep=tmp_path / "a")
+    assert net.seen == 100
+    text = f"a is in use by process {os.getpid()} (evaluating); wait for it, or choose another file"
+    assert len(refused) >= 4
+    assert all(text in each for each in refused)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+class Warned(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_answers_to_other_questions_that_were_begun_go_with_a_word(tmp_path: Path, photos: Store) -> None:
+    one, two = members(photos, "single")[:2]
+    stop, warned = Stop(), Warned()
+    with pytest.raises(Interrupted):
+        ask([replace(one, net=Counting(one.net, stop, 10))], photos.split("test"), CPU, keep=tmp_path / "a", stop=stop)
+    ask([two], photos.split("test"), CPU, keep=tmp_path / "a", progress=warned)
+    assert ["a.part holds the answers to other questions, or is damaged" in line for line in warned.lines] == [True]
+    ask([two], photos.split("test"), CPU, keep=tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_of_an_earlier_version_is_read_with_a_word(tmp_path: Path, file: Path, asked: Answers) -> None:
+    """It had no sha256."""
+    content = {name: torch.from_numpy(array) for name, array in safetensors.numpy.load_file(file).items()}
+    for name, less in (("a", {"sha256"}), ("b", {"sha256", "1/single at 32"})):
+        old = {key: tensor for key, tensor in content.items() if key not in less}
+        (tmp_path / name).write_bytes(b"".join(map(bytes, tensors.pieces(old, {"format": kept.FORMAT}))))
+    warned = Warned()
+    found = rows(load(tmp_path / "a", warned))
+    assert [row.to_dict() for row in found] == [row.to_dict() for row in rows(asked)]
+    assert ["a is of an earlier version, without sha256" in line for line in warned.lines] == [True]
+    with pytest.raises(DataError, match="b is no file of posteriors"):
+        load(tmp_path / "b")
+    data = bytearray((tmp_path / "a").read_bytes())
+    place = 8 + int.from_bytes(data[:8], "little") + 8 * 100 + 4 * 1000  # behind the header and the labels
+    (tmp_path / "a").write_bytes(data[:place] + np.float32("nan").tobytes() + data[place + 4 :])
+    with pytest.raises(DataError, match=r"a is no file of posteriors .*: its posteriors are not finite"):
+        rows(load(tmp_path / "a"))
+    (tmp_path / "c").write_bytes(b"".join(map(bytes, tensors.pieces(old | {"1/single at 33": content["labels"]}))))
+    with pytest.raises(DataError, match="c is no file of posteriors"):
+        load(tmp_path / "c")
+
+
 def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, file: Path) -> None:
     data = file.read_bytes()
     generator = np.random.default_rng(0)
-    refused = 0
     for _ in range(300):
         changed = bytearray(data)
-        changed[generator.integers(0, 2000)] = generator.integers(0, 256)
-        (tmp_path / "b").write_bytes(
-            changed[: generator.integers(1, len(data))] if generator.random() < 0.2 else changed
-        )
-        try:
+        changed[generator.integers(0, len(data))] ^= 1 + generator.integers(0, 255)
+        cut = generator.integers(1, len(data))
+        (tmp_path / "b").write_bytes(changed[:cut] if generator.random() < 0.2 else changed)
+        with pytest.raises(DataError, match=r"b is no file of posteriors .*; evaluate again"):
             rows(load(tmp_path / "b"))
-        except DataError as error:
-            assert "b is no file of posteriors" in str(error)
-            refused += 1
-        except UsageError as error:
-            assert "different numbers of --views" in str(error), "of members that were changed alone"
-    assert refused > 100
     place = 8 + int.from_bytes(data[:8], "little") + 8 * 100 + 4 * 1000  # behind the header and the labels
-    (tmp_path / "b").write_bytes(data[:place] + np.float32("nan").tobytes() + data[place + 4 :])
-    with pytest.raises(DataError, match=r"b is no file of posteriors .*: its posteriors are not finite"):
+    (tmp_path / "b").write_bytes(data[: place - 40] + np.float32(0.5).tobytes() + data[place - 36 :])
+    with pytest.raises(DataError, match=r"it is damaged: the sha256 of pictures \d+ to \d+ does not match"):
         rows(load(tmp_path / "b"))
     for name, content in {"empty": b"", "text": b"no posteriors" * 99}.items():
         (tmp_path / name).write_bytes(content)
