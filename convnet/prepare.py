@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,9 +24,9 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from convnet import draws, files, machine, store
+from convnet import draws, files, machine, store, unfinished
 from convnet.decode import MAX_PIXELS, BadPicture, opened, stored_by
-from convnet.errors import DataError, UsageError
+from convnet.errors import UsageError
 from convnet.fitness import count, refuse_unfit
 from convnet.frames import SUFFIX, Encoding, Settings, fit
 from convnet.in_order import in_order
@@ -35,6 +34,8 @@ from convnet.progress import SILENT, Progress
 from convnet.scale import Fit
 from convnet.sources import SPLITS, Entry, Source, open_source
 from convnet.statistics import Sums, mean_picture, statistics
+from convnet.unfinished import WORK as WORK
+from convnet.unfinished import Job, Part
 
 SIZE = 256  # pixels: AlexNet section 2
 QUALITY = 95  # of JPEG members
@@ -43,10 +44,6 @@ JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
 FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
 CHUNK = 16  # pictures that a worker takes at a time
 CHUNK_BYTES = 1 << 26  # ... but no more than about this much
-WORK = ".work"  # the folder of an unfinished store
-OURS = re.compile(  # the files of a store that was begun; a source.tar in the work folder is kept
-    r"\.?((train|val|test)(-\d{5}\.(tar|json|sums)|\.index\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
-)
 
 
 def prepare(
@@ -86,14 +83,14 @@ def prepare(
             found = _finished(path, listing, progress)
             shutil.rmtree(path / WORK, ignore_errors=True)
             return _fit(found)
-        _begin(path, _plan(jobs, listing))
+        unfinished.begin(path, _plan(jobs, listing))
         # Pillow keeps its memory blocks: 120 page faults fewer a picture
         Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
-        todo = [job for job in jobs if not _part(path, job).exists()]
         total, n_threads = len(source.entries), workers or machine.cores().n
-        done = total - sum(len(job.entries) for job in todo)
-        progress.start("preparing", total, done)
         with ThreadPoolExecutor(n_threads) as pool:
+            todo = unfinished.still_to_do(path, jobs, settings.size, pool, 2 * n_threads, progress)
+            done = total - sum(len(job.entries) for job in todo)
+            progress.start("preparing", total, done)
             for job in todo:
                 for n in _make_shard(path, job, source, settings, pool, 2 * n_threads):
                     done += n
@@ -115,16 +112,6 @@ def holds(path: Path, source: Source, settings: Settings) -> bool:
 
 
 # the work, cut into shards
-
-
-@dataclass(frozen=True)
-class Job:
-    """One shard: its split, its number, the position of its first picture in the split, its entries."""
-
-    split: str
-    number: int
-    first: int
-    entries: Sequence[Entry]
 
 
 def _jobs(source: Source, settings: Settings) -> list[Job]:
@@ -180,28 +167,6 @@ def _fit(made: store.Store) -> store.Store:
     return made
 
 
-def _begin(path: Path, plan: str) -> None:
-    """Makes room for this plan: keeps what an earlier run of the same plan finished, clears what another one began."""
-    if (path / WORK).is_symlink():
-        raise DataError(f"{path / WORK} is a link, through which nothing is written; remove it")
-    mark = path / WORK / "plan"
-    if mark.exists() and mark.read_text(encoding="utf-8") == plan:
-        return
-    strange = sorted(p.name for p in path.iterdir() if p.name not in (".lock", WORK))
-    if strange and not mark.exists():
-        raise UsageError(f"{path} is not empty (it holds {strange[0]!r}); choose a new folder for the store")
-    with files.disk_errors(path):
-        for old in (*path.glob(f"{WORK}/*-*.*"), *path.iterdir()):  # parts first: none may outlive its shard
-            if OURS.fullmatch(old.name):
-                old.unlink()
-    files.write_atomic(mark, plan.encode())
-
-
-def _part(path: Path, job: Job) -> Path:
-    """The record that a shard is finished: its rows, keys, left-out pictures and sums."""
-    return path / WORK / f"{job.split}-{job.number:05d}.json"
-
-
 # one shard
 
 
@@ -219,11 +184,7 @@ def _make_shard(
     path: Path, job: Job, source: Source, settings: Settings, pool: ThreadPoolExecutor, window: int
 ) -> Iterator[int]:
     """Writes one shard and its part; yields the number of pictures finished, chunk by chunk."""
-    rows: list[tuple[Any, ...]] = []
-    keys: list[str] = []
-    left_out: list[dict[str, str]] = []
-    enlarged, offset = 0, 0
-    sums = Sums.zero(settings.size)
+    part, offset = Part([], [], [], 0, Sums.zero(settings.size)), 0
     n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
     chunks = [job.entries[i : i + n] for i in range(0, len(job.entries), n)]
     starts = range(job.first, job.first + len(job.entries), n)
@@ -231,20 +192,17 @@ def _make_shard(
         work = zip(starts, chunks, strict=True)
         for made in in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
             for data, key, row in made.rows:
-                rows.append((job.number, offset, len(data), *row))
-                keys.append(key)
+                part.rows.append([job.number, offset, len(data), *row])
+                part.keys.append(key)
                 file.write(data)
                 offset += len(data)
             flush(offset)
-            left_out += made.left_out
-            enlarged += made.enlarged
-            sums.add(made.sums)
+            part.left_out += made.left_out
+            part.enlarged += made.enlarged
+            part.sums.add(made.sums)
             yield len(made.rows) + sum(row["status"] == "failed" for row in made.left_out)
         file.write(store.TRAILER)
-    part = {"rows": rows, "keys": keys, "left_out": left_out, "enlarged": enlarged, "n": sums.n}
-    part |= {"bytes": offset + len(store.TRAILER), "products": sums.products.tolist()}
-    files.write_atomic(_part(path, job).with_suffix(".sums"), sums.pixels.tobytes())
-    files.write_atomic(_part(path, job), json.dumps(part).encode())
+    unfinished.write_part(path, job, part)
 
 
 @contextmanager
@@ -306,14 +264,13 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
     sums, enlarged = Sums.zero(settings.size), 0
     shards: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        part = json.loads(_part(path, job).read_bytes())
-        rows[job.split] += [(*row[:8], tuple(bytes.fromhex(row[8]))) for row in part["rows"]]
-        keys[job.split] += part["keys"]
-        left_out += part["left_out"]
-        enlarged += part["enlarged"]
-        pixels = np.frombuffer(_part(path, job).with_suffix(".sums").read_bytes(), np.int64).reshape(sums.pixels.shape)
-        sums.add(Sums(part["n"], pixels, np.array(part["products"], np.int64)))
-        shards[store.shard_name(job.split, job.number)] = {"bytes": part["bytes"]}
+        part = unfinished.read_part(path, job, settings.size)
+        rows[job.split] += [(*row[:8], tuple(bytes.fromhex(row[8]))) for row in part.rows]
+        keys[job.split] += part.keys
+        left_out += part.left_out
+        enlarged += part.enlarged
+        sums.add(part.sums)
+        shards[store.shard_name(job.split, job.number)] = {"bytes": part.n_bytes + len(store.TRAILER)}
     if not sums.n:
         numbers = count(len(source.classes), ((split, row[4]) for split in rows for row in rows[split]))
         refuse_unfit(source.name, source.classes, numbers, _first_failed(left_out))

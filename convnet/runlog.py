@@ -21,7 +21,7 @@ from convnet.files import disk_errors, in_place, write_atomic
 
 Value = int | float | str | bool | None
 Row = Mapping[str, Value]
-CHECKED = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"\}', re.S)  # a line, but for its end
+CHECKED = re.compile(rb'(.*), "(.{5})": "(.{8})"\}', re.S)  # a line, but for its end: row, name and digits of the CRC
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
@@ -98,9 +98,10 @@ def _writable(value: Value) -> Value:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines that end in a newline, without it."""
+    """The lines that end in a newline, without it; and a last one whose newline is another byte."""
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        *lines, rest = path.read_bytes().split(b"\n")
+        return [*lines, rest] if CHECKED.fullmatch(rest[:-1]) else lines
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -110,7 +111,7 @@ def _whole_lines(path: Path) -> list[bytes]:
 def _row(path: Path, number: int, line: bytes) -> dict[str, Value]:
     checked = CHECKED.fullmatch(line)
     text = checked[1] + b"}" if checked else line  # the rows of earlier versions have no CRC
-    if checked and zlib.crc32(text) != int(checked[2], 16):
+    if checked and (checked[2], checked[3]) != (b"crc32", b"%08x" % zlib.crc32(text)):
         raise DataError(f"{path}, line {number}: damaged: its CRC-32 does not match")
     try:
         row = strictjson.parse(text)

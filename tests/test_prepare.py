@@ -202,7 +202,7 @@ def test_a_resumed_run_says_what_was_done(source: Source, tmp_path: Path) -> Non
             began.append((total, done))
 
     prepare(source, tmp_path / "s", size=SIZE, progress=Told())
-    assert began == [(47, 24)]
+    assert began == [(24, 0), (47, 24)], "what is finished is checked first"
 
 
 KILLED = """
@@ -339,7 +339,7 @@ def test_a_full_disk_at_every_write(source: Source, tmp_path: Path) -> None:
             assert made_of(source, path) == right
         shutil.rmtree(path, ignore_errors=True)
         fail_at += 1
-    assert n_fired > 50
+    assert n_fired > 40
 
 
 # refusals

@@ -62,25 +62,16 @@ def test_the_first_rows_keep_their_bytes(tmp_path):
 
 
 def test_every_flipped_bit_of_a_row_is_found(tmp_path):
-    """Its values are never others; of the name `crc32` itself a flip makes a row of the former kind."""
     path = written(tmp_path / "m", ROWS)
-    data, unnamed = path.read_bytes(), 0
+    data = path.read_bytes()
     for bit in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        try:
-            rows = runlog.read(path)
-        except DataError:
-            assert runlog.keep_whole(path) > 0
-            assert all(row in ROWS for row in runlog.read(path))
-            continue
-        if len(rows) == len(ROWS):  # else its last newline was hit
-            assert [{**row, **right} for row, right in zip(rows, ROWS, strict=True)] == rows
-            unnamed += rows != ROWS
-        else:
-            assert rows == ROWS[: len(rows)]
-    assert unnamed <= 8 * len('"crc32": ') * len(ROWS)
+        with pytest.raises(DataError, match=r"m, line \d"):
+            runlog.read(path)
+        assert runlog.keep_whole(path) > 0
+        assert all(row in ROWS for row in runlog.read(path))
 
 
 def test_a_link_is_not_followed(tmp_path):

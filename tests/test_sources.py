@@ -335,16 +335,21 @@ def test_a_tar_equals_its_folder(tmp_path: Path, style: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
-def test_compressed_tars_are_unpacked_once(tmp_path: Path, kind: str) -> None:
+def test_a_compressed_tar_is_unpacked_anew_over_a_copy_that_was_left(tmp_path: Path, kind: str) -> None:
     fill(tmp_path / "set", ["train/a/1.png", "val/a/1.png"])
     path = tar_of(tmp_path / f"set.tar.{kind}", tmp_path / "set", f"w:{kind}")
     with pytest.raises(UsageError, match="unpack it first"):
         open_source(path)
     source = open_source(path, work=tmp_path / "work")
     assert source.read(source.entries[0]) == jpeg(0)
-    before = (tmp_path / "work/source.tar").stat()
+    copy, time = tmp_path / "work/source.tar", path.stat().st_mtime_ns
+    right = copy.read_bytes()
+    copy.write_bytes(right.replace(jpeg(0), jpeg(0)[::-1]))  # damage that no sum of the tar covers
+    os.utime(copy, ns=(time, time))
     assert open_source(path, work=tmp_path / "work").entries == source.entries
-    assert (tmp_path / "work/source.tar").stat().st_ino == before.st_ino
+    assert copy.read_bytes() == right
+    assert copy.stat().st_mtime_ns == time
+    assert [file.name for file in copy.parent.iterdir()] == [copy.name]
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DataError, match="damaged or cut short"):
         open_source(path, work=tmp_path / "other")

@@ -12,6 +12,7 @@ import pytest
 
 from convnet.errors import ConvnetError, DataError
 from convnet.nets import MODELS
+from convnet.progress import Silent
 from convnet.weights import download
 from convnet.weights.download import KNOWN, Known, fetch
 
@@ -158,6 +159,30 @@ def test_without_a_digest_nothing_is_resumed(server: Server, tmp_path: Path) -> 
     server.behave = ["drop"]
     assert fetch(file(server, ""), tmp_path, **QUICK).read_bytes() == DATA
     assert server.asked == [None, None]
+
+
+def test_without_a_published_digest_its_own_is_kept(server: Server, tmp_path: Path) -> None:
+    class Warned(Silent):
+        lines: list[str] = []  # noqa: RUF012
+
+        def warn(self, text: str) -> None:
+            self.lines.append(text)
+
+    path = fetch(file(server, ""), tmp_path, **QUICK)
+    own = path.with_name(f"{path.name}.sha256")
+    assert own.read_text() == f"{SHA256}  {path.name}\n", "as sha256sum writes it"
+    fetch(file(server, ""), tmp_path, Warned(), **QUICK)
+    assert not Warned.lines
+    for damaged, content in ((path, DATA[:-1] + b"?"), (own, b""), (own, own.read_bytes()[1:])):
+        right = damaged.read_bytes()
+        damaged.write_bytes(content)
+        with pytest.raises(DataError, match=rf"{path.name}: its sha256 begins with .*; remove it to download it again"):
+            fetch(file(server, ""), tmp_path, **QUICK)
+        damaged.write_bytes(right)
+    own.unlink()
+    fetch(file(server, ""), tmp_path, Warned(), **QUICK)
+    assert ["no digest of it is published or kept" in line for line in Warned.lines] == [True]
+    assert len(server.asked) == 1
 
 
 def test_a_wrong_file_of_the_users_stays_and_is_named(server: Server, tmp_path: Path) -> None:

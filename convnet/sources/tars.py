@@ -9,7 +9,7 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from convnet.errors import DataError
-from convnet.files import CHUNK, atomic
+from convnet.files import CHUNK, atomic, lock
 from convnet.sources.listing import SNIFFED, Found, Parts, is_hidden, judge, pread, shown, stamp_of
 
 BLOCK = 512  # bytes: the unit of a tar
@@ -252,22 +252,23 @@ def _clean(name: str) -> str:
 
 
 def unpack(where: Path, how: str, target: Path) -> Path:
-    """Decompresses a tar to `target`, once: a copy that bears the original's time is kept as it is.
+    """Decompresses a tar to `target`, anew each time: one that lies there already may be damaged. It bears the
+    original's time.
 
-    Raises: DataError when it is damaged, no tar, or grows beyond all measure; DiskError when the disk is full.
+    Raises: DataError when it is damaged, no tar, or grows beyond all measure; DiskError when the disk is full;
+    UsageError when another process unpacks it.
     """
     status = where.stat()
-    if target.exists() and target.stat().st_mtime_ns == status.st_mtime_ns:
-        return target
     limit = SWELLING * status.st_size + (64 << 20)
-    with atomic(target) as copy:
+    with lock(target, "unpacking", is_folder=False), atomic(target) as copy:
         try:
             with _decompressor(where, how) as source:
                 _copy(source, copy, limit, where)
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise DataError(f"{shown(where)} is damaged or cut short ({error}); get it again") from error
-    os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
-    shutil.copymode(where, target)
+        copy.flush()
+        os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
+        os.utime(copy.fileno(), ns=(status.st_mtime_ns, status.st_mtime_ns))  # before anybody sees it
     return target
 
 

@@ -1,7 +1,8 @@
 """Where are the published weights, and how do they get here whole? Known files by name; resumed, verified, never wrong.
 
 PyTorch's files carry the first eight hexadecimal digits of their sha256 in their names; Caffe's zoo publishes the sha1
-of its files; the Oxford group publishes none, so those two are held against their length and the net's shapes only.
+of its files; the Oxford group publishes none, so those two are held against their length and the net's shapes only, and
+later against FILE.sha256, which is written when they come.
 """
 
 import hashlib
@@ -137,6 +138,8 @@ def fetch(
     path = folder / file.file_name
     if path.exists():
         _verify(path, file, path)
+        if not file.digest and not _own_digest(path).exists():
+            progress.warn(f"{path}: no digest of it is published or kept: damage to it can't be told")
         return path
     part = folder / f".{file.file_name}.part"
     is_new = not folder.exists()
@@ -179,6 +182,8 @@ def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds:
             finally:
                 progress.finish()
         _verify(part, file, path)
+        if not file.digest:
+            files.write_atomic(_own_digest(path), f"{files.sha256_file(part)}  {path.name}\n".encode())
         with files.disk_errors(path):
             os.replace(part, path)
             files.sync_folder(folder)
@@ -267,11 +272,19 @@ def _size(part: Path) -> int:
         return 0
 
 
+def _own_digest(path: Path) -> Path:
+    """Where the sha256 of a file without a published one is kept."""
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _verify(found: Path, file: Known, path: Path) -> None:
     """Holds the bytes against the published digest. A wrong download is removed, a wrong file of the user's is not."""
-    if not file.digest:
+    digest = file.digest
+    if not digest and found == path and _own_digest(path).exists():
+        digest = "sha256:" + _own_digest(path).read_text(errors="replace")[:64].ljust(64, "?")
+    if not digest:
         return
-    kind, _, digits = file.digest.partition(":")
+    kind, _, digits = digest.partition(":")
     with open(found, "rb") as stream:
         have = hashlib.file_digest(stream, kind).hexdigest()
     if have.startswith(digits):
@@ -282,5 +295,6 @@ def _verify(found: Path, file: Known, path: Path) -> None:
         raise DataError(
             f"{file.address}: its {kind} begins with {have[: len(digits)]}, published is {digits}; thrown away"
         )
-    raise DataError(f"{path}: its {kind} begins with {have[: len(digits)]}, published is {digits}; "
+    whose = "published" if file.digest else "when it came it"
+    raise DataError(f"{path}: its {kind} begins with {have[: len(digits)]}, {whose} is {digits}; "
                     "remove it to download it again")  # fmt: skip
