@@ -281,7 +281,7 @@ def _verify(found: Path, file: Known, path: Path) -> None:
     """Holds the bytes against the published digest. A wrong download is removed, a wrong file of the user's is not."""
     digest = file.digest
     if not digest and found == path and _own_digest(path).exists():
-        digest = "sha256:" + _own_digest(path).read_text(errors="replace")[:64].ljust(64, "?")
+        digest = "sha256:" + _own_digest(path).read_text(encoding="ascii", errors="replace")[:64].ljust(64, "?")
     if not digest:
         return
     kind, _, digits = digest.partition(":")
