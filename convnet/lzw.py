@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from convnet.kernels import lzw_cpu
+
 LARGEST = 12  # bits of a code
 CHUNK = 1 << 12  # codes read at a time
 
@@ -18,31 +20,36 @@ def lzw_damage(data: bytes, n_symbols: int, bits: int = 8, *, high_first: bool =
 
     high_first: TIFF's order of bits, where codes also grow one entry early; otherwise GIF's.
     """
+    count = lzw_cpu.symbols if lzw_cpu.available() else plain_symbols
+    done, ended = count(data, bits, high_first, n_symbols)
+    if done < 0:
+        return "an LZW code that isn't defined"
+    if done == n_symbols:
+        return None
+    if done > n_symbols:
+        return "LZW codes for more than there is"
+    return f"LZW codes {'end' if ended else 'break off'} after {done:,} of {n_symbols:,}"
+
+
+def plain_symbols(data: bytes, bits: int, high_first: bool, most: int) -> tuple[int, bool]:
+    """The symbols that the codes stand for (-1: one isn't defined), counted to just above `most`; was there an end?"""
     clear, done, before = 1 << bits, 0, 0
     lengths: list[int] = []  # of what each code stands for
     for codes, after_clear in _runs(data, bits, high_first):
         if after_clear:
-            lengths, before = [1] * clear + [0, 0], 0  # the first code adds an entry of its own length: taken back
+            lengths, before = [1] * clear + [0, 0], 0  # the first code after a clear adds no entry
         for code in codes.tolist():
             if code == clear + 1:
-                return _count(done, n_symbols, "end")
+                return done, True
             if code > len(lengths) - (not before) or (code == len(lengths) and len(lengths) >= 1 << LARGEST):
-                return "an LZW code that isn't defined"
+                return -1, False
             if before and len(lengths) < 1 << LARGEST:
                 lengths.append(before + 1)
             before = lengths[code]
             done += before
-        if done > n_symbols:
-            break
-    return _count(done, n_symbols, "break off")
-
-
-def _count(done: int, n_symbols: int, ended: str) -> str | None:
-    if done == n_symbols:
-        return None
-    return (
-        "LZW codes for more than there is" if done > n_symbols else f"LZW codes {ended} after {done:,} of {n_symbols:,}"
-    )
+            if done > most:
+                return done, False
+    return done, False
 
 
 def _runs(data: bytes, bits: int, high_first: bool) -> Iterator[tuple[NDArray[np.int64], bool]]:

@@ -2,8 +2,8 @@
 
 compression                             bytes unpacked by     damage is found by
 none                                    numpy                 strips that leave the file
+Deflate                                 zlib                  zlib's sum of each strip
 LZW                                     libtiff (Pillow)      its codes, counted (lzw.py)
-Deflate                                 libtiff               zlib's sum of each strip
 PackBits, LZMA, Zstandard               libtiff               libtiff
 JPEG; CCITT (one bit a pixel)           Pillow, pixels too    libjpeg, the walked scan (jpeg.py); libtiff
 
@@ -41,6 +41,7 @@ COLOURS = {4: "a mask", 8: "Lab colours", 9: "Lab colours", 10: "Lab colours", 3
 RAW_COLOURS = (32803, 34892)  # a sensor's pixels: colour filter array, linear raw
 RAW_TAGS = (50706, 37398, 33422)  # DNG's version, TIFF/EP's, a colour filter array's pattern
 RAW = "a raw photo (DNG, NEF, CR2 or the like), which is not read; develop it to JPEG, or to a TIFF of 8 or 16 bits"
+GROUP = 1 << 26  # bytes that are unpacked at a time
 BAND = 1 << 22  # samples that are worked on at a time
 MOST_PAGES = 10_000
 
@@ -230,44 +231,63 @@ def _plain_sizes(page: Page, n_blocks: int, wide: int, high: int, tiled: bool) -
 
 
 def _bytes(page: Page, starts: Values, sizes: Values, n_bytes: int, deep: int) -> NDArray[np.uint8]:
-    """One plane's rows of bytes, uint8 (H, n_bytes), unpacked."""
+    """One plane's rows of bytes, uint8 (H, n_bytes), unpacked some rows of blocks at a time."""
     height, bits = page.value(257), page.value(258)
-    tags = {256: [n_bytes], 257: [height], 258: [8], 259: [page.value(259)], 262: [1], 277: [1]}
-    tags[266] = [page.value(266)]
-    if 322 in page.tags:
-        wide, high = page.value(322) * deep * bits // 8, page.value(323)
-        tags |= {322: [wide], 323: [high], 324: starts.tolist(), 325: sizes.tolist()}
-    else:
-        wide, high = n_bytes, min(page.value(278, height), height)
-        tags |= {278: [high], 273: starts.tolist(), 279: sizes.tolist()}
-    _whole(page, starts, sizes, wide, high)
-    return np.asarray(_loaded(_file(page, tags)))
+    tiled = 322 in page.tags
+    wide = page.value(322) * deep * bits // 8 if tiled else n_bytes
+    high = page.value(323) if tiled else min(page.value(278, height), height)
+    across = -(-n_bytes // wide)
+    rows = np.empty((height, n_bytes), np.uint8)
+    n_down = max(1, GROUP // (wide * high * across))
+    for first in range(0, len(starts) // across, n_down):
+        part = slice(first * across, (first + n_down) * across)
+        inside = rows[first * high : (first + n_down) * high]
+        _unpack(page, starts[part], sizes[part], inside, wide, high)
+    return rows
 
 
-def _whole(page: Page, starts: Values, sizes: Values, wide: int, high: int) -> None:
-    """Sees that each block unpacks to what it should. Raises: BadPicture."""
-    compression, left = page.value(259), page.value(257)
-    for number, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True), 1):
-        n_bytes = wide * (high if 322 in page.tags else min(high, left - (number - 1) * high))
+def _unpack(page: Page, starts: Values, sizes: Values, rows: NDArray[np.uint8], wide: int, high: int) -> None:
+    """Fills `rows` from blocks of wide x high bytes. Raises: BadPicture when one unpacks to anything else."""
+    compression, tiled = page.value(259), 322 in page.tags
+    across = -(-rows.shape[1] // wide)
+    for number, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
+        top, left = number // across * high, number % across * wide
+        n_rows = high if tiled else min(high, len(rows) - top)
         packed = page.data[start : start + size]
-        damage = None
-        if compression in (8, 32946):
-            damage = _inflated(packed, n_bytes)
-        elif compression == 5 and page.value(266) == 1:
-            old = packed[:1] == b"\0" and packed[1:2] > b"\0" and bool(packed[1] & 1)
-            damage = lzw_damage(packed, n_bytes, high_first=not old) if not old else None
-        if damage:
-            raise BadPicture(f"damaged TIFF: {damage} (strip or tile {number})")
+        if compression in (1, 8, 32946):
+            plain = packed if compression == 1 else _inflated(packed, n_rows * wide)
+            block = np.frombuffer(plain, np.uint8, n_rows * wide).reshape(n_rows, wide)
+            part = rows[top : top + n_rows, left : left + wide]
+            part[:] = block[: part.shape[0], : part.shape[1]]
+        elif compression == 5 and page.value(266) == 1 and not _is_old_lzw(packed):
+            damage = lzw_damage(packed, n_rows * wide, high_first=True)
+            if damage:
+                raise BadPicture(f"damaged TIFF: {damage}")
+    if page.value(266) == 2 and compression == 1:
+        rows[:] = np.packbits(np.unpackbits(rows, bitorder="little").reshape(rows.shape[0], -1), axis=1)
+    if compression in (1, 8, 32946):
+        return
+    tags: dict[int, Sequence[int] | Values] = {256: [rows.shape[1]], 257: [len(rows)], 258: [8], 259: [compression]}
+    tags |= {262: [1], 266: [page.value(266)], 277: [1]}
+    tags |= {322: [wide], 323: [high], 324: starts, 325: sizes} if tiled else {278: [high], 273: starts, 279: sizes}
+    rows[:] = np.asarray(_loaded(_file(page, tags)))
 
 
-def _inflated(packed: bytes, n_bytes: int) -> str | None:
-    """What is wrong with zlib's data for so many bytes; its end has a sum over them."""
+def _is_old_lzw(packed: bytes) -> bool:
+    """Whether LZW is as very old programs wrote it, its bits the other way round: libtiff reads that too."""
+    return packed[:1] == b"\0" and len(packed) > 1 and bool(packed[1] & 1)
+
+
+def _inflated(packed: bytes, n_bytes: int) -> bytes:
+    """So many bytes of zlib's data, whose end has a sum over them. Raises: BadPicture."""
     unpack = zlib.decompressobj()
     try:
-        found = len(unpack.decompress(packed, n_bytes + 1))
+        plain = unpack.decompress(packed, n_bytes + 1)
     except zlib.error as error:
-        return str(error)
-    return None if unpack.eof and found == n_bytes else f"{found:,} of {n_bytes:,} bytes"
+        raise BadPicture(f"damaged TIFF: {error}") from error
+    if not unpack.eof or len(plain) != n_bytes:
+        raise BadPicture(f"damaged TIFF: a strip or tile of {len(plain):,} instead of {n_bytes:,} bytes")
+    return plain
 
 
 def _samples(page: Page, rows: NDArray[np.uint8], width: int, deep: int) -> NDArray[np.integer]:

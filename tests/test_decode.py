@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from convnet.containers import sniff
-from convnet.decode import MAX_PIXELS, BadPicture, decode, decode_stored
+from convnet.decode import MAX_PIXELS, BadPicture, decode, decode_stored, opened
+from convnet.sources.listing import judge
 from convnet.store import centre_square
 from pictures import encoded, exif, png
 
@@ -333,6 +334,170 @@ def test_sniff_knows_what_decode_reads() -> None:
         "GIF",
     }
     assert sniff(b"BM, what a car") is None
+
+
+# Odd, but right
+
+
+def bmp(
+    values: NDArray[np.uint8], bits: int, body: bytes, packed: int = 0, header: int = 40, size: int | None = None
+) -> bytes:
+    """A BMP of `values`' shape whose pixels are `body`, with the masks of 8 bits a channel behind its header."""
+    height, width = values.shape[:2]
+    info = struct.pack("<IiiHHIIiiII", header, width, height, 1, bits, packed, len(body), 0, 0, 0, 0)
+    info = (info + struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)).ljust(header, b"\0")[: max(header, 40)]
+    start = 14 + len(info)
+    return b"BM" + struct.pack("<IHHI", start + len(body) if size is None else size, 0, 0, start) + info + body
+
+
+@pytest.mark.parametrize("header", [108, 124])
+def test_a_bmp_whose_alpha_is_all_zeros_is_opaque(header: int) -> None:
+    for alpha in (np.zeros_like(ALPHA), ALPHA):
+        body = np.dstack([COLOUR[..., ::-1], alpha])[::-1].tobytes()
+        right = over_white(COLOUR, ALPHA) if alpha.any() else COLOUR
+        assert np.abs(pixels(bmp(COLOUR, 32, body, packed=3, header=header)) - right).max() <= bool(alpha.any())
+
+
+@pytest.mark.parametrize("size", [0, 54, 1 << 30])
+def test_a_bmp_is_read_whatever_its_size_field_says(size: int) -> None:
+    body = COLOUR[:, :20, ::-1][::-1].tobytes()
+    assert np.array_equal(pixels(bmp(COLOUR[:, :20], 24, body, size=size)), COLOUR[:, :20])
+    assert "truncated BMP" in reason(bmp(COLOUR[:, :20], 24, body[:-1], size=size))
+
+
+def test_a_bmps_runs_must_end_within_the_picture() -> None:
+    grey, palette = np.zeros((2, 4), np.uint8), bytes(range(256)) * 4
+
+    def packed(runs: bytes) -> bytes:
+        data = bmp(grey, 8, runs, packed=1)
+        return data[:10] + struct.pack("<I", 54 + 1024) + data[14:54] + palette + runs
+
+    assert pixels(packed(b"\4\7\0\0\4\7\0\1")).shape == (2, 4, 3)
+    assert "truncated BMP" in reason(packed(b"\4\7\0\0\4\7"))
+    assert "leave the picture" in reason(packed(b"\x09\7\0\0\4\7\0\1"))
+
+
+def test_a_16_bit_transparent_colour_is_compared_in_16_bits() -> None:
+    deep = np.random.default_rng(4).integers(0, 256, (6, 5, 3)).astype(np.uint16) << 8 | 0x10
+    for low, clear in ((0, True), (1, False)):
+        key = deep[3, 2] ^ low
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+        right = (deep >> 8).astype(np.uint8)
+        right[3, 2] = 255 if clear else right[3, 2]
+        assert np.array_equal(pixels(png(5, 6, 16, 2, rows, (b"tRNS", key.astype(">u2").tobytes()))), right)
+        grey = b"".join(b"\0" + row[:, 0].astype(">u2").tobytes() for row in deep)
+        got = pixels(png(5, 6, 16, 0, grey, (b"tRNS", struct.pack(">H", deep[3, 2, 0] ^ low))))
+        assert (got[3, 2] == (255 if clear else deep[3, 2, 0] >> 8)).all()
+
+
+@pytest.mark.parametrize("chunk", [b"tEXt", b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("name", [b"exif", b"APP1"])
+def test_orientation_in_a_pngs_raw_profile(chunk: bytes, name: bytes) -> None:
+    """As ImageMagick and exiftool write EXIF into text: a name, a length, hexadecimal."""
+    body = b"Exif\0\0" + exif(6)
+    text = b"\n%s\n%8d\n%s\n" % (name.lower(), len(body), body.hex().encode())
+    texts = {b"tEXt": b"\0" + text, b"zTXt": b"\0\0" + zlib.compress(text), b"iTXt": b"\0\0\0\0\0" + text}
+    data = png(
+        30,
+        20,
+        8,
+        2,
+        b"".join(b"\0" + row.tobytes() for row in COLOUR),
+        (chunk, b"Raw profile type " + name + texts[chunk]),
+    )
+    assert np.array_equal(pixels(data), np.rot90(COLOUR, -1))
+
+
+def test_what_a_png_lost_is_noted_or_failed() -> None:
+    plain = png(1, 1, 8, 2, b"\0abc", (b"tEXt", b"a\0b"))
+    _, notes = decode(plain.replace(b"a\0b", b"a\0c"))
+    assert notes == ("damaged chunk tEXt ignored",)
+    assert "its palette is missing" in reason(png(1, 1, 8, 3, b"\0\0"))
+
+
+def test_a_gifs_first_frame_may_fill_a_part() -> None:
+    small = Image.fromarray(COLOUR[:8, :9]).quantize(16)
+    data = bytearray(encoded(small, "GIF"))
+    data[6:10] = struct.pack("<HH", 20, 15)
+    place = data.index(b",\0\0\0\0")
+    data[place + 1 : place + 5] = struct.pack("<HH", 3, 2)
+    got, notes = decode(bytes(data))
+    right = np.full((15, 20, 3), 255, np.uint8)
+    right[2:10, 3:12] = np.asarray(small.convert("RGB"))
+    assert np.array_equal(got, right)
+    assert notes == ("its first frame fills a part of it; the rest is white",)
+
+
+def test_a_missing_end_marker_is_noted_and_the_pixels_are_whole() -> None:
+    data = encoded(COLOUR, "JPEG")
+    for odd, note in (
+        (data[:-2], "its end marker is missing"),
+        (data[:-1], "its end marker is missing"),
+        (data[:-2] + bytes(9) + data[-2:], "zeros before its end marker"),
+    ):
+        got, notes = decode(odd)
+        assert np.array_equal(got, pixels(data))
+        assert notes == (note,)
+    assert "truncated" in reason(encoded(COLOUR, "JPEG", progressive=True)[:-2])  # a scan could be missing
+
+
+def test_12_bit_data_is_noted() -> None:
+    for kind in ("PNG", "PPM"):
+        _, notes = decode(encoded(Image.fromarray(DEEP >> 4), kind))
+        assert notes == ("its 16-bit values are at most 4095, as of 12-bit data: it is dark",)
+        assert decode(encoded(Image.fromarray(DEEP), kind))[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1", "HEIC"),
+        (b"\0\0\0\x18ftypcrx ", "a raw photo"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x4f\xff\x51", "JPEG 2000"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"8BPS", "a Photoshop picture"),
+        (b"<?xml version='1.0'?>\n<svg ", "SVG, a drawing"),
+        (b"FUJIFILMCCD-RAW", "a raw photo"),
+    ],
+)
+def test_pictures_that_are_not_read_are_named_with_what_to_do(head: bytes, name: str) -> None:
+    assert reason(head.ljust(64, b" ")) == f"{name}, which is not read; convert it to JPEG or PNG"
+    assert judge("without an extension", lambda: head) is None, "failed, not skipped"
+
+
+# Memory
+
+
+def test_the_limit_is_an_option() -> None:
+    data = encoded(COLOUR, "PNG")
+    assert decode(data, max_pixels=600)[0].shape == (20, 30, 3)
+    with pytest.raises(BadPicture, match=r"30 x 20 pixels are more than the 599 allowed.*--max-pixels 1"):
+        decode(data, max_pixels=599)
+
+
+def test_threads_together_decode_no_more_pixels_than_the_limit() -> None:
+    """Two pictures of 600 pixels fit into 1,300, a third waits; one always goes."""
+    data = encoded(COLOUR, "PNG")
+    inside, most, lock, all_in = [0], [0], threading.Lock(), threading.Barrier(2)
+
+    def work() -> None:
+        with opened(data, 1300):
+            with lock:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            with suppress(threading.BrokenBarrierError):
+                all_in.wait(10)  # both of the two that fit are inside at once
+            with lock:
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [2]
 
 
 # What `prepare` stored

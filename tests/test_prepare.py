@@ -457,9 +457,7 @@ def test_classes_that_are_unfit_stop_check_and_prepare_alike(tmp_path: Path, nam
     assert check_folder(source, workers=1).unfit
     with pytest.raises(DataError, match=text):
         prepare(source, tmp_path / "s", size=SIZE)
-    assert (tmp_path / "s/store.json").exists() == (
-        "b/empty.png: empty" in text.replace("'", "")
-    )  # it says what failed
+    assert (tmp_path / "s/store.json").exists() == ("b/empty.png: empty" in text.replace("'", ""))
     with pytest.raises(DataError, match=text):
         prepare(source, tmp_path / "s", size=SIZE)  # a store that was made is no fitter the second time
 

@@ -5,7 +5,7 @@
 
 enum { FINE, UNKNOWN, SHORT, BAD_CODE, TOO_MANY, TOO_LARGE, LEFT_OVER, BAD_PADDING, NO_RESTART, HOLE };
 
-enum { ALIKE = 40 }; /* coefficients in a row that no picture has: what a hole of zeros says */
+enum { ALIKE = 20 }; /* coefficients in a row that no picture has: what a hole of zeros says */
 
 typedef struct {
     uint8_t size[512];   /* of the codes of at most 9 bits that a window begins with, 0: longer */
