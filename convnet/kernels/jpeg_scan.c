@@ -50,7 +50,18 @@ static int define_codes(Huffman *table, const uint8_t *body, int n) {
     return 16 + total;
 }
 
-static void fill(Reader *reader) {
+/* At least 32 bits, more than a code and its value need. */
+static inline void fill(Reader *reader) {
+    if (reader->n_bits >= 32) return;
+    if (reader->place + 4 <= reader->end) {
+        uint32_t word = (uint32_t)reader->place[0] << 24 | reader->place[1] << 16 | reader->place[2] << 8 | reader->place[3];
+        if (!((~word - 0x01010101u) & word & 0x80808080u)) { /* none of the four is 0xFF */
+            reader->bits = reader->bits << 32 | word;
+            reader->n_bits += 32;
+            reader->place += 4;
+            return;
+        }
+    }
     while (reader->n_bits <= 48) {
         int byte = 0;
         if (reader->place < reader->end && *reader->place != 0xFF) {
@@ -68,7 +79,7 @@ static void fill(Reader *reader) {
 
 static inline int peek(const Reader *reader, int n) { return (int)(reader->bits >> (reader->n_bits - n) & ((1u << n) - 1)); }
 
-static int symbol(Reader *reader, const Huffman *table) {
+static inline int symbol(Reader *reader, const Huffman *table) {
     int window = peek(reader, 9);
     if (table->size[window]) {
         reader->n_bits -= table->size[window];
@@ -84,17 +95,17 @@ static int symbol(Reader *reader, const Huffman *table) {
     return -1;
 }
 
-static int number(Reader *reader, int n) {
-    if (!n) return 0;
+static inline int number(Reader *reader, int n) {
     int value = peek(reader, n);
     reader->n_bits -= n;
-    return value >> (n - 1) ? value : value - (1 << n) + 1;
+    return value < (1 << n) >> 1 ? value - (1 << n) + 1 : value; /* of no bits: 0 */
 }
 
 /* A sample lies in -128 .. 127, so no dequantised coefficient goes beyond 1024; a rounding step more is allowed. */
 static int too_large(int value, int step) { return (value < 0 ? -value : value) * (int64_t)step > 1024 + step; }
 
-static int block(Reader *reader, Component *part, const Huffman *dc, const Huffman *ac, const uint16_t *steps) {
+static int block(Reader *shared, Component *part, const Huffman *dc, const Huffman *ac, const uint16_t *steps) {
+    Reader own = *shared, *reader = &own; /* in registers */
     fill(reader);
     int size = symbol(reader, dc);
     if (size < 0 || size > 11) return BAD_CODE;
@@ -121,7 +132,8 @@ static int block(Reader *reader, Component *part, const Huffman *dc, const Huffm
         if (alike == ALIKE) return HOLE;
         before = value;
     }
-    return reader->n_bits < reader->n_false ? SHORT : FINE;
+    *shared = own;
+    return own.n_bits < own.n_false ? SHORT : FINE;
 }
 
 /* The end of a segment: less than a byte is left, of ones (or, from some encoders, zeros), then a marker; bytes of zero
