@@ -138,8 +138,8 @@ def fetch(
     path = folder / file.file_name
     if path.exists():
         _verify(path, file, path)
-        if not file.digest and not _own_digest(path).exists():
-            progress.warn(f"{path}: no digest of it is published or kept: damage to it can't be told")
+        if not file.digest:
+            _verify_own(path, progress)
         return path
     part = folder / f".{file.file_name}.part"
     is_new = not folder.exists()
@@ -183,7 +183,7 @@ def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds:
                 progress.finish()
         _verify(part, file, path)
         if not file.digest:
-            files.write_atomic(_own_digest(path), f"{files.sha256_file(part)}  {path.name}\n".encode())
+            files.write_atomic(_own_digest(path), _sum_line(part, path))
         with files.disk_errors(path):
             os.replace(part, path)
             files.sync_folder(folder)
@@ -272,19 +272,11 @@ def _size(part: Path) -> int:
         return 0
 
 
-def _own_digest(path: Path) -> Path:
-    """Where the sha256 of a file without a published one is kept."""
-    return path.with_name(f"{path.name}.sha256")
-
-
 def _verify(found: Path, file: Known, path: Path) -> None:
     """Holds the bytes against the published digest. A wrong download is removed, a wrong file of the user's is not."""
-    digest = file.digest
-    if not digest and found == path and _own_digest(path).exists():
-        digest = "sha256:" + _own_digest(path).read_text(encoding="ascii", errors="replace")[:64].ljust(64, "?")
-    if not digest:
+    if not file.digest:
         return
-    kind, _, digits = digest.partition(":")
+    kind, _, digits = file.digest.partition(":")
     with open(found, "rb") as stream:
         have = hashlib.file_digest(stream, kind).hexdigest()
     if have.startswith(digits):
@@ -295,6 +287,24 @@ def _verify(found: Path, file: Known, path: Path) -> None:
         raise DataError(
             f"{file.address}: its {kind} begins with {have[: len(digits)]}, published is {digits}; thrown away"
         )
-    whose = "published" if file.digest else "when it came it"
-    raise DataError(f"{path}: its {kind} begins with {have[: len(digits)]}, {whose} is {digits}; "
+    raise DataError(f"{path}: its {kind} begins with {have[: len(digits)]}, published is {digits}; "
                     "remove it to download it again")  # fmt: skip
+
+
+def _own_digest(path: Path) -> Path:
+    """Where the sha256 of a file without a published one is kept."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sum_line(found: Path, path: Path) -> bytes:
+    """What is kept there, as sha256sum writes and checks it."""
+    return f"{files.sha256_file(found)}  {path.name}\n".encode()
+
+
+def _verify_own(path: Path, progress: Progress) -> None:
+    """Holds a file without a published digest against what was kept when it came."""
+    own = _own_digest(path)
+    if not own.exists():
+        progress.warn(f"{path}: no digest of it is published or kept: damage to it can't be told")
+    elif own.read_bytes() != _sum_line(path, path):
+        raise DataError(f"{path}: its sha256 is not the one in {own.name}; remove both to download it again")

@@ -1,0 +1,358 @@
+"""Every file that convnet writes and reads again: one flipped bit is an error that names it, or is made good.
+
+    file                                            what a flipped bit is                        test
+    last.ckpt, last.previous.ckpt, best.ckpt        an error; a resumed run takes the other one  checkpoint
+    metrics.jsonl, timing.jsonl                     an error; a resumed run repairs them         rows
+    environment.json, summary.json                  an error; a resumed run writes them anew     sealed
+    recipe.toml                                     the checkpoint's is taken instead            recipe
+    FILE of --posteriors                            an error                                     posteriors
+    FILE.part                                       asked again                                  unfinished posteriors
+    a store's store.json, index, keys, mean, shards an error                                     store
+    .work of a killed preparation, its shards       made anew                                    unfinished store
+    .work/source.tar                                unpacked anew                                unpacked tar
+    published weights, FILE.sha256                  an error; a part is thrown away              download
+    the compiled library in the cache               compiled anew                                library
+
+`READ` says for every file of the package that writes which of these it writes, or why nobody reads it again.
+"""
+
+import ast
+import gzip
+import hashlib
+import os
+import random
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import convnet
+from convnet import checkpoint, device, preprocess, runlog, strictjson
+from convnet import prepare as preparing
+from convnet.answers import Member, ask, load
+from convnet.check import check_store
+from convnet.checkpoint import Checkpoint
+from convnet.decode import BadPicture
+from convnet.errors import ConvnetError, DataError, Interrupted
+from convnet.fuse import rows
+from convnet.kernels import compiled
+from convnet.plan import resume_run
+from convnet.prepare import prepare
+from convnet.progress import SILENT, Silent
+from convnet.recipe import load_recipe, to_toml
+from convnet.sources import Entry, Source, open_source
+from convnet.stop import Stop
+from convnet.store import Store
+from convnet.views import protocol
+from convnet.weights import download
+from convnet.weights.download import Known, fetch
+from pictures import content, write_photos
+
+READ = {
+    "answer_records.py": "unfinished posteriors",
+    "answers.py": "posteriors",
+    "checkpoint.py": "checkpoint",
+    "export/caffe.py": "for other programs, in their formats",
+    "export/named.py": "for other programs, in their formats",
+    "export/onnx.py": "for other programs, in their formats",
+    "cli_show_data.py": "tables for people",
+    "kernels/compiled.py": "library",
+    "look/draw.py": "pictures for people",
+    "prepare.py": "store, unfinished store",
+    "report/__init__.py": "a page for people",
+    "run.py": "recipe, sealed, rows; diverged.json is for people",
+    "runlog.py": "rows; metrics.csv is for people",
+    "sources/tars.py": "unpacked tar",
+    "store.py": "store",
+    "train.py": "sealed",
+    "unfinished.py": "unfinished store",
+    "weights/download.py": "download",
+}
+WRITES = {"write_atomic", "atomic", "in_place"}
+OTHER_WRITES = {"write_bytes", "write_text", "tofile"}
+CPU = device.choose("fp32", "cpu")
+SIZE = 8
+
+Use = Callable[[Path], object]  # reads a folder's files as the product does; what it gives is compared
+
+
+def test_every_file_that_writes_is_in_the_table() -> None:
+    package, found = Path(convnet.__file__).parent, set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "attr", getattr(node, "id", None))
+            assert name not in OTHER_WRITES or not isinstance(node, ast.Attribute) or name == "savez", path
+            if name in WRITES and isinstance(node, ast.Attribute | ast.Name):
+                found.add(path.relative_to(package).as_posix())
+    assert found - {"files.py"} == set(READ)
+    tested = {line[97:] for line in (__doc__ or "").splitlines() if line.startswith("    ")}
+    assert tested == {"test", *KINDS}
+
+
+# what is made, and how it is read
+
+
+def source() -> Source:
+    """20 pictures in 2 classes, one of them unreadable."""
+    entries = [
+        Entry(f"{part}/{i}", part, i % 2, i, str(i)) for part, n in (("train", 12), ("val", 8)) for i in range(n)
+    ]
+    pixels = np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
+
+    def read(entry: Entry) -> np.ndarray:
+        if entry.key == "val/7":
+            raise BadPicture("torn")
+        return pixels[entry.place]
+
+    return Source("noise", "noise", ("a", "b"), entries, (), (), SIZE, (), read)
+
+
+class Brake(Silent):
+    """Stops when half is done."""
+
+    def update(self, done: int, **values: str) -> None:
+        if done >= 10:
+            raise KeyboardInterrupt
+
+
+def use_of_store(folder: Path) -> Use:
+    prepare(source(), folder / "store", size=SIZE)
+
+    def use(folder: Path) -> None:
+        problems = [problem.text for problem in check_store(folder / "store").problems]
+        if problems:
+            raise DataError("; ".join(problems))
+
+    return use
+
+
+def use_of_unfinished_store(folder: Path) -> Use:
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source(), folder / "store", size=SIZE, progress=Brake(), workers=1)
+    assert len(list(folder.glob("store/.work/*.part"))) >= 2
+
+    def use(folder: Path) -> object:
+        prepare(source(), folder / "store", size=SIZE, workers=1)
+        return content(folder / "store")
+
+    return use
+
+
+def use_of_unpacked_tar(folder: Path) -> Use:
+    write_photos(folder / "in", {"train/a": 2, "val/a": 1})
+    with tarfile.open(folder / "plain.tar", "w") as tar:
+        tar.add(folder / "in", "in")
+    outside = folder.parent / "set.tar.gz"
+    outside.write_bytes(gzip.compress((folder / "plain.tar").read_bytes(), 1))
+    shutil.rmtree(folder / "in")
+    (folder / "plain.tar").unlink()
+    open_source(outside, work=folder / ".work")
+
+    def use(folder: Path) -> object:
+        status = outside.stat()
+        os.utime(folder / ".work" / "source.tar", ns=(status.st_mtime_ns, status.st_mtime_ns))
+        opened = open_source(outside, work=folder / ".work")
+        return [(entry.key, bytes(opened.read(entry))) for entry in opened.entries]
+
+    return use
+
+
+class Mean(nn.Module):
+    """A net of few weights, which asks for a stop at its second batch of pictures."""
+
+    def __init__(self, stop: Stop | None = None) -> None:
+        super().__init__()
+        self.last, self.stop, self.n = nn.Linear(3, 2, bias=False), stop, 0
+        with torch.no_grad():
+            self.last.weight.copy_(torch.tensor([[0.1, 0.2, -0.3], [-0.2, 0.1, 0.1]]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.n += len(images)
+        if self.stop is not None and self.n > 4:
+            self.stop.ask(15)
+        return self.last(images.mean((2, 3)))
+
+
+def answered(store: Store, file: Path, stop: Stop | None = None) -> None:
+    recipe = replace(load_recipe("cifar_26"), size=SIZE, crop=SIZE, mean="rgb")
+    done = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb)
+    member = Member("net", "sha", Mean(stop), done, (protocol("single", done),))
+    ask([member], store.split("val"), CPU, keep=file, stop=stop)
+
+
+def use_of_posteriors(folder: Path) -> Use:
+    answered(prepare(source(), folder.parent / "store", size=SIZE), folder / "a")
+    return lambda folder: rows(load(folder / "a"))[-1].scores.to_dict()
+
+
+def use_of_unfinished_posteriors(folder: Path) -> Use:
+    store = prepare(source(), folder.parent / "store", size=SIZE)
+    with pytest.raises(Interrupted):
+        answered(store, folder / "a", Stop())
+    assert (folder / "a.part").stat().st_size > 65
+
+    def use(folder: Path) -> object:
+        answered(store, folder / "a")
+        return content(folder)
+
+    return use
+
+
+def kept() -> Checkpoint:
+    recipe = load_recipe("lenet5_small")
+    done = preprocess.of_recipe(recipe, np.zeros((28, 28, 3), np.float32), np.zeros(3))
+    return Checkpoint(recipe, done, ("a", "b"), {"weight": torch.arange(12.0).reshape(3, 4)}, provenance={"store": "s"})
+
+
+def use_of_checkpoint(folder: Path) -> Use:
+    checkpoint.save(folder / "best.ckpt", kept())
+    return lambda folder: checkpoint.load(folder / "best.ckpt").weights["weight"].tolist()
+
+
+def use_of_recipe(folder: Path) -> Use:
+    """Its last.ckpt stands beside."""
+    store = prepare(source(), folder.parent / "store", size=SIZE)
+    whole = replace(kept(), provenance={"store": str(store.path)})
+    beside = folder.parent / "last.ckpt"
+    checkpoint.save(beside, whole)
+    (folder / "recipe.toml").write_text(to_toml(whole.recipe), encoding="utf-8")
+
+    def use(folder: Path) -> object:
+        shutil.copy(beside, folder / "last.ckpt")
+        return resume_run(None, folder, [], SILENT)[1]
+
+    return use
+
+
+def use_of_rows(folder: Path) -> Use:
+    for i in range(5):
+        runlog.append(folder / "metrics.jsonl", {"step": i, "loss": 1 / (i + 1), "kind": "train"})
+    return lambda folder: runlog.read(folder / "metrics.jsonl")
+
+
+def use_of_sealed(folder: Path) -> Use:
+    (folder / "summary.json").write_bytes(strictjson.seal({"net": "lenet5", "errors": [0.5, None], "sha": "0" * 64}))
+
+    def use(folder: Path) -> object:
+        try:
+            return strictjson.unseal((folder / "summary.json").read_bytes())
+        except ValueError as error:  # whoever reads it names the file
+            raise DataError(f"{folder}: {error}") from error
+
+    return use
+
+
+DATA = bytes(range(256)) * 3
+PUBLISHED = Known("vgg_d", "http://127.0.0.1:1/published", f"sha256:{hashlib.sha256(DATA).hexdigest()[:8]}")
+UNPUBLISHED = Known("vgg_d", "http://127.0.0.1:1/unpublished", "")
+
+
+def use_of_download(folder: Path) -> Use:
+    """Two that have come, and a part to which nothing is missing."""
+
+    def come(file: Known, part: Path, *_: object) -> None:
+        if not part.exists():
+            part.write_bytes(DATA)
+
+    coming = replace(PUBLISHED, address="http://127.0.0.1:1/coming")
+
+    def use(folder: Path) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(download, "_download", come)
+            return [fetch(file, folder).read_bytes() for file in (PUBLISHED, UNPUBLISHED, coming)]
+
+    use(folder)
+    (folder / "coming").rename(folder / ".coming.part")
+    return use
+
+
+def use_of_library(folder: Path) -> Use:
+    """A compiler stands in that gives the right library at once."""
+    if not (cc := compiled.compiler()):
+        pytest.skip("there is no C compiler")
+    outside = folder.parent
+    (outside / "one.c").write_text("int one(void) { return 1; }\n")
+    compiled.subprocess.run([*cc, "-shared", "-fPIC", outside / "one.c", "-o", outside / "one.so"], check=True)
+    fake = outside / "cc"
+    fake.write_text(f'#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && cp {outside / "one.so"} "$2"; shift; done\n')
+    fake.chmod(0o755)
+    (folder / "convnet").mkdir(mode=0o700)
+
+    def use(folder: Path) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(folder))
+            (folder / "convnet").chmod(0o700)
+            return compiled._loaded([str(fake)]).one(), content(folder)
+
+    use(folder)
+    return use
+
+
+KINDS: dict[str, Callable[[Path], Use]] = {
+    "checkpoint": use_of_checkpoint,
+    "rows": use_of_rows,
+    "sealed": use_of_sealed,
+    "recipe": use_of_recipe,
+    "posteriors": use_of_posteriors,
+    "unfinished posteriors": use_of_unfinished_posteriors,
+    "store": use_of_store,
+    "unfinished store": use_of_unfinished_store,
+    "unpacked tar": use_of_unpacked_tar,
+    "download": use_of_download,
+    "library": use_of_library,
+}
+MADE_GOOD = {"recipe", "unfinished posteriors", "unfinished store", "unpacked tar", "library"}
+
+
+def check_flips(kind: str, tmp_path: Path, n_of_kind: int, n_of_file: int = 0) -> None:
+    """Flipped bits in each of a kind's files: an error that names the file's place, or the right result."""
+    whole = tmp_path / "whole" / "kept"
+    whole.mkdir(parents=True)
+    use = KINDS[kind](whole)
+    paths = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    n_flips = max(n_of_kind, n_of_file * len(paths))
+    shutil.copytree(whole, tmp_path / "right")
+    right, generator, refused, same = use(tmp_path / "right"), random.Random(0), 0, 0
+    for number in range(n_flips):
+        place = tmp_path / "flipped"
+        shutil.copytree(whole, place)
+        path = paths[number % len(paths)]
+        data = bytearray((place / path).read_bytes())
+        bit = generator.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << bit % 8
+        (place / path).write_bytes(data)
+        try:
+            assert use(place) == right, f"bit {bit} of {path} passes in silence"
+            same += 1
+        except ConvnetError as error:
+            assert str(place) in str(error) or "thrown away" in str(error), error
+            refused += 1
+        shutil.rmtree(place)
+    assert (same if kind in MADE_GOOD else refused) == n_flips
+    print(f"{kind}: {n_flips} bits in {len(paths)} files, {refused} refused, {same} made good, 0 in silence")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 pictures to a shard, and to a block of posteriors; what reaches the disk when is not in question."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(preparing, "SHARD_BYTES", 4 * (3 * SIZE**2 + 128 + 3 * 512))
+    for module in ("answers", "answer_records", "evaluate"):
+        monkeypatch.setattr(f"convnet.{module}.PICTURES", 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_flipped_bit_passes_in_silence(kind: str, tmp_path: Path) -> None:
+    check_flips(kind, tmp_path, 50 if kind == "unfinished store" else 100)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("kind", KINDS)
+def test_none_of_a_thousand_flipped_bits_of_each_file_passes_in_silence(kind: str, tmp_path: Path) -> None:
+    check_flips(kind, tmp_path, 0, 1000)
