@@ -4,6 +4,7 @@ Our own reader and writer, because both must be frugal: writing copies nothing, 
 lying header costs no memory. Format: https://huggingface.co/docs/safetensors (version 0.x, little-endian).
 """
 
+import hashlib
 import json
 import math
 import struct
@@ -19,6 +20,7 @@ from convnet import strictjson
 from convnet.errors import DataError
 
 MAX_HEADER = 8 << 20  # bytes; a net of 150 tensors has about 15 KiB, the names of 22,000 classes about 1 MiB
+SEAL, UNSEALED = "sha256", "0" * 64  # the name of a digest in the metadata, and what stands in its place
 MAX_SIDE = 1 << 40  # elements along one axis
 DTYPES = MappingProxyType(
     {
@@ -76,6 +78,24 @@ def pieces(
             continue
         flat = tensor.detach().cpu().contiguous().reshape(-1)  # a synchronisation when it is on a GPU
         yield flat.view(torch.uint8).numpy().data
+
+
+def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of `pieces` with one text more in the metadata, before the others: `sha256`, that of the whole file
+    with 64 zeros in its place."""
+    digest = hashlib.sha256()
+    for piece in pieces(tensors, {SEAL: UNSEALED, **metadata}):
+        digest.update(piece)
+    yield from pieces(tensors, {SEAL: digest.hexdigest(), **metadata})
+
+
+def is_as_sealed(data: Tensor, digest: str) -> bool:
+    """Whether the bytes of a file are as `sealed` gave them, whose metadata say this sha256."""
+    length = 8 + int.from_bytes(data[:8].numpy().tobytes(), "little")
+    header = data[:length].numpy().tobytes().replace(digest.encode(), UNSEALED.encode(), 1)
+    found = hashlib.sha256(header)
+    found.update(data[length:].numpy().data)
+    return found.hexdigest() == digest
 
 
 def parse(data: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@
     .work of a killed preparation, its shards       made anew                                    unfinished store
     .work/source.tar                                unpacked anew                                unpacked tar
     published weights, FILE.sha256                  an error; a part is thrown away              download
+    an exported .safetensors and its mean picture   an error                                     export
     the compiled library in the cache               compiled anew                                library
 
 `READ` says for every file of the package that writes which of these it writes, or why nobody reads it again.
@@ -40,8 +41,10 @@ from convnet.check import check_store
 from convnet.checkpoint import Checkpoint
 from convnet.decode import BadPicture
 from convnet.errors import ConvnetError, DataError, Interrupted
+from convnet.export import export
 from convnet.fuse import rows
 from convnet.kernels import compiled
+from convnet.nets import create_model
 from convnet.plan import resume_run
 from convnet.prepare import prepare
 from convnet.progress import SILENT, Silent
@@ -50,7 +53,7 @@ from convnet.sources import Entry, Source, open_source
 from convnet.stop import Stop
 from convnet.store import Store
 from convnet.views import protocol
-from convnet.weights import download
+from convnet.weights import download, read_weights
 from convnet.weights.download import Known, fetch
 from pictures import content, write_photos
 
@@ -59,7 +62,7 @@ READ = {
     "answers.py": "posteriors",
     "checkpoint.py": "checkpoint",
     "export/caffe.py": "for other programs, in their formats",
-    "export/named.py": "for other programs, in their formats",
+    "export/named.py": "export; .npz (which has CRCs) and lists of classes are for other programs",
     "export/onnx.py": "for other programs, in their formats",
     "cli_show_data.py": "tables for people",
     "kernels/compiled.py": "library",
@@ -248,6 +251,16 @@ def use_of_sealed(folder: Path) -> Use:
     return use
 
 
+def use_of_export(folder: Path) -> Use:
+    recipe = replace(load_recipe("lenet5_small"), net_options={})
+    mean = np.random.default_rng(0).uniform(0, 255, (28, 28, 1)).repeat(3, 2).astype(np.float32)
+    done = preprocess.of_recipe(replace(recipe, mean="picture"), mean, mean.mean((0, 1)))
+    weights = create_model("lenet5", seed=0).state_dict()
+    export(Checkpoint(recipe, done, tuple("0123456789"), weights), folder / "a.safetensors")
+    assert (folder / "a.safetensors.mean.npy").exists()
+    return lambda folder: read_weights(folder / "a.safetensors")[0].preprocessing.mean.tolist()
+
+
 DATA = bytes(range(256)) * 3
 PUBLISHED = Known("vgg_d", "http://127.0.0.1:1/published", f"sha256:{hashlib.sha256(DATA).hexdigest()[:8]}")
 UNPUBLISHED = Known("vgg_d", "http://127.0.0.1:1/unpublished", "")
@@ -305,6 +318,7 @@ KINDS: dict[str, Callable[[Path], Use]] = {
     "unfinished store": use_of_unfinished_store,
     "unpacked tar": use_of_unpacked_tar,
     "download": use_of_download,
+    "export": use_of_export,
     "library": use_of_library,
 }
 MADE_GOOD = {"recipe", "unfinished posteriors", "unfinished store", "unpacked tar", "library"}

@@ -1,5 +1,6 @@
 """Our own files come back by themselves: net, options, preprocessing and classes are read from the metadata."""
 
+import itertools
 import json
 import random
 import sys
@@ -138,10 +139,10 @@ def test_another_net_of_the_same_shapes_keeps_the_rest(tmp_path: Path) -> None:
 
 
 def changed(path: Path, **values: str | None) -> Path:
-    """A copy of one of our files with other metadata; None takes an entry away."""
+    """A copy of one of our files with other metadata and no sha256; None takes an entry away."""
     data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
     named, metadata = tensors.parse_all(data)
-    metadata = {name: text for name, text in (metadata | values).items() if text is not None}
+    metadata = {name: text for name, text in (metadata | {"sha256": None} | values).items() if text is not None}
     bad = path.with_name("bad.safetensors")
     bad.write_bytes(safetensors.torch.save(named, metadata))
     return bad
@@ -180,6 +181,20 @@ BAD = {
 }
 
 
+def test_no_bit_of_the_names_by_which_a_file_is_known_passes_in_silence(tmp_path: Path) -> None:
+    """Neither as somebody else's file nor as one of an earlier version."""
+    path = tmp_path / "a.safetensors"
+    export(CASES["grey, an option"](), path)
+    data = path.read_bytes()
+    places = [data.index(name) + i for name in (b"sha256", b"convnet") for i in range(len(name))]
+    for place, bit in itertools.product(places, range(8)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        with pytest.raises(DataError):
+            read_weights(path, "lenet5")
+
+
 def test_metadata_of_a_stranger_are_held_against_their_rules(tmp_path: Path) -> None:
     export(kept_of("nin_small", done_of(32, 0, 32, None)), tmp_path / "a.safetensors")
     assert read_weights(changed(tmp_path / "a.safetensors", preprocessing=pictures()))[0].preprocessing.scale == 1
@@ -192,6 +207,8 @@ def test_metadata_of_a_stranger_are_held_against_their_rules(tmp_path: Path) -> 
 def test_mutated_metadata_only_raise_our_error(tmp_path: Path) -> None:
     export(CASES["grey, an option"](), tmp_path / "a.safetensors")
     metadata = archives.read_metadata(tmp_path / "a.safetensors")
+    assert any("it has no sha256" in note for note in read_weights(changed(tmp_path / "a.safetensors"))[1].notes)
+    del metadata["sha256"]
     draw, n_refused = random.Random(1), 0
     odd = [*'{}[]",:0-e', "null", "true", "1e308", "9" * 30, "\\u0000", "\x00", "é", '"x"', "[1]", '{"a": 1}']
     for _ in range(300):

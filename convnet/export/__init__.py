@@ -63,7 +63,10 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
     if ending == ".onnx":
         difference = onnx.write(net, kept, path, floats)
         return Exported(written, [_classes_in("its metadata", kept)], difference)
+    order = caffes_channels(net) if ending == ".caffemodel" else "bgr"
     try:
+        if mean is not None:
+            named.write_mean(kept.preprocessing, mean, order)
         if text is not None:
             notes = caffe.write(net, kept, path, text)
         elif ending == ".safetensors":
@@ -71,8 +74,6 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
         else:
             notes = named.write_npz(kept, path)
         if mean is not None:
-            order = caffes_channels(net) if ending == ".caffemodel" else "bgr"
-            named.write_mean(kept.preprocessing, mean, order)
             notes.append(f"{mean.name} is the mean picture, (3, H, W) and {order.upper()} as Caffe's")
         if classes is not None:
             named.write_classes(kept.classes, classes)

@@ -31,10 +31,12 @@ NEAR = 0.01  # grey levels: a mean this near to a known one is that one
 def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: Path | None) -> list[str]:
     """Writes the tensors, with net, preprocessing and classes in the metadata; what the reader must know.
 
-    mean: where the mean picture goes. `weights/own.py` reads the metadata.
+    mean: where the mean picture lies, whose sha256 is told. `weights/own.py` reads the metadata.
     """
     pictures = preprocess.to_dict(kept.preprocessing)
     colour = kept.preprocessing.mean
+    if mean is not None:
+        pictures["mean_sha256"] = files.sha256_file(mean)
     pictures["mean"] = mean.name if mean is not None else None if colour is None else colour.tolist()
     if names == "torchvision":
         weights, normalize, notes = in_torchvisions(net, kept)
@@ -56,9 +58,7 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
         "preprocessing": json.dumps(pictures),
         "classes": json.dumps(list(kept.classes)),
     }
-    with files.atomic(path) as file:
-        for piece in tensors.pieces(weights, metadata):
-            file.write(piece)
+    files.write_atomic(path, map(bytes, tensors.sealed(weights, metadata)))
     return notes
 
 

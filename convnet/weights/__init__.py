@@ -83,6 +83,8 @@ def read_weights(
         raise UsageError(f"{path}: the file doesn't say which net it is for; give --net")
     found, notes = _chosen(path, parts, net_name, told, entry, rename)
     net, options, writer, naming = _net_of(path, net_name, found, told)
+    if told is not None and not told.is_sealed:
+        notes = [*notes, "it has no sha256, being of an earlier version or changed: damage to it can't be told"]
     report = Report(path.name, net_name, writer, notes=notes)
     chosen = match(net, naming, found, report)
     if (report.missing or report.left_over) and not partial:

@@ -36,15 +36,24 @@ def read_metadata(path: Path) -> dict[str, str]:
     return _safetensors(path)[1]
 
 
+def is_as_sealed(path: Path, digest: str) -> bool:
+    """Whether a `.safetensors` whose metadata say this sha256 is as it was written."""
+    return tensors.is_as_sealed(_mapped(path), digest)
+
+
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    size = path.stat().st_size
-    if not size:
-        raise DataError("empty file")
-    data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)  # mapped, not read
+    data = _mapped(path)
     try:
         return tensors.parse_all(data)
     except DataError as error:
         raise DataError(f"not a whole .safetensors: {error}") from error
+
+
+def _mapped(path: Path) -> Tensor:
+    size = path.stat().st_size
+    if not size:
+        raise DataError("empty file")
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)  # mapped, not read
 
 
 def read_npz(path: Path) -> list[Found]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet import preprocess, strictjson
+from convnet import files, preprocess, strictjson, tensors
 from convnet.errors import DataError, UsageError
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Option
@@ -35,6 +35,8 @@ class Own:
     preprocessing  as it was exported; a mean picture is missing in it
     mean_picture   the file beside that holds the mean picture, float32 (3, size, size), BGR; None where there is none
     order          of the colours that the first layer reads, "rgb" or "bgr"
+    mean_sha256    of that file; None in a file of an earlier version
+    is_sealed      whether all of the file is under a sha256, as from this version on
     std            R, G, B of torchvision's Normalize, which are in the first convolution's weights; None by other names
     """
 
@@ -44,6 +46,8 @@ class Own:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     mean_picture: str | None
+    mean_sha256: str | None
+    is_sealed: bool
     order: str
     std: tuple[float, float, float] | None
 
@@ -57,8 +61,12 @@ def own_of(path: Path) -> Own | None:
     if path.suffix.lower() != ".safetensors":
         return None
     told = archives.read_metadata(path)
-    if "convnet" not in told:
+    if "convnet" not in told and len(told.keys() & set(KEYS)) < 4:  # else a bit of that name may have been hit
         return None
+    digest = told.get(tensors.SEAL)
+    is_hit = digest is None and any(len(name) == len(tensors.SEAL) and len(told[name]) == 64 for name in told)
+    if is_hit or (digest is not None and not archives.is_as_sealed(path, digest)):
+        raise DataError(f"{path} is not as it was exported: its sha256 does not match; export it again")
     try:
         return _own(told)
     except (DataError, UsageError, ValueError) as error:
@@ -71,6 +79,8 @@ def mean_picture_of(own: Own, path: Path) -> NDArray[np.float32]:
     beside = path.with_name(own.mean_picture)
     if not beside.exists():
         raise DataError(f"{path}: its mean picture {beside.name} isn't beside it; put it there, or give --mean")
+    if own.mean_sha256 is not None and files.sha256_file(beside) != own.mean_sha256:
+        raise DataError(f"{beside} is not as it was exported: its sha256 does not match; export again, or give --mean")
     return mean_of(beside, own.preprocessing.size)
 
 
@@ -82,6 +92,7 @@ def _own(told: Mapping[str, str]) -> Own:
         raise DataError(f"names is {told['names'][:50]!r}; it must be {', '.join(get_args(Names))}")
     values = strictjson.parse(told["preprocessing"])
     normalize, mean = values.pop("normalize", None), values.get("mean")
+    sha256 = values.pop("mean_sha256", None)
     order = "bgr" if values.get("channels") == "bgr" else "rgb"
     if order == "bgr":  # the first convolution's order, which is turned back
         values["channels"] = "rgb"
@@ -97,6 +108,8 @@ def _own(told: Mapping[str, str]) -> Own:
         classes=_classes(strictjson.value(told["classes"])),
         preprocessing=done,
         order=order,
+        mean_sha256=None if sha256 is None else str(sha256),
+        is_sealed=tensors.SEAL in told,
         mean_picture=_file_name(mean) if isinstance(mean, str) else None,
         std=_three("normalize", _std(normalize), MAX_STD, least=1e-6) if is_torchvisions else None,
     )
