@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,17 +191,29 @@ def test_alexnet_in_one_pass_is_alexnet_stage_by_stage(monkeypatch: pytest.Monke
     assert staged.std(0).max() > 1e-3 * staged.abs().max()
 
 
-STATE = "from convnet.kernels import compiled; print(compiled.library()[0] is None, compiled.state())"
+State = Callable[..., str]
 
 
-def state(program: str = STATE, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, encoding="utf-8", check=True
-    )
-    return done.stdout.strip()
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> State:
+    """state(CC="gcc", ...) -> whether the plain forms serve, and why: what a new process would say whose only source
+    is a line of C."""
+    source = tmp_path / "one.c"
+    source.write_text("int one(void) { return 1; }\n", encoding="utf-8")
+    monkeypatch.setattr(compiled, "SOURCES", (source,))
+    monkeypatch.delenv("CONVNET_KERNELS", raising=False)
+
+    def told(**environment: str) -> str:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            library, text = compiled.library.__wrapped__()
+            return f"{library is None} {text}"
+
+    return told
 
 
-def test_without_a_compiler_the_plain_forms_serve_and_say_so(tmp_path: Path) -> None:
+def test_without_a_compiler_the_plain_forms_serve_and_say_so(state: State, tmp_path: Path) -> None:
     assert state(CONVNET_KERNELS="plain") == "True plain forms, as CONVNET_KERNELS=plain asks"
     assert state(CC="no-such-compiler").startswith("True plain forms: no C compiler (cc) was found")
     broken = tmp_path / "broken"
@@ -211,7 +224,7 @@ def test_without_a_compiler_the_plain_forms_serve_and_say_so(tmp_path: Path) -> 
 
 
 @needs_compiler
-def test_the_library_is_compiled_once(tmp_path: Path) -> None:
+def test_the_library_is_compiled_once(state: State, tmp_path: Path) -> None:
     first = state(XDG_CACHE_HOME=str(tmp_path))
     (built,) = (tmp_path / "convnet").iterdir()
     written = built.stat().st_mtime_ns
@@ -221,7 +234,7 @@ def test_the_library_is_compiled_once(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_a_library_that_was_cut_short_or_changed_is_compiled_again(tmp_path: Path) -> None:
+def test_a_library_that_was_cut_short_or_changed_is_compiled_again(state: State, tmp_path: Path) -> None:
     good = state(XDG_CACHE_HOME=str(tmp_path))
     (built,) = (tmp_path / "convnet").iterdir()
     whole = built.read_bytes()
@@ -233,25 +246,28 @@ def test_a_library_that_was_cut_short_or_changed_is_compiled_again(tmp_path: Pat
         assert [path.read_bytes() for path in (tmp_path / "convnet").iterdir()] == [whole]
 
 
-CACHE = "from convnet.kernels import compiled; a, b = compiled.cache(); print(a is None, b, compiled.state())"
-
-
 @needs_compiler
-def test_a_cache_that_others_may_write_to_is_left_alone(tmp_path: Path) -> None:
+def test_a_cache_that_others_may_write_to_is_left_alone(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "convnet"
     folder.mkdir()
     folder.chmod(0o777)
-    told = state(CACHE, XDG_CACHE_HOME=str(tmp_path))
-    assert told.startswith(f"True others may write to {folder}; chmod go-w {folder} compiled forms, by ")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.cache() == (None, f"others may write to {folder}; chmod go-w {folder}")
+    assert state().startswith("False compiled forms, by ")
     assert list(folder.iterdir()) == []
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    assert state(CACHE, XDG_CACHE_HOME=str(tmp_path)).startswith(f"True {folder} is a link or another user's compiled")
-    assert state(CACHE, XDG_CACHE_HOME="/dev/null/x").startswith("True no folder can be made there")
+    assert compiled.cache() == (None, f"{folder} is a link or another user's")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/x")
+    reason = compiled.cache()[1]
+    assert reason.startswith("no folder can be made there")
+    assert state().startswith("False compiled forms, by ")
 
 
 @needs_compiler
-def test_cc_may_have_flags(tmp_path: Path) -> None:
+def test_cc_may_have_flags(state: State, tmp_path: Path) -> None:
     told = state(CC=f"{shutil.which('cc')} -O2", XDG_CACHE_HOME=str(tmp_path))
     assert told == f"False compiled forms, by {shutil.which('cc')} -O2"
     assert state(CC='"cc').startswith("True plain forms: no C compiler")
