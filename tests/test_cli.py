@@ -204,7 +204,7 @@ def test_ctrl_c_saves_and_the_named_command_goes_on(digits: Store, tmp_path: Pat
     """The real process: SIGINT in the middle, exit 130, and the command that it names ends like an undisturbed run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     base = [sys.executable, "-m", "convnet.cli", "train"]
-    changes = ["--epochs", "4", "--set", "batch=64"]
+    changes = ["--epochs", "2", "--set", "batch=64"]
     for out in ("whole", "stopped"):
         with subprocess.Popen([*base, str(digits.path), *changes, "--out", out], cwd=tmp_path, env=environment,
                               stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:  # fmt: skip

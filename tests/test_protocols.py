@@ -481,20 +481,21 @@ def test_nets_of_full_size_equal_the_brute_force(large_frames: Store, name: str)
 
 
 @pytest.mark.data
-def test_every_protocol_equals_the_brute_force_on_50_photos(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [12, pytest.param(50, marks=pytest.mark.large)])
+def test_every_protocol_equals_the_brute_force_on_photos(tmp_path: Path, n: int) -> None:
     """Photos of ImageNet; of two in three a part is cut off, so that they aren't square."""
     if not (root := os.environ.get("CONVNET_DATA")):
         pytest.skip("CONVNET_DATA is not set")
-    paths = sorted(Path(root, "imagenette").glob("val/*/*.JPEG"))[::18][:54]
+    paths = sorted(Path(root, "imagenette").glob("val/*/*.JPEG"))[:: 900 // n][: n + 4]
     for i, path in enumerate(paths):
         box = [(0, 0, 224, 224), (0, 30, 224, 190), (50, 0, 200, 224)][i % 3]
-        to = tmp_path / "source" / ("test" if i < 50 else "train") / CLASSES[i % 2] / f"{i}.png"
+        to = tmp_path / "source" / ("test" if i < n else "train") / CLASSES[i % 2] / f"{i}.png"
         to.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
             image.convert("RGB").crop(box).save(to)
     store = prepare(open_source(tmp_path / "source"), tmp_path / "store", size=36, shorter_side=80, encoding="jpeg")
     split, net = store.split("test"), small_net()
-    assert split.n == 50
+    assert split.n == n
     pre = replace(PICTURE, mean=MEAN / 2 + store.mean_picture / 2)
     for asked, parts in ASKED.items():
         found = ours(net, split, pre, *asked)
