@@ -24,11 +24,18 @@ Run = Callable[..., tuple[int, str, str]]
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 
 
+LITTLE = (  # the files that import torch and are about files, commands and pages, or learn long
+    *("benchmark", "checkpoint", "doctor", "explain", "fuse", "loader", "nets_learn", "report", "report_browser"),
+    *("run_repairs", "tensors", "weights", "weights_own", "weights_trainings"),
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file that computes with torch is numerical: .ci/run tests it under other instruction sets too."""
     for item in items:
-        if hasattr(getattr(item, "module", None), "torch"):
+        module = getattr(item, "module", None)
+        if hasattr(module, "torch") and module.__name__.removeprefix("test_") not in LITTLE:
             item.add_marker(pytest.mark.numerical)
 
 
