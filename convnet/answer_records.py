@@ -73,11 +73,22 @@ def digest(rows: Floats) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(rows).data).digest()
 
 
+def part_of(path: Path) -> Path:
+    """The file of the records."""
+    return path.with_name(f"{path.name}.part")
+
+
+def forget(path: Path) -> None:
+    """Removes the records, once what they were for is there. Raises: DiskError."""
+    with files.disk_errors(part_of(path)):
+        part_of(path).unlink(missing_ok=True)
+
+
 @contextmanager
 def opened(path: Path, meta: Mapping[str, Any], width: int, progress: Progress) -> Iterator[Records]:
     """The records so far in FILE.part, which goes when the block ends well; `meta` says what is asked."""
     question = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest().encode() + b"\n"
-    part = path.with_name(f"{path.name}.part")
+    part = part_of(path)
     with files.disk_errors(part):
         with open(files.in_place(part, os.O_RDWR | os.O_CREAT), "r+b") as file:
             records = Records(file, len(question), width)
@@ -89,4 +100,4 @@ def opened(path: Path, meta: Mapping[str, Any], width: int, progress: Progress) 
                 file.truncate()
             records.take()
             yield records
-        part.unlink()
+    forget(path)

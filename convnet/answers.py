@@ -109,9 +109,11 @@ def ask(
     if keep is None:
         return _answers(meta, split.labels, blocks)
     is_new = not keep.exists()
-    if is_new:
+    if is_new or answer_records.part_of(keep).exists():
         with files.lock(keep, "evaluating", is_folder=False):
-            if not keep.exists():  # else another process has just made it
+            if keep.exists():  # another process has just made it, or was killed before it could remove the records
+                answer_records.forget(keep)
+            else:
                 _make(keep, meta, split.labels, blocks, progress)
     kept = load(keep, progress)
     if _meta_of(kept) != meta:

@@ -229,6 +229,7 @@ def train(
     Ctrl-C saves; --resume goes on as if never stopped.
     """
     from convnet import device
+    from convnet.checkpoint import LAST, PREVIOUS
     from convnet.plan import free_folder, plan_run, resume_run
     from convnet.sources import ColumnNames
     from convnet.stop import on_signals
@@ -265,7 +266,7 @@ def train(
             except Interrupted as error:
                 raise Interrupted(f"{error}; go on with: {again}") from error
             except DiskError as error:
-                if not (out / "last.ckpt").exists():
+                if not any((out / name).exists() for name in (LAST, PREVIOUS)):
                     raise  # nothing is there to go on with
                 text = str(error).replace("run the same command again", f"go on with: {again}")
                 raise DiskError(text) from error

@@ -38,7 +38,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(f"{path}: disk full; free some space and run the same command again") from error
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise DiskError(f"{path}: cannot be written: {reason}") from error
+        raise DiskError(f"{path}: cannot be written: {reason}; mend that and run the same command again") from error
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     done = False
     try:
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             part.unlink(missing_ok=True)  # left by a process that was killed, or a link
             with open(part, "xb") as file:  # never what is there already
                 yield file
@@ -73,6 +73,17 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
             file.write(piece)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`, where there must be nothing, or just that: left by the same work when it was killed.
+
+    Raises: UsageError; DiskError.
+    """
+    with disk_errors(path):
+        if path.exists() and not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+            raise UsageError(f"{path} exists; choose another name, or remove it")
+    write_atomic(path, data)
+
+
 def in_place(path: PathLike, flags: int) -> int:
     """An opener for a file that is written where it stands, as `open` and `os.open` take one.
 
@@ -89,16 +100,32 @@ def in_place(path: PathLike, flags: int) -> int:
     raise DataError(f"{os.fspath(path)} is a link, pipe or device, through which nothing is written; remove it")
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, durable: each one's name is in the folder above."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_folder(place.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Makes what was appended to a file durable. Raises: DiskError."""
+    with disk_errors(path), open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable (a rename is only durable once its folder is), where the system can."""
-    handle = os.open(folder, os.O_RDONLY)
+    handle = -1
     try:
+        handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)
     except OSError as error:
         if error.errno not in NO_FSYNC:
             raise
     finally:
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)
 
 
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -124,7 +151,7 @@ def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
     handle = -1
     while handle < 0:
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             handle = in_place(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -190,7 +190,8 @@ def _check_best(run: Run, progress: Progress) -> None:
         checkpoint.save(path, snapshot(run, velocity=False))
         return
     run.position = replace(at, best_error=None)
-    path.unlink(missing_ok=True)
+    with files.disk_errors(path):
+        path.unlink(missing_ok=True)
     progress.warn(
         f"{path} {problem}: the net of epoch {epoch}, the best so far ({at.best_error:.2%} validation error), is lost; "
         f"{BEST} will be the best of the epochs that follow, or {LAST} where none does"
@@ -251,7 +252,8 @@ def _make_room(out: Path) -> None:
     if strange:
         raise UsageError(f"{out} is not empty (it holds {strange[0]!r}); choose a new folder with --out")
     for name in OURS:
-        (out / name).unlink(missing_ok=True)
+        with files.disk_errors(out / name):
+            (out / name).unlink(missing_ok=True)
 
 
 def _check_same(

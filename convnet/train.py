@@ -292,6 +292,8 @@ def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | N
         summary["test"] = _figures(
             evaluate(net, data.store.split("test"), run.preprocessing, exact, progress=progress, stop=stop)
         )
+    for name in (METRICS, TIMING):  # until the run has ended, resuming repairs them
+        files.sync_file(run.out / name)
     files.write_atomic(run.out / "summary.json", strictjson.seal(summary))
     return summary
 

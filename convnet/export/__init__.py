@@ -56,18 +56,19 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
     text = path.with_suffix(".prototxt") if ending == ".caffemodel" else None
     classes = path.with_name(f"{path.name}.classes.txt") if ending in (".caffemodel", ".npz") else None
     written = tuple(each for each in (path, text, classes, mean) if each is not None)
-    for each in written:
-        if each.exists():
-            raise UsageError(f"{each} exists; choose another name, or remove it")
-    net = rebuild(kept)
+    if path.exists():
+        raise UsageError(f"{path} exists; choose another name, or remove it")
+    net, new = rebuild(kept), [each for each in written if not each.exists()]
     if ending == ".onnx":
         difference = onnx.write(net, kept, path, floats)
         return Exported(written, [_classes_in("its metadata", kept)], difference)
-    order = caffes_channels(net) if ending == ".caffemodel" else "bgr"
     try:
         if mean is not None:
+            order = caffes_channels(net) if ending == ".caffemodel" else "bgr"
             named.write_mean(kept.preprocessing, mean, order)
-        if text is not None:
+        if classes is not None:
+            named.write_classes(kept.classes, classes)
+        if text is not None:  # the file itself is the last: until it's there, the same export may be tried again
             notes = caffe.write(net, kept, path, text)
         elif ending == ".safetensors":
             notes = named.write_safetensors(net, kept, path, names, mean)
@@ -75,11 +76,9 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
             notes = named.write_npz(kept, path)
         if mean is not None:
             notes.append(f"{mean.name} is the mean picture, (3, H, W) and {order.upper()} as Caffe's")
-        if classes is not None:
-            named.write_classes(kept.classes, classes)
         notes.append(_classes_in(classes.name if classes is not None else "its metadata", kept))
     except BaseException:
-        for each in written:  # all of them, or none
+        for each in new:  # all of them, or none
             with suppress(OSError):
                 each.unlink(missing_ok=True)
         raise

@@ -31,8 +31,8 @@ def write(net: Net, kept: Checkpoint, path: Path, text: Path) -> list[str]:
     name, told = kept.recipe.net, _pictures(net, kept)
     about = [f"{name}, {net.paper}; its weights are in {path.name}. Blobs have the names of convnet's stages.", told]
     layers = prototxt.deploy(net, name, kept.preprocessing.crop, about)
+    files.write_new(text, layers.encode())
     files.write_atomic(path, pieces(name, in_caffes(net, kept.weights)))
-    files.write_atomic(text, layers.encode())
     return [told]
 
 

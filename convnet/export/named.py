@@ -4,6 +4,7 @@ Numbers are copied as they are, with two exceptions. In torchvision's file the f
 (pixel / 255 - mean) / std; 255 std and our scale are multiplied into it. In Caffe's it reads BGR, but for CIFAR's nets.
 """
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,8 +79,9 @@ def write_mean(preprocessing: Preprocessing, path: Path, order: str = "bgr") -> 
     """Writes the mean picture as Caffe's: float32 (3, size, size), its colours in this order."""
     assert preprocessing.mean is not None
     planes = np.moveaxis(preprocessing.mean, -1, 0)
-    with files.atomic(path) as file:
-        np.save(file, np.ascontiguousarray(planes[::-1] if order == "bgr" else planes))
+    data = io.BytesIO()  # a real file numpy writes past Python, and a full disk would have no name
+    np.save(data, np.ascontiguousarray(planes[::-1] if order == "bgr" else planes))
+    files.write_new(path, data.getvalue())
 
 
 def write_classes(classes: Sequence[str], path: Path) -> None:
@@ -89,7 +91,7 @@ def write_classes(classes: Sequence[str], path: Path) -> None:
             raise UsageError(
                 f"the class {name!r} can't stand in a line of {path.name}: export an .onnx or .safetensors"
             )
-    files.write_atomic(path, "".join(f"{name}\n" for name in classes).encode())
+    files.write_new(path, "".join(f"{name}\n" for name in classes).encode())
 
 
 def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:

@@ -156,7 +156,7 @@ def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds:
     """Downloads to `part`, again and again as long as something comes, and gives the verified file its name."""
     folder = path.parent
     with files.disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         if not file.digest:
             part.unlink(missing_ok=True)
     with files.lock(folder, f"downloading {file.file_name}"):

@@ -1,0 +1,169 @@
+"""A disk that fails at any moment: the command says so, and the same command, or --resume, ends as if undisturbed.
+
+`faults.Disk` counts what a command changes, and fails at the k-th change: the disk is full or broken, takes half of a
+write, or the power goes. Every k in the large size; in the small one some, spread evenly, each kind of fault in turn.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnet import cli
+from convnet.kernels import compiled
+from faults import EVERY, POWER, Disk, PowerLoss
+
+Command = Callable[..., tuple[int, str, str]]
+SETTINGS = ("epochs=2", "batch=8", "size=28", "net_options.output=linear", "loss=softmax", "save_minutes=1e-9")
+VERBS: dict[str, tuple[str, ...]] = {
+    "prepare": ("prepare", "{pictures}", "{place}/made", "--size", "28", "--workers", "2"),
+    "train": ("train", "{store}", "--recipe", "lenet5_small", *(f"--set={s}" for s in SETTINGS), "--out",
+              "{place}/made", "-q"),
+    "evaluate": ("evaluate", "{run}", "{store}", "--split", "train", "--posteriors", "{place}/made/a.posteriors"),
+    "report": ("report", "{run}", "--out", "{place}/made/report.html", "-q"),
+    "show": ("show", "filters", "{run}", "--out", "{place}/made/filters.png"),
+    "export": ("export", "{run}", "{place}/made/net.npz"),
+    "resume": ("train", "--resume", "--out", "{place}/made", "-q"),
+}  # fmt: skip
+TIMES = ("timing.jsonl", "summary.json", "environment.json")  # differ from run to run
+SMALL = {"prepare": 16, "train": 8, "evaluate": 8, "report": 2, "show": 4, "export": 8, "compile": 8}  # faults
+C = "float twice(float x) { return 2.0f * x; }\n"
+
+
+@dataclass
+class Ready:
+    """The folder that a verb changes, and how to run the verb."""
+
+    name: str
+    place: Path
+    verb: Callable[[], tuple[int, str, str]]
+    resume: Callable[[], tuple[int, str, str]]
+
+    def contents(self) -> dict[str, bytes]:
+        """Of what the verb has made; what differs from run to run is only there."""
+        kind = "*.so" if self.name == "compile" else "*"  # a compiler that is killed leaves its own files
+        paths = [path for path in sorted((self.place / "made").rglob(kind)) if path.is_file()]
+        paths = [path for path in paths if not path.name.endswith(".lock")]  # of no process: no lock
+        names = [path.relative_to(self.place).as_posix() for path in paths]
+        return {n: b"" if n.endswith(TIMES) else path.read_bytes() for n, path in zip(names, paths, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, generator = tmp_path_factory.mktemp("faults"), np.random.default_rng(0)
+    for split, n in {"train": 9, "val": 3, "test": 3}.items():
+        for k in range(3):
+            (folder / split / f"c{k}").mkdir(parents=True)
+            for i in range(n):
+                pixels = generator.integers(0, 255, (28, 28, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / f"c{k}" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def ready(pictures: Path, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ready]:
+    """What a verb needs, made by the verbs before it."""
+    monkeypatch.setattr(cli, "after_training", lambda *_: None)  # the report is a verb of its own
+    names = {"pictures": pictures, "store": tmp_path / "store", "run": tmp_path / "run", "place": tmp_path / "place"}
+
+    def command(verb: str, **other: Path) -> tuple[int, str, str]:
+        return run(*(text.format(**names | other) for text in VERBS[verb]))
+
+    def compile_c() -> tuple[int, str, str]:
+        library, text = compiled.library.__wrapped__()
+        return 0, "", text if library is not None else f"no library: {text}"
+
+    def made(verb: str) -> Ready:
+        if verb == "compile":
+            (tmp_path / "twice.c").write_text(C, encoding="utf-8")
+            monkeypatch.setattr(compiled, "SOURCES", (tmp_path / "twice.c",))
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "place" / "made"))
+            return Ready(verb, tmp_path / "place", compile_c, compile_c)
+        for earlier, name in (("prepare", "store"), ("train", "run")):
+            if verb != "prepare" and earlier != verb:
+                base = tmp_path / "base"
+                assert command(earlier, place=base)[0] == 0
+                (base / "made").rename(names[name])
+        return Ready(verb, tmp_path / "place", lambda: command(verb), lambda: command("resume"))
+
+    return made
+
+
+def points(name: str, n: int, large: bool) -> list[tuple[str, int]]:
+    """(kind of fault, change at which it comes) of a verb that makes `n` changes; n + 1 for a power loss after it."""
+    if large:
+        return [(kind, at) for kind in EVERY for at in range(1, n + 1 + (kind in POWER))]
+    kinds = (EVERY * 2)[: SMALL[name]]
+    return [(kind, 1 + i * (n - 1) // (len(kinds) - 1)) for i, kind in enumerate(kinds)] + [(POWER[0], n + 1)]
+
+
+def disturbed(ready: Ready, kind: str, at: int) -> tuple[int, str, bool]:
+    """Runs the verb in an empty place on a disk that fails: exit code, what was said, whether the fault came."""
+    shutil.rmtree(ready.place, ignore_errors=True)
+    ready.place.mkdir()
+    code, said = 0, ""
+    with Disk(ready.place, kind, at) as disk:
+        try:
+            code, _, said = ready.verb()
+            if kind in POWER and not disk.fired:
+                disk.fired = 1  # after the end: what was said to be done must be there
+        except PowerLoss:
+            code = -1
+    if kind in POWER:
+        disk.lose_power(at)
+    return code, said, disk.fired > 0
+
+
+def check(ready: Ready, kind: str, at: int, whole: dict[str, bytes]) -> bool:
+    """A fault, and the verb again: its end is that of the undisturbed one. Whether the fault came."""
+    where = f"{kind} at change {at}"
+    code, said, fired = disturbed(ready, kind, at)
+    assert code in ((0,) if kind == "short" else (-1, 0) if kind in POWER else (0, 5)), f"{where}: {code}: {said}"
+    if code == 5:
+        assert str(ready.place) in said, where
+        assert "disk full; " in said or kind not in ("ENOSPC", "EDQUOT"), f"{where}: {said}"
+    if code == 0 and ready.name != "compile":  # whose library then serves this process alone
+        contents = ready.contents()  # of what was removed, the power may bring back something
+        assert {name: contents.get(name) for name in whole} == whole, where
+        assert kind in POWER or len(contents) == len(whole), where
+        return fired
+    assert finished(ready, said) == "", where
+    assert ready.contents() == whole, where
+    return fired
+
+
+def finished(ready: Ready, said: str) -> str:
+    """Does what the verb's last words advise, or after a loss of power what one would; what is said of a failure."""
+    code, _, text = ready.resume() if "--resume" in said else ready.verb()
+    if code == 2 and not said and "go on with it by --resume" in text:
+        code, _, text = ready.resume()
+    is_there = code == 2 and not said and "exists; choose another name" in text  # an export, whole
+    return text if code and not is_there else ""
+
+
+def attack(ready: Ready, large: bool) -> None:
+    """Faults of every kind, and their numbers."""
+    ready.place.mkdir()
+    with Disk(ready.place) as disk:
+        assert ready.verb()[0] == 0
+    whole, came, made = ready.contents(), Counter[str](), points(ready.name, len(disk.changes), large)
+    for kind, at in made:
+        came[kind] += check(ready, kind, at, whole)
+    print(f"{ready.name}: {len(disk.changes)} changes, {len(made)} faults, of which came {dict(came)}")
+    assert all(came[kind] for kind, _ in made), came
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_fault_of_the_disk_changes_no_result(name: str, ready: Callable[[str], Ready]) -> None:
+    attack(ready(name), large=False)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", SMALL)
+def test_a_fault_of_the_disk_at_every_change_changes_no_result(name: str, ready: Callable[[str], Ready]) -> None:
+    attack(ready(name), large=True)
