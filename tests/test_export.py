@@ -166,7 +166,10 @@ def test_a_mean_picture_lies_beside_and_comes_back(tmp_path: Path) -> None:
     assert again.preprocessing == kept.preprocessing
     other = export(kept, tmp_path / "a.npz")  # of the same stem: nothing is written over
     assert other.files == tuple(tmp_path / name for name in ("a.npz", "a.npz.classes.txt", "a.npz.mean.npy"))
+    (tmp_path / "a.npz").unlink()  # as if the power had gone before it was there
+    assert export(kept, tmp_path / "a.npz").files == other.files
     (tmp_path / "a.npz").unlink()
+    (tmp_path / "a.npz.classes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match=r"a.npz.classes.txt exists; choose another name"):
         export(kept, tmp_path / "a.npz")
 

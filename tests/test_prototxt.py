@@ -95,7 +95,7 @@ def test_caffe_computes_every_stage(tmp_path: Path, name: str) -> None:
 
 def test_grey_nets_and_other_crops(tmp_path: Path) -> None:
     compare(create_model("nin_cifar10", in_channels=1, seed=0).eval(), "nin_cifar10", tmp_path, 36)
-    compare(new_thin_net("alexnet").eval(), "alexnet", tmp_path, 226)
+    compare(new_thin_net("alexnet").eval(), "alexnet", tmp_path / "other", 226)
     with pytest.raises(UsageError, match="Caffe can't pad a crop of 227 pixels as this net does; it can at 224"):
         prototxt.deploy(new_thin_net("alexnet"), "alexnet", 227, [])
     with pytest.raises(
@@ -168,8 +168,8 @@ def test_what_it_looks_like(tmp_path: Path) -> None:
 def test_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = create_model("nin_small", num_classes=3, seed=0)
     kept = kept_of("nin_small", net, mean=np.zeros((32, 32, 3), np.float32))
-    monkeypatch.setattr("convnet.export.named.write_mean", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("convnet.export.caffe.pieces", lambda *_: 1 / 0)
         export(kept, tmp_path / "a.caffemodel")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.prototxt").write_text("mine", encoding="utf-8")
