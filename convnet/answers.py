@@ -159,9 +159,9 @@ def _asked(
 def load(path: Path, progress: Progress = SILENT) -> Answers:
     """The answers in a file. Raises: DataError when it isn't one, or is damaged; of its posteriors, in `blocks`."""
     with _reading(path):
-        whole = torch.from_file(
-            str(path), size=path.stat().st_size, dtype=torch.uint8
-        )  # mapped: only its start is read
+        with open(path, "rb", opener=files.regular) as file:
+            size = os.fstat(file.fileno()).st_size
+        whole = torch.from_file(str(path), size=size, dtype=torch.uint8)  # mapped: only its start is read
         found = tensors.parse(whole)
         text = found["meta"].numpy().tobytes()
         meta = strictjson.parse(text)
@@ -198,7 +198,7 @@ def _digests(
 def _read(path: Path, meta: dict[str, Any], places: Sequence[int], digests: Sequence[bytes] | None) -> Iterator[Block]:
     """The blocks of a file; places: of each look's posteriors in it, bytes."""
     n, k = len(meta["keys"]), len(meta["classes"])
-    with _reading(path), path.open("rb") as file:
+    with _reading(path), open(path, "rb", opener=files.regular) as file:
         for number, first in enumerate(range(0, n, PICTURES)):
             m = min(PICTURES, n - first)
             data = [os.pread(file.fileno(), 4 * m * k, place + 4 * first * k) for place in places]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from convnet import machine, store
+from convnet import files, machine, store
 from convnet.decode import MAX_PIXELS, BadPicture, decode
 from convnet.errors import DataError, UsageError
 from convnet.fitness import Problem, class_problems, classes_line, count
@@ -119,10 +119,10 @@ def _unlisted(path: Path, shards: set[str], listed: dict[str, dict[str, Any]]) -
 def _file(path: Path, name: str, entry: dict[str, Any]) -> list[Problem]:
     """A small file against the header's sha256."""
     try:
-        data = (path / name).read_bytes()
+        digest = files.sha256_file(path / name)
     except OSError as error:
         return [_damage("missing", path / name, f"cannot be read: {error.strerror}")]
-    if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+    if digest != entry.get("sha256"):
         return [_damage("damaged", path / name, "is damaged: its sha256 does not match")]
     return []
 
@@ -133,24 +133,24 @@ def _split(
     """The problems of one split: for each picture a list, mostly empty."""
     index, n_bytes = path / f"{split}.index.npy", int(entry["n"]) * store.ROW.itemsize
     try:
-        data = index.read_bytes()
+        data = files.read(index, n_bytes + files.CHUNK)
         rows = np.frombuffer(data, store.ROW, offset=len(data) - n_bytes)  # numpy's reader trips over damage
     except (OSError, ValueError):  # the file itself is reported among the others
         yield [_damage("index", index, f"is of no use: the pictures of {split} were not checked")]
         return
     if wrong := _rows(index, rows, entry, n_classes):
         yield wrong
-    keys = _keys(path, split, len(rows))
+    keys = _keys(path / f"{split}.keys.jsonl", split, len(rows), listed)
     for number in range(int(entry["shards"])):
         name = store.shard_name(split, number)
         size = listed.get(name, {}).get("bytes")
         yield from _shard(path / name, split, rows, np.flatnonzero(rows["shard"] == number), keys, size)
 
 
-def _keys(path: Path, split: str, n: int) -> list[str]:
+def _keys(path: Path, split: str, n: int, listed: dict[str, dict[str, Any]]) -> list[str]:
     """The keys, or numbers in their place when the key list is damaged (which is reported on its own)."""
     try:
-        found = store.read_keys((path / f"{split}.keys.jsonl").read_bytes())
+        found = store.read_keys(files.read(path, listed.get(path.name, {}).get("bytes", 0)))
     except (OSError, ValueError):
         found = []
     return found if len(found) == n else [f"{split} picture {i}" for i in range(n)]
@@ -176,7 +176,7 @@ def _shard(
     problems, end = [], 0
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.regular) as file:
             if size != expected:
                 problems.append(_damage("damaged", path, f"has {size} bytes instead of {expected}"))
             for i in ids.tolist():

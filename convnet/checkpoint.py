@@ -114,9 +114,7 @@ def load(path: files.PathLike) -> Checkpoint:
     """The checkpoint in a file, its tensors on the CPU. Raises: DataError naming the file and the damage."""
     path = files.as_path(path, "the checkpoint")
     try:
-        if path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise DataError("is not a file")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.regular) as file:
             return _read(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -155,7 +153,7 @@ def peek(folder: Path) -> Summary | None:
     """The header of the newest checkpoint of a run's folder whose header is whole; None where there is none."""
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=files.regular) as file:
                 header, _ = _sections(file, os.fstat(file.fileno()).st_size)
             chosen = recipe.from_dict(_of(header, "recipe", dict), "recipe")
             return Summary(path, chosen, _of(header, "provenance", dict))
@@ -260,7 +258,7 @@ def _keep_previous(path: Path) -> None:
 def _is_whole(path: Path) -> bool:
     """Whether `path` is a checkpoint without damage: a damaged one must not take the previous one's place."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.regular) as file:
             for section in _sections(file, os.fstat(file.fileno()).st_size)[1]:
                 _verify(file, section)
     except (OSError, DataError):

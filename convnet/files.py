@@ -19,6 +19,7 @@ from convnet.errors import DataError, DiskError, UsageError
 
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES)  # said of a folder
 CHUNK = 1 << 20  # bytes read at a time
+TEXT = 1 << 26  # bytes of a text that is read whole: names of classes, the rows of a run
 PathLike = str | os.PathLike[str]
 
 
@@ -114,6 +115,45 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def regular(path: PathLike, flags: int) -> int:
+    """An opener for a file that is read, as `open` takes one: it waits on no pipe and reads no device without an end.
+
+    Raises: OSError; for what is no regular file its strerror says what it is.
+    """
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, f"not a regular file but {what_is(mode)}", os.fspath(path))
+
+
+def read(path: PathLike, most: int) -> bytes:
+    """The bytes of a regular file that has at most `most`. Raises: OSError, whose strerror is the reason."""
+    with open(path, "rb", opener=regular) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes are more than the {most:,} that it may have", os.fspath(path))
+        return file.read(size)
+
+
+def what_is(mode: int) -> str:
+    """What a directory entry is when it is no regular file."""
+    for test, name in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a fifo"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISLNK, "a link"),
+    ):
+        if test(mode):
+            return name
+    return "something else"
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable (a rename is only durable once its folder is), where the system can."""
     handle = -1
@@ -131,7 +171,7 @@ def sync_folder(folder: Path) -> None:
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """The sha256 of a file in hexadecimal; `progress` is told the bytes of each piece."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         while piece := file.read(CHUNK):
             digest.update(piece)
             if progress is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from convnet import files
 from convnet.checkpoint import LAST, Summary, load_newest, peek
 from convnet.decode import MAX_PIXELS
 from convnet.errors import ConvnetError, UsageError, unknown
@@ -223,7 +224,7 @@ def _tell_other_recipe(path: Path, kept: Recipe, progress: Progress) -> None:
 def _environment(out: Path, kept: Summary) -> Mapping[str, Any]:
     """Where and how the run went on last: environment.json, or if that is damaged what the checkpoint says."""
     try:
-        return unseal((out / "environment.json").read_bytes())
+        return unseal(files.read(out / "environment.json", files.TEXT))
     except (OSError, ValueError):
         return kept.provenance
 

@@ -1,6 +1,5 @@
 """What does a trained net say of a picture? Its most probable classes."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from convnet import files
 from convnet.decode import BadPicture, opened
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.posteriors import Picture, posteriors
 from convnet.preprocess import Preprocessing
 from convnet.scale import Fit, fitted
+from convnet.sources.listing import LARGEST
 from convnet.views import Look, Protocol, protocol
 
 PICTURES = 32  # at a time
@@ -89,13 +90,13 @@ def _predict(
 def _read(path: Path, looks: Sequence[Look], fit: Fit) -> Read:
     """The picture at the looks' scales, fitted as in preparation, and notes; or why not."""
     try:
-        if not path.is_file():
-            if path.is_dir():
-                return "a folder; name its pictures, as FOLDER/*"
-            return "not a file" if os.path.lexists(path) else "no such file"
-        with opened(path.read_bytes()) as (picture, notes):
+        with opened(files.read(path, LARGEST)) as (picture, notes):
             return {look.scale: np.asarray(fitted(picture, look.scale, fit)) for look in looks}, notes
     except BadPicture as error:
         return str(error)
+    except IsADirectoryError:
+        return "a folder; name its pictures, as FOLDER/*"
+    except FileNotFoundError:
+        return "no such file"
     except OSError as error:
         return f"cannot be read: {error.strerror}"

@@ -13,8 +13,10 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from convnet.errors import UsageError, unknown
+from convnet.files import read
 
 Option = bool | int | float | str
+MAX_BYTES = 1 << 20  # of a file; the largest of ours has 2 kB
 MAX_INT = 2**63 - 1  # the largest integer that every TOML reader takes
 
 
@@ -174,7 +176,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if not text.endswith(".toml"):
         raise UsageError(f"{unknown('recipe', text, list_recipes())}; a file's name ends in .toml")
     try:
-        data = Path(text).read_bytes()
+        data = read(text, MAX_BYTES)
     except OSError as error:
         raise UsageError(f"{text}: cannot be read: {error.strerror}") from error
     return from_toml(data, text)

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from convnet import strictjson
+from convnet import files, strictjson
 from convnet.errors import DataError
 from convnet.files import disk_errors, in_place, write_atomic
 
 Value = int | float | str | bool | None
 Row = Mapping[str, Value]
 CHECKED = re.compile(rb'(.*), "(.{5})": "(.{8})"\}', re.S)  # a line, but for its end: row, name and digits of the CRC
+LARGEST, LONGEST = 1 << 28, 1 << 20  # bytes of a file and of a row; a run of 100 epochs has 50 kB
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
@@ -100,7 +101,7 @@ def _writable(value: Value) -> Value:
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines that end in a newline, without it; and a last one whose newline is another byte."""
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        *lines, rest = files.read(path, LARGEST).split(b"\n")
         return [*lines, rest] if CHECKED.fullmatch(rest[:-1]) else lines
     except FileNotFoundError:
         return []
@@ -109,6 +110,8 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Value]:
+    if len(line) > LONGEST:
+        raise DataError(f"{path}, line {number}: {len(line):,} bytes are more than the {LONGEST:,} that a row may have")
     checked = CHECKED.fullmatch(line)
     text = checked[1] + b"}" if checked else line  # the rows of earlier versions have no CRC
     if checked and (checked[2], checked[3]) != (b"crc32", b"%08x" % zlib.crc32(text)):

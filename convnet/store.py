@@ -182,7 +182,7 @@ class Store:
         """A file that the header lists, checked against its sha256."""
         path = self.path / name
         try:
-            data = path.read_bytes()
+            data = files.read(path, self.header["files"][name]["bytes"])
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}; prepare the store again") from error
         if hashlib.sha256(data).hexdigest() != self.header["files"][name]["sha256"]:
@@ -285,7 +285,7 @@ class Split:
             return known
         path = self.store.path / shard_name(self.name, shard)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=files.regular) as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from convnet import strictjson
+from convnet import files, strictjson
 from convnet.errors import DataError, UsageError
 from convnet.scale import FITS
 
@@ -56,11 +56,10 @@ def read_header(path: Path) -> dict[str, Any]:
     if not file.is_file():
         what = f"convnet prepare {path} STORE" if path.is_dir() else f"convnet prepare SOURCE {path}"
         raise UsageError(f"{path} is not a store (it has no store.json); make one with: {what}")
-    if file.stat().st_size > MAX_HEADER:
-        raise DataError(
-            f"{file} has {file.stat().st_size:,} bytes, more than the {MAX_HEADER:,} that a header may have"
-        )
-    data = file.read_bytes()
+    try:
+        data = files.read(file, MAX_HEADER)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; prepare the store again") from error
     start = data.find(b'"store": ') + len(b'"store": ')
     body = data[start:-2]
     digest = hashlib.sha256(body).hexdigest()

@@ -256,10 +256,10 @@ def test_damage_is_named(tmp_path):
         refused(path, bytes(changed), f"damaged {section['name']}: the sha256 is wrong")
     with pytest.raises(DataError, match="absent: cannot be read: No such file"):
         load(tmp_path / "absent")
-    with pytest.raises(DataError, match="is not a file"):
+    with pytest.raises(DataError, match="Is a directory"):
         load(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="is not a file"):
+    with pytest.raises(DataError, match="not a regular file but a fifo"):
         load(tmp_path / "pipe")
 
 

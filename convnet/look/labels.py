@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from convnet import files
 from convnet.errors import DataError
 
 
@@ -17,7 +18,7 @@ def class_names(classes: Sequence[str], file: Path | None) -> tuple[str, ...]:
     if file is None:
         return tuple(map(printable, classes))
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = files.read(file, files.TEXT).decode("utf-8").splitlines()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -14,9 +14,11 @@ from convnet.augment import to_input
 from convnet.decode import BadPicture, opened
 from convnet.errors import DataError, UsageError
 from convnet.evaluate import check_gives
+from convnet.files import read
 from convnet.frames import Settings, fit
 from convnet.posteriors import at_scales
 from convnet.preprocess import Preprocessing
+from convnet.sources.listing import LARGEST
 from convnet.store import Pixels, Split, centre_square, crop_square
 from convnet.views import centre, protocol
 
@@ -72,7 +74,7 @@ def _square(path: Path, preprocessing: Preprocessing) -> Pixels:
     side = preprocessing.shorter_side or preprocessing.size
     settings = Settings(preprocessing.size, side, "raw", fit=preprocessing.fit)
     try:
-        with opened(path.read_bytes()) as (picture, _):
+        with opened(read(path, LARGEST)) as (picture, _):
             return np.asarray(fit(picture, settings))
     except BadPicture as error:
         raise DataError(f"{path}: {error}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convnet import files
 from convnet.checkpoint import BEST, LAST, Checkpoint, load
 from convnet.errors import ConvnetError, UsageError
 from convnet.evaluate import interval
@@ -65,7 +66,7 @@ def read(run: Path, store: Path | None = None) -> Record:
 def _json(record: Record, name: str, meaning: str) -> dict[str, Any] | None:
     path = record.run / name
     try:
-        return unseal(path.read_bytes())
+        return unseal(files.read(path, files.TEXT))
     except FileNotFoundError:
         record.missing.append(f"there is no {name}: {meaning}")
     except (OSError, ValueError) as error:

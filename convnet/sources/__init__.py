@@ -18,7 +18,7 @@ from pathlib import Path
 
 from convnet.containers import sniff
 from convnet.errors import DataError, UsageError
-from convnet.files import PathLike, as_path
+from convnet.files import PathLike, as_path, what_is
 from convnet.sources.archives import is_archive, open_archive
 from convnet.sources.beside import open_folder
 from convnet.sources.cifar import cifar_folders, is_cifar, open_cifar
@@ -27,7 +27,7 @@ from convnet.sources.digits import open_digits
 from convnet.sources.idx import NAME as IDX_NAME
 from convnet.sources.idx import idx_folders, is_idx, open_idx
 from convnet.sources.ilsvrc import is_ilsvrc, open_ilsvrc
-from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown, what_is
+from convnet.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown
 from convnet.sources.lists import open_list, refuse_unread
 from convnet.sources.webdataset import open_shard_folder, shards_in
 
@@ -73,7 +73,8 @@ def _undivided(where: PathLike, work: Path | None, columns: ColumnNames, layout:
             return _folder(path, work, columns, layout)
         return _file(path, work, columns, layout)
     except OSError as error:
-        raise DataError(f"{shown(path)} can't be read: {reason_of(error)}") from error
+        place = error.filename if isinstance(error.filename, str | Path) else path
+        raise DataError(f"{shown(place)} can't be read: {reason_of(error)}") from error
 
 
 def _folder(path: Path, work: Path | None, columns: ColumnNames, layout: str | None) -> Source:

@@ -11,7 +11,6 @@ A picture is 3 planes of 32 x 32, red first. Keys count over the batches in orde
 
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.errors import DataError, UsageError
+from convnet.files import read
 from convnet.sources.listing import Entry, Source, array_stamp, shown
 from convnet.sources.pickles import Array, read_pickle
 
@@ -54,7 +54,7 @@ def _stem(name: str) -> str:
 
 def open_cifar(where: Path) -> Source:
     """The source of a folder of CIFAR files; see `cifar_of`."""
-    return cifar_of({name: partial(_bytes, where / name) for name in os.listdir(where)}, where)
+    return cifar_of({name: partial(read, where / name, LARGEST) for name in os.listdir(where)}, where)
 
 
 def cifar_of(files: Mapping[str, Callable[[], bytes]], where: Path) -> Source:
@@ -191,12 +191,3 @@ def _list(value: Any, path: Path) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise DataError(f"{shown(path)}: a list is expected, {type(value).__name__} found")
     return list(value)
-
-
-def _bytes(path: Path) -> bytes:
-    """A whole file of bounded size, never waiting on a fifo."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
-            raise DataError(f"{shown(path)} is not a regular file of at most {LARGEST:,} bytes")
-        return file.read(LARGEST)

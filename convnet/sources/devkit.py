@@ -13,9 +13,11 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from convnet.errors import DataError, UsageError
+from convnet.files import read
 from convnet.sources.listing import shown
 from convnet.sources.matfile import read_tables
 from convnet.sources.tars import tar_members
@@ -76,23 +78,12 @@ def _files(folders: list[Path]) -> Files:
         for place in (folder, folder / "data", *(folder / kit / data for kit in kits for data in ("", "data"))):
             for name in _names(place) if place != folder else names:
                 if name.lower().endswith((*SUFFIXES, ".mat")) and (place / name).is_file():
-                    files.setdefault(name, _reader(place / name))
+                    files.setdefault(name, partial(read, place / name, LARGEST))
         for kit in kits:
             if (match := DEVKIT.fullmatch(kit)) and match["packed"] and (folder / kit).is_file():
                 for name, data in _unpacked(folder / kit):
                     files.setdefault(name, lambda data=data: data)  # type: ignore[misc]
     return files
-
-
-def _reader(path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise DataError(f"{shown(path)} is larger than the {LARGEST:,} bytes that a part of a devkit may have")
-        return data
-
-    return read
 
 
 def _unpacked(path: Path) -> Iterator[tuple[str, bytes]]:

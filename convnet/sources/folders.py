@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from convnet.files import what_is
 from convnet.sources.listing import (
     SNIFFED,
     SPELLINGS,
@@ -15,7 +16,6 @@ from convnet.sources.listing import (
     reason_of,
     shown,
     stamp_of,
-    what_is,
 )
 
 Identity = tuple[int, int]  # device and inode of a folder

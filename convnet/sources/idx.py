@@ -10,7 +10,6 @@ labels mean stands in emnist-letters-mapping.txt: a label and the codes of its c
 import gzip
 import os
 import re
-import stat
 import struct
 import zlib
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.errors import DataError, UsageError
-from convnet.files import CHUNK
+from convnet.files import CHUNK, regular
 from convnet.sources.listing import SPLITS, Entry, Reason, Source, array_stamp, shown, slug
 
 NAME = re.compile(
@@ -105,7 +104,7 @@ def _some(labels: list[int]) -> str:
 def _mapping(path: Path) -> dict[int, str]:
     """{label: characters} of a file of lines `label code` or `label code code`: `1 65 97` is Aa."""
     names: dict[int, str] = {}
-    with open(path, encoding="ascii", errors="replace") as file:
+    with open(path, encoding="ascii", errors="replace", opener=regular) as file:
         lines = file.read(LONGEST).splitlines()
     for number, line in enumerate(lines, 1):
         words = line.split()
@@ -165,15 +164,13 @@ def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
 
     Raises: DataError when it is damaged or of another kind.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{shown(path)} is not a regular file")
+    with open(path, "rb", opener=regular) as file:
+        size = os.fstat(file.fileno()).st_size
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
             with gzip.GzipFile(fileobj=file) if packed else file as stream:
-                return _values(stream, path, n_axes, status.st_size * (DEFLATE if packed else 1))  # type: ignore[arg-type]
+                return _values(stream, path, n_axes, size * (DEFLATE if packed else 1))  # type: ignore[arg-type]
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{shown(path)} is damaged or cut short ({error}); get it again") from error
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from convnet import draws
 from convnet.containers import SUFFIXES, BadPicture, not_read, sniff
 from convnet.errors import UsageError
+from convnet.files import what_is
 
 SPLITS = ("train", "val", "test")
 SPELLINGS = {
@@ -297,22 +298,7 @@ def reason_of(error: OSError) -> str:
         errno.ENXIO: "not a regular file but a socket",
         errno.ENAMETOOLONG: "its name is too long",
     }
-    return known.get(error.errno or 0) or (os.strerror(error.errno) if error.errno else str(error))
-
-
-def what_is(mode: int) -> str:
-    """What a directory entry is when it is no regular file."""
-    for test, name in (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a fifo"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-        (stat.S_ISLNK, "a link"),
-    ):
-        if test(mode):
-            return name
-    return "something else"
+    return known.get(error.errno or 0) or error.strerror or str(error)
 
 
 def _gaps(classes: Sequence[str], entries: Iterable[Entry]) -> list[str]:

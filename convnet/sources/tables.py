@@ -8,15 +8,14 @@ every line has as many, else one class of several words, with a split behind it 
 import csv
 import io
 import itertools
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from convnet.errors import DataError
-from convnet.sources.listing import SPELLINGS, has_picture_suffix, shown, what_is
+from convnet.files import read, regular
+from convnet.sources.listing import SPELLINGS, has_picture_suffix, shown
 
 LARGEST = 1 << 28  # bytes of a list
 HEAD = 1 << 20  # bytes of a text that are looked at to tell whether it is a list
@@ -47,31 +46,20 @@ def read_table(path: Path) -> Table:
 
 def text_of(path: Path) -> str:
     """A whole text. Raises: DataError when it is none or too large."""
-    data = _bytes(path, LARGEST + 1)
-    if len(data) > LARGEST:
-        raise DataError(f"{shown(path)} is larger than the {LARGEST:,} bytes that a list may have")
-    return _decoded(path, data)
+    return _decoded(path, read(path, LARGEST))
 
 
 def peek_table(path: Path) -> Table | None:
     """The first lines of a text, at most `SAMPLE` of its first `HEAD` bytes; None for what can't be a list."""
     try:
-        data = _bytes(path, HEAD)
+        with open(path, "rb", opener=regular) as file:
+            data = file.read(HEAD)
         text = _decoded(path, data[: len(data) - len(data) % 2] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else data)
         lines = text.splitlines(keepends=True)[: SAMPLE + 1]
         whole = len(data) < HEAD and len(lines) <= SAMPLE
         return _table(path, "".join(lines if whole else lines[:-1]))
     except (DataError, OSError):
         return None
-
-
-def _bytes(path: Path, most: int) -> bytes:
-    """The first bytes of a regular file; never waits on a fifo or a device."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{shown(path)} is {what_is(mode)}; a list is a text file")
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        return file.read(most)
 
 
 def _decoded(path: Path, data: bytes) -> str:

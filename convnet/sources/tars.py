@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from convnet.errors import DataError
-from convnet.files import CHUNK, atomic, lock
+from convnet.files import CHUNK, atomic, lock, regular
 from convnet.sources.listing import SNIFFED, Found, Parts, is_hidden, judge, pread, shown, stamp_of
 
 BLOCK = 512  # bytes: the unit of a tar
@@ -68,17 +68,14 @@ def list_tar(path: Path, name: str) -> tuple[list[Found], list[Parts]]:
 
     Raises: DataError when it is damaged.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        status = os.fstat(handle)
+    with open(path, "rb", opener=regular) as file:
+        status = os.fstat(file.fileno())
 
         def read(length: int, offset: int) -> bytes:
-            return pread(handle, length, offset)
+            return pread(file.fileno(), length, offset)
 
         members = list(tar_members(read, 0, status.st_size, name))
         return sort_members(members, path, stamp_of(status), head_by(read))
-    finally:
-        os.close(handle)
 
 
 def head_by(read: Reader) -> Callable[[Member], bytes]:

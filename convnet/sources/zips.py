@@ -14,6 +14,7 @@ from pathlib import Path
 
 from convnet.containers import BadPicture
 from convnet.errors import DataError
+from convnet.files import regular
 from convnet.sources.listing import LARGEST, SNIFFED, Entry, Found, Parts, pread, read_file, shown, stamp_of
 from convnet.sources.tars import SWELLING, Member, sort_members
 
@@ -42,7 +43,7 @@ def list_zip(path: Path) -> tuple[list[Found], list[Parts]]:
     if secret is not None:
         raise DataError(f"{shown(path)}: {_name(secret)!r} is encrypted; unpack the zip with its password first")
     _check_overlap(items, path)
-    with open(path, "rb") as handle:
+    with open(path, "rb", opener=regular) as handle:
         status = os.fstat(handle.fileno())
         members = [_member(item) for item in items]
         return sort_members(members, path, stamp_of(status), lambda member: _head(handle.fileno(), member), "zip")

@@ -179,7 +179,10 @@ def _check_ending(path: Path) -> None:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}; known files: {', '.join(download.KNOWN)}")
     if not path.is_file():
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    with suppress(OSError), open(path, "rb") as file:  # one that can't be read is named by its reader
+    with (
+        suppress(OSError),
+        open(path, "rb", opener=files.regular) as file,
+    ):  # one that can't be read is named by its reader
         if file.read(len(MAGIC)) == MAGIC:
             raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
 

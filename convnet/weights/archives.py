@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convnet import tensors
 from convnet.errors import DataError
-from convnet.files import CHUNK
+from convnet.files import CHUNK, regular
 from convnet.weights.found import Found
 
 MAX_TENSORS = 10_000
@@ -67,8 +67,8 @@ def read_npz(path: Path) -> list[Found]:
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """The array of a `.npy`. Raises: DataError."""
-    with open(path, "rb") as file:
+    """The array of a `.npy`. Raises: DataError, OSError."""
+    with open(path, "rb", opener=regular) as file:
         shape, dtype, fortran = _array_header(file)
         rest = path.stat().st_size - file.tell()
         if rest != math.prod(shape) * dtype.itemsize:

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.errors import DataError
+from convnet.files import regular
 from convnet.weights.found import Found
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types
@@ -135,7 +136,7 @@ def read_mean(path: Path) -> NDArray[np.float32]:
 
 def _mapped(path: Path) -> memoryview:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except ValueError as error:
         raise DataError(f"{path}: empty file") from error

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from convnet import files
 from convnet.errors import DataError, UsageError, unknown
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.googlenet import GoogLeNet
@@ -174,9 +175,10 @@ def classes_of(path: Path | None, n: int, own: tuple[str, ...] | None, report: R
         report.notes.append(f'the classes are called "0" to "{n - 1}": no file with their names was given (--classes)')
         return tuple(str(k) for k in range(n))
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = files.read(path, files.TEXT).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if all(len(line) > 9 and line[0] == "n" and line[1:9].isdecimal() and line[9] in " \t" for line in lines):
         lines = [line[:9] for line in lines]
         report.notes.append(f"{path.name} is read as synset_words.txt: the classes are called by the first words")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from convnet.errors import DataError
+from convnet.files import regular
 from convnet.pickles import Global, Machine, RefusedError
 from convnet.weights.archives import MAX_TENSORS, zip_errors
 from convnet.weights.found import Found, Part
@@ -116,7 +117,7 @@ def read_torch(path: Path) -> list[Part]:
 
     Raises: DataError for everything else, with the reason: a name that isn't allowed, an object that is no tensor.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         is_zip = file.read(4) == b"PK\x03\x04"  # what torch goes by
     try:
         content, places = _read_zip(path) if is_zip else _read_legacy(path)
@@ -171,7 +172,7 @@ def _place(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, int]
 
 def _read_legacy(path: Path) -> tuple[Any, _Places]:
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         stream = io.BytesIO(file.read(MAX_PICKLE))
         if _machine().run(stream) != LEGACY_MAGIC:
             raise DataError("a pickle, but not a file of torch.save")
