@@ -83,6 +83,7 @@ def ready(pictures: Path, run: Command, tmp_path: Path, monkeypatch: pytest.Monk
             (tmp_path / "twice.c").write_text(C, encoding="utf-8")
             monkeypatch.setattr(compiled, "SOURCES", (tmp_path / "twice.c",))
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "place" / "made"))
+            monkeypatch.delenv("CONVNET_KERNELS", raising=False)
             return Ready(verb, tmp_path / "place", compile_c, compile_c)
         for earlier, name in (("prepare", "store"), ("train", "run")):
             if verb != "prepare" and earlier != verb:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,9 +282,10 @@ class FullDisk:
         for name in ("fsync", "replace", "pwrite"):
             patch.setattr(os, name, self.failing(getattr(os, name)))
 
-        def opened(path: Path, mode: str = "r") -> object:
-            file = self.failing(real_open)(path, mode) if "w" in mode else real_open(path, mode)
-            return FullFile(file, self) if "w" in mode else file
+        def opened(path: Path, mode: str = "r", **more: Any) -> object:
+            if not set(mode) & set("wxa"):
+                return real_open(path, mode, **more)
+            return FullFile(self.failing(real_open)(path, mode, **more), self)
 
         patch.setattr(files, "open", opened, raising=False)
 
