@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -227,6 +228,22 @@ def test_bfloat16_is_close_to_float32(name: str, init: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = net(images)
     assert float((rough.float() - exact).norm() / exact.norm()) < 0.02
+
+
+WITHOUT_WEIGHTS = """
+import sys, torch
+from convnet.nets import MODELS
+with torch.device("meta"):
+    for make in MODELS.values():
+        make()
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_nets_without_weights_load_no_compiler() -> None:
+    """A checkpoint's shapes are compared with those of such a net, in every command; torch's compiler takes 2 s."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_WEIGHTS], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("name", {type(shapes_of(name)).__module__: name for name in NAMES}.values())  # one a file

@@ -324,10 +324,13 @@ class SparseConv2d(nn.Module):
         self.register_buffer("outputs", pairs[:, 0], persistent=False)
         self.register_buffer("inputs", pairs[:, 1], persistent=False)
         self.dense_shape = (len(table), maps, size, size)
-        bounds = torch.tensor([1 / math.sqrt(len(inputs) * size**2) for inputs in table])
-        of_weights = bounds[self.outputs][:, None, None]
-        self.weight = nn.Parameter(of_weights * torch.empty(len(pairs), size, size).uniform_(-1, 1))
-        self.bias = nn.Parameter(bounds * torch.empty(len(table)).uniform_(-1, 1))
+        self.weight = nn.Parameter(torch.empty(len(pairs), size, size))
+        self.bias = nn.Parameter(torch.empty(len(table)))
+        parts = self.weight.detach().split([len(inputs) for inputs in table])
+        for inputs, weight, bias in zip(table, parts, self.bias.detach().split(1), strict=True):
+            bound = 1 / math.sqrt(len(inputs) * size**2)
+            weight.uniform_(-bound, bound)  # in place: arithmetic on the meta device loads torch's compiler, 2 s
+            bias.uniform_(-bound, bound)
 
     def dense(self) -> Tensor:
         """The kernel as an ordinary convolution's, zero where there is no connection."""
