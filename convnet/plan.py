@@ -1,6 +1,5 @@
 """What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -86,7 +85,7 @@ def _forget_unpacked(store: Path) -> None:
 
 
 def _say_what_was_odd(store: Store, progress: Progress) -> None:
-    rows = [json.loads(line) for line in store.read_file("left_out.jsonl").splitlines()]
+    rows = store.left_out()
     for row in rows[:TOLD]:
         progress.note(f"{row['status']}: {row['key']}: {row['reason']}")
     if len(rows) > TOLD:

@@ -162,8 +162,7 @@ def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
 def _fit(made: store.Store) -> store.Store:
     """The store, if its classes are fit. Raises: DataError; the store stays, as its list says what failed and why."""
     numbers = {name: split["per_class"] for name, split in made.header["splits"].items()}
-    left_out = [json.loads(line) for line in made.read_file("left_out.jsonl").splitlines()]
-    refuse_unfit(made.header["source"]["name"], made.classes, numbers, _first_failed(left_out))
+    refuse_unfit(made.header["source"]["name"], made.classes, numbers, _first_failed(made.left_out()))
     return made
 
 

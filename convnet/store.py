@@ -14,6 +14,7 @@ records' hashes cover a whole shard.
 import hashlib
 import io
 import json
+import math
 import mmap
 from collections.abc import Sequence
 from copy import copy
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from convnet import files
+from convnet import files, strictjson
 from convnet.decode import BadPicture, decode_stored
 from convnet.errors import DataError, UsageError, unknown
 from convnet.scale import Fit
@@ -53,6 +54,7 @@ ROW = np.dtype(
         ("sha256", "u1", (32,)),  # of the record: looked at by `convnet check`
     ]
 )
+LEFT_OUT = {"status", "key", "reason"}
 Pixels = NDArray[np.uint8]
 
 
@@ -189,6 +191,17 @@ class Store:
             raise DataError(f"{path} is damaged: its sha256 does not match; prepare the store again")
         return data
 
+    def left_out(self) -> list[dict[str, str]]:
+        """What preparation skipped, could not use, or found odd: its status, key and reason. Raises: DataError."""
+        name = "left_out.jsonl"
+        try:
+            rows = [strictjson.parse(line) for line in self.read_file(name).splitlines()]
+            if any(row.keys() != LEFT_OUT or not all(isinstance(x, str) for x in row.values()) for row in rows):
+                raise ValueError(f"a row of other names than {', '.join(sorted(LEFT_OUT))}")
+        except ValueError as error:
+            raise DataError(f"{self.path / name} is damaged: {error}; prepare the store again") from error
+        return rows
+
     def describe(self) -> str:
         """One line for people."""
         parts = ", ".join(f"{name} {split.n:,}" for name, split in self.splits.items())
@@ -224,7 +237,14 @@ class Split:
     @cached_property
     def keys(self) -> list[str]:
         """The pictures' names in the source."""
-        return read_keys(self.store.read_file(f"{self.name}.keys.jsonl"))
+        file = f"{self.name}.keys.jsonl"
+        try:
+            names = read_keys(self.store.read_file(file))
+        except ValueError as error:
+            raise DataError(f"{self.store.path / file} is no list of keys: {error}; prepare the store again") from error
+        if len(names) != self.n:
+            raise DataError(f"{self.store.path / file} has {len(names):,} keys of {self.n:,}; prepare the store again")
+        return names
 
     def payload(self, i: int) -> Pixels:
         """The bytes of picture i's member, mapped, not copied.
@@ -310,13 +330,13 @@ class Split:
 
 def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> NDArray[Any]:
     """A .npy file of a store, which must hold an array of this shape: a stranger's could claim any."""
-    data = io.BytesIO(store.read_file(name))
-    try:
-        if npy.read_magic(data) != (1, 0) or npy.read_array_header_1_0(data) != (shape, False, dtype):
-            raise ValueError
-        return np.frombuffer(data.getbuffer()[data.tell() :], dtype).reshape(shape)
-    except ValueError:
-        raise DataError(f"{store.path / name} has an unknown layout; prepare the store again") from None
+    data = store.read_file(name)
+    begin = 10 + int.from_bytes(data[8:10], "little")
+    header = f"{{'descr': {npy.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if data[:8] != b"\x93NUMPY\x01\0" or data[10:begin].rstrip() != header or len(data) != begin + n_bytes:
+        raise DataError(f"{store.path / name} has an unknown layout; prepare the store again")
+    return np.frombuffer(data, dtype, offset=begin).reshape(shape)
 
 
 def _check_rows(store: Store, split: str, rows: NDArray[Any]) -> None:
@@ -364,8 +384,11 @@ def index_files(split: str, rows: list[tuple[Any, ...]], keys: list[str]) -> dic
 
 
 def read_keys(data: bytes) -> list[str]:
-    """The names in a key list."""
-    return [json.loads(line) for line in data.splitlines()]
+    """The names in a key list. Raises: ValueError when it is none."""
+    names = [strictjson.value(line) for line in data.splitlines()]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("a key is no text")
+    return names
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:

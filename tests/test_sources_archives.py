@@ -379,7 +379,7 @@ def test_a_shard_of_our_own_store(tmp_path: Path, digits: Store) -> None:
         (np.zeros((2, 2, 3), np.float32), "a .npy of float32"),
         (np.zeros((2, 2, 4), np.uint8), r"a .npy of uint8 \(2, 2, 4\)"),
         (np.zeros((0, 2, 3), np.uint8), "a .npy of uint8"),
-        (None, "a damaged .npy"),
+        (None, "a .npy that isn't read: not a numpy array"),
     ],
 )
 def test_arrays_that_are_no_pictures(tmp_path: Path, array: np.ndarray | None, text: str) -> None:

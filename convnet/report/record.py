@@ -3,7 +3,6 @@
 Nothing here is needed: what is missing or damaged is named in `missing`, and the rest is told.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,9 +174,8 @@ def left_out(record: Record) -> list[dict[str, str]]:
     if record.store is None:
         return []
     try:
-        lines = record.store.read_file("left_out.jsonl").splitlines()
-        return [{name: str(value) for name, value in json.loads(line).items()} for line in lines]
-    except (ConvnetError, ValueError, AttributeError) as error:
+        return record.store.left_out()
+    except ConvnetError as error:
         record.missing.append(f"the list of pictures that were left out: {error}")
         return []
 

@@ -10,9 +10,10 @@ numbers are ordered as numbers. convnet's own shards are such tars (docs/store.m
 
 import io
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convnet import npy
 from convnet.containers import BadPicture
-from convnet.errors import UsageError
+from convnet.errors import DataError, UsageError
 from convnet.sources.listing import (
     SPELLINGS,
     Entry,
@@ -227,17 +229,11 @@ def _read(entry: Entry) -> bytes | NDArray[np.uint8]:
 def _pixels(data: bytes) -> NDArray[np.uint8]:
     """The picture of a .npy member. Raises: BadPicture when it is no uint8 array (H, W, 3) or (H, W)."""
     stream = io.BytesIO(data)
-    readers: dict[tuple[int, int], Callable[..., Any]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     try:
-        shape, fortran, dtype = readers[np.lib.format.read_magic(stream)](stream)
-    except (ValueError, KeyError, SyntaxError, TypeError) as error:
-        raise BadPicture("a damaged .npy") from error
-    size = 1
-    for length in shape:
-        size *= length
+        shape, dtype, fortran = npy.read_header(stream)
+    except DataError as error:
+        raise BadPicture(f"a .npy that isn't read: {error}") from error
+    size = math.prod(shape)
     if dtype != np.uint8 or shape[2:] not in ((), (3,)) or len(shape) < 2 or size < 1:
         raise BadPicture(f"a .npy of {dtype} {shape}; pictures are uint8 (H, W, 3) or (H, W)")
     if size != len(data) - stream.tell():

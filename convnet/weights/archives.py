@@ -1,29 +1,24 @@
 """What tensors do the files of numpy and safetensors hold? `torch_files.py` reads PyTorch's."""
 
 import math
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet import tensors
+from convnet import npy, tensors
 from convnet.errors import DataError
 from convnet.files import CHUNK, regular
 from convnet.weights.found import Found
 
 MAX_TENSORS = 10_000
-MAX_HEADER = 10_000  # bytes of the header of an array
-HEADER = re.compile(
-    r"\{'descr': '([<|])([fiu])([1248])', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\),? *\} *\n?"
-)
 
 
 def read_safetensors(path: Path) -> list[Found]:
@@ -69,7 +64,7 @@ def read_npz(path: Path) -> list[Found]:
 def read_npy(path: Path) -> NDArray[Any]:
     """The array of a `.npy`. Raises: DataError, OSError."""
     with open(path, "rb", opener=regular) as file:
-        shape, dtype, fortran = _array_header(file)
+        shape, dtype, fortran = npy.read_header(file)
         rest = path.stat().st_size - file.tell()
         if rest != math.prod(shape) * dtype.itemsize:
             raise DataError(f"an array of shape {shape} can't have {rest:,} bytes")
@@ -105,7 +100,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Fo
         raise DataError("a name in it is no printable text")
     with archive.open(member) as file:
         try:
-            shape, dtype, fortran = _array_header(file)
+            shape, dtype, fortran = npy.read_header(file)
         except DataError as error:
             raise DataError(f"{name!r}: {error}") from error
         begin, n_bytes = file.tell(), math.prod(shape) * dtype.itemsize
@@ -126,21 +121,3 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Fo
         return torch.from_numpy(np.ascontiguousarray(array))
 
     return Found(name, shape, dtype.name, read)
-
-
-def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """(shape, dtype, whether columns come first) of an array's file. Only numbers in little-endian order are read."""
-    start = file.read(8)
-    if start[:6] != b"\x93NUMPY" or start[6:7] not in (b"\x01", b"\x02", b"\x03"):
-        raise DataError("not a numpy array")
-    length = int.from_bytes(file.read(2 if start[6] == 1 else 4), "little")
-    header = file.read(min(length, MAX_HEADER + 1)).decode("latin-1")
-    if not (match := HEADER.fullmatch(header)):
-        raise DataError(f"an array of this kind isn't read, only little-endian numbers: {header.strip()[:80]!r}")
-    order, kind, width, fortran, sides = match.groups()
-    if (kind, width) == ("f", "1") or (order == "|") != (width == "1"):
-        raise DataError(f"an array of type {order}{kind}{width}")
-    shape = tuple(int(side) for side in sides.replace(",", " ").split()) if len(sides) < 200 else ()
-    if len(shape) > 8 or math.prod(shape) > 1 << 40:
-        raise DataError(f"an array of shape {shape}")
-    return shape, np.dtype(f"{order}{kind}{width}"), fortran == "True"
