@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 import caffe_writer
-from convnet import answers, checkpoint, preprocess, report, tensors
+from convnet import answers, checkpoint, predict, preprocess, report, tensors
 from convnet.check import check_store
-from convnet.decode import BadPicture, decode
+from convnet.decode import BadPicture
 from convnet.errors import DataError
 from convnet.export import export
 from convnet.fuse import rows
@@ -36,11 +36,11 @@ from convnet.recipe import load_recipe, to_toml
 from convnet.report import record
 from convnet.sources import open_source
 from convnet.store import Store
-from convnet.weights import archives, caffe, read_weights
-from convnet.weights.found import Found
-from convnet.weights.pictures import classes_of
+from convnet.views import Look
+from convnet.weights import _read as tensors_in
+from convnet.weights import read_weights
+from convnet.weights.pictures import classes_of, mean_of
 from convnet.weights.report import Report
-from convnet.weights.torch_files import read_torch
 from pictures import encoded, photo
 from test_checkpoint import PLAIN, forged, parts, small
 from test_digests import answered, source
@@ -66,14 +66,11 @@ LAYERS = {"conv1": [RNG.normal(size=(2, 2, 5, 5)), RNG.normal(size=2)], "fc": [R
 WEIGHTS = {"conv1.weight": torch.ones(2, 3, 3, 3), "conv1.bias": torch.zeros(2)}
 
 
-def taken(found: Iterable[Found]) -> None:
-    for each in found:
-        each.read()
-
-
-def taken_of_torch(path: Path) -> None:
-    for part in read_torch(path):
-        taken(part.tensors)
+def imported(path: Path) -> None:
+    """Every tensor, as `convnet import` takes them."""
+    for part in tensors_in(path):
+        for each in part.tensors:
+            each.read()
 
 
 def saved(save: Callable[[io.BytesIO], object]) -> bytes:
@@ -297,7 +294,10 @@ def of_picture(kind: str, options: dict[str, object], _: Path) -> bytes:
 
 
 def read_picture(path: Path) -> None:
-    decode(path.read_bytes())
+    """As `convnet predict` does."""
+    told = predict._read(path, (Look("single", 16),), "crop")
+    if isinstance(told, str):
+        raise BadPicture(told)
 
 
 def with_crcs(path: Path, data: bytes) -> None:
@@ -325,23 +325,23 @@ PICTURES: dict[str, tuple[str, dict[str, object]]] = {
 }
 WNIDS = ("n01440764", "n01443537", "n01484850")
 SYNSETS = b"n01440764 tench, Tinca tinca\nn01443537 goldfish\nn01484850 great white shark\n"
-GZ = ".gz"
+GZ, MEAN = ".gz", partial(mean_of, size=4)
 
 READERS = {
-    "caffemodel, V1": Reader("a", lambda _: caffe_writer.net(LAYERS, 1), lambda path: taken(caffe.read_net(path))),
-    "caffemodel, V2": Reader("a", lambda _: caffe_writer.net(LAYERS, 2, packed=False, legacy=True),
-                             lambda path: taken(caffe.read_net(path))),
-    "caffemodel, double": Reader("a", lambda _: caffe_writer.net(LAYERS, 2, double=True),
-                                 lambda path: taken(caffe.read_net(path))),
-    "binaryproto": Reader("a", lambda _: caffe_writer.blob(np.ones((1, 3, 4, 4))), caffe.read_mean),
-    "npy": Reader("a", lambda _: saved(lambda file: np.save(file, np.ones((3, 4, 4), "f4"))), archives.read_npy),
-    "npz": Reader("a", lambda _: saved(lambda file: np.savez(file, w=np.ones((2, 3)), b=np.ones(2, "f4"))),
-                  lambda path: taken(archives.read_npz(path))),
-    "safetensors": Reader("a", safetensors, lambda path: taken(archives.read_safetensors(path))),
+    "caffemodel, V1": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 1), imported),
+    "caffemodel, V2": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 2, packed=False, legacy=True),
+                             imported),
+    "caffemodel, double": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 2, double=True),
+                                 imported),
+    "binaryproto": Reader("a.binaryproto", lambda _: caffe_writer.blob(np.ones((1, 3, 4, 4))), MEAN),
+    "npy": Reader("a.npy", lambda _: saved(lambda file: np.save(file, np.ones((3, 4, 4), "f4"))), MEAN),
+    "npz": Reader("a.npz", lambda _: saved(lambda file: np.savez(file, w=np.ones((2, 3)), b=np.ones(2, "f4"))),
+                  imported),
+    "safetensors": Reader("a.safetensors", safetensors, imported),
     "safetensors of ours": Reader("b.safetensors", exported, read_weights, with_tensors),
-    "pth": Reader("a.pth", lambda _: of_torch(True), taken_of_torch),
-    "pth's program": Reader("a.pth", program, taken_of_torch, with_storages),
-    "pth, legacy": Reader("a.pth", lambda _: of_torch(False), taken_of_torch),
+    "pth": Reader("a.pth", lambda _: of_torch(True), imported),
+    "pth's program": Reader("a.pth", program, imported, with_storages),
+    "pth, legacy": Reader("a.pth", lambda _: of_torch(False), imported),
     "checkpoint": Reader("a.ckpt", saved_small, checkpoint.load),
     "checkpoint's header": Reader("a.ckpt", of_net, lambda path: checkpoint.rebuild(checkpoint.load(path)),
                                   lambda path, data: path.write_bytes(

@@ -88,8 +88,8 @@ def peak() -> int | None:
     return most
 
 
-def attack(name: str, folder: Path, n: int) -> None:
-    """`n` mutated files for one reader."""
+def attack(name: str, folder: Path, n: int) -> Path:
+    """`n` mutated files for one reader; gives their place."""
     reader, choice, n_refused, longest = READERS[name], random.Random(name), 0, 0.0
     whole, path = made(reader, folder)
     peak()
@@ -111,11 +111,22 @@ def attack(name: str, folder: Path, n: int) -> None:
     assert longest < 5  # a hang, not a figure
     if before is not None and after is not None:
         assert after - before < 2 * len(whole) + MOST
+    return path
+
+
+def refuse_what_is_no_file(name: str, path: Path) -> None:
+    """A pipe without a writer, and a device without an end, in the file's place."""
+    for put in (os.mkfifo, lambda place: os.symlink("/dev/zero", place)):
+        path.unlink()
+        put(path)
+        with patience(name), pytest.raises(OURS):
+            READERS[name].read(path)
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_mutated_files_are_read_or_refused_by_our_own_errors(name: str, tmp_path: Path, capfd) -> None:
-    attack(name, tmp_path, 60)
+def test_mutated_files_pipes_and_devices_end_in_our_own_errors(name: str, tmp_path: Path, capfd) -> None:
+    path = attack(name, tmp_path, 60)
+    refuse_what_is_no_file(name, path)
 
 
 @pytest.mark.large

@@ -254,3 +254,8 @@ def test_settings():
 def test_wrong_settings(setting, text):
     with pytest.raises(UsageError, match=text):
         with_settings(Recipe(), [setting])
+
+
+def test_an_option_of_what_was_set_to_no_table_is_refused():
+    with pytest.raises(UsageError, match="setting 'net_options.b=1': net_options was set to \"a\" before"):
+        with_settings(Recipe(), ["net_options=a", "net_options.b=1"])

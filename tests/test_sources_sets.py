@@ -228,24 +228,6 @@ def test_labels_and_names_that_would_print_for_ever(tmp_path: Path) -> None:
         open_source(tmp_path / "b")
 
 
-def test_mutated_batches(tmp_path: Path) -> None:
-    write_cifar10(tmp_path / "b", 2)
-    path, choice = tmp_path / "b/data_batch_1", random.Random(0)
-    data = path.read_bytes()
-    small = [n for n in range(len(data)) if n < 300 or n > len(data) - 200]
-    n_refused = 0
-    for _ in range(400):
-        copy = bytearray(data)
-        for _ in range(choice.choice((1, 2, 8))):
-            copy[choice.choice(small)] = choice.randrange(256)
-        path.write_bytes(copy[: choice.choice((len(copy), choice.randrange(len(copy))))])
-        try:
-            open_source(tmp_path / "b")
-        except ConvnetError:
-            n_refused += 1
-    assert n_refused > 200
-
-
 def test_cifar_files_of_the_wrong_length_or_label(tmp_path: Path) -> None:
     write_cifar10(tmp_path / "b", None)
     path = tmp_path / "b/data_batch_2.bin"
@@ -372,22 +354,6 @@ def test_torchvisions_roots(tmp_path: Path) -> None:
     (root / "cifar-100-python").mkdir()
     with pytest.raises(UsageError, match=r"cifar-10-batches-py, cifar-100-python; point"):
         open_source(root)
-
-
-def test_mutated_idx(tmp_path: Path) -> None:
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(2, np.uint8)))
-    for data, name in (
-        (idx(np.zeros((2, 4, 4), np.uint8)), ""),
-        (gzip.compress(idx(np.zeros((2, 4, 4), np.uint8))), ".gz"),
-    ):
-        path, choice = tmp_path / f"train-images-idx3-ubyte{name}", random.Random(0)
-        for _ in range(300):
-            copy = bytearray(data)
-            copy[choice.randrange(len(copy))] = choice.randrange(256)
-            path.write_bytes(copy[: choice.choice((len(copy), choice.randrange(len(copy))))])
-            with suppress(ConvnetError):
-                open_source(tmp_path)
-        path.unlink()
 
 
 WNIDS = ("n00000007", "n00000003", "n00000005")  # in devkit order 1, 2, 3: not sorted

@@ -198,28 +198,11 @@ def test_no_bit_of_the_names_by_which_a_file_is_known_passes_in_silence(tmp_path
 def test_metadata_of_a_stranger_are_held_against_their_rules(tmp_path: Path) -> None:
     export(kept_of("nin_small", done_of(32, 0, 32, None)), tmp_path / "a.safetensors")
     assert read_weights(changed(tmp_path / "a.safetensors", preprocessing=pictures()))[0].preprocessing.scale == 1
+    assert any("it has no sha256" in note for note in read_weights(changed(tmp_path / "a.safetensors"))[1].notes)
     for text, values in BAD.items():
         with pytest.raises(DataError, match=text) as caught:
             read_weights(changed(tmp_path / "a.safetensors", **values))
         assert str(caught.value).startswith(f"{tmp_path / 'bad.safetensors'}"), text
-
-
-def test_mutated_metadata_only_raise_our_error(tmp_path: Path) -> None:
-    export(CASES["grey, an option"](), tmp_path / "a.safetensors")
-    metadata = archives.read_metadata(tmp_path / "a.safetensors")
-    assert any("it has no sha256" in note for note in read_weights(changed(tmp_path / "a.safetensors"))[1].notes)
-    del metadata["sha256"]
-    draw, n_refused = random.Random(1), 0
-    odd = [*'{}[]",:0-e', "null", "true", "1e308", "9" * 30, "\\u0000", "\x00", "é", '"x"', "[1]", '{"a": 1}']
-    for _ in range(300):
-        name = draw.choice(list(metadata))
-        begin = draw.randrange(len(metadata[name]))
-        text = metadata[name][:begin] + draw.choice(odd) + metadata[name][begin + draw.randint(0, 3) :]
-        try:
-            read_weights(changed(tmp_path / "a.safetensors", **{name: text}))
-        except DataError:
-            n_refused += 1
-    assert 150 < n_refused < 300
 
 
 def test_the_command_needs_no_net(
