@@ -3,7 +3,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
 import struct
 import tracemalloc

@@ -1,7 +1,6 @@
 """Each kind of picture against its pixels as they were made; each kind of damage against its reason."""
 
 import io
-import random
 import struct
 import threading
 import warnings

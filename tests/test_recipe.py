@@ -257,5 +257,5 @@ def test_wrong_settings(setting, text):
 
 
 def test_an_option_of_what_was_set_to_no_table_is_refused():
-    with pytest.raises(UsageError, match="setting 'net_options.b=1': net_options was set to \"a\" before"):
+    with pytest.raises(UsageError, match=r"setting 'net_options\.b=1': net_options was set to \"a\" before"):
         with_settings(Recipe(), ["net_options=a", "net_options.b=1"])

@@ -4,19 +4,17 @@ import gzip
 import io
 import json
 import os
-import random
 import struct
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from convnet.decode import BadPicture
-from convnet.errors import ConvnetError, DataError, UsageError
+from convnet.errors import DataError, UsageError
 from convnet.sources import Source, open_source
 from convnet.store import Store
 from test_sources_sets import NAMES, labels, picture, pictures, tar_bytes, write_cifar10

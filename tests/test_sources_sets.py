@@ -4,12 +4,10 @@ import gzip
 import io
 import os
 import pickle
-import random
 import struct
 import subprocess
 import sys
 import tarfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnet.errors import ConvnetError, DataError, UsageError
+from convnet.errors import DataError, UsageError
 from convnet.sources import Source, open_source
 from convnet.sources.pickles import Array, read_pickle
 

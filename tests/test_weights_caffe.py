@@ -1,10 +1,7 @@
 """Caffe's files: read as an independent writer writes them, mutated, and with real weights on real photos."""
 
 import os
-import random
-import resource
 import struct
-import time
 from pathlib import Path
 
 import numpy as np

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from convnet.export import export
 from convnet.nets import create_model
 from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
-from convnet.weights import archives, read_weights
+from convnet.weights import read_weights
 
 COLOUR = np.asarray((123.68, 116.779, 103.939), np.float32)
 

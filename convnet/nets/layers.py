@@ -326,11 +326,12 @@ class SparseConv2d(nn.Module):
         self.dense_shape = (len(table), maps, size, size)
         self.weight = nn.Parameter(torch.empty(len(pairs), size, size))
         self.bias = nn.Parameter(torch.empty(len(table)))
-        parts = self.weight.detach().split([len(inputs) for inputs in table])
-        for inputs, weight, bias in zip(table, parts, self.bias.detach().split(1), strict=True):
+        weight, bias, first = self.weight.detach(), self.bias.detach(), 0
+        for number, inputs in enumerate(table):
             bound = 1 / math.sqrt(len(inputs) * size**2)
-            weight.uniform_(-bound, bound)  # in place: arithmetic on the meta device loads torch's compiler, 2 s
-            bias.uniform_(-bound, bound)
+            weight[first : first + len(inputs)].uniform_(-bound, bound)  # arithmetic on the meta device would load
+            bias[number].uniform_(-bound, bound)  # torch's compiler, 2 s
+            first += len(inputs)
 
     def dense(self) -> Tensor:
         """The kernel as an ordinary convolution's, zero where there is no connection."""

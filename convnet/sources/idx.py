@@ -84,7 +84,7 @@ def _classes(where: Path, prefix: str, labels: list[int]) -> tuple[dict[int, int
     """
     path = where / f"{prefix}mapping.txt"
     names, notes = {label: str(label) for label in labels}, []
-    if path.is_file():
+    if os.path.lexists(path):
         names = _mapping(path)
         if lacking := [label for label in labels if label not in names]:
             raise DataError(f"{shown(path)} lacks the label {lacking[0]}, which pictures have; get it again")
