@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,7 +80,7 @@ def prepare(
     with files.lock(path, "preparing"):
         if store.is_store(path):  # by a process that was killed, or finished, just after it
             found = _finished(path, listing, progress)
-            shutil.rmtree(path / WORK, ignore_errors=True)
+            unfinished.end(path)
             return _fit(found)
         unfinished.begin(path, _plan(jobs, listing))
         # Pillow keeps its memory blocks: 120 page faults fewer a picture
@@ -294,7 +293,7 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
         "files": shards | store.write_files(path, contents),
     }
     files.write_atomic(path / "store.json", store.header_bytes(header))
-    shutil.rmtree(path / WORK, ignore_errors=True)
+    unfinished.end(path)
     return store.Store(path)
 
 

@@ -7,6 +7,7 @@ sha256, and the trailer. What is damaged is thrown away and made anew, so damage
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,6 +53,14 @@ class Part:
     def n_bytes(self) -> int:
         """The bytes of the shard without its trailer."""
         return sum(row[2] for row in self.rows)
+
+
+def end(path: Path) -> None:
+    """Removes what a finished store needs no more. Raises: DiskError; the store is whole then, and the same command
+    tries again."""
+    with files.disk_errors(path / WORK):
+        if (path / WORK).exists():
+            shutil.rmtree(path / WORK)
 
 
 def begin(path: Path, plan: str) -> None:
