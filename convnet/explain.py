@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from convnet.errors import UsageError, unknown
 from convnet.nets import MODELS, SMALL_SETS, check_options, list_models, recipe_of
@@ -46,18 +47,32 @@ class Difference:
     source: str
 
 
+class _Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of convolutions and matrix products. torch's FlopCounterMode does as much, but loads
+    torch's compiler first, which takes as long as a short training's start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(func._overloadpacket):
+            self.multiply_adds += formula(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+
 class _Stages(dict[str, Tensor]):
     """What a net fills with its stages; notes the operations between one stage and the next."""
 
-    def __init__(self, counter: FlopCounterMode) -> None:
+    def __init__(self, counter: _Counter) -> None:
         super().__init__()
         self.counter, self.before = counter, 0
         self.multiply_adds: dict[str, int] = {}
 
     def __setitem__(self, stage: str, x: Tensor) -> None:
-        total = self.counter.get_total_flops()
-        self.multiply_adds[stage] = (total - self.before) // 2
-        self.before = total
+        self.multiply_adds[stage] = self.counter.multiply_adds - self.before
+        self.before = self.counter.multiply_adds
         super().__setitem__(stage, x)
 
 
@@ -69,7 +84,7 @@ def layer_table(net: Net) -> list[Layer]:
     """
     bare = on_meta(net)
     images = torch.empty(1, net.in_channels, net.input_size, net.input_size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _Counter() as counter:
         stages = _Stages(counter)
         bare(images, stages)
     counts = dict.fromkeys(stages, 0)

@@ -172,7 +172,7 @@ class Store:
     @cached_property
     def mean_picture(self) -> NDArray[np.float32]:
         """float32 (size, size, 3), 0..255."""
-        return _array(self, "mean.npy", (self.size, self.size, 3), np.dtype(np.float32))
+        return _array(self, "mean.npy", (self.size, self.size, 3), np.dtype(np.float32)).copy()  # torch wants to write
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -269,6 +269,7 @@ def test_flips_in_two_pictures_and_the_trailer_are_all_named(made: Store, tmp_pa
 def read_small_files(path: Path) -> None:
     store = Store(path)
     assert store.mean_picture.shape == (SIZE, SIZE, 3)
+    assert store.mean_picture.flags.writeable  # else torch warns where it becomes a tensor
     assert all(len(split.keys) == split.n for split in store.splits.values())
     store.read_file("left_out.jsonl")
 

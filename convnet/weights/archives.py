@@ -118,6 +118,6 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Fo
         if rest:
             raise DataError(f"{name!r}: the file ends within it")
         array = numbers.reshape(shape, order="F" if fortran else "C")
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
     return Found(name, shape, dtype.name, read)
