@@ -47,12 +47,12 @@ class Difference:
     source: str
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the multiply-adds of convolutions and matrix products. torch's FlopCounterMode does as much, but loads
     torch's compiler first, which takes as long as a short training's start."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
