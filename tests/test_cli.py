@@ -319,6 +319,44 @@ def test_names_can_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "?[31mred????next\n"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is drawn anew in place, names can't move the cursor, and in the end it is gone and the cursor back."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    for name, value in {"TERM": "xterm", "COLUMNS": "120", "NO_COLOR": ""}.items():
+        monkeypatch.setenv(name, value)
+    with terminal.shown(quiet=False) as progress:
+        progress.start("epoch 2/3", 2000, done=1000)
+        progress.update(1500, loss="0.4", name="\x1b[31mred")
+        progress.note("a note")
+        progress.warn("a warning")
+    said = screen.getvalue()
+    assert re.search(
+        "epoch 2/3  ━━━━━━━━━···  1,500/2,000  [0-9:]+ left  [0-9,]+ pictures/s  loss 0.4  name .\\[31mred", said
+    )
+    assert "\x1b[31mred" not in said
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", said).splitlines()]
+    assert {"a note", "warning: a warning"} <= set(lines)
+    assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1
+    assert said.endswith("\x1b[2K"), "the line is not wiped"
+
+
+@pytest.mark.parametrize(("quiet", "kind"), [(True, terminal.Quiet), (False, terminal.Lines)])
+def test_in_a_pipe_there_are_lines_and_asked_to_be_quiet_only_warnings(
+    quiet: bool, kind: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with terminal.shown(quiet) as progress:
+        assert type(progress) is kind
+        progress.note("a note")
+        progress.warn("a warning")
+    assert capsys.readouterr().err == ("" if quiet else "a note\n") + "warning: a warning\n"
+
+
 def test_plain_lines_tell_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from conftest import square
 from convnet import device, preprocess
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluate import MATRIX, Scores, evaluate, rank
+from convnet.evaluate import MATRIX, Scores, evaluate, interval, rank
 from convnet.look.confusion import draw_confusion
 from convnet.nets import create_model
 from convnet.predict import predict
@@ -84,6 +84,17 @@ def test_top5_of_many_classes_and_ties() -> None:
     scores = Scores("single", "test", tuple("abcdefghijkl"), labels, posteriors.argmax(1), ranks, 0.0)
     expected = [label not in np.argsort(-row, kind="stable")[:5] for row, label in zip(posteriors, labels, strict=True)]
     assert scores.top5 == np.mean(expected) > 0
+
+
+@pytest.mark.parametrize("n", [1, 7, 359, 50_000])
+def test_wilsons_interval_is_where_the_normal_test_stops_rejecting(n: int) -> None:
+    """Its ends are the rates p whose distance from the measured one is 1.96 sqrt(p (1 - p) / n)."""
+    for wrong in {0, 1, n // 3, n}:
+        for end in interval(wrong / n, n):
+            distance = 1.959964 * np.sqrt(end * (1 - end) / n)
+            assert abs(end - wrong / n) == pytest.approx(distance, rel=1e-6, abs=1e-7)
+    low, high = interval(0.25, n)
+    assert 0 < low < 0.25 < high < 1
 
 
 def test_of_many_classes_the_matrix_is_told_by_its_entries() -> None:

@@ -82,11 +82,22 @@ def test_what_is_drawn_for_a_picture_depends_on_seed_epoch_and_picture_alone(pho
     )
     np.testing.assert_array_equal(together.colour[1], alone.colour[0])
     many = np.arange(200)
+    before = augment.draw(RECIPE, photos.statistics, 4, many)
     for other in (
         augment.draw(RECIPE, photos.statistics, 5, many),
         augment.draw(replace(RECIPE, seed=4), photos.statistics, 4, many),
     ):
-        assert (other.tops != augment.draw(RECIPE, photos.statistics, 4, many).tops).any()
+        assert abs(np.corrcoef(other.tops, before.tops)[0, 1]) < 0.25
+        assert abs(np.corrcoef(other.lefts, before.lefts)[0, 1]) < 0.25
+        assert 0.35 < (other.mirrored == before.mirrored).mean() < 0.65
+        assert abs(np.corrcoef(other.colour[:, 0], before.colour[:, 0])[0, 1]) < 0.25
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(photos: Store) -> None:
+    order = loader(photos).order(1)
+    assert sorted(order) == list(range(90))
+    for other in (loader(photos).order(2), loader(photos, replace(RECIPE, seed=4)).order(1), np.arange(90)):
+        assert (order == other).mean() < 0.1
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -347,6 +347,40 @@ def test_alexnet_drops_half_of_the_hidden_units_in_training_only() -> None:
         assert torch.equal(net(images), net(images))
 
 
+HIDDEN = [(0.5, (4096,)), (0.5, (4096,))]  # the inputs of the last two fully connected layers: AlexNet 4.2
+HEADS = [(0.7, (1024,)), (0.7, (1024,))]  # the auxiliary heads: GoogLeNet section 5; the last layer has 40 % there
+DROPOUT: dict[str, list[tuple[float, tuple[int, ...]]]] = {
+    **{name: [] for name in ("lenet5", "alexnet_bn", "nin_small", *list_models("cifar_*"))},
+    "alexnet_owt": [(0.5, (256, 6, 6)), (0.5, (4096,))],  # as torchvision's: the inputs of the first two
+    "alexnet_no_exchange_2012": [(0.5, (8192,)), (0.5, (4096,))],
+    "nin_cifar10": [(0.5, (96, 16, 16)), (0.5, (192, 8, 8))],  # after all blocks but the last: NIN section 4.1
+    "nin_imagenet": [(0.5, (384, 6, 6))],
+    "googlenet": [*HEADS, (0.4, (1024,))],
+    "googlenet_caffe": [*HEADS, (0.4, (1024,))],
+    "googlenet_bn": [*HEADS, (0.2, (1024,))],
+}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_what_is_dropped_and_where(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(probability, shape of a picture's activation), in training only."""
+    dropped: list[tuple[float, tuple[int, ...]]] = []
+
+    def drop(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        dropped.append((p, tuple(x.shape[1:])))
+        return x
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", drop)
+    with torch.device("meta"):
+        net = MODELS[name]()
+        images = torch.empty(2, net.in_channels, net.input_size, net.input_size)
+    net.train().heads(images)
+    assert dropped == DROPOUT.get(name, HIDDEN)
+    dropped.clear()
+    net.eval().heads(images)
+    assert dropped == []
+
+
 def test_trace_leaves_every_module_in_its_mode() -> None:
     net = create_model("lenet5", seed=0)
     net.train()

@@ -28,7 +28,7 @@ from convnet.prepare import prepare
 from convnet.preprocess import Preprocessing
 from convnet.sources import open_source
 from convnet.store import Split, Store
-from convnet.views import Look, protocol
+from convnet.views import Look, protocol, square_at
 from thin import new_thin_net, shapes_of, thin_net
 
 CPU = device.choose("fp32", "cpu")
@@ -667,6 +667,11 @@ def test_a_crop_can_fit_into_a_picture_but_not_into_its_central_square() -> None
     protocol("multi-crop", pre, "240")
     with pytest.raises(UsageError, match=r"^ten-crop at 240: a crop of 224 pixels does not fit"):
         protocol("ten-crop", pre, "240")
+
+
+def test_a_squares_side_is_rounded_to_the_nearest_pixel() -> None:
+    pre = replace(PAPERS, size=224)
+    assert [square_at(pre, scale) for scale in (256, 257, 258, 384)] == [224, 225, 226, 336]  # 224.875, 225.75
 
 
 def two_classes(folder: Path, width: int, height: int) -> None:

@@ -238,6 +238,14 @@ def test_settings():
         lr=0.02, mirror=False, init="fan-in", schedule="steps", lr_steps=(3, 5), net_options={"k": 1}
     )
     assert with_settings(changed, []) == changed
+    options = with_settings(changed, ["net_options.a=2", "net_options.b=three", "net_options.a=4"]).net_options
+    assert options == {"k": 1, "a": 4, "b": "three"}
+
+
+def test_a_crop_may_be_as_large_as_the_padded_picture_and_no_larger():
+    assert Recipe(size=28, pad=2, crop=32).crop == 32
+    with pytest.raises(UsageError, match=r"crop = 33: exceeds size \+ 2 pad = 32; make size larger or crop smaller"):
+        Recipe(size=28, pad=2, crop=33)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,10 @@ def test_copies_give_what_autocast_gives(name: str) -> None:
         assert gap <= 0.03 * float(moved) + 1e-7, (key, gap, float(moved))
 
 
-def test_copies_follow_the_weights_and_share_the_rest() -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_copies_follow_the_weights_and_share_the_rest(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not fast:
+        monkeypatch.setattr("convnet.kernels.update_cpu.available", lambda *tensors: False)
     net, images, labels = small("googlenet_bn")
     step = Step(net, RECIPE, BF16)
     step.net.train()

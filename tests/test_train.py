@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convnet import checkpoint, files, runlog
+from convnet import checkpoint, device, files, runlog
 from convnet.errors import DataError, DiskError, Diverged, Interrupted, UsageError
+from convnet.evaluate import evaluate
 from convnet.nets import create_model
 from convnet.progress import Silent
 from convnet.recipe import Recipe, list_recipes, load_recipe, with_settings
@@ -362,6 +364,77 @@ def test_the_run_folder(undisturbed: Path, digits: Store) -> None:
         "best.ckpt", "environment.json", "last.ckpt", "last.previous.ckpt", "metrics.csv", "metrics.jsonl",
         "recipe.toml", "summary.json", "timing.jsonl",
     }  # fmt: skip
+
+
+def epochs_of(out: Path) -> list[runlog.Row]:
+    return [row for row in runlog.read(out / "metrics.jsonl") if row["kind"] == "epoch"]
+
+
+def test_what_is_told_at_the_end_is_the_best_nets(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+    """The third epoch begins with a net without weights, which learns nothing: the best stays the second's."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    kept = checkpoint.load(out / "last.ckpt")
+    for tensors in (kept.weights, kept.velocity or {}):
+        for tensor in tensors.values():
+            tensor.zero_()
+    checkpoint.save(out / "last.ckpt", kept)
+    summary = train(replace(SMALL, epochs=3), digits, out, resume=True)
+    assert (summary["epochs"], summary["best_epoch"], summary["checkpoint"]) == (3, 2, "best.ckpt")
+    best = checkpoint.load(out / "best.ckpt")
+    cpu = device.choose("fp32", "cpu")
+    for name, split in {"validation": "val", "test": "test"}.items():
+        scores = evaluate(checkpoint.rebuild(best), digits.split(split), best.preprocessing, cpu)
+        told = {"n": scores.n, "top1_error": scores.top1, "top5_error": scores.top5, "loss": scores.loss}
+        assert summary[name] == pytest.approx(told)
+    errors = [row["val_top1_error"] for row in epochs_of(out)]
+    assert summary["validation"]["top1_error"] == errors[1] < errors[2]
+
+
+def test_of_equal_errors_the_latest_net_is_the_best(digits: Store, tmp_path: Path) -> None:
+    summary = train(with_settings(SMALL, ["lr=1e-30", "batch=512"]), digits, tmp_path / "run")
+    first, second = (row["val_top1_error"] for row in epochs_of(tmp_path / "run"))
+    assert first == second
+    assert summary["best_epoch"] == 2
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_over_its_pictures(undisturbed: Path) -> None:
+    """Of 20 steps, each with a row; the last has 43 pictures, the others 64."""
+    steps = [row for row in runlog.read(undisturbed / "metrics.jsonl") if row["kind"] == "step"]
+    for epoch in epochs_of(undisturbed):
+        own = [row for row in steps if row["epoch"] == epoch["epoch"]]
+        sizes = [64] * 19 + [1259 - 19 * 64]
+        assert epoch["train_loss"] == pytest.approx(np.average([row["loss"] for row in own], weights=sizes))
+        assert epoch["train_error"] == pytest.approx(np.average([row["error"] for row in own], weights=sizes))
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, 6), (1000, 0)])
+def test_within_an_epoch_it_is_saved_as_often_as_the_recipe_says(
+    minutes: float, saved: int, digits: Store, tmp_path: Path
+) -> None:
+    """Of a run that ends without a warning after its seventh step."""
+
+    class Ends(Silent):
+        def update(self, done: int, **values: str) -> None:
+            if done == 7 * 64:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(SMALL, save_minutes=minutes), digits, tmp_path / "run", progress=Ends())
+    assert checkpoint.load(tmp_path / "run" / "last.ckpt").position.step == saved
+
+
+@pytest.mark.parametrize("name", ["threads", "device", "forms", "torch", "decoder", "pixels"])
+def test_what_differs_from_the_run_before_is_told(name: str, digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+    out, notes, stop = tmp_path / "run", Notes(), Stop()
+    shutil.copytree(undisturbed, out)
+    kept = checkpoint.load(out / "last.ckpt")
+    checkpoint.save(out / "last.ckpt", replace(kept, provenance={**kept.provenance, name: "another"}))
+    stop.ask(15)
+    with pytest.raises(Interrupted):
+        train(replace(SMALL, epochs=3), digits, out, resume=True, progress=notes, stop=stop)
+    (warning,) = (line for line in notes.lines if line.startswith("warning"))
+    assert warning.startswith(f"warning: {name} was another and is {kept.provenance.get(name)}: the run goes on, but")
 
 
 def test_the_epochs_that_the_recipe_keeps_are_kept(undisturbed: Path, digits: Store, tmp_path: Path) -> None:
