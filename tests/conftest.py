@@ -1,4 +1,6 @@
-"""What several tests share: small stores, made once; as many threads as the environment says, which is one."""
+"""What several tests share: small stores, made once; as many threads as the environment says, which is one; no GPU.
+
+Tests are about the CPU, whose runs are bitwise the same, on a machine with a GPU too; those marked cuda see the GPU."""
 
 import os
 import sys
@@ -22,7 +24,11 @@ from convnet.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
 THREADS = int(os.environ["OMP_NUM_THREADS"])
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+N_GPUS = torch.cuda.device_count()  # which loads the driver as well: it reads the variable once
+HAS_MPS = torch.backends.mps.is_available()
 
+torch.set_warn_always(True)  # else once a process, in whichever test comes first
 
 LITTLE = (  # the files that import torch and are about files, commands and pages, or learn long
     *("benchmark", "checkpoint", "doctor", "explain", "fuse", "loader", "nets_learn", "report", "report_browser"),
@@ -40,8 +46,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     torch.set_num_threads(THREADS)  # whatever the test before has chosen
+    show_gpus(item.get_closest_marker("cuda") is not None)
+
+
+def show_gpus(shown: bool) -> None:
+    """Whether this process and those that it starts find the machine's GPUs."""
+    torch.cuda.is_available = lambda: shown and N_GPUS > 0
+    torch.cuda.device_count = lambda: N_GPUS if shown else 0
+    torch.backends.mps.is_available = lambda: shown and HAS_MPS
+    if shown and VISIBLE is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE if shown and VISIBLE else ""
 
 
 @pytest.fixture(scope="session")

@@ -221,7 +221,8 @@ def test_command_without_a_compiler_and_packages_still_ends_well(run: Run, monke
 
     monkeypatch.setattr(disk.measure, "__defaults__", (1 << 20,))
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CONVNET_KERNELS", raising=False)
+    for name in ("CC", "CXX", "CONVNET_KERNELS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "version", lambda name: None)
     monkeypatch.setattr(compiled, "state", lambda: "plain forms: no C compiler (cc) was found")
     code, out, _ = run("doctor")

@@ -13,6 +13,8 @@ from convnet.kernels.plain import Block
 
 TESTS = Path(__file__).parent
 FILES = ["augmentation", "dropout", "norm", "norm_pool", "sgd"]
+PYTEST = ("-m", "pytest", "-p", "xdist.plugin", "-n", "0", "-q", "-p", "no:cacheprovider")
+INTERPRET = {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else is installed
 needs_triton = pytest.mark.skipif(cuda.triton is None, reason="Triton is not installed (pip install triton)")
 
 
@@ -33,8 +35,7 @@ def run(*command: str, **environment: str) -> str:
 @pytest.mark.parametrize("name", FILES)
 def test_interpreted(name: str) -> None:
     """The tests of one operation, in a process of their own, since Triton looks at the variable when it is loaded."""
-    options = ("-n", "0", "-q", "-p", "no:cacheprovider")
-    text = run("-m", "pytest", *options, f"tests/test_kernels_{name}.py", TRITON_INTERPRET="1")
+    text = run(*PYTEST, f"tests/test_kernels_{name}.py", **INTERPRET)
     assert "passed" in text
     assert "skipped" not in text, text
 
@@ -42,9 +43,7 @@ def test_interpreted(name: str) -> None:
 @needs_triton
 def test_training_by_the_kernels() -> None:
     """Whole steps with dropout and the update, their rate and draws read from memory; batches made on a device."""
-    options = ("-n", "0", "-q", "-p", "no:cacheprovider")
-    files = ("tests/test_update.py", "tests/test_resident.py")
-    assert "passed" in run("-m", "pytest", *options, *files, TRITON_INTERPRET="1")
+    assert "passed" in run(*PYTEST, "tests/test_update.py", "tests/test_resident.py", **INTERPRET)
 
 
 @needs_triton

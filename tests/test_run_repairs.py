@@ -214,7 +214,9 @@ def long_step(digits: Store, out: Path, patience: float = 0.2) -> "subprocess.Po
         text=True,
     )
     assert child.stdout is not None
-    assert child.stdout.readline() == "in a long step\n"
+    if child.stdout.readline() != "in a long step\n":
+        child.kill()
+        raise AssertionError(child.communicate())
     return child
 
 
