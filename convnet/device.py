@@ -84,8 +84,10 @@ def choose(precision: Literal["auto", "fp32", "bf16"] = "auto", device: str = "a
     if precision == "bf16" and not does_bf16:
         raise UsageError(f"precision bf16 is not for {what}; use fp32 or auto")
     dtype = torch.bfloat16 if does_bf16 and precision != "fp32" else torch.float32
-    if place.type == "cuda" and dtype == torch.float32:
-        torch.backends.cudnn.allow_tf32 = False  # whose products have 10 bits; it is on by default in convolutions
+    if place.type == "cuda":
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # else two runs differ
+        if dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # whose products have 10 bits; it is on by default in convolutions
     why = f"{what}; asked for {precision}" if precision != "auto" else what
     return Device(
         device=place,

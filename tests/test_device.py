@@ -42,9 +42,12 @@ def test_a_gpu_uses_bf16_from_ampere_on(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "a GPU")
-    assert device.choose().dtype == dtype
-    assert str(device.choose().device) == "cuda:0"
-    assert str(device.choose(device="cuda:1").device) == "cuda:1"
+    with torch.backends.cudnn.flags(benchmark=True):
+        assert device.choose().dtype == dtype
+        assert str(device.choose().device) == "cuda:0"
+        assert str(device.choose(device="cuda:1").device) == "cuda:1"
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
     with pytest.raises(UsageError, match="device 'cuda:2' is not there: 2 of its kind found"):
         device.choose(device="cuda:2")
 

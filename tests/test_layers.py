@@ -363,12 +363,19 @@ def test_columns_are_a_grouped_convolution(n: int) -> None:
 
 
 def test_check_images_names_what_it_got_and_the_rule() -> None:
-    layers.check_images(torch.zeros(1, 3, 224, 230), "alexnet", 3, range(224, 256))
+    three, one = layers.Net(), layers.Net()
+    three.in_channels, one.in_channels = 3, 1
+    for net in (three, one):
+        net.fc = nn.Linear(1, 1)
+    sizes = range(224, 256)
+    layers.check_images(torch.zeros(1, 3, 224, 230), three, "alexnet", sizes)
     with pytest.raises(UsageError, match=r"takes pictures \(N, C, H, W\), got a tensor of shape \(3, 224, 224\)"):
-        layers.check_images(torch.zeros(3, 224, 224), "alexnet", 3, range(224, 256))
+        layers.check_images(torch.zeros(3, 224, 224), three, "alexnet", sizes)
     with pytest.raises(UsageError, match=r"alexnet takes 3 channel\(s\), got 1"):
-        layers.check_images(torch.zeros(1, 1, 224, 224), "alexnet", 3, range(224, 256))
+        layers.check_images(torch.zeros(1, 1, 224, 224), three, "alexnet", sizes)
     with pytest.raises(UsageError, match=r"sides of 224 to 255 pixels, got 223 x 224"):
-        layers.check_images(torch.zeros(1, 3, 223, 224), "alexnet", 3, range(224, 256))
+        layers.check_images(torch.zeros(1, 3, 223, 224), three, "alexnet", sizes)
     with pytest.raises(UsageError, match=r"sides of 32 pixels, got 28 x 28"):
-        layers.check_images(torch.zeros(1, 1, 28, 28), "lenet5", 1, range(32, 33))
+        layers.check_images(torch.zeros(1, 1, 28, 28), one, "lenet5", range(32, 33))
+    with pytest.raises(UsageError, match=r"alexnet is on cpu, the pictures on meta; move one: net.to\(images.device\)"):
+        layers.check_images(torch.zeros(1, 3, 224, 224, device="meta"), three, "alexnet", sizes)

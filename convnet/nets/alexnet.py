@@ -70,7 +70,7 @@ class AlexNet(Net):
         self.fc8 = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "alexnet", self.in_channels, SIDES, slides=self.slides)
+        check_images(images, self, "alexnet", SIDES)
         x = record(stages, "conv1", self.conv1(images))
         x = relu_norm_pool(x, stages, 1)
 

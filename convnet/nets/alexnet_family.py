@@ -84,7 +84,7 @@ class Family(Net):
         return Columns(self.columns, n_below, maps, size, padding=padding)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self.name, self.in_channels, self.sides, slides=self.slides)
+        check_images(images, self, self.name, self.sides)
         x, order = images, self.order.split()
         while order:
             n, block = self.as_block(order)

@@ -66,7 +66,7 @@ class AlexNetOWT(Net):
         self.fc8 = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "alexnet_owt", self.in_channels, SIDES, slides=self.slides)
+        check_images(images, self, "alexnet_owt", SIDES)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", max_pool(x))

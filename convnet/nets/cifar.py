@@ -76,7 +76,7 @@ class Cifar26(CifarNet):
         self.fc10 = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_26", self.in_channels, SIDES_4, slides=self.slides)
+        check_images(images, self, "cifar_26", SIDES_4)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -122,7 +122,7 @@ class Cifar18(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_18", self.in_channels, SIDES_4, slides=self.slides)
+        check_images(images, self, "cifar_18", SIDES_4)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -171,7 +171,7 @@ class Cifar13(CifarNet):
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_13", self.in_channels, SIDES_6, slides=self.slides)
+        check_images(images, self, "cifar_13", SIDES_6)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -221,7 +221,7 @@ class Cifar11(CifarNet):
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_11", self.in_channels, SIDES_6, slides=self.slides)
+        check_images(images, self, "cifar_11", SIDES_6)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -268,7 +268,7 @@ class CifarReLU(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_relu", self.in_channels, SIDES_4, slides=self.slides)
+        check_images(images, self, "cifar_relu", SIDES_4)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -312,7 +312,7 @@ class CifarTanh(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "cifar_tanh", self.in_channels, SIDES_4, slides=self.slides)
+        check_images(images, self, "cifar_tanh", SIDES_4)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "tanh1", torch.tanh(x))

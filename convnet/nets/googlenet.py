@@ -145,7 +145,7 @@ class GoogLeNet(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""
-        check_images(images, self.name, self.in_channels, SIDES)
+        check_images(images, self, self.name, SIDES)
         x = record(stages, "conv1", F.relu(self.conv1(images)))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = x if self.bn else record(stages, "norm1", response_norm(x, *self.lrn))

@@ -83,26 +83,28 @@ def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
 NO_LIMIT = 2**31  # `range(smallest, NO_LIMIT)`: sides without an upper limit
 
 
-def check_images(
-    images: Tensor, net: str, channels: int, sizes: range, *, hint: str = "", slides: bool = False
-) -> None:
-    """Hold the pictures against what a net can take: (N, channels, H, W) with H and W in `sizes`.
+def check_images(images: Tensor, net: Net, name: str, sizes: range, hint: str = "") -> None:
+    """Hold the pictures against what a net can take: on its device, (N, its channels, H, W) with H and W in `sizes`.
 
-    A range that ends at `NO_LIMIT` is said as "at least". hint: what to do about other sizes. slides: a net that slides
-    takes all larger ones too.
+    A range that ends at `NO_LIMIT` is said as "at least"; a net that slides takes all larger ones too. hint: what to do
+    about other sizes.
 
     Raises: UsageError with the shape and the rule.
     """
     if images.ndim != 4:
-        raise UsageError(f"{net} takes pictures (N, C, H, W), got a tensor of shape {tuple(images.shape)}")
-    if images.shape[1] != channels:
-        raise UsageError(f"{net} takes {channels} channel(s), got {images.shape[1]}: shape {tuple(images.shape)}")
+        raise UsageError(f"{name} takes pictures (N, C, H, W), got a tensor of shape {tuple(images.shape)}")
+    if images.shape[1] != net.in_channels:
+        shape = tuple(images.shape)
+        raise UsageError(f"{name} takes {net.in_channels} channel(s), got {images.shape[1]}: shape {shape}")
     height, width = images.shape[2:]
-    sizes = range(sizes.start, NO_LIMIT) if slides else sizes
+    sizes = range(sizes.start, NO_LIMIT) if net.slides else sizes
     if height not in sizes or width not in sizes:
         rule = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         rule = f"at least {sizes[0]}" if sizes.stop == NO_LIMIT else rule
-        raise UsageError(f"{net} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
+        raise UsageError(f"{name} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
+    place = next(net.parameters()).device
+    if images.device != place:
+        raise UsageError(f"{name} is on {place}, the pictures on {images.device}; move one: net.to(images.device)")
 
 
 class StridedConv2d(nn.Conv2d):

@@ -85,7 +85,7 @@ class LeNet5(Net):
         self.output = RBF(digit_codes()) if output == "rbf" else nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "lenet5", self.in_channels, range(32, 33), slides=self.slides)
+        check_images(images, self, "lenet5", range(32, 33))
         x = record(stages, "c1", scaled_tanh(self.c1(images)))
         x = record(stages, "s2", scaled_tanh(self.s2(x)))
         x = record(stages, "c3", scaled_tanh(self.c3(x)))

@@ -81,7 +81,7 @@ class NINCifar10(NINNet):
         self.add(("conv3", "cccp5", "cccp6"), MLPConv(192, (192, 192, num_classes), 3, padding=1))
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "nin_cifar10", self.in_channels, self.sides)
+        check_images(images, self, "nin_cifar10", self.sides)
         x = self.run(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
         x = self.run(dropout(x, 0.5, self.training), stages, "conv2", "cccp3", "cccp4")
@@ -129,7 +129,7 @@ class NINImageNet(NINNet):
         self.add(("conv4", "cccp7", "cccp8"), MLPConv(384, (1024, 1024, num_classes), 3, padding=1))
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "nin_imagenet", self.in_channels, self.sides)
+        check_images(images, self, "nin_imagenet", self.sides)
         x = self.run(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
         x = self.run(x, stages, "conv2", "cccp3", "cccp4")
@@ -169,7 +169,7 @@ class NINSmall(NINNet):
         self.add(("conv3", "cccp3"), MLPConv(64, (100, num_classes), 3))
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, "nin_small", self.in_channels, self.sides)
+        check_images(images, self, "nin_small", self.sides)
         x = self.run(images, stages, "conv1", "cccp1")
         x = self.run(x, stages, "conv2", "cccp2")
         x = self.run(x, stages, "conv3", "cccp3")

@@ -190,7 +190,7 @@ class VGG(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         hint = "; the option input_size builds it for others"
-        check_images(images, self.name, self.in_channels, self.sides, hint=hint, slides=self.slides)
+        check_images(images, self, self.name, self.sides, hint)
         x = images
         for b, block in enumerate(self.blocks, 1):
             last, normed = len(_convolutions(block)), "LRN" in block
