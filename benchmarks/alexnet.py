@@ -21,10 +21,10 @@ from torch import Tensor
 
 from convnet import device
 from convnet.benchmark.plain import plain_alexnet
-from convnet.kernels import compiled
+from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
-from convnet.step import Step
+from convnet.training.step import Step
 
 GMAC = 0.724  # of a forward pass; a training step has three times as many
 SIDE = 4096  # of the matrices

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-from convnet import machine
+from convnet import hardware
 from convnet.benchmark.feed import random_pictures
-from convnet.prepare import prepare
+from convnet.data.prepare import prepare
 from convnet.threads import VARIABLE, WAITING
 
 DATA = {"alexnet": (256, 96), "cifar": (32, 5120)}  # side and number of the random pictures
@@ -52,7 +52,7 @@ def train(arguments: list[str], spin: bool) -> dict[str, float]:
     """Seconds of the whole command and of its steps, in a folder of its own."""
     chosen = {name: text for name, text in os.environ.items() if name not in (*WAITING, VARIABLE, "OMP_NUM_THREADS")}
     if spin:
-        chosen |= SPIN | {VARIABLE: str(machine.cores().n)}
+        chosen |= SPIN | {VARIABLE: str(hardware.cores().n)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "convnet", "train", *arguments, "--out", str(out), "--quiet"]
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--what", default="digits,alexnet")
     parser.add_argument("--spin", action="store_true")
     given = parser.parse_args()
-    print(f"{machine.processor().name}, {machine.cores().n} processors, load {machine.load() or 0:.1f} before; "
+    print(f"{hardware.processor().name}, {hardware.cores().n} processors, load {hardware.load() or 0:.1f} before; "
           f"Python {platform.python_version()}, torch {torch.__version__}; python {' '.join(sys.argv)}")  # fmt: skip
     for name in given.what.split(","):
         with tempfile.TemporaryDirectory() as place:

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convnet import device, preprocess
-from convnet.loader import Loader
-from convnet.optim import rate
-from convnet.plan import plan_run
+from convnet import device
+from convnet.cli.resolve import plan_run
+from convnet.data import preprocess
+from convnet.data.loader import Loader
 from convnet.progress import SILENT
-from convnet.run import choose_data, fresh_net
-from convnet.step import Step
+from convnet.training.optim import rate
+from convnet.training.run import choose_data, fresh_net
+from convnet.training.step import Step
 
 SMOOTH = 20  # steps
 FORMS = {"fast": {}, "none": {"CONVNET_KERNELS": "plain"}}

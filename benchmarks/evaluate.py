@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from convnet import checkpoint
 from convnet.checkpoint import Checkpoint
+from convnet.data.prepare import prepare
+from convnet.data.preprocess import Preprocessing
+from convnet.data.sources.listing import Entry, Source
 from convnet.nets import create_model
-from convnet.prepare import prepare
-from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
-from convnet.sources.listing import Entry, Source
 
 SIZE = {"lenet5": 32, "alexnet": 224}  # pixels
 OPTIONS = {"lenet5": {"output": "linear"}, "alexnet": {}}
@@ -46,7 +46,7 @@ def main() -> None:
     if given.posteriors:
         command += ["--posteriors", str(given.folder / f"{given.net}-{given.pictures}.posteriors")]
     began = perf_counter()
-    done = subprocess.run([sys.executable, "-c", "from convnet.cli import main; main()", *command[1:]],
+    done = subprocess.run([sys.executable, "-c", "from convnet.cli.app import main; main()", *command[1:]],
                           stdout=subprocess.PIPE, check=True)  # fmt: skip
     seconds = perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

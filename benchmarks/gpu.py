@@ -41,25 +41,27 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import kernels
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet import device, optim, resident
+import kernels
+from convnet import device
 from convnet.benchmark import ceilings, feed, forms
 from convnet.benchmark.plain import plain_alexnet
 from convnet.benchmark.turns import Budget, by_turns, spread
-from convnet.graph import WARM_UP, Whole
-from convnet.kernels import on_cuda
+from convnet.data import device_loader
+from convnet.data.loader import Loader
+from convnet.data.preprocess import of_recipe
+from convnet.kernels.cuda import available as on_cuda
 from convnet.kernels.one_pass import in_one_pass
 from convnet.kernels.plain import Block
-from convnet.loader import Loader
 from convnet.nets import create_model
-from convnet.preprocess import of_recipe
 from convnet.progress import Silent
 from convnet.recipe import Recipe, load_recipe
-from convnet.step import Step
+from convnet.training import optim
+from convnet.training.graph import WARM_UP, Whole
+from convnet.training.step import Step
 
 SMALL = "--small" in sys.argv
 PLACE = torch.device("cuda" if torch.cuda.is_available() and not SMALL else "cpu")
@@ -338,14 +340,14 @@ def data(journal: Journal) -> dict[str, Any]:
     of = forms.case(MAIN, batch, "auto", PLACE.type)
     with feed.opened(None, of, batch * (1 if SMALL else 4)) as store, ExitStack() as stack:
         if SMALL:
-            stack.enter_context(mock.patch.object(resident, "free", return_value=1 << 40))
+            stack.enter_context(mock.patch.object(device_loader, "free", return_value=1 << 40))
         works = {"one batch again and again": passes(one_batch(of), n_steps)}
         recipe = replace(of.recipe, batch=batch)
         ids = torch.arange(n_steps * batch).numpy() % store.split("train").n
         made = of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb, store.shorter_side)
         for name, asked in {"raw on the device": "raw", "4:2:0 on the device": "420", "copied ahead": "no"}.items():
             loader = Loader(store.split("train"), store.statistics, ids, recipe, made, PLACE, 8, of.where.dtype)
-            fed = resident.choose(loader, asked, lambda: 0, Notes())  # type: ignore[arg-type]
+            fed = device_loader.choose(loader, asked, lambda: 0, Notes())  # type: ignore[arg-type]
             works[name] = passes(fed_steps(of, fed), n_steps)
         return journal.rates(works, dict.fromkeys(works, n_steps * batch))
 
@@ -363,7 +365,7 @@ def one_batch(of: forms.Case) -> Iterator[object]:
         yield step()
 
 
-def fed_steps(of: forms.Case, fed: resident.Feed) -> Iterator[object]:
+def fed_steps(of: forms.Case, fed: device_loader.Feed) -> Iterator[object]:
     step = Step(of.where.take(forms.fresh(of)), of.recipe, of.where)
     step.net.train()
     run, number, epoch = Whole(step, of.batch, print), 0, 0
@@ -460,7 +462,7 @@ def curve(recipe: Recipe, fast: bool) -> list[float]:
     with ExitStack() as stack:
         if not fast:
             stack.enter_context(mock.patch.object(on_cuda, "take", return_value=False))
-            stack.enter_context(mock.patch("convnet.kernels.sgd.available", return_value=False))
+            stack.enter_context(mock.patch("convnet.kernels.cuda.update.available", return_value=False))
         run, losses = Whole(step, recipe.batch, print, record=fast), []
         noise = torch.Generator(PLACE).manual_seed(recipe.seed)
         for number in range(STEPS):

@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convnet.kernels import cuda, norm, norm_pool
-from convnet.kernels.augmentation import augment, plain_augment
 from convnet.kernels.conv1 import conv1_of_blocks, n_blocks, plain_conv1, to_blocks
+from convnet.kernels.cuda import norm, norm_pool
+from convnet.kernels.cuda import triton as cuda
+from convnet.kernels.cuda.augment import augment, plain_augment
+from convnet.kernels.cuda.dropout import dropout
+from convnet.kernels.cuda.update import plain_step, step
 from convnet.kernels.dropout import plain_dropout
-from convnet.kernels.dropout_cuda import dropout
 from convnet.kernels.plain import Block, plain_response_norm
-from convnet.kernels.sgd import plain_step, step
 
 PAPER = Block(5, 2.0, 1e-4, 0.75, size=3, stride=2, relu_before=True)
 LAYERS = {"1": (96, 55), "2": (256, 27)}  # maps, side

@@ -32,14 +32,16 @@ import PIL
 import torch
 from PIL import Image
 
-from convnet import augment, device, preprocess
-from convnet.decode import stored_by
-from convnet.kernels import augment_cpu, compiled
-from convnet.loader import Batch, Loader
+from convnet import device
+from convnet.data import augment, preprocess
+from convnet.data.decode import stored_by
+from convnet.data.loader import Batch, Loader
+from convnet.data.store import Split, Store
+from convnet.kernels.cpu import augment as augment_cpu
+from convnet.kernels.cpu import compiled
 from convnet.nets import create_model, recipe_of
 from convnet.recipe import Recipe, load_recipe
-from convnet.step import Step
-from convnet.store import Split, Store
+from convnet.training.step import Step
 
 Works = dict[str, Callable[[], object]]
 RAW, PLAIN, CROPS = "raw store, one core", "the same, plain form", "uint8 crops alone"

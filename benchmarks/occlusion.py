@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from convnet import device
-from convnet.look.occlusion import occlusion, places
-from convnet.look.seen import Seen
+from convnet.data.preprocess import Preprocessing
+from convnet.evaluation.inference import BATCH
 from convnet.nets import create_model
-from convnet.posteriors import BATCH
-from convnet.preprocess import Preprocessing
+from convnet.visualize.occlusion import occlusion, places
+from convnet.visualize.seen import Seen
 
 GOAL = 0.7
 

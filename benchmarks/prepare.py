@@ -21,8 +21,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from convnet.prepare import prepare
-from convnet.sources import Source, open_source
+from convnet.data.prepare import prepare
+from convnet.data.sources import Source, open_source
 
 SIZE = 256
 BLOCKS = 64  # as in prepare

@@ -30,15 +30,15 @@ from prepare import make_photos
 
 from convnet import checkpoint, device
 from convnet.checkpoint import Checkpoint
-from convnet.evaluate import evaluate
+from convnet.data.prepare import prepare
+from convnet.data.preprocess import Preprocessing
+from convnet.data.sources import open_source
+from convnet.data.store import Split, Store, centre_square
+from convnet.evaluation.evaluate import evaluate
+from convnet.evaluation.inference import BATCH, at_scales, posterior, posteriors
+from convnet.evaluation.views import Look
 from convnet.nets import create_model
-from convnet.posteriors import BATCH, at_scales, posterior, posteriors
-from convnet.prepare import prepare
-from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
-from convnet.sources import open_source
-from convnet.store import Split, Store, centre_square
-from convnet.views import Look
 
 CROP, TRAINED = 224, 256
 PICTURES = {"alexnet": 64, "vgg_a": 8, "memory": 8}

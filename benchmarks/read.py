@@ -24,9 +24,9 @@ from PIL import Image
 from prepare import first, make_photos
 from torch.utils.data import DataLoader, Dataset
 
-from convnet.prepare import prepare
-from convnet.sources import open_source
-from convnet.store import Store
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
+from convnet.data.store import Store
 
 SIZE, CROP, BATCH = 256, 224, 128
 

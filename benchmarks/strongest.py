@@ -21,13 +21,13 @@ import torch
 from prepare import make_photos
 
 from convnet import device
-from convnet.look import strongest
-from convnet.look.strongest import BATCH
+from convnet.data.prepare import prepare
+from convnet.data.preprocess import Preprocessing
+from convnet.data.sources import open_source
+from convnet.data.store import Split
 from convnet.nets import create_model, trace
-from convnet.prepare import prepare
-from convnet.preprocess import Preprocessing
-from convnet.sources import open_source
-from convnet.store import Split
+from convnet.visualize import top_activations
+from convnet.visualize.top_activations import BATCH
 
 LAYERS = {"one layer": ("conv1",), "three layers": ("conv1", "conv3", "conv5")}
 
@@ -58,7 +58,7 @@ def main() -> None:
                     for first in range(0, n, BATCH):
                         trace(net, images[: min(BATCH, n - first)])
                 else:
-                    strongest(net, split, pre, how, dict.fromkeys(LAYERS[name]))
+                    top_activations(net, split, pre, how, dict.fromkeys(LAYERS[name]))
                     counts[name].add(len(reads))
                 if repeat >= 0:
                     taken.append(clock() - began)

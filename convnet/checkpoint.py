@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet import files, preprocess, recipe, strictjson, tensors
+from convnet import recipe
+from convnet.data import preprocess
+from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, DataError, UsageError
+from convnet.io import atomic, safetensors, strict_json
 from convnet.nets import MODELS, create_model
 from convnet.nets.layers import Net
-from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 
 LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"  # names in a run's folder
@@ -88,18 +90,18 @@ class Checkpoint:
     record: bytes | None = None
 
 
-def save(path: files.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
+def save(path: atomic.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
     """Writes a checkpoint: whoever reads `path` finds the former file or the whole new one. Copies tensors to the CPU.
 
     keep_previous: the former file, if it is whole, stays as NAME.previous.EXT.
 
     Raises: DiskError; the former file is then as it was.
     """
-    path = files.as_path(path, "the checkpoint")
+    path = atomic.as_path(path, "the checkpoint")
     payloads = _payloads(checkpoint)
     header = _header(path, checkpoint, payloads)
     digest = _digest(VERSION, header)
-    with files.atomic(path) as file:
+    with atomic.atomic(path) as file:
         file.write(FRAME.pack(MAGIC, VERSION, len(header), digest) + header)
         for payload in payloads.values():
             for piece in _pieces(payload):
@@ -110,11 +112,11 @@ def save(path: files.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = 
             _keep_previous(path)
 
 
-def load(path: files.PathLike) -> Checkpoint:
+def load(path: atomic.PathLike) -> Checkpoint:
     """The checkpoint in a file, its tensors on the CPU. Raises: DataError naming the file and the damage."""
-    path = files.as_path(path, "the checkpoint")
+    path = atomic.as_path(path, "the checkpoint")
     try:
-        with open(path, "rb", opener=files.regular) as file:
+        with open(path, "rb", opener=atomic.regular) as file:
             return _read(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -122,12 +124,12 @@ def load(path: files.PathLike) -> Checkpoint:
         raise DataError(f"{path}: {error}") from error
 
 
-def load_newest(folder: files.PathLike) -> tuple[Checkpoint, Path, list[str]]:
+def load_newest(folder: atomic.PathLike) -> tuple[Checkpoint, Path, list[str]]:
     """The newest whole checkpoint of a run's folder, its path, and warnings that name what was damaged.
 
     Raises: DataError when there is none.
     """
-    folder = files.as_path(folder, "the run's folder")
+    folder = atomic.as_path(folder, "the run's folder")
     paths = (folder / LAST, folder / PREVIOUS)
     if not any(path.exists() for path in paths):
         raise DataError(f"{folder}: no checkpoint ({LAST} or {PREVIOUS}) in this folder")
@@ -153,7 +155,7 @@ def peek(folder: Path) -> Summary | None:
     """The header of the newest checkpoint of a run's folder whose header is whole; None where there is none."""
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            with open(path, "rb", opener=files.regular) as file:
+            with open(path, "rb", opener=atomic.regular) as file:
                 header, _ = _sections(file, os.fstat(file.fileno()).st_size)
             chosen = recipe.from_dict(_of(header, "recipe", dict), "recipe")
             return Summary(path, chosen, _of(header, "provenance", dict))
@@ -203,7 +205,7 @@ def _payloads(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor] | bytes]:
 
 
 def _pieces(payload: dict[str, Tensor] | bytes) -> Iterator[memoryview | bytes]:
-    return iter([payload]) if isinstance(payload, bytes) else tensors.pieces(payload)
+    return iter([payload]) if isinstance(payload, bytes) else safetensors.pieces(payload)
 
 
 def _header(path: Path, checkpoint: Checkpoint, payloads: dict[str, dict[str, Tensor] | bytes]) -> bytes:
@@ -258,7 +260,7 @@ def _keep_previous(path: Path) -> None:
 def _is_whole(path: Path) -> bool:
     """Whether `path` is a checkpoint without damage: a damaged one must not take the previous one's place."""
     try:
-        with open(path, "rb", opener=files.regular) as file:
+        with open(path, "rb", opener=atomic.regular) as file:
             for section in _sections(file, os.fstat(file.fileno()).st_size)[1]:
                 _verify(file, section)
     except (OSError, DataError):
@@ -287,7 +289,7 @@ def _read(file: BufferedReader, size: int) -> Checkpoint:
             record = data.numpy().tobytes()
             continue
         try:
-            found[section.name] = tensors.parse(data)
+            found[section.name] = safetensors.parse(data)
         except DataError as error:
             raise DataError(f"{section.name}: {error}") from error
     try:
@@ -321,7 +323,7 @@ def _sections(file: BufferedReader, size: int) -> tuple[dict[str, Any], list[_Se
     if not 1 <= version <= VERSION:
         raise DataError(f"written by a newer convnet (format {version}; this one reads 1 to {VERSION}): update convnet")
     try:
-        header = strictjson.parse(data)
+        header = strict_json.parse(data)
     except ValueError as error:
         raise DataError(f"header: {error}") from error
     sections = [_section(entry) for entry in _of(header, "sections", list)]
@@ -336,10 +338,10 @@ def _sections(file: BufferedReader, size: int) -> tuple[dict[str, Any], list[_Se
 
 def _verify(file: BufferedReader, section: _Section, into: memoryview | None = None) -> None:
     """Reads a section, into memory where there is some, and compares its sha256."""
-    piece = memoryview(bytearray(files.CHUNK))
+    piece = memoryview(bytearray(atomic.CHUNK))
     digest, done = hashlib.sha256(), 0
     while done < section.length:
-        wanted = min(files.CHUNK, section.length - done)
+        wanted = min(atomic.CHUNK, section.length - done)
         part = piece[:wanted] if into is None else into[done : done + wanted]
         n_read = file.readinto(part)
         if not n_read:

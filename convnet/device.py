@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from convnet.errors import UsageError
-from convnet.kernels import compiled, on_cuda
+from convnet.kernels.cpu import compiled
+from convnet.kernels.cuda import available as on_cuda
 
 CPU_BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags: multiplies bf16 in hardware
 CUDA_BF16 = (8, 0)  # compute capability (Ampere): the first with bf16 in its tensor cores

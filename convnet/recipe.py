@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from convnet.errors import UsageError, unknown
-from convnet.files import read
+from convnet.io.atomic import read
 
 Option = bool | int | float | str
 MAX_BYTES = 1 << 20  # of a file; the largest of ours has 2 kB

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from convnet import machine
+from convnet import hardware
 from convnet.errors import UsageError
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # of OpenMP, of GNU's library, of Intel's and LLVM's
@@ -58,7 +58,7 @@ def told() -> int | None:
 
 def most() -> int:
     """Threads for work of which each thread has its own part, as decoding: those told, or one for each processor."""
-    return told() or machine.cores().n
+    return told() or hardware.cores().n
 
 
 def settle(multiply_adds: int | None = None, recorded: object = None) -> Threads:
@@ -76,7 +76,7 @@ def settle(multiply_adds: int | None = None, recorded: object = None) -> Threads
 
 
 def _chosen(present: int, multiply_adds: int | None, recorded: object) -> Threads:
-    cores = machine.cores()
+    cores = hardware.cores()
     if (n := told()) is not None:
         return Threads(n, f"by {VARIABLE}")
     if os.environ.get("OMP_NUM_THREADS"):

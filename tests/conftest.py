@@ -15,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from convnet import checkpoint, cli, preprocess
+from convnet import checkpoint
+from convnet.cli import app as cli
+from convnet.data import preprocess
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
+from convnet.data.store import Store
 from convnet.nets import create_model
-from convnet.prepare import prepare
 from convnet.recipe import load_recipe
-from convnet.sources import open_source
-from convnet.store import Store
 
 Run = Callable[..., tuple[int, str, str]]
 THREADS = int(os.environ["OMP_NUM_THREADS"])
@@ -30,8 +32,8 @@ HAS_MPS = torch.backends.mps.is_available()
 
 
 LITTLE = (  # the files that import torch and are about files, commands and pages, or learn long
-    *("benchmark", "checkpoint", "doctor", "explain", "fuse", "loader", "nets_learn", "report", "report_browser"),
-    *("run_repairs", "tensors", "weights", "weights_own", "weights_trainings"),
+    *("benchmark", "checkpoint", "doctor", "describe", "ensemble", "loader", "nets_learn", "report", "report_browser"),
+    *("run_repairs", "safetensors", "weights", "weights_own", "weights_trainings"),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convnet.decode import BadPicture, decode
+from convnet.data.decode import BadPicture, decode
 from pictures import encoded, photo
 
 FORMATS: dict[str, tuple[dict[str, object], ...]] = {

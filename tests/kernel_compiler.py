@@ -16,7 +16,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from convnet.kernels import augmentation, dropout_cuda, norm, norm_pool, sgd
+from convnet.kernels.cuda import augment as augmentation
+from convnet.kernels.cuda import dropout as dropout_cuda
+from convnet.kernels.cuda import norm, norm_pool
+from convnet.kernels.cuda import update as sgd
 from convnet.kernels.plain import Block
 
 

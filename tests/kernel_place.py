@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convnet.kernels import cuda
+from convnet.kernels.cuda import triton as cuda
 
 PLACE = torch.device("cpu" if cuda.INTERPRETED or not torch.cuda.is_available() else "cuda")
 WHY_NOT = "no Triton" if cuda.triton is None else "no CUDA device; test_kernels.py has Triton interpret it"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from convnet.data.store import Store
 from convnet.recipe import load_recipe, with_settings
-from convnet.store import Store
-from convnet.train import train
+from convnet.training.train import train
 
 SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")  # everything but times
 

@@ -18,9 +18,8 @@ LRN = re.compile(r'  top: "([^"]+)"\n  lrn_param \{ local_size: 5 k: 2 alpha: (\
 
 
 def write(folder: Path) -> None:
-    """Each net that Caffe can run, as tests/test_prototxt.py has it, and its logits for two pictures."""
+    """Each net that Caffe can run, as tests/export/test_prototxt.py has it, and its logits for two pictures."""
     import torch
-
     from test_prototxt import NAMES, caffe, caffes_channels, kept_of, livelier, new_thin_net
 
     for name in NAMES:

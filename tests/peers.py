@@ -79,9 +79,9 @@ def randomize(net: torch.nn.Module) -> None:
 
 def compare(folder: Path) -> int:
     """Prints the largest difference for each file; 1 when one is above the limit."""
-    from convnet.augment import to_input
     from convnet.checkpoint import rebuild
-    from convnet.views import centre
+    from convnet.data.augment import to_input
+    from convnet.evaluation.views import centre
     from convnet.weights import read_weights
 
     pictures = np.load(folder / "pictures.npy")
@@ -101,13 +101,13 @@ def compare(folder: Path) -> int:
 
 def export_ours(folder: Path) -> None:
     """Our nets with random weights, a mean, a scale and an offset, under torchvision's names, and their logits."""
-    from convnet.augment import to_input
     from convnet.checkpoint import Checkpoint
+    from convnet.data.augment import to_input
+    from convnet.data.preprocess import Preprocessing
+    from convnet.evaluation.views import centre
     from convnet.export import export
     from convnet.nets import create_model
-    from convnet.preprocess import Preprocessing
     from convnet.recipe import Recipe
-    from convnet.views import centre
 
     folder.mkdir(parents=True, exist_ok=True)
     pictures = np.random.default_rng(0).integers(0, 256, (N, 224, 224, 3), np.uint8)

@@ -20,23 +20,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from test_sources_archives import CLASSES, sample, zip_of
+from test_sources_ilsvrc import KIT, class_folders, flat, meta, truth_text, write
+from test_sources_sets import picture, tar_bytes, write_cifar10, write_idx
 
 import caffe_writer
-from convnet import answers, checkpoint, predict, preprocess, report, tensors
-from convnet.check import check_store
-from convnet.decode import BadPicture
+from convnet import checkpoint, report
+from convnet.data import preprocess
+from convnet.data.check import check_store
+from convnet.data.decode import BadPicture
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
+from convnet.data.store import Store
 from convnet.errors import DataError
+from convnet.evaluation import predict, predictions
+from convnet.evaluation.ensemble import rows
+from convnet.evaluation.views import Look
 from convnet.export import export
-from convnet.fuse import rows
-from convnet.look.curves import curves
-from convnet.look.labels import class_names
+from convnet.io import safetensors as tensors
 from convnet.nets import create_model
-from convnet.prepare import prepare
 from convnet.recipe import load_recipe, to_toml
 from convnet.report import record
-from convnet.sources import open_source
-from convnet.store import Store
-from convnet.views import Look
+from convnet.visualize.curves import curves
+from convnet.visualize.labels import class_names
 from convnet.weights import _read as tensors_in
 from convnet.weights import read_weights
 from convnet.weights.pictures import classes_of, mean_of
@@ -44,9 +50,6 @@ from convnet.weights.report import Report
 from pictures import encoded, photo
 from test_checkpoint import PLAIN, forged, parts, small
 from test_digests import answered, source
-from test_sources_archives import CLASSES, sample, zip_of
-from test_sources_ilsvrc import KIT, class_folders, flat, meta, truth_text, write
-from test_sources_sets import picture, tar_bytes, write_cifar10, write_idx
 
 
 @dataclass(frozen=True)
@@ -282,8 +285,8 @@ def of_posteriors(folder: Path) -> bytes:
     """A file of an earlier version, without sha256."""
     answered(prepare(source(), folder / "store", size=8), folder / "whole")
     found = tensors.parse(torch.frombuffer(bytearray((folder / "whole").read_bytes()), dtype=torch.uint8))
-    content = {name: tensor for name, tensor in found.items() if name != answers.DIGESTS}
-    return b"".join(map(bytes, tensors.pieces(content, {"format": answers.FORMAT})))
+    content = {name: tensor for name, tensor in found.items() if name != predictions.DIGESTS}
+    return b"".join(map(bytes, tensors.pieces(content, {"format": predictions.FORMAT})))
 
 
 # pictures and names
@@ -377,7 +380,7 @@ READERS = {
     "summary.json": Reader("summary.json", partial(of_run, "summary.json"), read_run),
     "environment.json": Reader("environment.json", partial(of_run, "environment.json"), read_run),
     "recipe.toml": Reader("recipe.toml", partial(of_run, "recipe.toml"), load_recipe),
-    "posteriors": Reader("a", of_posteriors, lambda path: rows(answers.load(path))),
+    "posteriors": Reader("a", of_posteriors, lambda path: rows(predictions.load(path))),
     **{kind: Reader("a", partial(of_picture, *how), read_picture) for kind, how in PICTURES.items()},
     "PNG, its CRCs right": Reader("a", partial(of_picture, "PNG", {}), read_picture, with_crcs),
     "--names": Reader("a", lambda _: SYNSETS, partial(class_names, WNIDS)),

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convnet.files import write_atomic
-from convnet.prepare import prepare
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
+from convnet.data.store import Store, header_bytes
+from convnet.io.atomic import write_atomic
 from convnet.recipe import Recipe
-from convnet.sources import open_source
-from convnet.store import Store, header_bytes
-from convnet.train import train
+from convnet.training.train import train
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = (

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet.nets.layers import Net
-from convnet.optim import optimizer
 from convnet.recipe import load_recipe
+from convnet.training.optim import optimizer
 
 
 def pictures(n: int, side: int) -> Tensor:

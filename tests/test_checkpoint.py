@@ -15,11 +15,13 @@ import safetensors.torch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convnet import checkpoint, files, tensors
+from convnet import checkpoint
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position, load, load_newest, rebuild, save
+from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, DataError, DiskError
+from convnet.io import atomic
+from convnet.io import safetensors as tensors
 from convnet.nets import create_model
-from convnet.preprocess import Preprocessing
 from convnet.recipe import Recipe
 
 PLAIN = Preprocessing(size=4, pad=0, crop=4, channels="rgb", mean=None, scale=1.0, offset=0.0)
@@ -317,7 +319,7 @@ class Disk:
         self.on, self.names = on, []
         for name in ("fsync", "replace", "link"):
             monkeypatch.setattr(os, name, self.wrapped(name, getattr(os, name)))
-        monkeypatch.setattr(files, "open", self.opened, raising=False)
+        monkeypatch.setattr(atomic, "open", self.opened, raising=False)
 
     def wrapped(self, name, real):
         def call(*arguments, **options):

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convnet import lzw
-from convnet.decode import decode
-from convnet.kernels import jpeg_scan_cpu, lzw_cpu
+from convnet.data import lzw
+from convnet.data.decode import decode
+from convnet.kernels.cpu import jpeg_scan as jpeg_scan_cpu
+from convnet.kernels.cpu import lzw as lzw_cpu
 from damaged import FORMATS, judged, lines, wrong_part
 from pictures import encoded, photo
 

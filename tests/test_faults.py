@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnet import cli
-from convnet.kernels import compiled
+from convnet.cli import app as cli
+from convnet.kernels.cpu import compiled
 from faults import EVERY, POWER, Disk, PowerLoss
 
 Command = Callable[..., tuple[int, str, str]]

@@ -11,16 +11,19 @@ PACKAGE = Path(convnet.__file__).parent
 DESIGN = PACKAGE.parent / "DESIGN.md"
 
 
-def rows() -> dict[str, int]:
-    """{file or folder: row} as DESIGN.md lists them."""
-    found, row = {}, -1
-    block = DESIGN.read_text(encoding="utf-8").split("## The rows")[1].split("```")[1]
-    for line in block.splitlines():
-        if match := re.match(r"row (\d+)", line):
-            row = int(match[1])
-        elif match := re.match(r"  ([\w/]+(?:\.py|/))", line):
-            found[match[1]] = row
-    return found
+def floors() -> dict[str, tuple[int, int]]:
+    """{file or folder at the top: (its floor, its place there)} as DESIGN.md draws them."""
+    places, floor = {}, -1
+    for line in tree():
+        if match := re.match(r"floor (\d+)", line):
+            floor = int(match[1])
+        elif match := re.match(r"  (\w+)(?:\.py|/)", line):
+            places[match[1]] = (floor, len(places))
+    return places
+
+
+def tree() -> list[str]:
+    return DESIGN.read_text(encoding="utf-8").split("## The tree")[1].split("```")[1].splitlines()
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -28,17 +31,9 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield path.relative_to(PACKAGE).as_posix(), path
 
 
-def row_of(name: str, table: dict[str, int]) -> int | None:
-    """The row of `nets/alexnet.py`: its own, or that of the folder that holds it."""
-    while name and name not in table:
-        name = name.rstrip("/").rpartition("/")[0]
-        name = f"{name}/" if name else ""
-    return table.get(name)
-
-
 def imports(path: Path) -> Iterator[str]:
-    """The files of the package that a file imports when it is loaded (not inside functions)."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    """The files of the package that a file imports, when it is loaded or later."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "convnet":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -56,33 +51,73 @@ def imports(path: Path) -> Iterator[str]:
                 yield "/".join(parts) + (".py" if target.with_suffix(".py").is_file() else "/__init__.py")
 
 
-def test_every_file_has_a_row_and_imports_only_from_its_own_or_rows_above() -> None:
-    table, wrong, n_imports = rows(), [], 0
+def top(name: str) -> str:
+    """`data` of `data/store.py`, `recipe` of `recipe.py`."""
+    return name.split("/")[0].removesuffix(".py")
+
+
+def test_imports_go_down_the_floors() -> None:
+    places, wrong, n_imports = floors(), [], 0
     for name, path in modules():
-        if name == "__init__.py":
-            continue
-        own = row_of(name, table)
-        if own is None:
-            wrong.append(f"{name} has no row in DESIGN.md")
+        if top(name) in ("__init__", "__main__"):
             continue
         for target in imports(path):
-            if target == "__init__.py":
+            if top(target) in ("__init__", top(name)):
                 continue
             n_imports += 1
-            row = row_of(target, table)
-            if row is None or row > own:
-                wrong.append(f"{name} (row {own}) imports {target} (row {row})")
+            if places[top(target)] >= places[top(name)]:
+                wrong.append(f"{name} imports {target}")
     assert not wrong, "\n".join(wrong)
-    assert n_imports > 50
+    assert n_imports > 300
 
 
-def test_every_row_names_a_file_that_exists() -> None:
-    missing = [name for name in rows() if not (PACKAGE / name).exists()]
-    assert not missing
+def test_the_tree_is_the_one_that_is_drawn() -> None:
+    """Each folder and file of the top has its floor, each file of the folders that are drawn whole its line."""
+    here = {top(path.name) for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert here - {"__init__", "__main__", "__pycache__"} == set(floors())
+    folder, drawn = "", set()
+    for line in tree():
+        if match := re.match(r"(  |    )([\w/]+(?:\.py|/))", line):
+            folder = match[2] if match[1] == "  " else folder
+            drawn.add(match[2] if match[1] == "  " else folder + match[2])
+    assert [name for name in drawn if not (PACKAGE / name).exists()] == []
+    for whole in ("io", "data", "evaluation", "training", "cli"):
+        assert {f"{whole}/{path.name}" for path in (PACKAGE / whole).glob("[!_]*.py")} <= drawn
+
+
+# Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
+LINES = {
+    ".": 1400,
+    "benchmark": 1510,
+    "cli": 2200,
+    "data": 7990,
+    "evaluation": 1430,
+    "export": 810,
+    "io": 1030,
+    "kernels": 2090,
+    "nets": 3520,
+    "report": 710,
+    "training": 1530,
+    "visualize": 3410,
+    "weights": 2360,
+}
+
+
+def test_no_folder_grows_unseen() -> None:
+    """A folder keeps within its lines, and near them; at most 20 files lie in one, at most 10 at the top."""
+    for name, most in LINES.items():
+        files = (PACKAGE / name).glob("*.py") if name == "." else (PACKAGE / name).rglob("*.py")
+        n = sum(path.read_text(encoding="utf-8").count("\n") for path in files)
+        assert most - 150 < n <= most, f"{name}: {n} lines, {most} allowed"
+    assert set(LINES) == {".", *(path.name for path in PACKAGE.iterdir() if any(path.glob("*.py")))}
+    for folder in {path.parent for _, path in modules()}:
+        n_files = len([path for path in folder.iterdir() if path.is_file()])
+        most = {PACKAGE: 10, PACKAGE / "nets": 27, PACKAGE / "visualize": 21}.get(folder, 20)
+        assert n_files <= most, f"{folder}: {n_files} files"
 
 
 def test_no_import_cycle() -> None:
-    graph = {name: {t for t in imports(path) if t != name} for name, path in modules()}
+    graph = {name: {t for t in imports(path) if t != name} for name, path in modules() if name != "__init__.py"}
     done: set[str] = set()
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -102,7 +137,7 @@ def test_nothing_is_unpickled_and_only_the_command_prints() -> None:
         for forbidden in ("pickle.load", "weights_only=False", "allow_pickle=True", "eval(", "exec("):
             pattern = rf"(?<![\w.]){re.escape(forbidden)}"
             assert not re.search(pattern, text), f"{name} has {forbidden}"
-        if not re.fullmatch(r"(cli(_\w+)?|terminal)\.py", name):
+        if not re.fullmatch(r"cli/\w+\.py", name):
             assert not re.search(r"(?<![\w.])print\(", text), f"{name} prints"
 
 

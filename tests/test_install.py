@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convnet import machine
+from convnet import hardware
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,7 +29,7 @@ def printed() -> Iterator[tuple[str, str]]:
     """(file, what is installed) of every `pip install` that someone may read and follow."""
     for path in PLACES:
         if path != Path(__file__):
-            text = path.read_text(encoding="utf-8").replace("{machine.DISTRIBUTION}", machine.DISTRIBUTION)
+            text = path.read_text(encoding="utf-8").replace("{hardware.DISTRIBUTION}", hardware.DISTRIBUTION)
             for match in INSTALL.finditer(text.replace("\\[", "[").replace("\\]", "]").replace("\\.", ".")):
                 yield path.name, (match[1] or match[2]).rstrip(".,")
 
@@ -62,7 +62,7 @@ def test_every_printed_install_is_one_of_ours() -> None:
 
 
 def test_the_distributions_name_is_pyprojects() -> None:
-    assert PROJECT["name"] == machine.DISTRIBUTION
+    assert PROJECT["name"] == hardware.DISTRIBUTION
     assert PROJECT["scripts"].keys() == {"convnet"}
 
 

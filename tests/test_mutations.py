@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from convnet.containers import BadPicture
+from convnet.data.image_formats import BadPicture
 from convnet.errors import ConvnetError
 from readers import READERS, Reader
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from convnet import device, machine, threads
+from convnet import device, hardware, threads
 from convnet.benchmark import ceilings, feed, peak
 from convnet.benchmark.forms import OURS, PASSES, PLAIN, Case, Form, Precision, build, case, others
 from convnet.benchmark.turns import WARM_UP, Budget, Turns, by_turns, is_out_of_memory, spread, too_slow
+from convnet.data.store import Store
 from convnet.errors import UsageError, unknown
-from convnet.explain import summary
 from convnet.nets import MODELS, list_models
+from convnet.nets.describe import summary
 from convnet.progress import SILENT, Progress
-from convnet.store import Store
 
 WHAT = ("training", "inference")
 MAIN = ("alexnet", "zfnet", "nin_imagenet", "googlenet", "vgg_a", "vgg_d")  # what `main` stands for
@@ -259,16 +259,16 @@ def _batch(asked: Asked, name: str, kind: str) -> int:
 
 
 def _machine(where: device.Device) -> dict[str, Any]:
-    cores = machine.cores()
+    cores = hardware.cores()
     gpu = torch.cuda.get_device_name(where.device) if where.device.type == "cuda" else None
     return {
-        "processor": machine.processor().name,
+        "processor": hardware.processor().name,
         "cores": cores.n,
         "threads": where.threads,
-        "memory": machine.memory().total,
+        "memory": hardware.memory().total,
         "gpu": gpu,
         "device": where.reason,
         "precision": "bf16" if where.dtype == torch.bfloat16 else "fp32",
-        "versions": machine.versions() | {"torch": str(torch.__version__), "cuda": torch.version.cuda},
+        "versions": hardware.versions() | {"torch": str(torch.__version__), "cuda": torch.version.cuda},
         "implementation": f"{platform.python_implementation()} on {sys.platform}",
     }

@@ -8,7 +8,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from convnet.benchmark import WHAT
 from convnet.benchmark.forms import OURS, PLAIN
 from convnet.benchmark.table import machine_line
-from convnet.look import draw
+from convnet.visualize import plot
 
 BAR, GAP = 0.8, 0.7  # in bars: a bar's height with its room, and the room between two nets
 INSIDE, ROOM = 0.6, 0.015  # shares: from here on a figure stands in its bar; the room beside it
@@ -19,7 +19,7 @@ def benchmark_figure(result: dict[str, Any]) -> Any:
     rows = [row for row in result["nets"] if any(form[what] for form in row["forms"] for what in WHAT)]
     n_bars = sum(len(row["forms"]) for row in rows)
     height = 1.3 + 0.19 * n_bars + 0.22 * len(rows)
-    with draw.figure(8.0, max(height, 2.0)) as made:
+    with plot.figure(8.0, max(height, 2.0)) as made:
         panels = made.subplots(1, 2, sharex=True, sharey=True)
         engine = made.get_layout_engine()
         assert isinstance(engine, ConstrainedLayoutEngine)
@@ -27,18 +27,18 @@ def benchmark_figure(result: dict[str, Any]) -> Any:
         for axes, what in zip(panels, WHAT, strict=True):
             _panel(axes, rows, what)
         kinds = _kinds(rows)
-        handles = [panels[0].barh([0], [0], color=colour, label=draw.in_legend(kind)) for kind, colour in kinds.items()]
+        handles = [panels[0].barh([0], [0], color=colour, label=plot.in_legend(kind)) for kind, colour in kinds.items()]
         if len(kinds) > 1:
             made.legend(handles=handles, loc="outside upper right", ncols=len(kinds), fontsize=7)
-        draw.note(made, _note(result))
+        plot.note(made, _note(result))
     return made
 
 
 def _kinds(rows: list[dict[str, Any]]) -> dict[str, str]:
     """A colour for each form's name."""
     found = dict.fromkeys(_kind(form["form"]) for row in rows for form in row["forms"])
-    fixed = {OURS: draw.COLOURS[0], PLAIN: draw.COLOURS[1]}
-    return {kind: fixed.get(kind, draw.COLOURS[2 if kind == "torchvision" else 3]) for kind in found}
+    fixed = {OURS: plot.COLOURS[0], PLAIN: plot.COLOURS[1]}
+    return {kind: fixed.get(kind, plot.COLOURS[2 if kind == "torchvision" else 3]) for kind in found}
 
 
 def _kind(form: str) -> str:
@@ -61,7 +61,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], what: str) -> None:
     axes.tick_params("y", length=0)
     axes.set_xlim(0, max(1.0, most) * 1.02)
     axes.set_ylim(y - GAP - 0.4, -0.6)
-    axes.axvline(1.0, color=draw.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(1.0, color=plot.FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("share of the ceiling")
@@ -76,18 +76,18 @@ def _bar(axes: Axes, y: float, form: dict[str, Any], what: str, colour: str, row
     """A bar with a line from its least to its most, and its rate in figures."""
     told = form[what]
     if told is None:
-        axes.text(0.01, y, "not measured", va="center", fontsize=7, color=draw.QUIET)
+        axes.text(0.01, y, "not measured", va="center", fontsize=7, color=plot.QUIET)
         return
     share, rate = _share(form, what), told["rate"]
     axes.barh(y, share, BAR, color=colour)
     ends = [share * rate[name] / rate["median"] for name in ("least", "most")]
-    axes.plot(ends, [y, y], color=draw.INK, linewidth=0.8, solid_capstyle="butt")
+    axes.plot(ends, [y, y], color=plot.INK, linewidth=0.8, solid_capstyle="butt")
     times = f"  {told['times_plain']:.1f} x plain" if told["times_plain"] and form["form"] != PLAIN else ""
     text = f"{rate['median']:,.0f}" if rate["median"] >= 10 else f"{rate['median']:.2g}"
     if max(share, ends[1]) > INSIDE:
-        at, side, ink = min(share, ends[0]) - ROOM, "right", draw.PAPER
+        at, side, ink = min(share, ends[0]) - ROOM, "right", plot.PAPER
     else:
-        at, side, ink = max(share, ends[1]) + ROOM, "left", draw.INK
+        at, side, ink = max(share, ends[1]) + ROOM, "left", plot.INK
     axes.text(at, y, text + times, va="center", ha=side, fontsize=7, color=ink)
 
 

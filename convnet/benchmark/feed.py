@@ -11,16 +11,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet import fit, preprocess, resident
 from convnet.benchmark.forms import Case, fresh
+from convnet.data import device_loader, preprocess
+from convnet.data.loader import Batch, Loader
+from convnet.data.prepare import prepare
+from convnet.data.sources import Entry, Source
+from convnet.data.store import Store
 from convnet.errors import UsageError
-from convnet.loader import Batch, Loader
-from convnet.prepare import prepare
 from convnet.progress import SILENT
-from convnet.sources import Entry, Source
-from convnet.step import Step
-from convnet.store import Store
-from convnet.update import updates
+from convnet.training import micro_batch
+from convnet.training.step import Step
+from convnet.training.update import updates
 
 PICTURES = 1024  # in the store that is made for the measurement
 CLASSES = 10
@@ -78,10 +79,10 @@ def feed(of: Case, store: Store, batches: int, workers: int, with_step: bool = T
     means = store.mean_picture, store.statistics.mean_rgb
     how = preprocess.of_recipe(recipe, *means, store.shorter_side, store.fit)
     loader = Loader(split, store.statistics, ids, recipe, how, where.device, workers, step.input_dtype)
-    fed = resident.choose(loader, "auto", lambda: fit.taken(step, of.shape), SILENT)  # as training does
+    fed = device_loader.choose(loader, "auto", lambda: micro_batch.taken(step, of.shape), SILENT)  # as training does
     epochs, numbers = count(), count()
 
-    def through(loader: resident.Feed) -> None:
+    def through(loader: device_loader.Feed) -> None:
         for _ in loader.epoch(next(epochs)):
             pass
 

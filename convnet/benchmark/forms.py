@@ -19,15 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convnet import device
 from convnet.benchmark.plain import HOW, HOW_CUDA, Plain, grouped, plain_alexnet
+from convnet.data.loader import Batch
 from convnet.device import Device
-from convnet.explain import on_meta, own_name, skeleton
-from convnet.loader import Batch
-from convnet.machine import version
+from convnet.hardware import version
 from convnet.nets import create_model, recipe_of
+from convnet.nets.describe import on_meta, own_name, skeleton
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe, load_recipe
-from convnet.step import RUBBISH, Step
-from convnet.update import updates
+from convnet.training.step import RUBBISH, Step
+from convnet.training.update import updates
 
 OURS, PLAIN = "convnet", "plain PyTorch"
 PIXEL_STD = 60.0  # grey levels: about that of photos

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convnet import device, machine
+from convnet import device, hardware
 from convnet.benchmark.forms import Case, Precision, build, case
 from convnet.benchmark.plain import Plain, grouped
-from convnet.explain import skeleton
+from convnet.nets.describe import skeleton
 
 STEPS = 2  # the second has the velocity and the memory that the first left
 RESERVE = 1.2  # what is needed for a moment within a step, as a factor
@@ -90,7 +90,7 @@ def free(place: torch.device) -> int | None:
         return None
     with suppress(OSError, AttributeError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)  # what `device.keep_memory` kept is free too
-    return machine.memory().free
+    return hardware.memory().free
 
 
 def does_not_fit(of: Case, dtype: torch.dtype) -> str:

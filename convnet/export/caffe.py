@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from convnet import files
 from convnet.checkpoint import Checkpoint
 from convnet.export import prototxt
 from convnet.export.named import has_mean_picture, in_caffes
+from convnet.io import atomic
 from convnet.nets.layers import Net
 from convnet.weights.names import caffes_channels
 
@@ -31,8 +31,8 @@ def write(net: Net, kept: Checkpoint, path: Path, text: Path) -> list[str]:
     name, told = kept.recipe.net, _pictures(net, kept)
     about = [f"{name}, {net.paper}; its weights are in {path.name}. Blobs have the names of convnet's stages.", told]
     layers = prototxt.deploy(net, name, kept.preprocessing.crop, about)
-    files.write_new(text, layers.encode())
-    files.write_atomic(path, pieces(name, in_caffes(net, kept.weights)))
+    atomic.write_new(text, layers.encode())
+    atomic.write_atomic(path, pieces(name, in_caffes(net, kept.weights)))
     return [told]
 
 

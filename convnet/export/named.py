@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convnet import __version__, files, preprocess, recipe, tensors
+from convnet import __version__, recipe
 from convnet.checkpoint import Checkpoint
+from convnet.data import preprocess
+from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
 from convnet.export.prototxt import check
+from convnet.io import atomic, safetensors
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.vgg import SHRINK, VGG
-from convnet.preprocess import Preprocessing
 from convnet.weights.names import Naming, caffe, caffes_channels, in_state_dicts
 from convnet.weights.pictures import PIXELS
 
@@ -37,7 +39,7 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
     pictures = preprocess.to_dict(kept.preprocessing)
     colour = kept.preprocessing.mean
     if mean is not None:
-        pictures["mean_sha256"] = files.sha256_file(mean)
+        pictures["mean_sha256"] = atomic.sha256_file(mean)
     pictures["mean"] = mean.name if mean is not None else None if colour is None else colour.tolist()
     if names == "torchvision":
         weights, normalize, notes = in_torchvisions(net, kept)
@@ -59,14 +61,14 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
         "preprocessing": json.dumps(pictures),
         "classes": json.dumps(list(kept.classes)),
     }
-    files.write_atomic(path, map(bytes, tensors.sealed(weights, metadata)))
+    atomic.write_atomic(path, map(bytes, safetensors.sealed(weights, metadata)))
     return notes
 
 
 def write_npz(kept: Checkpoint, path: Path) -> list[str]:
     """Writes the tensors under our names; what the reader must know."""
     arrays = {name: tensor.contiguous().numpy() for name, tensor in kept.weights.items()}
-    with files.atomic(path) as file:
+    with atomic.atomic(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type] # no tensor is called allow_pickle
     return ["an .npz has no place for preprocessing: keep the checkpoint"]
 
@@ -81,7 +83,7 @@ def write_mean(preprocessing: Preprocessing, path: Path, order: str = "bgr") -> 
     planes = np.moveaxis(preprocessing.mean, -1, 0)
     data = io.BytesIO()  # a real file numpy writes past Python, and a full disk would have no name
     np.save(data, np.ascontiguousarray(planes[::-1] if order == "bgr" else planes))
-    files.write_new(path, data.getvalue())
+    atomic.write_new(path, data.getvalue())
 
 
 def write_classes(classes: Sequence[str], path: Path) -> None:
@@ -91,7 +93,7 @@ def write_classes(classes: Sequence[str], path: Path) -> None:
             raise UsageError(
                 f"the class {name!r} can't stand in a line of {path.name}: export an .onnx or .safetensors"
             )
-    files.write_new(path, "".join(f"{name}\n" for name in classes).encode())
+    atomic.write_new(path, "".join(f"{name}\n" for name in classes).encode())
 
 
 def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:

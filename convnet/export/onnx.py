@@ -20,13 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convnet import __version__, files, machine, preprocess
-from convnet.augment import LUMA, to_input
+from convnet import __version__, hardware
 from convnet.checkpoint import Checkpoint
+from convnet.data import preprocess
+from convnet.data.augment import LUMA, to_input
+from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, UsageError
+from convnet.evaluation.views import centre
+from convnet.io import atomic
 from convnet.nets.layers import Net
-from convnet.preprocess import Preprocessing
-from convnet.views import centre
 
 TOLERANCE = 1e-5  # of the largest logit
 BATCHES = (1, 3)  # pictures: the file is tried with both
@@ -79,7 +81,7 @@ def write(net: Net, kept: Checkpoint, path: Path, floats: bool) -> float:
     _check_packages()
     module = FromPixels(net, kept.preprocessing).eval()
     data = _program(module, kept, path, floats)
-    with files.atomic(path) as file:
+    with atomic.atomic(path) as file:
         file.write(data)
         file.flush()
         return _difference(Path(file.name), path, module, kept.preprocessing.crop, floats)
@@ -103,7 +105,7 @@ def _check_packages() -> None:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             importlib.import_module(package)
     except ImportError as error:
-        install = f'pip install "{machine.DISTRIBUTION}[onnx]", in a checkout pip install -e ".[onnx]"'
+        install = f'pip install "{hardware.DISTRIBUTION}[onnx]", in a checkout pip install -e ".[onnx]"'
         raise UsageError(f"to write ONNX, {error.name} is missing: {install}") from error
 
 

@@ -19,12 +19,12 @@ from torch import nn
 
 from convnet import __version__
 from convnet.errors import UsageError
-from convnet.explain import on_meta
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_family import Family
 from convnet.nets.alexnet_owt import AlexNetOWT
 from convnet.nets.cifar import Cifar18, CifarNet
 from convnet.nets.columns import Columns, ConnectedColumns
+from convnet.nets.describe import on_meta
 from convnet.nets.googlenet import HEADS, TABLE_1, GoogLeNet
 from convnet.nets.layers import Net, SubSampling
 from convnet.nets.local import LocallyConnected2d

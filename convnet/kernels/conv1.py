@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convnet.kernels import blocks_cpu
-from convnet.kernels.compiled import watched
+from convnet.kernels.cpu import blocks as blocks_cpu
+from convnet.kernels.cpu.compiled import watched
 
 MAPS = 4  # more maps keep matrix units busy by themselves
 

@@ -12,15 +12,15 @@ import math
 import torch
 from torch import Tensor
 
-from convnet import draws
 from convnet.errors import UsageError
+from convnet.io import rng
 
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's factors
 
 
 def state(seed: int, *where: int) -> int:
     """What dropout is to be told of where it is, such as (seed, draws.stream("dropout"), step, layer): an int64."""
-    bits = int(draws.bits(seed, *where))
+    bits = int(rng.bits(seed, *where))
     return bits - 2**64 if bits >= 2**63 else bits
 
 
@@ -51,7 +51,7 @@ def scale(p: float) -> float:
 
 def _mix(x: Tensor) -> Tensor:
     """splitmix64 (see draws.py) on int64, whose arithmetic is modulo 2^64 as well."""
-    x = x + _signed(draws.GOLDEN)
+    x = x + _signed(rng.GOLDEN)
     x = (x ^ _shifted(x, 30)) * _signed(FIRST)
     x = (x ^ _shifted(x, 27)) * _signed(SECOND)
     return x ^ _shifted(x, 31)

@@ -2,14 +2,15 @@
 
 from torch import Tensor
 
-from convnet.kernels import norm_pool_cpu, on_cuda
+from convnet.kernels.cpu import norm_pool as norm_pool_cpu
+from convnet.kernels.cuda import available as on_cuda
 from convnet.kernels.plain import Block
 
 
 def in_one_pass(x: Tensor, block: Block) -> Tensor | None:
     """ReLU, response norm and pooling of (N, C, H, W) by a kernel in C or Triton; None where there is none for it."""
     if block.n and on_cuda.take(x):
-        from convnet.kernels import norm, norm_pool  # which load Triton
+        from convnet.kernels.cuda import norm, norm_pool  # which load Triton
 
         if norm_pool.available(x, block):
             return norm_pool.norm_pool(x, block)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.kernels.compiled import hooked, watched
 from convnet.kernels.conv1 import in_bf16
+from convnet.kernels.cpu.compiled import hooked, watched
 from convnet.nets.layers import connected
 
 

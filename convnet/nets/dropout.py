@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet import draws
 from convnet.errors import UsageError
+from convnet.io import rng
 from convnet.kernels import dropout as plain_form
-from convnet.kernels import dropout_cpu, on_cuda
+from convnet.kernels.cpu import dropout as dropout_cpu
+from convnet.kernels.cuda import available as on_cuda
 
-STREAM = draws.stream("dropout")
+STREAM = rng.stream("dropout")
 LAYERS = 16  # of dropout in a net, at most
 
 
@@ -42,7 +43,7 @@ _place: ContextVar[_Place | None] = ContextVar("place", default=None)
 
 def states(seed: int, step: int) -> Tensor:
     """int64 (LAYERS,): what each layer of a net draws from in a step."""
-    found: NDArray[np.uint64] = draws.bits(seed, STREAM, step, np.arange(LAYERS))
+    found: NDArray[np.uint64] = rng.bits(seed, STREAM, step, np.arange(LAYERS))
     return torch.from_numpy(found.view(np.int64))
 
 
@@ -94,7 +95,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 def _form(x: Tensor) -> Callable[[Tensor, float, Tensor, int], Tensor]:
     """The kernel in Triton or the plain form."""
     if on_cuda.take(x):
-        from convnet.kernels import dropout_cuda  # which loads Triton
+        from convnet.kernels.cuda import dropout as dropout_cuda  # which loads Triton
 
         if dropout_cuda.available(x):
             return dropout_cuda.dropout

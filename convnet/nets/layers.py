@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
-from convnet.kernels import conv1, linear_cpu
-from convnet.kernels.compiled import hooked
+from convnet.kernels import conv1
+from convnet.kernels.cpu import linear as linear_cpu
+from convnet.kernels.cpu.compiled import hooked
 from convnet.kernels.one_pass import in_one_pass
 from convnet.kernels.plain import Block, plain_response_norm, wide, window_sum
 

@@ -14,23 +14,24 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from convnet import __version__, device, files
+from convnet import __version__, device
 from convnet.checkpoint import rebuild
 from convnet.errors import ConvnetError, Interrupted, UsageError
-from convnet.look.labels import class_names, first_names, printable
+from convnet.io import atomic
+from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
 from convnet.report import chart, findings, record
 from convnet.report.findings import PICTURES, Asked
 from convnet.report.record import Record
-from convnet.stop import Stop
+from convnet.visualize.labels import class_names, first_names, printable
 
 NAME = "report.html"  # in a run's folder
 LISTED = 200  # pictures that were left out, by name
 
 
 def report(
-    run: files.PathLike,
-    out: files.PathLike | None = None,
+    run: atomic.PathLike,
+    out: atomic.PathLike | None = None,
     *,
     store: Path | None = None,
     names: Path | None = None,
@@ -49,8 +50,8 @@ def report(
     """
     if pictures < 1:
         raise UsageError(f"--pictures {pictures}: at least 1 must be looked at")
-    run = files.as_path(run, "the run's folder")
-    target = run / NAME if out is None else files.as_path(out, "out")
+    run = atomic.as_path(run, "the run's folder")
+    target = run / NAME if out is None else atomic.as_path(out, "out")
     told = record.read(run, store)
     page: dict[str, Any] = {
         "title": printable(run.resolve().name),
@@ -67,7 +68,7 @@ def report(
     if told.checkpoint is not None:
         page |= _look(told, names, pictures, place, progress, stop)
     page["missing"] = told.missing
-    files.write_atomic(target, _render(page).encode(errors="replace"))
+    atomic.write_atomic(target, _render(page).encode(errors="replace"))
     for text in told.missing:
         progress.warn(f"the page lacks {text}")
     return target

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet.look.curves import Curves
+from convnet.visualize.curves import Curves
 
 WIDTH, HEIGHT = 420, 230  # of the drawing
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 10, 26  # margins

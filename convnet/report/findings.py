@@ -10,24 +10,24 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from convnet.data.preprocess import Preprocessing
+from convnet.data.store import Pixels, Split, Store
 from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluate import split_to_test
-from convnet.look import draw
-from convnet.look.classes import DOUBT, Classes, classes
-from convnet.look.duplicates import LIKE, near_duplicates
-from convnet.look.filters import filters, name_of, pictures_of
-from convnet.look.guesses import Guesses, guesses, some
-from convnet.look.neighbours import Neighbours, neighbours
-from convnet.look.panels import choose, percent
-from convnet.look.seen import Seen, from_store
+from convnet.evaluation.evaluate import split_to_test
+from convnet.io.signals import Stop
 from convnet.nets.layers import Net
-from convnet.preprocess import Preprocessing
 from convnet.progress import Progress
 from convnet.recipe import Recipe
-from convnet.run import choose_data
-from convnet.stop import Stop
-from convnet.store import Pixels, Split, Store
+from convnet.training.run import choose_data
+from convnet.visualize import plot
+from convnet.visualize.classes import DOUBT, Classes, classes
+from convnet.visualize.duplicates import LIKE, near_duplicates
+from convnet.visualize.filters import filters, name_of, pictures_of
+from convnet.visualize.guesses import Guesses, guesses, some
+from convnet.visualize.neighbours import Neighbours, neighbours
+from convnet.visualize.panels import choose, percent
+from convnet.visualize.seen import Seen, from_store
 
 PICTURES = 2000  # validation pictures that are looked at, if not told otherwise
 TRAINED = 20_000  # training pictures among which copies are looked for
@@ -77,7 +77,7 @@ def kernels(net: Net) -> list[dict[str, Any]]:
     sheets = []
     for i, column in enumerate(shown.columns):
         across = min(16, len(column)) if len(column) > 36 else min(8, len(column))
-        sheet = draw.tiles(list(pictures_of(column)), across, ground=np.nan)
+        sheet = plot.tiles(list(pictures_of(column)), across, ground=np.nan)
         seen = np.isfinite(sheet)
         pixels = np.round(np.where(seen, sheet, 0) * 255).astype(np.uint8)
         pixels = np.dstack([pixels, np.where(seen[..., :1], 255, 0).astype(np.uint8)])  # gaps let the page through

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convnet import files
 from convnet.checkpoint import BEST, LAST, Checkpoint, load
+from convnet.data.store import Store, is_store
 from convnet.errors import ConvnetError, UsageError
-from convnet.evaluate import interval
-from convnet.look.curves import Curves, curves
+from convnet.evaluation.evaluate import interval
+from convnet.io import atomic
+from convnet.io.strict_json import unseal
 from convnet.progress import clock
 from convnet.recipe import Recipe, load_recipe, to_dict
-from convnet.run import METRICS, TIMING
-from convnet.store import Store, is_store
-from convnet.strictjson import unseal
+from convnet.training.run import METRICS, TIMING
+from convnet.visualize.curves import Curves, curves
 
 FILES = (METRICS, TIMING, "summary.json", "environment.json", "recipe.toml")  # what `convnet train` leaves
 
@@ -65,7 +65,7 @@ def read(run: Path, store: Path | None = None) -> Record:
 def _json(record: Record, name: str, meaning: str) -> dict[str, Any] | None:
     path = record.run / name
     try:
-        return unseal(files.read(path, files.TEXT))
+        return unseal(atomic.read(path, atomic.TEXT))
     except FileNotFoundError:
         record.missing.append(f"there is no {name}: {meaning}")
     except (OSError, ValueError) as error:

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convnet import __version__, files
+from convnet import __version__
 from convnet.checkpoint import MAGIC, Checkpoint, save
+from convnet.data.preprocess import Preprocessing
+from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
+from convnet.io import atomic
 from convnet.nets import create_model
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 from convnet.nets.vgg import INPUT_SIZES, SHRINK, VGG
-from convnet.preprocess import Preprocessing
 from convnet.progress import SILENT, Progress
-from convnet.scale import Fit
 from convnet.weights import archives, caffe, candidates, download, names, own, pictures
 from convnet.weights.found import Found, Part
 from convnet.weights.match import match, misfit, squeezed, whole
@@ -91,7 +92,7 @@ def read_weights(
         raise DataError(misfit(path, net_name, report, len(chosen), len(found)))
     if not chosen:
         raise DataError(f"{path}: no tensor of it fits {net_name}")
-    sha256 = files.sha256_file(path)
+    sha256 = atomic.sha256_file(path)
     order = _order(net, writer, told, channels, report)
     if told is not None:
         preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
@@ -181,7 +182,7 @@ def _check_ending(path: Path) -> None:
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     with (
         suppress(OSError),
-        open(path, "rb", opener=files.regular) as file,
+        open(path, "rb", opener=atomic.regular) as file,
     ):  # one that can't be read is named by its reader
         if file.read(len(MAGIC)) == MAGIC:
             raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")

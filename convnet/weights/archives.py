@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet import npy, tensors
 from convnet.errors import DataError
-from convnet.files import CHUNK, regular
+from convnet.io import npy, safetensors
+from convnet.io.atomic import CHUNK, regular
 from convnet.weights.found import Found
 
 MAX_TENSORS = 10_000
@@ -33,13 +33,13 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def is_as_sealed(path: Path, digest: str) -> bool:
     """Whether a `.safetensors` whose metadata say this sha256 is as it was written."""
-    return tensors.is_as_sealed(_mapped(path), digest)
+    return safetensors.is_as_sealed(_mapped(path), digest)
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     data = _mapped(path)
     try:
-        return tensors.parse_all(data)
+        return safetensors.parse_all(data)
     except DataError as error:
         raise DataError(f"not a whole .safetensors: {error}") from error
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.errors import DataError
-from convnet.files import regular
+from convnet.io.atomic import regular
 from convnet.weights.found import Found
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from convnet import files
 from convnet.errors import ConvnetError, DataError, UsageError, unknown
+from convnet.io import atomic
 from convnet.progress import SILENT, Progress
 
 MIB = 1 << 20
@@ -155,11 +155,11 @@ def fetch(
 def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds: float, pause_seconds: float) -> None:
     """Downloads to `part`, again and again as long as something comes, and gives the verified file its name."""
     folder = path.parent
-    with files.disk_errors(path):
-        files.make_folder(folder)
+    with atomic.disk_errors(path):
+        atomic.make_folder(folder)
         if not file.digest:
             part.unlink(missing_ok=True)
-    with files.lock(folder, f"downloading {file.file_name}"):
+    with atomic.lock(folder, f"downloading {file.file_name}"):
         failed = 0
         while True:
             before = _size(part)
@@ -183,10 +183,10 @@ def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds:
                 progress.finish()
         _verify(part, file, path)
         if not file.digest:
-            files.write_atomic(_own_digest(path), _sum_line(part, path))
-        with files.disk_errors(path):
+            atomic.write_atomic(_own_digest(path), _sum_line(part, path))
+        with atomic.disk_errors(path):
             os.replace(part, path)
-            files.sync_folder(folder)
+            atomic.sync_folder(folder)
 
 
 def _reason(error: Exception) -> str:
@@ -239,14 +239,14 @@ def _receive(
 ) -> None:
     done = begin
     progress.start(name, (total or MAX_BYTES) // MIB, done // MIB, unit="MiB")
-    with open(part, "r+b" if begin else "wb", opener=files.in_place) as target:
+    with open(part, "r+b" if begin else "wb", opener=atomic.in_place) as target:
         target.truncate(begin)
         target.seek(begin)
-        while piece := response.read1(files.CHUNK):
+        while piece := response.read1(atomic.CHUNK):
             done += len(piece)
             if done > (total or MAX_BYTES):
                 raise _WrongError(f"the server sends more than the {total or MAX_BYTES:,} bytes it may")
-            with files.disk_errors(part):
+            with atomic.disk_errors(part):
                 target.write(piece)
             progress.update(done // MIB)
     if total is not None and done < total:
@@ -298,7 +298,7 @@ def _own_digest(path: Path) -> Path:
 
 def _sum_line(found: Path, path: Path) -> bytes:
     """What is kept there, as sha256sum writes and checks it."""
-    return f"{files.sha256_file(found)}  {path.name}\n".encode()
+    return f"{atomic.sha256_file(found)}  {path.name}\n".encode()
 
 
 def _verify_own(path: Path, progress: Progress) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet import files, preprocess, strictjson, tensors
+from convnet.data import preprocess
+from convnet.data.preprocess import Preprocessing
 from convnet.errors import DataError, UsageError
-from convnet.preprocess import Preprocessing
+from convnet.io import atomic, safetensors, strict_json
 from convnet.recipe import Option
 from convnet.weights import archives
 from convnet.weights.pictures import mean_of, recipe_of
@@ -63,8 +64,8 @@ def own_of(path: Path) -> Own | None:
     told = archives.read_metadata(path)
     if "convnet" not in told and len(told.keys() & set(KEYS)) < 4:  # else a bit of that name may have been hit
         return None
-    digest = told.get(tensors.SEAL)
-    is_hit = digest is None and any(len(name) == len(tensors.SEAL) and len(told[name]) == 64 for name in told)
+    digest = told.get(safetensors.SEAL)
+    is_hit = digest is None and any(len(name) == len(safetensors.SEAL) and len(told[name]) == 64 for name in told)
     if is_hit or (digest is not None and not archives.is_as_sealed(path, digest)):
         raise DataError(f"{path} is not as it was exported: its sha256 does not match; export it again")
     try:
@@ -79,7 +80,7 @@ def mean_picture_of(own: Own, path: Path) -> NDArray[np.float32]:
     beside = path.with_name(own.mean_picture)
     if not beside.exists():
         raise DataError(f"{path}: its mean picture {beside.name} isn't beside it; put it there, or give --mean")
-    if own.mean_sha256 is not None and files.sha256_file(beside) != own.mean_sha256:
+    if own.mean_sha256 is not None and atomic.sha256_file(beside) != own.mean_sha256:
         raise DataError(f"{beside} is not as it was exported: its sha256 does not match; export again, or give --mean")
     return mean_of(beside, own.preprocessing.size)
 
@@ -90,7 +91,7 @@ def _own(told: Mapping[str, str]) -> Own:
             raise DataError(f"{key} is missing")
     if told["names"] not in get_args(Names):
         raise DataError(f"names is {told['names'][:50]!r}; it must be {', '.join(get_args(Names))}")
-    values = strictjson.parse(told["preprocessing"])
+    values = strict_json.parse(told["preprocessing"])
     normalize, mean = values.pop("normalize", None), values.get("mean")
     sha256 = values.pop("mean_sha256", None)
     order = "bgr" if values.get("channels") == "bgr" else "rgb"
@@ -98,18 +99,18 @@ def _own(told: Mapping[str, str]) -> Own:
         values["channels"] = "rgb"
     colour = None if mean is None or isinstance(mean, str) else np.asarray(_three("mean", mean, MAX_LEVEL), np.float32)
     done = preprocess.from_dict({**values, "mean": colour is not None}, colour)
-    options = strictjson.parse(told["net_options"])
+    options = strict_json.parse(told["net_options"])
     recipe_of(told["net"], options, done)  # holds the net's name, its options and the scale against their rules
     is_torchvisions = told["names"] == "torchvision"
     return Own(
         net=told["net"],
         options=options,
         names=cast(Names, told["names"]),
-        classes=_classes(strictjson.value(told["classes"])),
+        classes=_classes(strict_json.value(told["classes"])),
         preprocessing=done,
         order=order,
         mean_sha256=None if sha256 is None else str(sha256),
-        is_sealed=tensors.SEAL in told,
+        is_sealed=safetensors.SEAL in told,
         mean_picture=_file_name(mean) if isinstance(mean, str) else None,
         std=_three("normalize", _std(normalize), MAX_STD, least=1e-6) if is_torchvisions else None,
     )

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet import files
+from convnet.data.preprocess import Preprocessing
+from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
+from convnet.io import atomic
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.norms import CAFFE_LRN
-from convnet.preprocess import Preprocessing
 from convnet.recipe import Option, Recipe
-from convnet.scale import Fit
 from convnet.weights import archives, caffe, download
 from convnet.weights.report import Report
 
@@ -175,7 +175,7 @@ def classes_of(path: Path | None, n: int, own: tuple[str, ...] | None, report: R
         report.notes.append(f'the classes are called "0" to "{n - 1}": no file with their names was given (--classes)')
         return tuple(str(k) for k in range(n))
     try:
-        text = files.read(path, files.TEXT).decode("utf-8-sig")
+        text = atomic.read(path, atomic.TEXT).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]

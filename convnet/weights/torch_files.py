@@ -1,4 +1,4 @@
-"""What does a file of torch.save hold? Its pickle is read as data (`convnet/pickles.py`), the numbers where they lie.
+"""What does a file of torch.save hold? Its pickle is read as data (`io/pickles.py`), the numbers where they lie.
 
 A pickle is a program that may name functions. Here only the few that put tensors and plain records together mean
 something, and what they mean is ours; a file that names any other is refused with that name, and nothing is run.
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from convnet.errors import DataError
-from convnet.files import regular
-from convnet.pickles import Global, Machine, RefusedError
+from convnet.io.atomic import regular
+from convnet.io.pickles import Global, Machine, RefusedError
 from convnet.weights.archives import MAX_TENSORS, zip_errors
 from convnet.weights.found import Found, Part
 

@@ -1,0 +1,373 @@
+"""The command `convnet VERB`: the only place that parses arguments, prints results and exits.
+
+Results go to stdout, progress to stderr. Errors are one line. Exit codes: errors.py.
+"""
+
+import io
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, cast
+
+import typer
+
+from convnet import __version__, hardware, threads
+from convnet.cli import show_data as _data  # noqa: F401 - each adds its commands to show
+from convnet.cli import show_net as _net  # noqa: F401
+from convnet.cli import show_picture as _picture  # noqa: F401
+from convnet.cli import show_unit as _unit  # noqa: F401
+from convnet.cli.evaluate import evaluate, fuse, predict
+from convnet.cli.machine import benchmark, doctor
+from convnet.cli.progress_bar import columns, plain, shown
+from convnet.cli.report import after_training, report
+from convnet.cli.show import show
+from convnet.cli.verb import Place, guarded
+from convnet.cli.weights import checkpoint_at, export, import_
+from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from convnet.recipe import Recipe
+
+# Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The classic ConvNets as their papers give them: from a folder of pictures to a trained, tested net.",
+)
+P = ParamSpec("P")
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Layout = Annotated[
+    str | None, typer.Option(metavar="folders|outer|inner", help="What decides where folders could mean two things.")
+]
+Megapixels = Annotated[
+    float | None, typer.Option(metavar="MEGAPIXELS", help="A larger picture is refused; it bounds memory too [268].")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+NameColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of pictures' names.")]
+LabelColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of classes.")]
+SplitColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of train, val, test.")]
+
+
+def main() -> None:
+    """The entry point: runs a verb and turns every error into its line and exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal can't show is no reason to stop
+    threads.sleep_while_waiting()
+    try:
+        app(standalone_mode=True)
+    except ConvnetError as error:
+        _fail(error)
+
+
+def _fail(error: ConvnetError) -> NoReturn:
+    text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
+    with suppress(OSError):
+        print(f"convnet: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    sys.exit(error.exit_code)
+
+
+def _verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Adds a verb, with what happens to every verb."""
+    return app.command(function.__name__.strip("_"))(guarded(function))  # import_ is the verb import
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"convnet {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+# prepare and check
+
+
+@_verb
+def prepare(
+    source: Annotated[
+        str, typer.Argument(help="Class folders, a list, a tar or zip, CIFAR, MNIST, ILSVRC, or: digits.")
+    ],
+    store: Annotated[Path, typer.Argument(help="The folder to make.")],
+    size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
+    encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",
+    shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
+    fit: Annotated[str, typer.Option(help="crop: the central square; pad, squash: whole pictures.")] = "crop",
+    max_pixels: Megapixels = None,
+    workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
+    split: Annotated[float, typer.Option(help="Part of each class that goes to --as when no split is given.")] = 0.1,
+    into: Annotated[str, typer.Option("--as", help="Where that part goes: val, or test.")] = "val",
+    seed: Annotated[int, typer.Option(help="Chooses which pictures go there.")] = 0,
+    layout: Layout = None,
+    name_column: NameColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Pictures to a store: convnet prepare photos/ stores/photos
+
+    Scales the shorter side to SIZE, cuts out the central square (--fit keeps whole pictures), and takes mean and
+    principal components in the same pass. A picture that can't be used is named with its reason. A preparation that
+    was stopped goes on where it was.
+    """
+    from convnet.cli.resolve import make_store, open_for
+    from convnet.data.sources import ColumnNames
+
+    columns = ColumnNames(name_column, label_column, split_column)
+    with shown(as_json) as progress:
+        made = make_store(
+            open_for(source, store, split, seed, into, layout, columns),
+            store,
+            progress,
+            size=size,
+            encoding=encoding,
+            shorter_side=shorter_side,
+            max_pixels=_pixels(max_pixels),
+            fit=fit,
+            workers=workers,
+        )
+    counts = made.header["counts"]
+    if as_json:
+        _print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
+    else:
+        line = "seen {seen:,} = used {used:,} + skipped {skipped:,} + failed {failed:,}"
+        print(f"{store}: {plain(made.describe())}")  # noqa: T201
+        print(line.format(**counts))  # noqa: T201
+    if strict and counts["failed"]:
+        raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
+
+
+@_verb
+def check(
+    where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
+    max_pixels: Megapixels = None,
+    workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
+    layout: Layout = None,
+    quiet: Quiet = False,
+    name_column: NameColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Is a store whole, is a folder fit to train on? convnet check photos/
+
+    A store: every byte against its sha256; exit code 3 when one is wrong. Pictures: unreadable ones, small classes,
+    classes that are missing in a split, and the same picture twice, worst of all in training and test; exit code 3 when
+    the classes can't be trained on, as prepare and train then stop.
+    """
+    from convnet.cli.resolve import open_for, refuse_columns
+    from convnet.data.check import check_folder, check_store
+    from convnet.data.sources import ColumnNames
+    from convnet.data.store import is_store
+
+    path = Path(where)
+    stored = where != "digits" and is_store(path)
+    with shown(quiet) as progress, tempfile.TemporaryDirectory() as place:
+        columns = ColumnNames(name_column, label_column, split_column)
+        if stored:
+            refuse_columns(where, columns)
+            report = check_store(path, progress)
+        else:
+            source = open_for(where, Path(place) / "store", layout=layout, columns=columns)
+            report = check_folder(source, progress, workers, _pixels(max_pixels))
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        for line in report.lines():
+            print(plain(line))  # noqa: T201
+    if report.unfit or (not report.ok and (stored or strict)):
+        raise typer.Exit(DataError.exit_code)
+
+
+def _pixels(megapixels: float | None) -> int:
+    from convnet.data.decode import MAX_PIXELS
+
+    if megapixels is not None and not 0.001 <= megapixels <= 4000:
+        raise UsageError(f"--max-pixels {megapixels:g}: must be 0.001 to 4000 megapixels")
+    return MAX_PIXELS if megapixels is None else round(megapixels * 1e6)
+
+
+# train
+
+
+@_verb
+def train(
+    data: Annotated[str | None, typer.Argument(help="A store, or anything that can be prepared [digits].")] = None,
+    net: Annotated[str | None, typer.Option(help="The net, by name [the recipe's].")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a .toml file [chosen by the data].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder [runs/RECIPE-DATA].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="A checkpoint or run whose weights the net takes.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Pictures in memory at once; the recipe's batch stays [all].")
+    ] = None,
+    resident: Annotated[
+        str, typer.Option(metavar="auto|raw|420|no", help="CUDA: pictures in its memory, as they are or as 4:2:0.")
+    ] = "auto",
+    place: Place = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
+    layout: Annotated[str | None, typer.Option(hidden=True)] = None,  # prepare's; named by the errors that ask for it
+    quiet: Quiet = False,
+    name_column: NameColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Pictures to a trained and tested net: convnet train photos/ --epochs 30
+
+    Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
+    Ctrl-C saves; --resume goes on as if never stopped.
+    """
+    from convnet import device
+    from convnet.checkpoint import LAST, PREVIOUS
+    from convnet.cli.resolve import free_folder, plan_run, resume_run
+    from convnet.data.sources import ColumnNames
+    from convnet.io.signals import on_signals
+    from convnet.training.train import train as run
+
+    changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
+    at_once = _at_once(batch)
+    device.choose(device=place)  # one that isn't there is told before pictures are prepared
+    start = checkpoint_at(start_from) if start_from is not None else None
+    columns = ColumnNames(name_column, label_column, split_column)
+    with shown(quiet) as progress:
+        if resume:
+            if net is not None or recipe is not None or settings or columns:
+                raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
+            store, plan, out = resume_run(data, out, changes, progress)
+        else:
+            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start, layout, columns)
+            out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
+        workers = 1 if store.encoding == "raw" else threads.most()
+        working = _threads(plan, out if resume else None)
+        progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}; {working}")
+        again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
+        command = shlex.join(["convnet", *sys.argv[1:]])
+
+        def leave(text: str) -> None:
+            progress.finish()
+            print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)  # noqa: T201
+
+        with on_signals(leave) as stop:
+            try:
+                summary = run(plan, store, out, resume=resume, start=start, place=place, workers=workers,
+                              at_once=at_once, keep=cast(Any, resident), progress=progress, stop=stop,
+                              command=command)  # fmt: skip
+            except Interrupted as error:
+                raise Interrupted(f"{error}; go on with: {again}") from error
+            except DiskError as error:
+                if not any((out / name).exists() for name in (LAST, PREVIOUS)):
+                    raise  # nothing is there to go on with
+                text = str(error).replace("run the same command again", f"go on with: {again}")
+                raise DiskError(text) from error
+        page = after_training(out, progress, place)
+    if as_json:
+        _print_json({"run": str(out), "report": str(page) if page else None, **summary})
+    else:
+        _print_summary(summary, out)
+        if page is not None:
+            print(f"report: {page}")  # noqa: T201
+
+
+def _threads(plan: "Recipe", resumed: Path | None) -> str:
+    """Settles the threads of a run (of one that goes on, its own) and says how many, and whether other work runs."""
+    from convnet.checkpoint import peek
+    from convnet.nets.describe import summary
+
+    kept = peek(resumed) if resumed is not None else None
+    recorded = kept.provenance.get("threads") if kept is not None else None
+    chosen = threads.settle(summary(plan.net)["multiply_adds"] * plan.batch, recorded)
+    load, n = hardware.load() or 0.0, hardware.cores().n
+    return f"{chosen}; other work runs here (load {load:.1f}, processors {n})" if load > n else str(chosen)
+
+
+def _at_once(batch: str | None) -> "int | Literal['auto'] | None":
+    if batch is None or batch == "auto":
+        return "auto" if batch else None
+    if batch.isdecimal() and int(batch):
+        return int(batch)
+    raise UsageError(f"--batch {batch}: it must be auto, or the number of pictures that go through the net at once")
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    print(  # noqa: T201
+        f"trained {summary['net']} for {summary['epochs']} epochs, {summary['steps']:,} steps, "
+        f"in {summary['training_seconds']:.0f} s ({summary['pictures_per_second']:,.0f} pictures/s)"
+    )
+    left = summary["left_out"]
+    for name, title in (("validation", "validation (chose the net)"), ("test", "test")):
+        if name in summary:
+            print(f"{title}: {_score_line(summary[name], left)}")  # noqa: T201
+    if "test" not in summary:
+        print("no test pictures: the validation error is a little too good; keep a test/ folder for an honest figure")  # noqa: T201
+    print(f"net: {out / summary['checkpoint']}")  # noqa: T201
+
+
+def _score_line(scores: dict[str, Any], left: dict[str, int]) -> str:
+    return (
+        f"top-1 error {scores['top1_error']:.2%}, top-5 error {scores['top5_error']:.2%}, n {scores['n']:,} "
+        f"({left['skipped']:,} skipped, {left['failed']:,} failed in preparing the store)"
+    )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))  # noqa: T201
+
+
+# the nets
+
+
+@_verb
+def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", as_json: Json = False) -> None:
+    """Lists the nets: convnet nets "vgg*"
+
+    Year, parameters, multiply-adds for one picture, the input (C x H x W), and whose net it is.
+    """
+    from convnet.nets.describe import summaries, table_lines
+
+    rows = summaries(pattern)
+    print(json.dumps(rows, indent=1) if as_json else "\n".join(table_lines(rows, columns())))  # noqa: T201
+
+
+@_verb
+def explain(
+    net: Annotated[str, typer.Argument(help="A net, by name.")],
+    other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="An option of NET, as input_size=64.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is in a net, and what differs: convnet explain alexnet alexnet_2012
+
+    Its layers; then each difference from its paper, from released nets or from OTHER, with its source.
+    """
+    from convnet.nets import describe as of
+    from convnet.recipe import Recipe, with_settings
+
+    recipe = with_settings(Recipe(), [f"net_options.{setting}" for setting in settings or []])
+    told = of.explain(net, other, **recipe.net_options)
+    print(json.dumps(told, indent=1) if as_json else "\n".join(of.explain_lines(told, columns())))  # noqa: T201
+
+
+_verb(evaluate)
+_verb(fuse)
+_verb(predict)
+_verb(report)
+_verb(import_)
+_verb(export)
+_verb(doctor)
+_verb(benchmark)
+app.add_typer(show, name="show")
+
+
+if __name__ == "__main__":
+    main()

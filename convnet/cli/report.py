@@ -1,0 +1,50 @@
+"""The verb report, and the report that ends a training: its arguments and what is told of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convnet.cli.progress_bar import plain, shown
+from convnet.cli.verb import Place
+from convnet.errors import UsageError
+from convnet.progress import Progress
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write, .html [report.html in the folder].")] = None,
+    store: Annotated[Path | None, typer.Option(help="The run's store, if it moved.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Classes' names: lines such as n01440764 tench.")] = None,
+    pictures: Annotated[int, typer.Option(help="The most test or validation pictures to look at.")] = 2000,
+    place: Place = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
+) -> None:
+    """A run on one page, in one file: convnet report runs/photos
+
+    Errors with intervals, recipe, curves, kernels, pictures with what the net says, confusion, classes, neighbours, and
+    what was left out. It needs no network; what is missing, as a store that is gone, is said there.
+    """
+    from convnet.report import report as write
+
+    if out is not None and out.suffix != ".html":
+        raise UsageError(f"--out {out}: a page's name ends in .html")
+    with shown(quiet) as progress:
+        path = write(run, out, store=store, names=names, pictures=pictures, place=place, progress=progress)
+    print(f"written: {plain(str(path))}")  # noqa: T201
+
+
+def after_training(run: Path, progress: Progress, place: str = "auto") -> Path | None:
+    """The report of a run that has just ended; None where there is none: the run is complete without it."""
+    again = f"the run is complete without it; convnet report {run} writes it"
+    try:
+        from convnet.report import report as write
+
+        return write(run, place=place, progress=progress)
+    except KeyboardInterrupt:
+        progress.finish()
+        progress.warn(f"the report was stopped; {again}")
+    except Exception as error:  # whatever it is: hours of training must not end in an error for the sake of a page
+        progress.finish()
+        progress.warn(f"no report: {error or type(error).__name__}; {again}")
+    return None

@@ -1,0 +1,237 @@
+"""What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from convnet.checkpoint import LAST, Summary, load_newest, peek
+from convnet.data.decode import MAX_PIXELS
+from convnet.data.fitness import classes_line, count, refuse_unfit
+from convnet.data.frames import SUFFIX
+from convnet.data.prepare import WORK, holds, prepare, settings_for
+from convnet.data.resize import fit_of
+from convnet.data.sources import ANY, ColumnNames, Source, open_source
+from convnet.data.sources.listing import slug
+from convnet.data.store import Store, is_store
+from convnet.errors import ConvnetError, UsageError, unknown
+from convnet.io import atomic
+from convnet.io.strict_json import unseal
+from convnet.nets import MODELS, recipe_of
+from convnet.nets.describe import skeleton
+from convnet.progress import Progress
+from convnet.recipe import Recipe, load_recipe, with_settings
+from convnet.training.init_from import take_over
+from convnet.training.run import fresh_net
+
+LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
+STORES = Path("stores")  # where `convnet train` puts the stores that it makes itself
+TOLD = 20  # left-out pictures that are named on the screen
+
+
+def open_for(
+    where: str,
+    store: Path,
+    split: float = 0.1,
+    seed: int = 0,
+    into: str = "val",
+    layout: str | None = None,
+    columns: ColumnNames = ANY,
+) -> Source:
+    """The source at `where`. A compressed tar is unpacked into the unfinished store that is made of it.
+
+    layout, columns: how its folders, or the columns of its list, are to be read.
+    Raises: UsageError when the store would lie inside its own source.
+    """
+    if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
+        raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
+    return open_source(where, split=split, seed=seed, into=into, work=store / WORK, layout=layout, columns=columns)
+
+
+def make_store(
+    source: Source,
+    path: Path,
+    progress: Progress,
+    *,
+    size: int | None = None,
+    encoding: str = "raw",
+    shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    fit: str = "crop",
+    workers: int | None = None,
+) -> Store:
+    """Prepares `source` into the store `path`, and says what was odd."""
+    if encoding not in SUFFIX:
+        raise UsageError(f"--encoding {encoding}: must be raw or jpeg")
+    chosen: Literal["raw", "jpeg"] = "jpeg" if encoding == "jpeg" else "raw"
+    progress.note(f"{source.name}: {source.kind}, {len(source.entries):,} pictures, {len(source.classes):,} classes")
+    numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
+    for note in (classes_line(source.classes, numbers), *source.notes):
+        progress.note(note)
+    made = prepare(source, path, size=size, encoding=chosen, shorter_side=shorter_side,
+                   max_pixels=max_pixels, fit=fit_of(fit), workers=workers, progress=progress)  # fmt: skip
+    _forget_unpacked(path)
+    _say_what_was_odd(made, progress)
+    return made
+
+
+def _forget_unpacked(store: Path) -> None:
+    """Removes the tar that `open_for` may have unpacked, and nothing else."""
+    with suppress(OSError):
+        (store / WORK / "source.tar").unlink()
+        (store / WORK).rmdir()
+        store.rmdir()  # only if nothing was prepared there
+
+
+def _say_what_was_odd(store: Store, progress: Progress) -> None:
+    rows = store.left_out()
+    for row in rows[:TOLD]:
+        progress.note(f"{row['status']}: {row['key']}: {row['reason']}")
+    if len(rows) > TOLD:
+        progress.note(f"... and {len(rows) - TOLD:,} more in {store.path / 'left_out.jsonl'}")
+    enlarged = store.header["counts"]["enlarged"]
+    if enlarged:
+        used, side = store.header["counts"]["used"], store.header["shorter_side"]
+        progress.note(f"{enlarged:,} of {used:,} pictures were smaller than {side} pixels and were enlarged")
+
+
+def refuse_columns(store: str, columns: ColumnNames) -> None:
+    """Raises: UsageError when columns are named for a store, which has none."""
+    if columns:
+        raise UsageError(f"{store} is a store and no list; --name-column and its like are for lists")
+
+
+def plan_run(
+    data: str,
+    net: str | None,
+    recipe: str | None,
+    settings: list[str],
+    progress: Progress,
+    start: Path | None = None,
+    layout: str | None = None,
+    columns: ColumnNames = ANY,
+) -> tuple[Store, Recipe]:
+    """The store and the recipe of a new run; the store is made first when `data` is not one yet.
+
+    start: the checkpoint that the run is to begin with; one that doesn't fit is told before a store is made.
+    """
+    if net is not None and net not in MODELS:
+        raise UsageError(unknown("net", net, MODELS))
+    chosen = load_recipe(recipe) if recipe is not None else None
+    with_settings(chosen or Recipe(), settings)  # a wrong setting is told before long work begins
+    path = Path(data)
+    if data != "digits" and is_store(path):
+        refuse_columns(data, columns)
+        store = Store(path)
+        numbers = {name: split["per_class"] for name, split in store.header["splits"].items()}
+        progress.note(classes_line(store.classes, numbers))
+        refuse_unfit(data, store.classes, numbers)
+        return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress)
+    place = STORES / f"{slug(path)}-unpacked"
+    source = open_for(data, place, layout=layout, columns=columns)
+    n = sum(entry.split == "train" for entry in source.entries)
+    plan = _recipe(chosen, net, source.natural_size, n, settings, progress)
+    _try(plan, source.classes, start)
+    made = _store_for(source, plan.size)
+    if not is_store(made):
+        progress.note(f"{data} is not a store yet: preparing {made}")
+    store = make_store(source, made, progress, size=plan.size)
+    _forget_unpacked(place)
+    return store, plan
+
+
+def _try(plan: Recipe, classes: tuple[str, ...], start: Path | None) -> None:
+    """Makes the net as the run will, to say now what is wrong with recipe or start."""
+    net = fresh_net(plan, len(classes))
+    if start is not None:
+        take_over(net, plan, classes, start)
+
+
+def _recipe(
+    chosen: Recipe | None, net: str | None, side: int | None, n: int, settings: list[str], progress: Progress
+) -> Recipe:
+    """The recipe that was asked for, or the one that suits net and data; with the net and the settings asked for."""
+    if chosen is None:
+        chosen, what = _suiting(net, side, n)
+        progress.note(f"recipe {chosen.name}, chosen for {what}; --recipe chooses another")
+    elif net is not None:
+        chosen = replace(chosen, net=net)
+    return with_settings(chosen, settings)
+
+
+def _store_for(source: Source, size: int) -> Path:
+    """stores/NAME-SIZE; with a number behind it where other pictures of that name were prepared before."""
+    settings, number = settings_for(source, size, "raw", None), 1
+    while True:
+        path = STORES / (f"{source.name}-{size}" if number == 1 else f"{source.name}-{size}-{number}")
+        if not is_store(path) or holds(path, source, settings):
+            return path
+        number += 1
+
+
+def _suiting(net: str | None, side: int | None, n: int) -> tuple[Recipe, str]:
+    """The recipe for a net (None: by the pictures' side, None for photos) and n training pictures; for what it is.
+
+    A recipe of another net gets the net's own crop.
+    """
+    if net is None:
+        net = "lenet5" if side is not None and side <= LENET_SIDE else "alexnet"
+    recipe, what = load_recipe(recipe_of(net, n)), f"{n:,} training pictures"
+    if recipe.net != net:
+        recipe = replace(recipe, net=net, crop=skeleton(net).input_size)
+        what = f"{net} (crop {recipe.crop}) and {what}"
+    return recipe, what
+
+
+def resume_run(
+    data: str | None, out: Path | None, settings: list[str], progress: Progress
+) -> tuple[Store, Recipe, Path]:
+    """The store, the recipe and the folder of a run to go on with; of its recipe only the epochs may change."""
+    if out is None:
+        runs = sorted(path.parent for path in Path("runs").glob("*/last.ckpt"))
+        known = f" (runs here: {', '.join(map(str, runs))})" if runs else ""
+        raise UsageError(f"--resume needs the run's folder: convnet train --resume --out runs/NAME{known}")
+    kept = peek(out)
+    if kept is None:
+        if not (out / LAST).exists():
+            raise UsageError(f"{out} holds no run to resume (no {LAST}); start one without --resume")
+        load_newest(out)  # says what is damaged
+        raise AssertionError("a checkpoint whose header is damaged was loaded")
+    plan = with_settings(kept.recipe, settings)
+    _tell_other_recipe(out / "recipe.toml", kept.recipe, progress)
+    if data is not None and is_store(Path(data)):
+        return Store(Path(data)), plan, out
+    path = Path(str(_environment(out, kept).get("store")))
+    if not is_store(path):
+        raise UsageError(f"the store {path} is not there; if it moved: convnet train STORE --resume --out {out}")
+    if data is not None:
+        progress.note(f"{data} is not a store: going on with the run's own, {path}")
+    return Store(path), plan, out
+
+
+def _tell_other_recipe(path: Path, kept: Recipe, progress: Progress) -> None:
+    """The checkpoint's recipe is the run's; the file beside it is for people, and written anew."""
+    try:
+        same = replace(load_recipe(path), epochs=kept.epochs) == kept
+    except ConvnetError:
+        same = False
+    if not same:
+        progress.warn(f"{path} is not the recipe of this run's checkpoint, which goes on; it is written anew")
+
+
+def _environment(out: Path, kept: Summary) -> Mapping[str, Any]:
+    """Where and how the run went on last: environment.json, or if that is damaged what the checkpoint says."""
+    try:
+        return unseal(atomic.read(out / "environment.json", atomic.TEXT))
+    except (OSError, ValueError):
+        return kept.provenance
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2, -3 ... where something is there already."""
+    number, path = 1, parent / name
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}"
+    return path

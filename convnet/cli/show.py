@@ -1,0 +1,118 @@
+"""The verb show: `convnet show WHAT CHECKPOINT ...`; each WHAT is a command of its own, with its own options.
+
+The commands that need only a net or a run's record stand in `cli_show_net.py`, those that ask about units in
+`cli_show_unit.py`, about single pictures in `cli_show_picture.py`, those that go through a data set in
+`cli_show_data.py`.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+from convnet.cli.progress_bar import plain
+from convnet.cli.verb import guarded
+from convnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from convnet import checkpoint
+    from convnet.visualize.seen import Seen
+
+P = ParamSpec("P")
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="The picture to write, .png or .svg; one that is there is written over [WHAT.png]."),
+]
+Pictures = Annotated[
+    list[Path], typer.Argument(metavar="STORE|PICTURE...", help="Pictures, or a store that --ids chooses them from.")
+]
+Ids = Annotated[str | None, typer.Option("--ids", help="Pictures of the store by number, as 0,17,402 [3 of them].")]
+Split = Annotated[str | None, typer.Option("--split", help="Of the store: train, val or test [test, else val].")]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")]
+Names = Annotated[
+    Path | None, typer.Option("--names", help="Classes' names: lines such as n01440764 tench [the net's own].")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
+Layer = Annotated[str | None, typer.Option("--layer", help="A stage of the net, as convnet explain lists them.")]
+
+show = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="What a net has learned, as a picture: convnet show WHAT CHECKPOINT ... --out FILE",
+)
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Adds a WHAT, named as the function, with what happens to every verb; in the list, what it shows."""
+    shows = (function.__doc__ or "").partition(": convnet")[0]
+    return show.command(function.__name__, short_help=shows)(guarded(_telling(function)))
+
+
+def _telling(function: Callable[P, None]) -> Callable[P, None]:
+    """The command, with what its picture lacks told in a line."""
+
+    @wraps(function)
+    def telling(*arguments: P.args, **options: P.kwargs) -> None:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", "no font here has")
+            function(*arguments, **options)
+        for each in told:
+            print(plain(f"warning: {each.message}"), file=sys.stderr)  # noqa: T201
+
+    return telling
+
+
+def target(out: Path | None, what: str) -> Path:
+    """The file to write: --out, or WHAT.png here. Raises: UsageError for another ending than .png and .svg."""
+    from convnet.visualize.plot import check_suffix
+
+    path = out or Path(f"{what}.png")
+    check_suffix(path)
+    return path
+
+
+def seen_at(
+    paths: list[Path], kept: "checkpoint.Checkpoint", ids: str | None, split: str | None, most: int = 3
+) -> list["Seen"]:
+    """The pictures, as the net sees them; without --ids `most` of a store's, evenly spaced.
+
+    A file's true class is its folder's name where the net has a class of that name. Raises: UsageError, DataError.
+    """
+    from convnet.data.store import Store, is_store
+    from convnet.evaluation.evaluate import split_to_test
+    from convnet.visualize import seen
+
+    if len(paths) == 1 and is_store(paths[0]):
+        store = Store(paths[0]).with_labels_of(kept.classes, "the net")
+        chosen = split_to_test(store, split)
+        if chosen.n == 0:
+            raise UsageError(f"{paths[0]} has no pictures in its split {chosen.name}; choose another with --split")
+        places = _numbers(ids) if ids is not None else [i * chosen.n // most for i in range(min(most, chosen.n))]
+        for i in places:
+            if not 0 <= i < chosen.n:
+                raise UsageError(f"--ids {i}: {chosen.name} has the pictures 0 to {chosen.n - 1}")
+        return seen.from_store(chosen, places, kept.preprocessing)
+    if ids is not None or split is not None:
+        raise UsageError("--ids and --split choose pictures of a store; here pictures are named")
+    numbers = {name: k for k, name in enumerate(kept.classes)}
+    found = seen.from_files(paths, kept.preprocessing)
+    folders = [path.absolute().parent.name for path in paths]
+    return [replace(picture, label=numbers.get(folder)) for picture, folder in zip(found, folders, strict=True)]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--ids {text}: whole numbers with commas between them") from None
+
+
+def written(path: Path) -> None:
+    """Tells where a picture is."""
+    print(f"written: {plain(str(path))}")  # noqa: T201

@@ -1,0 +1,257 @@
+"""The commands of `convnet show` that go through a data set: panels, neighbours, confusion, classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from convnet.cli.progress_bar import plain, shown
+from convnet.cli.show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
+from convnet.cli.verb import Place, computing_at
+from convnet.cli.weights import checkpoint_at
+from convnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from convnet.data.preprocess import Preprocessing
+    from convnet.data.store import Split, Store
+    from convnet.device import Device
+    from convnet.nets.layers import Net
+    from convnet.visualize.guesses import Guesses
+
+TOLD = 10  # lines of each kind of finding
+LETTERS = 40  # of a class's name in a line
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store with the net's classes.")]
+SplitName = Annotated[str | None, typer.Option("--split", help="train, val or test [test if there is one, else val].")]
+Seed = Annotated[int, typer.Option("--seed", help="Draws the pictures.")]
+
+
+@command
+def panels(
+    checkpoint: Checkpoint,
+    pictures: Annotated[list[Path], typer.Argument(metavar="STORE|PICTURES...", help="A store, or pictures.")],
+    n: Annotated[int, typer.Option("--n", help="How many pictures of a store.")] = 8,
+    only_errors: Annotated[bool, typer.Option("--only-errors", help="Only pictures that the net gets wrong.")] = False,
+    most_confident_errors: Annotated[
+        bool, typer.Option("--most-confident-errors", help="The errors that it is surest of.")
+    ] = False,
+    split: SplitName = None,
+    seed: Seed = 0,
+    names: Names = None,
+    place: Place = "auto",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pictures and five bars, the right one red: convnet show panels runs/photos stores/photos --only-errors
+
+    AlexNet's figure 4, left: each picture with its true class, and the classes that the net holds most probable.
+    """
+    from convnet.data.store import is_store
+    from convnet.visualize import panels as find
+    from convnet.visualize import plot
+    from convnet.visualize.panels import Which, choose, draw_panels
+    from convnet.visualize.seen import from_files, from_store
+
+    which: Which = "confident errors" if most_confident_errors else "errors" if only_errors else "any"
+    path = target(out, "panels")
+    net = _net(checkpoint, names, place)
+    with shown(quiet) as progress:
+        if len(pictures) == 1 and is_store(pictures[0]):
+            tested = _split(_store(pictures[0], net), split)
+            found = _guesses(net, tested, progress, None if which != "any" else (n, seed))
+            chosen = from_store(tested, choose(found, n, which, seed), net.preprocessing)
+        elif which != "any":
+            raise UsageError("errors are known of a store's pictures only: name a store in place of pictures")
+        else:
+            chosen = from_files(pictures, net.preprocessing)
+        found_panels = find(net.net, chosen, net.preprocessing, net.where)
+        plot.save(draw_panels(found_panels, net.short), path)
+    written(path)
+
+
+@command
+def neighbours(
+    checkpoint: Checkpoint,
+    store: StorePath,
+    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures to ask about [drawn from --split].")] = None,
+    n: Annotated[int, typer.Option("--n", help="How many pictures to draw.")] = 5,
+    layer: Layer = None,
+    split: SplitName = None,
+    seed: Seed = 0,
+    names: Names = None,
+    place: Place = "auto",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """The training pictures nearest to a picture, by features and by pixels: convnet show neighbours RUN STORE
+
+    AlexNet's figure 4, right: the six with the smallest Euclidean distance in the layer before the classes; for
+    contrast the six whose pixels are nearest.
+    """
+    from convnet.visualize import neighbours as find
+    from convnet.visualize import plot
+    from convnet.visualize.guesses import some
+    from convnet.visualize.neighbours import draw_neighbours
+    from convnet.visualize.seen import from_files, from_store
+
+    path = target(out, "neighbours")
+    net = _net(checkpoint, names, place)
+    opened = _store(store, net)
+    if pictures:
+        queries = from_files(pictures, net.preprocessing)
+    else:
+        asked = _split(opened, split)
+        queries = from_store(asked, some(asked.n, n, seed), net.preprocessing)
+    with shown(quiet) as progress:
+        found = find(
+            net.net, queries, opened.split("train"), net.preprocessing, net.where, layer=layer, progress=progress
+        )
+        plot.save(draw_neighbours(found, net.short), path)
+    written(path)
+
+
+@command
+def confusion(
+    checkpoint: Checkpoint,
+    store: StorePath,
+    split: SplitName = None,
+    names: Names = None,
+    place: Place = "auto",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Which classes are taken for which: convnet show confusion runs/photos stores/photos
+
+    The confusion matrix; beside it, as .csv, all its counts.
+    """
+    from convnet.io import atomic
+    from convnet.visualize import plot
+    from convnet.visualize.confusion import confusion_csv, draw_confusion
+
+    path = target(out, "confusion")
+    net = _net(checkpoint, names, place)
+    with shown(quiet) as progress:
+        scores = _guesses(net, _split(_store(store, net), split), progress).scores
+        plot.save(draw_confusion(scores, net.short), path)
+        table = path.with_suffix(".csv")
+        atomic.write_atomic(table, confusion_csv(scores, net.names))
+    written(path)
+    written(table)
+
+
+@command
+def classes(
+    checkpoint: Checkpoint,
+    store: StorePath,
+    split: SplitName = None,
+    names: Names = None,
+    place: Place = "auto",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Errors class by class, and where labels may be to blame: convnet show classes runs/photos stores/photos
+
+    The most confused pairs and the most confident mistakes with pictures; labels to look at; pictures that are in train
+    too, the same bytes or nearly. Beside it, as .csv, the table of the classes.
+    """
+    from convnet.io import atomic
+    from convnet.visualize import classes as find
+    from convnet.visualize import plot
+    from convnet.visualize.classes import classes_csv, draw_classes
+    from convnet.visualize.duplicates import near_duplicates
+
+    path = target(out, "classes")
+    net = _net(checkpoint, names, place)
+    opened = _store(store, net)
+    tested, train = _split(opened, split), opened.split("train")
+    with shown(quiet) as progress:
+        twins = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
+        found = find(_guesses(net, tested, progress), twins)
+        plot.save(draw_classes(found, tested, train, net.preprocessing, net.short), path)
+        table = path.with_suffix(".csv")
+        atomic.write_atomic(table, classes_csv(found.rows, net.names))
+    _tell(found, tested, train, net.short)
+    written(path)
+    written(table)
+
+
+def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> None:
+    """The findings in words, of each kind the first few; `found` is what `look.classes` gives."""
+    from convnet.visualize.classes import DOUBT
+    from convnet.visualize.duplicates import LIKE
+    from convnet.visualize.plot import shortened
+
+    told, called = found.found, [shortened(name, LETTERS) for name in names]
+    pairs = [f"{called[p.label]} taken for {called[p.said]}: {p.count:,} of {p.n:,}" for p in found.pairs]
+    _list("most often confused", pairs)
+    doubts = [
+        f"{tested.keys[told.ids[row]]}: labelled {called[told.scores.labels[row]]}, the net says "
+        f"{called[told.classes[row, 0]]} ({told.probabilities[row, 0]:.1%})"
+        for row in found.doubts
+    ]
+    _list(f"labels to look at ({DOUBT})", doubts)
+    if found.twins is None:
+        return
+    twins = [
+        f"{tested.name} {tested.keys[twin.first]} and train {train.keys[twin.second]}: "
+        + (
+            "the same bytes"
+            if twin.exact
+            else f"{'mirrored, ' if twin.mirrored else ''}correlation {twin.likeness:.3f}"
+        )
+        + ("" if tested.labels[twin.first] == train.labels[twin.second] else "; under two labels")
+        for twin in found.twins
+    ]
+    _list(f"in {tested.name} and train (the same bytes, or thumbnails that correlate by {LIKE} or more)", twins)
+
+
+def _list(title: str, lines: Sequence[str]) -> None:
+    print(f"{title}:" if lines else f"{title}: none")  # noqa: T201
+    for line in lines[:TOLD]:
+        print(f"  {plain(line)}")  # noqa: T201
+    if len(lines) > TOLD:
+        print(f"  ... and {len(lines) - TOLD:,} more")  # noqa: T201
+
+
+class _Loaded(NamedTuple):
+    """A checkpoint's net where it runs, and what its classes are called: with all synonyms, and short."""
+
+    file: Path
+    net: "Net"
+    preprocessing: "Preprocessing"
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    short: tuple[str, ...]
+    where: "Device"
+
+
+def _net(checkpoint: Path, names: Path | None, place: str) -> _Loaded:
+    from convnet.checkpoint import load, rebuild
+    from convnet.visualize.labels import class_names, first_names
+
+    file = checkpoint_at(checkpoint)
+    kept, where = load(file), computing_at(place)
+    called = class_names(kept.classes, names)
+    net = where.take(rebuild(kept))
+    return _Loaded(file, net, kept.preprocessing, kept.classes, called, first_names(called), where)
+
+
+def _store(path: Path, net: _Loaded) -> "Store":
+    from convnet.data.store import Store
+
+    return Store(path).with_labels_of(net.classes, str(net.file))
+
+
+def _split(store: "Store", name: str | None) -> "Split":
+    from convnet.evaluation.evaluate import split_to_test
+
+    return split_to_test(store, name)
+
+
+def _guesses(net: _Loaded, split: "Split", progress: Any, drawn: tuple[int, int] | None = None) -> "Guesses":
+    """What the net says of a split, or of so many of its pictures, drawn by a seed."""
+    from convnet.visualize import guesses
+    from convnet.visualize.guesses import some
+
+    ids = None if drawn is None else some(split.n, *drawn)
+    return guesses(net.net, split, net.preprocessing, net.where, ids=ids, progress=progress)

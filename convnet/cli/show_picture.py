@@ -1,0 +1,151 @@
+"""The commands of `convnet show` that ask about single pictures: occlusion, cam."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from convnet.cli.progress_bar import plain, shown
+from convnet.cli.show import (
+    Checkpoint,
+    Ids,
+    Layer,
+    Names,
+    Out,
+    Pictures,
+    Quiet,
+    Split,
+    command,
+    seen_at,
+    target,
+    written,
+)
+from convnet.cli.verb import Place, computing_at
+from convnet.cli.weights import checkpoint_at
+from convnet.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from convnet.data.preprocess import Preprocessing
+    from convnet.device import Device
+    from convnet.nets.layers import Net
+    from convnet.visualize.seen import Seen
+
+Class = Annotated[str | None, typer.Option("--class", help="A class of the net [the true one, else the predicted].")]
+
+
+@command
+def occlusion(
+    checkpoint: Checkpoint,
+    pictures: Pictures,
+    box: Annotated[int, typer.Option(help="Side of the grey square, pixels.")] = 32,
+    stride: Annotated[int, typer.Option(help="Pixels from one place of the square to the next.")] = 8,
+    class_: Class = None,
+    layer: Layer = None,
+    ids: Ids = None,
+    split: Split = None,
+    names: Names = None,
+    place: Place = "auto",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """What a grey square costs, place by place: convnet show occlusion runs/photos dog.jpg --box 48
+
+    The sum of the strongest feature map of --layer, the class's probability, and the most probable class (Zeiler and
+    Fergus, figure 6). A file's true class is its folder's name, if the net has a class of that name.
+    """
+    from convnet.visualize import plot
+    from convnet.visualize.labels import first_names
+    from convnet.visualize.occlusion import check, draw_occlusion
+    from convnet.visualize.occlusion import occlusion as of
+
+    path = target(out, "occlusion")
+    asked = _asked(checkpoint, pictures, ids, split, names, place)
+    check(box, stride, asked.preprocessing.crop)
+    label = _class(class_, asked)
+    with shown(quiet) as progress:
+        found = [
+            of(asked.net, seen, asked.preprocessing, asked.where, label=label, layer=layer, box=box, stride=stride,
+               progress=progress) for seen in asked.pictures
+        ]  # fmt: skip
+    plot.save(draw_occlusion(found, first_names(asked.names)), path)
+    for each in found:
+        least = f"{each.whole_probability:.1%}, at least {each.probability.min():.1%} with the square"
+        print(plain(f"{each.picture.name}: {asked.names[each.label]} {least}"))  # noqa: T201
+    written(path)
+
+
+@command
+def cam(
+    checkpoint: Checkpoint,
+    pictures: Pictures,
+    top: Annotated[int, typer.Option(help="How many of the most probable classes.")] = 2,
+    class_: Annotated[str | None, typer.Option("--class", help="A class of the net, in place of --top.")] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="A stage with maps, for Grad-CAM there [CAM, or the last].")
+    ] = None,
+    ids: Ids = None,
+    split: Split = None,
+    names: Names = None,
+    place: Place = "auto",
+    out: Out = None,
+) -> None:
+    """Where a picture speaks for a class: convnet show cam runs/photos dog.jpg --top 3
+
+    Class activation maps of nets that end in global average pooling; for others, and at a --layer, Grad-CAM: by the
+    gradient. The picture says which of the two it is.
+    """
+    from convnet.visualize import plot
+    from convnet.visualize.cam import cam as of
+    from convnet.visualize.cam import draw_cam
+    from convnet.visualize.labels import first_names
+
+    path = target(out, "cam")
+    if top < 1:
+        raise UsageError(f"--top {top}: must be at least 1")
+    asked = _asked(checkpoint, pictures, ids, split, names, place)
+    label = _class(class_, asked)
+    labels = None if label is None else (label,)
+    found = [
+        of(asked.net, seen, asked.preprocessing, asked.where, labels=labels, layer=layer, top=top)
+        for seen in asked.pictures
+    ]
+    plot.save(draw_cam(found, first_names(asked.names)), path)
+    print(f"{found[0][0].kind} of {found[0][0].layer}")  # noqa: T201
+    written(path)
+
+
+class _Asked(NamedTuple):
+    """A net, the classes' names for the net and for people, and pictures."""
+
+    net: "Net"
+    preprocessing: "Preprocessing"
+    where: "Device"
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    pictures: list["Seen"]
+
+
+def _asked(
+    checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, place: str
+) -> _Asked:
+    from convnet.checkpoint import load, rebuild
+    from convnet.visualize.labels import class_names
+
+    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
+    called = class_names(kept.classes, names)
+    seen = seen_at(pictures, kept, ids, split)
+    return _Asked(where.take(rebuild(kept)), kept.preprocessing, where, kept.classes, called, seen)
+
+
+def _class(name: str | None, asked: _Asked) -> int | None:
+    """The class of that name: the net's own, one for people, or one of its synonyms. Raises: UsageError."""
+    if name is None:
+        return None
+    if name in asked.classes:
+        return asked.classes.index(name)
+    fits = [k for k, text in enumerate(asked.names) if name in (text, *(each.strip() for each in text.split(",")))]
+    if len(fits) > 1:
+        raise UsageError(f"--class {name}: names {', '.join(asked.classes[k] for k in fits)}; choose one of these")
+    if not fits:
+        raise UsageError(unknown("class", name, asked.names))
+    return fits[0]

@@ -1,0 +1,207 @@
+"""The commands of `convnet show` that ask about units: maps, deconv."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from convnet.cli.progress_bar import shown
+from convnet.cli.show import Checkpoint, Layer, Out, Quiet, Split, command, target, written
+from convnet.cli.verb import Place, computing_at
+from convnet.cli.weights import checkpoint_at
+from convnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from convnet.data.preprocess import Preprocessing
+    from convnet.data.store import Split as StoreSplit
+    from convnet.device import Device
+    from convnet.io.signals import Stop
+    from convnet.nets.layers import Net
+    from convnet.progress import Progress
+    from convnet.visualize.deconv import Form
+    from convnet.visualize.top_activations import Ints
+
+Maps = Annotated[str | None, typer.Option("--maps", help="Numbers of maps, as 3,17; the first is 0.")]
+
+
+@command
+def maps(
+    checkpoint: Checkpoint,
+    picture: Annotated[Path, typer.Argument(help="A picture.")],
+    layer: Layer = None,
+    maps: Maps = None,
+    place: Place = "auto",
+    out: Out = None,
+) -> None:
+    """A layer's activations for a picture: convnet show maps runs/photos dog.jpg --layer relu1
+
+    Every map, or those of --maps, on one scale; the net's columns apart. Without --layer the last convolution.
+    """
+    from convnet.visualize import maps as find
+    from convnet.visualize import plot
+    from convnet.visualize.maps import draw_maps
+    from convnet.visualize.project import deepest
+    from convnet.visualize.seen import from_files
+
+    path = target(out, "maps")
+    net = _net(checkpoint, place)
+    (seen,) = from_files([picture], net.preprocessing)
+    found = find(net.net, seen, layer or deepest(net.net), net.preprocessing, net.where, _numbers(maps))
+    plot.save(draw_maps(found), path)
+    written(path)
+
+
+@command
+def deconv(
+    checkpoint: Checkpoint,
+    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="The pictures to search.")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Stages, as conv3,conv5 [the last convolution].")] = None,
+    maps: Maps = None,
+    n: Annotated[int, typer.Option("--n", help="Without --maps: so many that are excited most.")] = 6,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Project this picture's strongest units.")] = None,
+    over_training: Annotated[
+        bool, typer.Option("--over-training", help="After each epoch that the run kept (recipe: keep_epochs).")
+    ] = False,
+    split: Split = None,
+    among: Annotated[int | None, typer.Option("--among", help="Search so many pictures, drawn [all].")] = None,
+    form: Annotated[str, typer.Option("--form", help="deconv, guided or gradient: the way back.")] = "deconv",
+    place: Place = "auto",
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """What maps look for, by the deconvnet: convnet show deconv runs/photos stores/photos --layer conv3 --maps 3,17
+
+    For each map the nine pictures that excite it most: what did it, projected down to the pixels, and beside it what
+    the unit sees (Zeiler and Fergus, figures 2 and 4). The store is read once for all layers.
+    """
+    from convnet.io.signals import on_signals
+    from convnet.visualize import plot
+    from convnet.visualize.deconv import checked_form
+
+    path = target(out, "deconv")
+    asked = _Asked(layer.split(",") if layer else [], _numbers(maps), n, checked_form(form))
+    if asked.maps is not None and len(asked.layers) != 1:
+        raise UsageError("--maps are those of one layer: name it with --layer")
+    if n < 1:
+        raise UsageError(f"--n {n}: at least 1 map")
+    with shown(quiet) as progress, on_signals() as stop:
+        if picture is not None:
+            if store is not None or over_training or split is not None or among is not None:
+                raise UsageError("--picture takes the place of a store, --split, --among and --over-training")
+            made = _of_picture(_net(checkpoint, place), picture, asked)
+        elif store is None:
+            raise UsageError("name a store to search, or a picture with --picture")
+        elif over_training:
+            made = _of_epochs(checkpoint, place, _pictures(store, split, among), asked, progress, stop)
+        else:
+            made = _of_store(_net(checkpoint, place), _pictures(store, split, among), asked, progress, stop)
+        plot.save(made, path)
+    written(path)
+
+
+class _Loaded(NamedTuple):
+    net: "Net"
+    preprocessing: "Preprocessing"
+    where: "Device"
+
+
+class _Asked(NamedTuple):
+    """Of which layers (none: the last convolution), which maps, or how many, in which form."""
+
+    layers: list[str]
+    maps: list[int] | None
+    n: int
+    form: "Form"
+
+    def of(self, net: "Net") -> dict[str, list[int] | None]:
+        from convnet.visualize.project import deepest
+
+        return dict.fromkeys(self.layers or [deepest(net)], self.maps)
+
+
+class _Searched(NamedTuple):
+    """The pictures of a store that are searched; `ids` is None for all."""
+
+    split: "StoreSplit"
+    ids: "Ints | None"
+    text: str
+
+
+def _of_store(net: _Loaded, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
+    """Zeiler and Fergus, figure 2."""
+    from convnet.visualize import top_activations
+    from convnet.visualize.project import draw_features, project
+
+    found = top_activations(
+        net.net, where.split, net.preprocessing, net.where, asked.of(net.net), ids=where.ids, progress=progress,
+        stop=stop
+    )  # fmt: skip
+    features = []
+    for each in found.values():
+        which = range(len(each.maps)) if asked.maps is not None else each.most_excited(asked.n)
+        features += project(net.net, each, which, where.split, net.preprocessing, net.where, asked.form)
+    best = f"the {found[features[0].stage].ids.shape[1]} pictures of {where.text}"
+    return draw_features(features, f"Left: {TITLES[asked.form]} of the strongest unit in each of {best} that excite "
+                         "the map most, each scaled by itself. Right: what the unit sees. The numbers are the first "
+                         "and the last of these activations.")  # fmt: skip
+
+
+def _of_picture(net: _Loaded, picture: Path, asked: _Asked) -> "Figure":
+    from convnet.visualize.project import draw_features, project_picture
+    from convnet.visualize.seen import from_files
+
+    (seen,) = from_files([picture], net.preprocessing)
+    features = []
+    for stage, chosen in asked.of(net.net).items():
+        features += project_picture(net.net, seen, stage, chosen, net.preprocessing, net.where, asked.form, asked.n)
+    return draw_features(features, f"Left: {TITLES[asked.form]} of the map's strongest unit for this picture, each "
+                         "scaled by itself. Right: what the unit sees. The number is its activation.")  # fmt: skip
+
+
+def _of_epochs(
+    checkpoint: Path, place: str, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop"
+) -> "Figure":
+    """Zeiler and Fergus, figure 4."""
+    from convnet.visualize.project import draw_evolution, kept_epochs, over_training
+
+    kept = kept_epochs(checkpoint.parent if checkpoint.is_file() else checkpoint)
+    last = _net(kept[max(kept)], place)
+    found = over_training(
+        kept, asked.of(last.net), where.split, last.where, most=asked.n, form=asked.form, ids=where.ids,
+        progress=progress, stop=stop
+    )  # fmt: skip
+    return draw_evolution(found, f"After each epoch the picture of {where.text} that excited the map most, and its "
+                          f"activation. Above: {TITLES[asked.form]} of the unit, each scaled by itself. Below: what "
+                          "it sees.")  # fmt: skip
+
+
+TITLES = {"deconv": "the deconvnet's projection", "guided": "the guided gradient", "gradient": "the gradient"}
+
+
+def _pictures(path: Path, split: str | None, among: int | None) -> _Searched:
+    from convnet.data.store import Store
+    from convnet.evaluation.evaluate import split_to_test
+    from convnet.visualize.guesses import some
+
+    found = split_to_test(Store(path), split)
+    ids = some(found.n, among) if among is not None else None
+    n = found.n if ids is None else len(ids)
+    return _Searched(found, ids, f"{found.name} ({n:,} searched)")
+
+
+def _net(checkpoint: Path, place: str) -> _Loaded:
+    from convnet.checkpoint import load, rebuild
+
+    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
+    return _Loaded(where.take(rebuild(kept)), kept.preprocessing, where)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--maps {text}: whole numbers with commas between them") from None

@@ -1,0 +1,96 @@
+"""The verbs that bring weights in and out, as `cli.py` offers them: their arguments and what they print."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convnet.cli.progress_bar import plain, shown
+from convnet.errors import UsageError
+
+
+def import_(
+    file: Annotated[str, typer.Argument(help="A file of weights, or a known one's name: vgg16.torchvision.")],
+    net: Annotated[str | None, typer.Option(help="The net it is for [as the file says, or is known].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The checkpoint to write [weights/NAME.ckpt].")] = None,
+    mean: Annotated[Path | None, typer.Option(help="Caffe's mean: .binaryproto or .npy, BGR.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="A name a line, or synset_words.txt.")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="A layer of another name, THEIRS=OURS; repeatable.")] = None,
+    entry: Annotated[str | None, typer.Option(help="Which of several sets in the file: state_dict_ema.")] = None,
+    channels: Annotated[str | None, typer.Option(help="What the first layer reads, rgb or bgr [Caffe's rule].")] = None,
+    pixels: Annotated[str | None, typer.Option(help="How torchvision scaled pixels: imagenet or half.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How pictures get their size: crop, pad or squash [crop].")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Take what fits, as from a file without fc.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Others' weights to a checkpoint: convnet import bvlc_alexnet.caffemodel --net alexnet_caffe --mean mean.npy
+
+    Caffe's .caffemodel, state dicts of torchvision, timm and of trainings (.pth, .ckpt), .npz; nothing in them is run.
+    A .safetensors that `export` wrote needs no options. The report names every tensor: where it went and what was done.
+    """
+    from convnet.data.resize import fit_of
+    from convnet.weights import import_weights
+
+    with shown(quiet or as_json) as progress:
+        written, report = import_weights(
+            file, net, out, mean=mean, classes=classes, partial=partial, pixels=pixels, rename=_pairs(rename or []),
+            entry=entry, channels=channels, fit=None if fit is None else fit_of(fit), progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"checkpoint": str(written), **report.to_dict()}, indent=1))  # noqa: T201
+        return
+    for line in report.lines():
+        print(plain(line))  # noqa: T201
+    print(f"net: {plain(str(written))}")  # noqa: T201
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        theirs, _, ours = text.partition("=")
+        if not theirs or not ours or theirs in pairs:
+            raise UsageError(f"--rename {text}: must be THEIRS=OURS, as fc8_flowers=fc8, each of theirs once")
+        pairs[theirs] = ours
+    return pairs
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
+    file: Annotated[Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel or .npz.")],
+    names: Annotated[str, typer.Option(help="Of a .safetensors: convnet, torchvision or caffe.")] = "convnet",
+    floats: Annotated[bool, typer.Option("--float", help="An .onnx takes float32 grey levels, not uint8.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """A net for other programs: convnet export runs/photos/best.ckpt photos.onnx
+
+    An .onnx takes pixels and gives probabilities; it's compared with torch before it's there. Others hold the weights,
+    under our names, torchvision's or Caffe's; a .caffemodel has its .prototxt beside. Nothing is written over.
+    """
+    from convnet.checkpoint import load
+    from convnet.export import export as run
+
+    written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats)
+    if as_json:
+        print(json.dumps(written.to_dict(), indent=1))  # noqa: T201
+        return
+    for note in written.notes:
+        print(plain(f"note: {note}"))  # noqa: T201
+    if written.difference is not None:
+        print(f"onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")  # noqa: T201
+    print("written: " + ", ".join(plain(str(path)) for path in written.files))  # noqa: T201
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a user means by a file or a run's folder. Raises: UsageError when there is none."""
+    from convnet.checkpoint import BEST, LAST
+
+    if path.is_dir():
+        found = [path / name for name in (BEST, LAST) if (path / name).is_file()]
+        if not found:
+            raise UsageError(f"{path} holds no checkpoint ({BEST} or {LAST})")
+        path = found[0]
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint; a run keeps its own in runs/NAME/{BEST}")
+    return path

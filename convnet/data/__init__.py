@@ -1,0 +1,1 @@
+"""Pictures in, batches out: sources, the store, augmentation, the loader."""

@@ -1,0 +1,304 @@
+"""Is this store whole? Is this folder fit to train on? Everything that is wrong, not only the first.
+
+`check_store` reads every byte of a store and compares it with the sha256 that was written with it. `check_folder`
+decodes every picture of a source, as `prepare` would, and looks for what makes a data set unfit: pictures that cannot
+be read, classes that are too small or missing in a split, and the same picture twice, worst of all in two splits.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnet import hardware
+from convnet.data import store
+from convnet.data.decode import MAX_PIXELS, BadPicture, decode
+from convnet.data.fitness import Problem, class_problems, classes_line, count
+from convnet.data.sources import SPLITS, Entry, Source
+from convnet.data.sources.listing import EMPTY
+from convnet.errors import DataError, UsageError
+from convnet.io import atomic
+from convnet.io.prefetch import in_order
+from convnet.progress import SILENT, Progress
+
+BATCH = 64  # pictures between two reports to the progress
+SHOWN = 5  # keys in a line
+LINES = 20  # of one kind of problem
+OTHERS = {"store.json", ".lock"}  # files of a store that its header does not list
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at and what was found."""
+
+    what: str
+    counts: dict[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+    notes: tuple[str, ...] = ()  # what was read how, the classes by name with their pictures
+    unfit: bool = False  # prepare and train would stop
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; there may be warnings."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def lines(self) -> list[str]:
+        """For people; names are as they are, so whoever prints them makes control characters harmless."""
+        numbers = (f"{name.replace('_', ' ')} {n:,}" for name, n in self.counts.items() if isinstance(n, int))
+        n_errors = sum(problem.severity == "error" for problem in self.problems)
+        found = f"{n_errors:,} errors, {len(self.problems) - n_errors:,} warnings" if self.problems else "nothing wrong"
+        lines = [f"{self.what}: {', '.join(numbers)}", *self.notes]
+        for kind in dict.fromkeys(problem.kind for problem in self.problems):
+            alike = [f"{p.severity}: {p.text}" for p in self.problems if p.kind == kind]
+            lines += alike[:LINES]
+            if len(alike) > LINES:
+                lines.append(f"... and {len(alike) - LINES:,} more of this kind; --json lists all")
+        return [*lines, found]
+
+
+# a store
+
+
+def check_store(path: Path, progress: Progress = SILENT) -> Report:
+    """Reads the whole store at `path`; every damage is in the report, damaged pictures with split and key.
+
+    Raises: UsageError when there is no store at `path`.
+    """
+    what, problems = f"store {path}", list[Problem]()
+    try:
+        header = store.read_header(path)
+    except DataError as error:
+        return Report(what, {}, [Problem("error", "header", str(error))])
+    try:
+        listed = {str(name): dict(entry) for name, entry in header["files"].items()}
+        splits = {str(name): dict(entry) for name, entry in header["splits"].items()}
+        n_classes, total = len(header["classes"]), sum(int(entry["n"]) for entry in splits.values())
+        per_class = [sum(entry["per_class"]) for entry in splits.values()]
+        known = {store.shard_name(name, k) for name in splits for k in range(splits[name]["shards"])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Report(what, {}, [_damage("header", path / "store.json", f"lacks a field or has a wrong one: {error}")])
+    if sum(per_class) != total:
+        problems.append(
+            _damage("header", path / "store.json", f"counts {total} pictures, but {sum(per_class)} by class")
+        )
+    problems += _extra_files(path, {*listed, *OTHERS}) + _unlisted(path, known, listed)
+    problems += [found for name in sorted(listed) if name not in known for found in _file(path, name, listed[name])]
+    progress.start("checking", total)
+    done = 0
+    for name, entry in splits.items():
+        for found in _split(path, name, entry, listed, n_classes):
+            problems += found
+            done += 1
+            if done % BATCH == 0:
+                progress.update(min(done, total), damaged=str(len(problems)))
+    progress.update(total)
+    progress.finish()
+    return Report(what, {"pictures": total, "classes": n_classes, "files": len(listed) + 1}, problems)
+
+
+def _damage(kind: str, path: Path, text: str, keys: Sequence[str] = ()) -> Problem:
+    return Problem("error", kind, f"{path} {text}; prepare the store again", tuple(keys))
+
+
+def _extra_files(path: Path, known: set[str]) -> list[Problem]:
+    found = (str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir())
+    strange = sorted(name for name in found if name not in known)
+    return [Problem("warning", "extra", f"{path / name} does not belong to the store") for name in strange]
+
+
+def _unlisted(path: Path, shards: set[str], listed: dict[str, dict[str, Any]]) -> list[Problem]:
+    return [_damage("header", path / "store.json", f"does not list {name}") for name in sorted(shards - set(listed))]
+
+
+def _file(path: Path, name: str, entry: dict[str, Any]) -> list[Problem]:
+    """A small file against the header's sha256."""
+    try:
+        digest = atomic.sha256_file(path / name)
+    except OSError as error:
+        return [_damage("missing", path / name, f"cannot be read: {error.strerror}")]
+    if digest != entry.get("sha256"):
+        return [_damage("damaged", path / name, "is damaged: its sha256 does not match")]
+    return []
+
+
+def _split(
+    path: Path, split: str, entry: dict[str, Any], listed: dict[str, dict[str, Any]], n_classes: int
+) -> Iterator[list[Problem]]:
+    """The problems of one split: for each picture a list, mostly empty."""
+    index, n_bytes = path / f"{split}.index.npy", int(entry["n"]) * store.ROW.itemsize
+    try:
+        data = atomic.read(index, n_bytes + atomic.CHUNK)
+        rows = np.frombuffer(data, store.ROW, offset=len(data) - n_bytes)  # numpy's reader trips over damage
+    except (OSError, ValueError):  # the file itself is reported among the others
+        yield [_damage("index", index, f"is of no use: the pictures of {split} were not checked")]
+        return
+    if wrong := _rows(index, rows, entry, n_classes):
+        yield wrong
+    keys = _keys(path / f"{split}.keys.jsonl", split, len(rows), listed)
+    for number in range(int(entry["shards"])):
+        name = store.shard_name(split, number)
+        size = listed.get(name, {}).get("bytes")
+        yield from _shard(path / name, split, rows, np.flatnonzero(rows["shard"] == number), keys, size)
+
+
+def _keys(path: Path, split: str, n: int, listed: dict[str, dict[str, Any]]) -> list[str]:
+    """The keys, or numbers in their place when the key list is damaged (which is reported on its own)."""
+    try:
+        found = store.read_keys(atomic.read(path, listed.get(path.name, {}).get("bytes", 0)))
+    except (OSError, ValueError):
+        found = []
+    return found if len(found) == n else [f"{split} picture {i}" for i in range(n)]
+
+
+def _rows(index: Path, rows: Any, entry: dict[str, Any], n_classes: int) -> list[Problem]:
+    """An index against the header, and its rows against each other."""
+    problems = []
+    labels = rows["label"].astype(np.int64)
+    if len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
+        problems.append(_damage("index", index, f"has labels outside 0 to {n_classes - 1}"))
+    elif np.bincount(labels, minlength=n_classes).tolist() != entry["per_class"]:
+        problems.append(_damage("index", index, "has other numbers of pictures in the classes than store.json says"))
+    if (np.diff(rows["shard"].astype(np.int64)) < 0).any() or (len(rows) and rows["shard"].max() >= entry["shards"]):
+        problems.append(_damage("index", index, "names shards out of order, or that are not there"))
+    return problems
+
+
+def _shard(
+    path: Path, split: str, rows: Any, ids: Any, keys: list[str], expected: int | None
+) -> Iterator[list[Problem]]:
+    """A shard: records that follow each other from its first byte to its trailer, each with its sha256."""
+    problems, end = [], 0
+    try:
+        size = path.stat().st_size
+        with open(path, "rb", opener=atomic.regular) as file:
+            if size != expected:
+                problems.append(_damage("damaged", path, f"has {size} bytes instead of {expected}"))
+            for i in ids.tolist():
+                offset, length = int(rows["offset"][i]), int(rows["length"][i])
+                if offset != end:
+                    problems.append(_damage("index", path, f"has a gap or an overlap before {keys[i]!r}", [keys[i]]))
+                end = offset + length
+                file.seek(min(offset, size))
+                data = file.read(min(length, size))
+                whole = hashlib.sha256(data).digest() == rows["sha256"][i].tobytes()
+                whole = whole and store.weighted_sum(np.frombuffer(data, np.uint8)) == rows["sum"][i]
+                yield (
+                    [] if whole else [_damage("damaged", path, f"is damaged at {split} picture {keys[i]!r}", [keys[i]])]
+                )
+            file.seek(min(end, size))
+            if file.read(len(store.TRAILER) + 1) != store.TRAILER:
+                problems.append(
+                    _damage("damaged", path, f"does not end in {len(store.TRAILER)} zeros after its pictures")
+                )
+    except OSError as error:
+        problems.append(_damage("missing", path, f"cannot be read: {error.strerror}", [keys[i] for i in ids]))
+    yield problems
+
+
+# a folder, or anything else that can be prepared
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a worker saw of one picture."""
+
+    entry: Entry
+    reason: str | None = None  # why it can't be used
+    notes: tuple[str, ...] = ()
+    file_hash: bytes = b""
+    pixel_hash: bytes = b""  # of height, width and pixels
+    shorter: int = 0  # pixels
+
+
+def check_folder(
+    source: Source, progress: Progress = SILENT, workers: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Report:
+    """Decodes every picture of `source` and reports on the whole; `workers` threads, one for each core.
+
+    max_pixels: a picture of more is refused, as by `prepare`.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
+    looked: list[Looked] = []
+    progress.start("checking", len(source.entries))
+    n_threads = workers or hardware.cores().n
+    with ThreadPoolExecutor(n_threads) as pool:
+        for one in in_order(pool, lambda entry: _look(source, entry, max_pixels), source.entries, 4 * n_threads):
+            looked.append(one)
+            if len(looked) % BATCH == 0:
+                progress.update(len(looked))
+    progress.update(len(looked))
+    progress.finish()
+    good = [one for one in looked if one.reason is None]
+    failed = [*source.failed, *((one.entry.key, str(one.reason)) for one in looked if one.reason is not None)]
+    problems = [Problem("error", "unreadable", f"{key!r}: {reason}", (key,)) for key, reason in sorted(failed)]
+    numbers = count(len(source.classes), ((one.entry.split, one.entry.label) for one in good))
+    of_classes = list(class_problems(source.classes, numbers))
+    problems += [Problem("warning", "empty", note) for note in source.notes if note.endswith(EMPTY)]
+    problems += [*of_classes, *_duplicates(source, good)]
+    problems += [
+        Problem("warning", "odd", f"{one.entry.key!r}: {note}", (one.entry.key,)) for one in good for note in one.notes
+    ]
+    counts: dict[str, Any] = {
+        "seen": len(looked) + len(source.skipped) + len(source.failed),
+        "good": len(good),
+        "skipped": len(source.skipped),
+        "unreadable": len(failed),
+        "classes": len(source.classes),
+        "smallest_side": min((one.shorter for one in good), default=0),
+        "per_class": {part: row for part, row in numbers.items() if sum(row)},
+    }
+    unfit = any(problem.severity == "error" for problem in of_classes)
+    notes = (classes_line(source.classes, numbers), *(note for note in source.notes if not note.endswith(EMPTY)))
+    return Report(f"{source.name} ({source.kind})", counts, problems, notes, unfit)
+
+
+def _look(source: Source, entry: Entry, max_pixels: int) -> Looked:
+    try:
+        data = source.read(entry)
+        pixels, notes = decode(data, max_pixels)
+    except BadPicture as error:
+        return Looked(entry, str(error))
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    whole = hashlib.sha256(data).digest() if isinstance(data, bytes) else digest.digest()
+    return Looked(entry, None, notes, whole, digest.digest(), min(pixels.shape[:2]))
+
+
+def _duplicates(source: Source, good: Sequence[Looked]) -> Iterator[Problem]:
+    """Groups of the same picture, the most harmful first: under two labels, in two splits, twice in a split."""
+    groups: dict[bytes, list[Looked]] = {}
+    for one in good:
+        groups.setdefault(one.pixel_hash, []).append(one)
+    ranked: list[tuple[int, str, Problem]] = []
+    for group in groups.values():
+        if len(group) > 1:
+            problem = _duplicate(source, group)
+            ranked.append((("labels", "leak", "duplicate").index(problem.kind), problem.text, problem))
+    return (problem for _, _, problem in sorted(ranked, key=lambda row: row[:2]))
+
+
+def _duplicate(source: Source, group: list[Looked]) -> Problem:
+    keys = tuple(one.entry.key for one in group)
+    alike = "the same file" if len({one.file_hash for one in group}) == 1 else "the same pixels in different files"
+    labels = sorted({source.classes[one.entry.label] for one in group})
+    splits = [split for split in SPLITS if any(one.entry.split == split for one in group)]
+    if len(labels) > 1:
+        return Problem("error", "labels", f"{alike} under the labels {_some(labels)}: {_some(keys)}", keys)
+    if len(splits) > 1:
+        return Problem("error", "leak", f"{alike} in {' and '.join(splits)}: {_some(keys)}", keys)
+    return Problem("warning", "duplicate", f"{alike} {len(keys)} times in {splits[0]}: {_some(keys)}", keys)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more

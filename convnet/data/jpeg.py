@@ -1,0 +1,116 @@
+"""What is in a JPEG? Its segments up to the pixels; its pixels by simplejpeg (libjpeg-turbo); is its scan whole?
+
+libjpeg goes on after damage and fills what is missing with grey. What it remarks on fails the picture, but for what
+leaves every pixel in its place: a missing end marker, zeros before it. Where there is a C compiler a second reader
+walks the scan's codes (kernels/jpeg_scan.c): of the damage that is seen it finds most of what libjpeg is content with.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from convnet.data.image_formats import BadPicture, Facts
+from convnet.kernels.cpu import jpeg_scan as jpeg_scan_cpu
+
+END = b"\xff\xd9"
+
+
+def look_jpeg(data: bytes) -> Facts:
+    """Walks the segments up to the pixels. Raises: BadPicture."""
+    facts, profile, pieces, end, odd = Facts(data), {}, [data[:2]], 2, False
+    for marker, start, stop in _segments(data):
+        body = data[start:stop]
+        if start - 4 > end or (marker == 0xE0 and body[:5] == b"JFIF\0" and body[5:6] != b"\1"):
+            odd = True  # stray bytes, or a version that libjpeg would remark on
+        pieces.append(data[start - 4 : start] + (body if marker != 0xE0 else body[:5] + b"\1" + body[6:]))
+        end = stop
+        if marker == 0xE1 and body[:5] == b"Exif\0":
+            facts.exif = facts.exif or body
+        elif marker == 0xE2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
+            profile[body[12]] = body[14:]
+        elif marker == 0xE2 and body[:4] == b"MPF\0":
+            facts.notes.append("first of several pictures")
+        elif marker == 0xEE and body[:5] == b"Adobe":
+            facts.inverted = True
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
+            height, width = struct.unpack_from(">HH", body, 1)
+            facts.size, facts.channels = (width, height), body[5]
+    if profile:
+        facts.profile = b"".join(profile[number] for number in sorted(profile))
+    if odd:
+        facts.data = b"".join(pieces) + data[end:]
+    return facts
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment's body, up to the start of the first scan."""
+    place = 2
+    while True:
+        while place < len(data) and data[place] != 0xFF:
+            place += 1  # libjpeg passes over stray bytes too
+        while place < len(data) and data[place] == 0xFF:
+            place += 1
+        if place >= len(data):
+            raise BadPicture("truncated JPEG")
+        marker = data[place]
+        place += 1
+        if marker == 0xD9:
+            raise BadPicture("a JPEG without pixels")
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            continue
+        length = int.from_bytes(data[place : place + 2], "big")
+        if place + max(length, 2) > len(data):
+            raise BadPicture("truncated JPEG")
+        yield marker, place + 2, place + max(length, 2)
+        if marker == 0xDA:
+            return
+        place += max(length, 2)
+
+
+def jpeg_picture(facts: Facts) -> Image.Image:
+    """RGB. Raises: BadPicture when the scan is damaged."""
+    pixels, notes = jpeg_pixels(facts.data, "CMYK" if facts.channels == 4 else "RGB")
+    facts.notes += notes
+    if facts.channels != 4:
+        return Image.fromarray(pixels)
+    return Image.fromarray(255 - pixels if facts.inverted else pixels, "CMYK").convert("RGB")
+
+
+def jpeg_pixels(data: bytes, colours: str = "RGB") -> tuple[NDArray[np.uint8], list[str]]:
+    """uint8 (H, W, 3), or (H, W, 4) for CMYK, and notes on what is odd but harmless. Raises: BadPicture."""
+    try:
+        pixels, notes = simplejpeg.decode_jpeg(data, colours), list[str]()
+    except ValueError as error:
+        data, note = _mended(data, str(error))
+        pixels, notes = simplejpeg.decode_jpeg(data, colours), [note]
+    if jpeg_scan_cpu.available() and (damage := jpeg_scan_cpu.scan_damage(data)) is not None:
+        raise BadPicture(f"damaged JPEG: {damage}")
+    return pixels, notes
+
+
+def _mended(data: bytes, remark: str) -> tuple[bytes, str]:
+    """The same pixels in a JPEG that libjpeg has nothing to remark on, and what was odd. Raises: BadPicture."""
+    segments = list(_segments(data))
+    if "Premature end of JPEG file" in remark and _has_one_scan(data, segments):
+        return data.removesuffix(b"\xff") + END, "its end marker is missing"
+    zeros = re.search(r"(\d+) extraneous bytes before marker 0xd9", remark)
+    end = data.find(END, segments[-1][2])
+    if zeros is not None and not any(data[max(0, end - int(zeros[1])) : end]):
+        return data[:end].rstrip(b"\0") + data[end:], "zeros before its end marker"
+    raise BadPicture(_blame(remark))
+
+
+def _has_one_scan(data: bytes, segments: list[tuple[int, int, int]]) -> bool:
+    """Whether the first scan holds all there is; of several, the later ones could be missing without a trace."""
+    n_components = [data[start + 5] for marker, start, _ in segments if marker in (0xC0, 0xC1)]
+    return n_components == [data[segments[-1][1]]]
+
+
+def _blame(remark: str) -> str:
+    text = remark.removeprefix("Corrupt JPEG data: ")
+    return f"truncated JPEG: {text}" if re.search("[Pp]remature end", text) else f"damaged JPEG: {text}"

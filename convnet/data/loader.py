@@ -1,0 +1,107 @@
+"""How do stored pictures reach the net? In batches whose content is a function of (seed, epoch, step) alone.
+
+Threads work ahead of the net; they hold no state, so their number can't change a batch. On the CPU, where there is a C
+compiler, one pass makes a net's input of the stored pictures (kernels/augment_cpu.py); it and decoding release the
+interpreter lock. Otherwise the threads read and crop, and torch does the rest on the net's device: the plain form.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convnet.data import augment
+from convnet.data.preprocess import Preprocessing
+from convnet.data.store import Pixels, Split, Statistics
+from convnet.io import rng
+from convnet.kernels.cpu import augment as augment_cpu
+from convnet.recipe import Recipe
+
+AHEAD = 2  # batches read ahead by each worker
+Read = Tensor | tuple[Pixels, augment.Augmentation]  # the images, or what the plain form makes them of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: (N, C, H, W), the loader's dtype, channels-last. labels: int64 (N,). ids: int64 (N,), in the split."""
+
+    images: Tensor
+    labels: Tensor
+    ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Training batches of the pictures `ids` of a split, augmented by the recipe, on `device`.
+
+    workers: threads that read ahead; 0 reads when a batch is asked for. dtype: of the images, float32 or bfloat16; an
+    autocast net makes the same of both.
+    """
+
+    split: Split
+    statistics: Statistics
+    ids: NDArray[np.int64]
+    recipe: Recipe
+    preprocessing: Preprocessing
+    device: torch.device
+    workers: int = 1
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        """Steps in an epoch; the last may be smaller."""
+        return -(-len(self.ids) // self.recipe.batch)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the pictures in an epoch: each exactly once."""
+        return self.ids[rng.permutation(len(self.ids), self.recipe.seed, rng.stream("order"), epoch)]
+
+    def steps(self, epoch: int, start: int = 0) -> list[NDArray[np.int64]]:
+        """The pictures of each batch of an epoch, from step `start` on."""
+        order, size = self.order(epoch), self.recipe.batch
+        return [order[i : i + size] for i in range(start * size, len(order), size)]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (0 is the first), from step `start` on."""
+        steps = self.steps(epoch, start)
+        if not self.workers:
+            for ids in steps:
+                yield self._batch(ids, self._read(epoch, ids, self._room(len(ids))))
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
+            ahead: deque[tuple[NDArray[np.int64], Future[Read]]] = deque()
+            try:
+                for ids in steps:
+                    ahead.append((ids, pool.submit(self._read, epoch, ids, self._room(len(ids)))))
+                    if len(ahead) > AHEAD * self.workers:
+                        first, read = ahead.popleft()
+                        yield self._batch(first, read.result())
+                while ahead:
+                    first, read = ahead.popleft()
+                    yield self._batch(first, read.result())
+            finally:
+                for _, read in ahead:
+                    read.cancel()
+
+    def _room(self, n: int) -> Tensor | None:
+        """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""
+        if not augment_cpu.available(self.device, self.dtype):
+            return None
+        return augment.room(n, self.recipe.crop, self.recipe.crop, self.preprocessing, self.dtype)
+
+    def _read(self, epoch: int, ids: NDArray[np.int64], room: Tensor | None) -> Read:
+        self.split.check_lengths()
+        how = augment.draw(self.recipe, self.statistics, epoch, ids)
+        if room is None:
+            return self.split.crops(ids, how.tops, how.lefts, self.recipe.crop), how
+        augment.fill(room, self.split, ids, how, self.preprocessing)
+        return room
+
+    def _batch(self, ids: NDArray[np.int64], read: Read) -> Batch:
+        if not isinstance(read, Tensor):
+            read = augment.to_input(*read, self.preprocessing, self.device, self.dtype)
+        return Batch(read, torch.from_numpy(self.split.labels[ids]).to(self.device), ids)

@@ -1,0 +1,319 @@
+"""How do pictures become a store? Shorter side to S, centre crop, and the statistics of the training pictures.
+
+The paper (section 2) scales the shorter side to 256, cuts out the central 256 x 256, and subtracts the mean of the
+training set; section 4.1 needs the principal components of the RGB values. All of it is computed in one pass.
+
+The listing is cut into shards; each shard is finished on its own, so that a preparation that was killed goes on where
+it was. Threads decode and resize (Pillow releases the interpreter lock); one thread writes in listing order. All sums
+are sums of integers, exact in any order: neither the workers nor a kill can change a byte of the result.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from convnet import hardware
+from convnet.data import store, unfinished
+from convnet.data.decode import MAX_PIXELS, BadPicture, opened, stored_by
+from convnet.data.fitness import count, refuse_unfit
+from convnet.data.frames import SUFFIX, Encoding, Settings, fit
+from convnet.data.resize import Fit
+from convnet.data.sources import SPLITS, Entry, Source, open_source
+from convnet.data.statistics import Sums, mean_picture, statistics
+from convnet.data.unfinished import WORK as WORK
+from convnet.data.unfinished import Job, Part
+from convnet.errors import UsageError
+from convnet.io import atomic, rng
+from convnet.io.prefetch import in_order
+from convnet.progress import SILENT, Progress
+
+SIZE = 256  # pixels: AlexNet section 2
+QUALITY = 95  # of JPEG members
+SHARD_BYTES = 1 << 27  # about this much in a shard
+JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
+FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
+CHUNK = 16  # pictures that a worker takes at a time
+CHUNK_BYTES = 1 << 26  # ... but no more than about this much
+
+
+def prepare(
+    source: Source | atomic.PathLike,
+    path: atomic.PathLike,
+    *,
+    size: int | None = None,
+    encoding: Encoding = "raw",
+    shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    fit: Fit = "crop",
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> store.Store:
+    """Makes the store at `path` from `source` (what `open_source` gives or takes), or goes on with one, and opens it.
+
+    size: pixels of the square; None: the source's own (MNIST 28, CIFAR 32, digits 8), for photos 256.
+    shorter_side: pixels; None: `size`. workers: threads; None: one for each core.
+    fit: "crop", or "pad" and "squash", which keep whole pictures (`convnet/data/resize.py`).
+    max_pixels: a picture of more is refused; all threads together decode no more at a time (docs/pictures.md).
+
+    Raises: UsageError when `path` holds something else; DataError when classes are unfit (fitness.py); DiskError.
+    """
+    path = atomic.as_path(path, "the store")
+    source = source if isinstance(source, Source) else open_source(source, work=path / WORK)
+    settings = replace(settings_for(source, size, encoding, shorter_side), max_pixels=max_pixels, fit=fit)
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: must be at least 1")
+    numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
+    refuse_unfit(source.name, source.classes, numbers)
+    jobs = _jobs(source, settings)
+    listing = _listing_hash(jobs, source, settings)
+    if store.is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
+        return _fit(_finished(path, listing, progress))
+    with atomic.lock(path, "preparing"):
+        if store.is_store(path):  # by a process that was killed, or finished, just after it
+            found = _finished(path, listing, progress)
+            unfinished.end(path)
+            return _fit(found)
+        unfinished.begin(path, _plan(jobs, listing))
+        # Pillow keeps its memory blocks: 120 page faults fewer a picture
+        Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
+        total, n_threads = len(source.entries), workers or hardware.cores().n
+        with ThreadPoolExecutor(n_threads) as pool:
+            todo = unfinished.still_to_do(path, jobs, settings.size, pool, 2 * n_threads, progress)
+            done = total - sum(len(job.entries) for job in todo)
+            progress.start("preparing", total, done)
+            for job in todo:
+                for n in _make_shard(path, job, source, settings, pool, 2 * n_threads):
+                    done += n
+                    progress.update(done)
+        progress.finish()
+        return _fit(_commit(path, jobs, source, settings, listing))
+
+
+def settings_for(source: Source, size: int | None, encoding: Encoding, shorter_side: int | None) -> Settings:
+    """The settings of `prepare`, with what was not given filled in."""
+    square = size if size is not None else source.natural_size or SIZE
+    return Settings(square, shorter_side if shorter_side is not None else square, encoding)
+
+
+def holds(path: Path, source: Source, settings: Settings) -> bool:
+    """Whether the store at `path` was made from these very pictures with these settings."""
+    made = store.read_header(path)
+    return bool(made["listing"] == _listing_hash(_jobs(source, settings), source, settings))
+
+
+# the work, cut into shards
+
+
+def _jobs(source: Source, settings: Settings) -> list[Job]:
+    """Training pictures in a random order that never changes, so that a reader of the shards sees mixed classes."""
+    member = 3 * settings.size**2 + store.NPY_HEADER + 3 * store.BLOCK
+    per_shard = JPEG_PICTURES if settings.encoding == "jpeg" else max(1, SHARD_BYTES // member)
+    jobs = []
+    for split in SPLITS:
+        entries = [entry for entry in source.entries if entry.split == split]
+        if split == "train":
+            entries = [entries[i] for i in rng.permutation(len(entries), 0, rng.stream("store order"))]
+        for number, first in enumerate(range(0, len(entries), per_shard)):
+            jobs.append(Job(split, number, first, entries[first : first + per_shard]))
+    return jobs
+
+
+def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
+    """Stands for the settings and the pictures that the source lists: the same for a copy of it elsewhere."""
+    digest = hashlib.sha256(json.dumps([settings.stored, source.classes]).encode())
+    if settings.max_pixels != MAX_PIXELS:
+        digest.update(str(settings.max_pixels).encode())
+    for job in jobs:
+        for entry in job.entries:
+            digest.update(json.dumps([entry.key, entry.split, entry.label, entry.lasting]).encode())
+    for key, reason in source.failed:
+        digest.update(json.dumps([key, reason]).encode())
+    return digest.hexdigest()
+
+
+def _plan(jobs: list[Job], listing: str) -> str:
+    """Stands for all that a shard's bytes depend on: also the files' sizes and times, and the decoders' versions."""
+    digest = hashlib.sha256(json.dumps([listing, store.VERSION, PIL.__version__, stored_by()]).encode())
+    for job in jobs:
+        stamps = [entry.stamp for entry in job.entries]
+        digest.update(json.dumps([job.split, job.number, job.first, stamps]).encode())
+    return digest.hexdigest()
+
+
+def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
+    found = store.Store(path)
+    if found.header["listing"] != listing:
+        text = "holds a store made from other pictures or settings; remove the folder, or choose another"
+        raise UsageError(f"{path} {text}")
+    progress.note(f"{path} is already prepared from these pictures: nothing to do")
+    return found
+
+
+def _fit(made: store.Store) -> store.Store:
+    """The store, if its classes are fit. Raises: DataError; the store stays, as its list says what failed and why."""
+    numbers = {name: split["per_class"] for name, split in made.header["splits"].items()}
+    refuse_unfit(made.header["source"]["name"], made.classes, numbers, _first_failed(made.left_out()))
+    return made
+
+
+# one shard
+
+
+@dataclass
+class Made:
+    """What a worker made of a chunk: for each picture its record and row, what was left out, the sums."""
+
+    rows: list[tuple[bytes, str, tuple[int | str, ...]]]  # record, key, (payload, label, height, width, sum, sha256)
+    left_out: list[dict[str, str]]
+    enlarged: int
+    sums: Sums
+
+
+def _make_shard(
+    path: Path, job: Job, source: Source, settings: Settings, pool: ThreadPoolExecutor, window: int
+) -> Iterator[int]:
+    """Writes one shard and its part; yields the number of pictures finished, chunk by chunk."""
+    part, offset = Part([], [], [], 0, Sums.zero(settings.size)), 0
+    n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
+    chunks = [job.entries[i : i + n] for i in range(0, len(job.entries), n)]
+    starts = range(job.first, job.first + len(job.entries), n)
+    with atomic.atomic(path / store.shard_name(job.split, job.number)) as file, _flushing(file) as flush:
+        work = zip(starts, chunks, strict=True)
+        for made in in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
+            for data, key, row in made.rows:
+                part.rows.append([job.number, offset, len(data), *row])
+                part.keys.append(key)
+                file.write(data)
+                offset += len(data)
+            flush(offset)
+            part.left_out += made.left_out
+            part.enlarged += made.enlarged
+            part.sums.add(made.sums)
+            yield len(made.rows) + sum(row["status"] == "failed" for row in made.left_out)
+        file.write(store.TRAILER)
+    unfinished.write_part(path, job, part)
+
+
+@contextmanager
+def _flushing(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
+    """A function to be told how much is written: now and then a thread flushes it, so that the end waits for little."""
+    running: Future[None] | None = None
+    flushed = 0
+
+    def flush(written: int) -> None:
+        nonlocal running, flushed
+        if written - flushed >= FLUSH_BYTES and (running is None or running.done()):
+            if running is not None:
+                running.result()
+            running, flushed = disk.submit(os.fsync, file.fileno()), written
+
+    with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk:
+        yield flush
+        if running is not None:
+            running.result()
+
+
+def _chunk(source: Source, settings: Settings, split: str, first: int, entries: Sequence[Entry]) -> Made:
+    made = Made([], [], 0, Sums.small(settings.size))
+    for position, entry in enumerate(entries, first):
+        try:
+            with opened(source.read(entry), settings.max_pixels) as (picture, notes):
+                frame, side = fit(picture, settings), (max if settings.fit == "pad" else min)(picture.size)
+        except BadPicture as error:
+            made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
+            continue
+        made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
+        made.enlarged += side < settings.shorter_side
+        pixels = np.asarray(frame)
+        payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
+        member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
+        sums = store.weighted_sum(np.frombuffer(member, np.uint8)), hashlib.sha256(member).hexdigest()
+        row = (sum(map(len, payload)), entry.label, *pixels.shape[:2], *sums)
+        made.rows.append((member, entry.key, row))
+        if split == "train":
+            made.sums.count(store.centre_square(pixels, settings.size))
+    return made
+
+
+def _jpeg_bytes(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+# the end
+
+
+def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, listing: str) -> store.Store:
+    """Joins the parts into indexes, statistics and, last, store.json."""
+    rows: dict[str, list[tuple[Any, ...]]] = {job.split: [] for job in jobs}
+    keys: dict[str, list[str]] = {job.split: [] for job in jobs}
+    left_out = [{"status": "skipped", "key": key, "reason": reason} for key, reason in source.skipped]
+    left_out += [{"status": "failed", "key": key, "reason": reason} for key, reason in source.failed]
+    sums, enlarged = Sums.zero(settings.size), 0
+    shards: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        part = unfinished.read_part(path, job, settings.size)
+        rows[job.split] += [(*row[:8], tuple(bytes.fromhex(row[8]))) for row in part.rows]
+        keys[job.split] += part.keys
+        left_out += part.left_out
+        enlarged += part.enlarged
+        sums.add(part.sums)
+        shards[store.shard_name(job.split, job.number)] = {"bytes": part.n_bytes + len(store.TRAILER)}
+    if not sums.n:
+        numbers = count(len(source.classes), ((split, row[4]) for split in rows for row in rows[split]))
+        refuse_unfit(source.name, source.classes, numbers, _first_failed(left_out))
+    left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
+    contents: dict[str, bytes] = {}
+    for split in rows:
+        contents |= store.index_files(split, rows[split], keys[split])
+    mean = io.BytesIO()
+    np.save(mean, mean_picture(sums))
+    contents["mean.npy"] = mean.getvalue()
+    contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in left_out).encode()
+    header = {
+        "format": store.FORMAT,
+        "version": store.VERSION if settings.fit == "crop" else store.VERSION_OF_FITS,
+        "source": {"name": source.name, "kind": source.kind, "notes": list(source.notes)},
+        **settings.stored,
+        "classes": list(source.classes),
+        "splits": {split: _split_header(rows[split], len(source.classes), jobs, split) for split in rows},
+        "counts": _counts(source, rows, left_out, enlarged),
+        "statistics": statistics(sums),
+        "listing": listing,
+        "files": shards | store.write_files(path, contents),
+    }
+    atomic.write_atomic(path / "store.json", store.header_bytes(header))
+    unfinished.end(path)
+    return store.Store(path)
+
+
+def _split_header(rows: list[tuple[Any, ...]], n_classes: int, jobs: list[Job], split: str) -> dict[str, Any]:
+    per_class = np.bincount(np.array([row[4] for row in rows], np.int64), minlength=n_classes)
+    return {"n": len(rows), "shards": sum(job.split == split for job in jobs), "per_class": per_class.tolist()}
+
+
+def _counts(
+    source: Source, rows: dict[str, list[tuple[Any, ...]]], left_out: list[dict[str, str]], enlarged: int
+) -> dict[str, int]:
+    used = sum(len(split) for split in rows.values())
+    failed = sum(row["status"] == "failed" for row in left_out)
+    seen = len(source.entries) + len(source.skipped) + len(source.failed)
+    assert seen == used + len(source.skipped) + failed, "every picture seen is used, skipped or failed"
+    return {"seen": seen, "used": used, "skipped": len(source.skipped), "failed": failed, "enlarged": enlarged}
+
+
+def _first_failed(left_out: list[dict[str, str]]) -> str:
+    failed = (row for row in left_out if row["status"] == "failed")
+    return next((f"; failed: {row['key']!r}: {row['reason']}" for row in failed), "")

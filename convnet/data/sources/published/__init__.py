@@ -1,0 +1,1 @@
+"""Data sets in the form in which their authors hand them out."""

@@ -1,0 +1,398 @@
+"""How do prepared pictures lie on disk? One folder, for any tar tool, mapped without decoding, checked by sha256.
+
+    store.json         the header and commit mark: written last, with its own sha256
+    train-00000.tar    a shard: per picture one member NNNNNNNNN.npy (raw) or .jpg (jpeg) and one NNNNNNNNN.cls (label)
+    train.index.npy    one ROW for each picture: shard, offset, length, label, height, width, sum and sha256
+    train.keys.jsonl   one JSON string for each picture: its name in the source
+    mean.npy           the mean picture of the training split, float32 (size, size, 3)
+    left_out.jsonl     what was skipped or failed, and what is odd about used pictures, each with the reason
+
+docs/store.md states every byte. A record is everything from a picture's tar header to the next picture's, so that the
+records' hashes cover a whole shard.
+"""
+
+import hashlib
+import io
+import json
+import math
+import mmap
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from convnet.data.decode import BadPicture, decode_stored
+from convnet.data.resize import Fit
+from convnet.data.store_header import FORMAT as FORMAT
+from convnet.data.store_header import VERSION as VERSION
+from convnet.data.store_header import VERSION_OF_FITS as VERSION_OF_FITS
+from convnet.data.store_header import header_bytes as header_bytes
+from convnet.data.store_header import is_store as is_store
+from convnet.data.store_header import read_header as read_header
+from convnet.errors import DataError, UsageError, unknown
+from convnet.io import atomic, strict_json
+
+BLOCK = 512  # bytes: tar's unit
+TRAILER = bytes(2 * BLOCK)  # ends a shard
+NPY_HEADER = 128  # bytes before the pixels of a raw member (npy version 1.0, padded to 64)
+ROW = np.dtype(
+    [
+        ("shard", "<u4"),  # number in the file's name
+        ("offset", "<u8"),  # of the record in the shard, bytes
+        ("length", "<u8"),  # of the record, bytes
+        ("payload", "<u8"),  # of the .npy or .jpg member, bytes; it begins BLOCK bytes into the record
+        ("label", "<i4"),
+        ("height", "<u4"),  # pixels as stored
+        ("width", "<u4"),
+        ("sum", "<u8"),  # `weighted_sum` of the record: looked at when a picture is read, a tenth of a sha256's time
+        ("sha256", "u1", (32,)),  # of the record: looked at by `convnet check`
+    ]
+)
+LEFT_OUT = {"status", "key", "reason"}
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the training pictures as stored, central size x size pixels, on the scale 0..255.
+
+    `eigenvalues` (3,) in falling order and `eigenvectors` (3, 3), one in each column, are those of `covariance`.
+    """
+
+    n: int
+    mean_rgb: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    eigenvectors: NDArray[np.float64]
+
+
+# writing
+
+
+def record(position: int, label: int, suffix: str, payload: Sequence[bytes | memoryview]) -> bytes:
+    """The bytes of one picture in a shard: header, payload (in pieces), padding, and the .cls member with its label."""
+    text, length = str(label).encode(), sum(map(len, payload))
+    picture = [_tar_header(f"{position:09d}.{suffix}", length), *payload, bytes(-length % BLOCK)]
+    return b"".join([*picture, _tar_header(f"{position:09d}.cls", len(text)), text, bytes(-len(text) % BLOCK)])
+
+
+def npy_pieces(pixels: Pixels) -> list[bytes | memoryview]:
+    """A uint8 (H, W, 3) array as the bytes of a .npy file: a header of NPY_HEADER bytes, and the pixels."""
+    shape = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {pixels.shape}, }}"
+    text = shape.ljust(NPY_HEADER - 11) + "\n"
+    head = b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little") + text.encode()
+    return [head, pixels.reshape(-1).data]
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """As Python's tarfile writes it (USTAR, mode 644, everything else zero), ten times as fast."""
+    head = bytearray(BLOCK)
+    head[: len(name)] = name.encode()
+    head[100:136] = b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" % size
+    head[136:157] = b"00000000000\0" + 8 * b" " + b"0"
+    head[257:265] = b"ustar\x0000"
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+def weighted_sum(record: Pixels) -> int:
+    """The sum of 1, 3, 5 ... times the record's 64-bit words (little-endian), modulo 2^64.
+
+    Odd weights: a change of one bit, or of one word, always changes it, and so does nearly every exchange of two.
+    """
+    words = record.view("<u8")
+    return int(words.dot(_weights(len(words))))
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int) -> NDArray[np.uint64]:
+    return np.arange(1, 2 * n, 2, dtype=np.uint64)
+
+
+def shard_name(split: str, shard: int) -> str:
+    return f"{split}-{shard:05d}.tar"
+
+
+# reading
+
+
+class Store:
+    """A committed store, open for reading; safe to use from several threads.
+
+    Raises: UsageError when there is none at `path`; DataError when the header or an index is damaged.
+    """
+
+    def __init__(self, path: atomic.PathLike) -> None:
+        self.path = atomic.as_path(path, "the store")
+        self.header = read_header(self.path)
+        self.encoding: str = self.header["encoding"]
+        self.size: int = self.header["size"]
+        self.shorter_side: int = self.header["shorter_side"]
+        self.fit: Fit = self.header.get("fit", "crop")
+        self.classes: tuple[str, ...] = tuple(self.header["classes"])
+        self.splits = {name: Split(self, name) for name in self.header["splits"]}
+
+    def split(self, name: str) -> "Split":
+        """Raises: UsageError when the store has no such split."""
+        if name not in self.splits:
+            raise UsageError(f"{self.path}: {unknown('split', name, self.splits)}")
+        return self.splits[name]
+
+    def with_labels_of(self, classes: Sequence[str], owner: str) -> "Store":
+        """This store with the labels of `owner`, a net with these classes: each picture's by its class's name.
+
+        Raises: UsageError when the net lacks a class of the store, naming some.
+        """
+        if self.classes == tuple(classes):
+            return self
+        number = {name: k for k, name in enumerate(classes)}
+        if lacking := [name for name in self.classes if name not in number]:
+            some = ", ".join(repr(name) for name in lacking[:3])
+            raise UsageError(
+                f"{self.path} has {len(lacking)} classes that {owner} lacks, as {some}; the net's are "
+                f"{', '.join(repr(name) for name in classes[:3])} ...: name them alike (convnet import --classes), or "
+                "prepare a store with classes of the net"
+            )
+        other, table = copy(self), np.array([number[name] for name in self.classes], np.int64)
+        other.classes = tuple(classes)
+        other.splits = {name: split.labelled(other, table) for name, split in self.splits.items()}
+        return other
+
+    @property
+    def identity(self) -> str:
+        """A sha256 for the whole content: the header lists the hashes of the indexes, these those of all records."""
+        return hashlib.sha256(header_bytes(self.header)).hexdigest()
+
+    @cached_property
+    def mean_picture(self) -> NDArray[np.float32]:
+        """float32 (size, size, 3), 0..255."""
+        return _array(self, "mean.npy", (self.size, self.size, 3), np.dtype(np.float32)).copy()  # torch wants to write
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        found = self.header["statistics"]
+        names = ("mean_rgb", "covariance", "eigenvalues", "eigenvectors")
+        return Statistics(found["n"], *(np.array(found[name], np.float64) for name in names))
+
+    def read_file(self, name: str) -> bytes:
+        """A file that the header lists, checked against its sha256."""
+        path = self.path / name
+        try:
+            data = atomic.read(path, self.header["files"][name]["bytes"])
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}; prepare the store again") from error
+        if hashlib.sha256(data).hexdigest() != self.header["files"][name]["sha256"]:
+            raise DataError(f"{path} is damaged: its sha256 does not match; prepare the store again")
+        return data
+
+    def left_out(self) -> list[dict[str, str]]:
+        """What preparation skipped, could not use, or found odd: its status, key and reason. Raises: DataError."""
+        name = "left_out.jsonl"
+        try:
+            rows = [strict_json.parse(line) for line in self.read_file(name).splitlines()]
+            if any(row.keys() != LEFT_OUT or not all(isinstance(x, str) for x in row.values()) for row in rows):
+                raise ValueError(f"a row of other names than {', '.join(sorted(LEFT_OUT))}")
+        except ValueError as error:
+            raise DataError(f"{self.path / name} is damaged: {error}; prepare the store again") from error
+        return rows
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = ", ".join(f"{name} {split.n:,}" for name, split in self.splits.items())
+        left = self.header["counts"]["skipped"] + self.header["counts"]["failed"]
+        kind = f"{self.encoding} {self.size} x {self.size}" + (f" by {self.fit}" if self.fit != "crop" else "")
+        return f"{len(self.classes)} classes, {kind}, {parts}" + (
+            f"; {left:,} left out (left_out.jsonl)" if left else ""
+        )
+
+
+class Split:
+    """The pictures of one split. Each record's sum is checked when it is read for the first time."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        self.n = store.header["splits"][name]["n"]
+        rows = self.rows = _array(store, f"{name}.index.npy", (self.n,), ROW)
+        _check_rows(store, name, rows)
+        self.labels: NDArray[np.int64] = rows["label"].astype(np.int64)
+        self._offsets = (rows["offset"] + BLOCK).astype(np.int64).tolist()
+        self._payloads = rows["payload"].tolist()
+        self._shards = rows["shard"].tolist()
+        self._checked = np.zeros(self.n, bool)
+        self._maps: dict[int, Pixels] = {}
+        self._files: dict[int, mmap.mmap] = {}
+
+    def labelled(self, store: Store, table: NDArray[np.int64]) -> "Split":
+        """The same pictures as a split of `store`, label k as table[k]."""
+        other = copy(self)
+        other.store, other.labels = store, table[self.labels]
+        return other
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The pictures' names in the source."""
+        file = f"{self.name}.keys.jsonl"
+        try:
+            names = read_keys(self.store.read_file(file))
+        except ValueError as error:
+            raise DataError(f"{self.store.path / file} is no list of keys: {error}; prepare the store again") from error
+        if len(names) != self.n:
+            raise DataError(f"{self.store.path / file} has {len(names):,} keys of {self.n:,}; prepare the store again")
+        return names
+
+    def payload(self, i: int) -> Pixels:
+        """The bytes of picture i's member, mapped, not copied.
+
+        Raises: DataError naming the shard and the picture when the record's sum does not match.
+        """
+        if not self._checked[i]:
+            self.verify(i)
+            self._checked[i] = True
+        offset = self._offsets[i]
+        return self._map(self._shards[i])[offset : offset + self._payloads[i]]
+
+    def verify(self, i: int) -> None:
+        """Raises: DataError when the record of picture i is not what was written."""
+        row = self.rows[i]
+        shard = self._map(int(row["shard"]))
+        found = shard[int(row["offset"]) : int(row["offset"] + row["length"])]
+        if len(found) != row["length"] or weighted_sum(found) != row["sum"]:
+            file = self.store.path / shard_name(self.name, int(row["shard"]))
+            raise DataError(f"{file} is damaged at picture {self.keys[i]!r}; prepare the store again")
+
+    def picture(self, i: int) -> Pixels:
+        """uint8 (H, W, 3): the fixed square of a raw store, the full frame of a jpeg store."""
+        return self._decoded(i, None) if self.store.encoding == "jpeg" else self.square(i)
+
+    def square(self, i: int) -> Pixels:
+        """uint8 (size, size, 3): the central square of picture i; of a raw store mapped, not copied."""
+        size = self.store.size
+        if self.store.encoding == "jpeg":
+            return self._decoded(i, size)
+        return self.payload(i)[NPY_HEADER:].reshape(size, size, 3)
+
+    def _decoded(self, i: int, square: int | None) -> Pixels:
+        try:
+            return decode_stored(self.payload(i), square)
+        except BadPicture as error:
+            raise DataError(f"{self.store.path}: {self.keys[i]!r}: {error}") from error
+
+    def crops(self, ids: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], crop: int) -> Pixels:
+        """uint8 (N, crop, crop, 3): a crop of the central square of each picture `ids`, at row `tops`, column `lefts`.
+
+        Offsets may be negative or reach beyond the square: what lies outside is black (LeNet-5's border).
+        """
+        out = np.empty((len(ids), crop, crop, 3), np.uint8)
+        for k, (i, top, left) in enumerate(zip(ids.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
+            out[k] = crop_square(self.square(i), top, left, crop)
+        return out
+
+    def check_lengths(self) -> None:
+        """Raises: DataError when a shard that is mapped has been cut: reading it would end the process (SIGBUS)."""
+        for shard, file in list(self._files.items()):  # other threads may map more
+            if file.size() != len(file):
+                self._map_refused(shard, file.size())
+
+    def _map(self, shard: int) -> Pixels:
+        known = self._maps.get(shard)
+        if known is not None:
+            return known
+        path = self.store.path / shard_name(self.name, shard)
+        try:
+            with open(path, "rb", opener=atomic.regular) as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error
+        if len(mapped) != self.store.header["files"][path.name]["bytes"]:
+            self._map_refused(shard, len(mapped))
+        self._files[shard] = mapped
+        self._maps[shard] = pixels = np.frombuffer(mapped, np.uint8)
+        return pixels
+
+    def passed(self, i: int) -> None:
+        """Gives back the memory of shards before that of picture i: who goes through a split once needs it no more."""
+        for shard in list(self._maps):
+            if shard < self._shards[i]:
+                self._maps.pop(shard, None)
+                self._files.pop(shard, None)
+
+    def _map_refused(self, shard: int, size: int) -> NoReturn:
+        path = self.store.path / shard_name(self.name, shard)
+        expected = self.store.header["files"][path.name]["bytes"]
+        raise DataError(f"{path} has {size} bytes instead of {expected}; prepare the store again")
+
+
+def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """A .npy file of a store, which must hold an array of this shape: a stranger's could claim any."""
+    data = store.read_file(name)
+    begin = 10 + int.from_bytes(data[8:10], "little")
+    header = f"{{'descr': {npy.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if data[:8] != b"\x93NUMPY\x01\0" or data[10:begin].rstrip() != header or len(data) != begin + n_bytes:
+        raise DataError(f"{store.path / name} has an unknown layout; prepare the store again")
+    return np.frombuffer(data, dtype, offset=begin).reshape(shape)
+
+
+def _check_rows(store: Store, split: str, rows: NDArray[Any]) -> None:
+    """Raises: DataError when a row leads out of its shard, or to a class that isn't there."""
+    if not len(rows):
+        return
+    n_shards, listed = store.header["splits"][split]["shards"], store.header["files"]
+    sizes = np.array([listed.get(shard_name(split, k), {}).get("bytes", 0) for k in range(n_shards)] or [0], np.uint64)
+    right = (rows["shard"] < n_shards) & (rows["label"] >= 0) & (rows["label"] < len(store.classes))
+    size = sizes[np.minimum(rows["shard"], max(n_shards - 1, 0))]
+    right &= (rows["length"] % BLOCK == 0) & (rows["length"] <= size) & (rows["offset"] <= size - rows["length"])
+    right &= (rows["length"] >= BLOCK) & (rows["payload"] <= rows["length"] - np.uint64(BLOCK))
+    if store.encoding == "raw":
+        right &= rows["payload"] == NPY_HEADER + 3 * store.size**2
+    if not right.all():
+        row = int(np.flatnonzero(~right)[0])
+        raise DataError(f"{store.path / split}.index.npy: row {row} is impossible; prepare the store again")
+
+
+def centre_square(pixels: Pixels, size: int) -> Pixels:
+    """The central size x size pixels; where the margin is odd, the smaller part is above and to the left."""
+    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def crop_square(square: Pixels, top: int, left: int, crop: int) -> Pixels:
+    """uint8 (crop, crop, 3): a crop of a square that may reach over its edges, where it is black."""
+    size = len(square)
+    if top >= 0 and left >= 0 and top + crop <= size and left + crop <= size:
+        return square[top : top + crop, left : left + crop]
+    out = np.zeros((crop, crop, 3), np.uint8)
+    rows = slice(max(top, 0), min(top + crop, size))
+    columns = slice(max(left, 0), min(left + crop, size))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = square[rows, columns]
+    return out
+
+
+def index_files(split: str, rows: list[tuple[Any, ...]], keys: list[str]) -> dict[str, bytes]:
+    """The bytes of a split's index and key list."""
+    index = io.BytesIO()
+    np.save(index, np.array(rows, ROW))
+    lines = "".join(json.dumps(key) + "\n" for key in keys).encode()
+    return {f"{split}.index.npy": index.getvalue(), f"{split}.keys.jsonl": lines}
+
+
+def read_keys(data: bytes) -> list[str]:
+    """The names in a key list. Raises: ValueError when it is none."""
+    names = [strict_json.value(line) for line in data.splitlines()]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("a key is no text")
+    return names
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Writes small files of a store; gives their entries for the header."""
+    for name, data in contents.items():
+        atomic.write_atomic(folder / name, data)
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}

@@ -1,0 +1,142 @@
+"""How good are several nets together? Their posteriors are averaged; each result alone stands beside."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnet.errors import UsageError
+from convnet.evaluation.evaluate import Scores, Tally
+from convnet.evaluation.predictions import Answer, Answers, Block
+from convnet.evaluation.views import Protocol
+
+
+class Line(NamedTuple):
+    """What a row of the table is about, and how its posteriors, float64 (m, K), come from those of m pictures."""
+
+    net: str
+    trained: str
+    views: str
+    scales: str
+    mean: Callable[[Block], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a net (or several, fused), its training's S, the views, at which Q, and the result."""
+
+    net: str
+    trained: str
+    views: str
+    scales: str
+    scores: Scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON and CSV can hold it; without classes and confusion."""
+        names = {"net": self.net, "trained_at": self.trained, "views": self.views, "scales": self.scales}
+        return names | self.scores.figures()
+
+
+def join(files: Sequence[Answers]) -> Answers:
+    """All members of several files. Raises: UsageError when they are not about the same pictures and classes."""
+    first = files[0]
+    for other in files[1:]:
+        if (other.classes, other.keys) != (first.classes, first.keys) or not np.array_equal(other.labels, first.labels):
+            raise UsageError(
+                f"the files are about other pictures: {len(first.keys):,} of split {first.split} with "
+                f"{len(first.classes)} classes, and {len(other.keys):,} of {other.split} with {len(other.classes)}; "
+                "evaluate all nets on the same store"
+            )
+    members = tuple(member for each in files for member in each.members)
+    blocks = partial(_side_by_side, files)
+    return Answers(first.store, first.split, first.classes, first.keys, first.labels, members, blocks)
+
+
+def _side_by_side(files: Sequence[Answers]) -> Iterator[Block]:
+    for blocks in zip(*(each.blocks() for each in files), strict=True):
+        yield [of_member for block in blocks for of_member in block]
+
+
+def rows(answers: Answers, weights: Sequence[float] | None = None) -> list[Row]:
+    """The table (VGG tables 3 to 7): for each net each scale and part by itself, and together; then all nets fused.
+
+    The last row is the whole: the last protocol, of all nets if there are several. weights: one for each net, of its
+    posteriors' share in the fusion; None: equal ones.
+
+    Raises: UsageError for weights that don't fit.
+    """
+    _check_weights(answers, weights)
+    lines = [line for i, member in enumerate(answers.members) for line in _member_lines(i, member)]
+    if len(answers.members) > 1:
+        lines += [_fused(answers, i, weights) for i in range(_n_protocols(answers))]
+    tallies = [Tally(answers.labels) for _ in lines]
+    for block in answers.blocks():
+        for line, tally in zip(lines, tallies, strict=True):
+            tally.add(line.mean(block))
+    return [
+        Row(*line[:4], tally.scores(line.views, answers.split, answers.classes))
+        for line, tally in zip(lines, tallies, strict=True)
+    ]
+
+
+def _check_weights(answers: Answers, weights: Sequence[float] | None) -> None:
+    n = len(answers.members)
+    if weights is None:
+        return
+    if len(weights) != n:
+        raise UsageError(f"--weights: {len(weights)} numbers for {n} nets; give one for each")
+    if not all(np.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
+        raise UsageError("--weights: each must be at least 0, and one above 0")
+
+
+def _n_protocols(answers: Answers) -> int:
+    counts = {len(member.protocols) for member in answers.members}
+    if len(counts) > 1:
+        raise UsageError("the nets were evaluated by different numbers of --views; use the same for all")
+    return counts.pop()
+
+
+def _member_lines(i: int, member: Answer) -> list[Line]:
+    """Each look by itself, each part over its scales, then the protocol; what was there already isn't repeated."""
+    asked: dict[Protocol, None] = {}
+    for each in member.protocols:
+        asked |= dict.fromkeys(Protocol(look.name, ((look,),)) for part in each.parts for look in part)
+        asked |= dict.fromkeys(Protocol(part[0].name, (part,)) for part in each.parts)
+        asked.pop(each, None)
+        asked[each] = None  # so that the last row is the last protocol
+    trained = str(member.trained)
+    return [Line(member.name, trained, each.name, _scales(each), partial(_mean, i, each)) for each in asked]
+
+
+def _mean(i: int, asked: Protocol, block: Block) -> NDArray[np.float64]:
+    return asked.mean(block[i])
+
+
+def _fused(answers: Answers, place: int, weights: Sequence[float] | None) -> Line:
+    protocols = [member.protocols[place] for member in answers.members]
+    names = " + ".join(member.name for member in answers.members)
+    if weights is not None:
+        names = " + ".join(f"{w:g} {m.name}" for w, m in zip(weights, answers.members, strict=True))
+    trained = " + ".join(_once([str(member.trained) for member in answers.members]))
+    scales = " | ".join(_scales(each) for each in (protocols[:1] if len(set(protocols)) == 1 else protocols))
+    views = " | ".join(dict.fromkeys(each.name for each in protocols))
+
+    def mean(block: Block) -> NDArray[np.float64]:
+        means = [each.mean(own) for own, each in zip(block, protocols, strict=True)]
+        return np.asarray(np.average(means, axis=0, weights=weights))
+
+    return Line(names, trained, views, scales, mean)
+
+
+def _once(texts: list[str]) -> list[str]:
+    """One text where all are the same."""
+    return texts[:1] if len(set(texts)) == 1 else texts
+
+
+def _scales(asked: Protocol) -> str:
+    """`256, 384`, where all parts have the same; otherwise part by part."""
+    texts = [", ".join(str(look.scale) for look in part) for part in asked.parts]
+    return texts[0] if len(set(texts)) == 1 else " + ".join(texts)

@@ -1,0 +1,1 @@
+"""Files, numbers and signals: what everything else stands on."""

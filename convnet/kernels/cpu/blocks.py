@@ -1,0 +1,35 @@
+"""Pictures as blocks of pixels on the CPU, in C (blocks.c). The plain form is `to_blocks` of conv1.py."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from convnet.kernels.cpu.compiled import in_parts, library, watched
+
+
+def available(images: Tensor) -> bool:
+    """Whether `blocks` takes these: channels-last in memory, on the CPU, and no gradient is wanted of them."""
+    if images.device.type != "cpu" or images.ndim != 4 or (images.requires_grad and torch.is_grad_enabled()):
+        return False
+    rows = images.movedim(1, -1)
+    return rows.is_contiguous() and not watched(images) and library()[0] is not None
+
+
+def blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
+    """`to_blocks` of what `available` says yes to."""
+    loaded = library()[0]
+    assert loaded is not None
+    function = loaded.blocks
+    n, maps, height, width = images.shape
+    out = images.new_empty(n, rows, columns, stride**2 * maps)
+    sizes = (height, width, rows, columns, stride, maps * images.element_size())
+    source, target = images.data_ptr(), out.data_ptr()
+    of_picture, of_blocks = (each[:1].numel() * images.element_size() for each in (images, out))
+
+    def part(first: int, last: int) -> None:
+        at = (ctypes.c_void_p(source + first * of_picture), ctypes.c_void_p(target + first * of_blocks))
+        function(*at, *map(ctypes.c_int64, (last - first, *sizes)))
+
+    in_parts(n, part)
+    return out.permute(0, 3, 1, 2)

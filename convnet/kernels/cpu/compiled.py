@@ -1,0 +1,153 @@
+"""How does C become a function on this machine? Compiled at its first use, and kept for the next.
+
+The C of this folder needs nothing but a C compiler (`cc`, or what CC says, flags included); the library lands in the
+user's cache, under a name that stands for source, compiler and processor, and that ends in its own sha256: one that was
+cut short or changed is never loaded. A cache that others may write to isn't used: the library is then compiled for this
+process alone. Without a compiler, or with CONVNET_KERNELS=plain, the plain forms serve; `state()` says which and why.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache as once
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import has_torch_function_unary
+
+from convnet.errors import DiskError
+from convnet.io import atomic
+
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+SECONDS = 120  # a compiler that takes longer is taken for broken
+
+
+@once
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled functions, or None; and a sentence about it."""
+    if os.environ.get("CONVNET_KERNELS", "") == "plain":
+        return None, "plain forms, as CONVNET_KERNELS=plain asks"
+    command = compiler()
+    if not command:
+        return None, "plain forms: no C compiler (cc) was found; one makes AlexNet's training about twice as fast"
+    try:
+        return _loaded(command), f"compiled forms, by {shlex.join(command)}"
+    except (OSError, DiskError, subprocess.SubprocessError) as error:
+        text = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
+        why = text.strip().splitlines()[-1] if text.strip() else "no reason"
+        return None, f"plain forms: {shlex.join(command)} failed: {why}"
+
+
+def compiler(variable: str = "CC", default: str = "cc") -> list[str]:
+    """The C compiler's path and the flags that CC gives it (`gcc -O2`); empty where there is none."""
+    try:
+        name, *flags = shlex.split(os.environ.get(variable, "")) or [default]
+    except ValueError:  # a quotation mark without its second
+        return []
+    path = shutil.which(name)
+    return [path, *flags] if path is not None else []
+
+
+def cache() -> tuple[Path | None, str]:
+    """The folder that keeps the compiled library, made if need be; or None and why it isn't used."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnet"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except (OSError, RuntimeError) as error:  # a user without a home has no cache either
+        return None, f"no folder can be made there ({error})"
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        return None, f"{folder} is a link or another user's"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return None, f"others may write to {folder}; chmod go-w {shlex.quote(str(folder))}"
+    return folder, ""
+
+
+def state() -> str:
+    """Whether fast forms in C are in use on the CPU, and why (not)."""
+    return library()[1]
+
+
+def watched(x: Tensor) -> bool:
+    """Whether torch traces what is done to `x`, or someone looks at it layer by layer: then the plain forms serve."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or has_torch_function_unary(x)
+
+
+def hooked(layer: nn.Module) -> bool:
+    """Whether someone waits for the layer's own call, which a fast form would not make."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
+def in_parts(n: int, part: Callable[[int, int], None]) -> None:
+    """Calls `part(first, last)` for parts of 0 .. n - 1, one to a thread; C lets them run at once."""
+    n_threads = torch.get_num_threads()
+    bounds = [n * i // n_threads for i in range(n_threads + 1)]
+    parts = [(a, b) for a, b in pairwise(bounds) if a < b]
+    others = [_pool(n_threads - 1).submit(part, *each) for each in parts[1:]]
+    for each in parts[:1]:
+        part(*each)
+    for other in others:
+        other.result()
+
+
+@once
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, "convnet-kernel")
+
+
+if hasattr(os, "register_at_fork"):  # a child process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _loaded(command: list[str]) -> ctypes.CDLL:
+    """The library of the cache, or a new one, which the cache then keeps if there is one."""
+    folder, identity = cache()[0], _identity(command)
+    for path in folder.glob(f"{identity}.*.so") if folder is not None else ():
+        if path.name == f"{identity}.{atomic.sha256_file(path)}.so" and not path.is_symlink():
+            return ctypes.CDLL(str(path))
+        path.unlink()  # cut short or changed: loading it could end the process, or give wrong numbers
+    writable = folder is not None and os.access(folder, os.W_OK)
+    with tempfile.TemporaryDirectory(prefix="convnet-", dir=folder if writable else None) as place:
+        made = Path(place) / "made.so"  # where nobody else may write; once loaded it may go
+        compiling = [*command, *FLAGS, *map(str, SOURCES), "-o", str(made), "-lm"]
+        subprocess.run(compiling, check=True, capture_output=True, timeout=SECONDS)
+        if folder is not None:
+            with suppress(DiskError):  # then the next process compiles again
+                atomic.write_atomic(folder / f"{identity}.{atomic.sha256_file(made)}.so", made.read_bytes())
+        return ctypes.CDLL(str(made))
+
+
+def _identity(command: list[str]) -> str:
+    """What the library depends on: the sources, the flags, the compiler, the processor."""
+    version = subprocess.run([*command, "--version"], check=True, capture_output=True, timeout=SECONDS).stdout
+    parts = [
+        *(path.read_bytes() for path in (*SOURCES, *HEADERS)),
+        " ".join(FLAGS).encode(),
+        os.fsencode(shlex.join(command)),
+        version,
+        _processor(),
+    ]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+
+
+def _processor() -> bytes:
+    """The processor and what it can do: a home directory may be shared between machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode() + platform.machine().encode()
+    return b"\n".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))

@@ -1,0 +1,126 @@
+"""What happened in a run, row by row? metrics.jsonl: one JSON object a line, only ever appended to.
+
+A row is {name: number, text, true, false or None}. NaN and the infinities are written as the texts "nan", "inf" and
+"-inf", because JSON has no such numbers. Each line ends in the CRC-32 of what it would be without it, so that damage is
+found; readers here drop it.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from convnet.errors import DataError
+from convnet.io import atomic, strict_json
+from convnet.io.atomic import disk_errors, in_place, write_atomic
+
+Value = int | float | str | bool | None
+Row = Mapping[str, Value]
+CHECKED = re.compile(rb'(.*), "(.{5})": "(.{8})"\}', re.S)  # a line, but for its end: row, name and digits of the CRC
+LARGEST, LONGEST = 1 << 28, 1 << 20  # bytes of a file and of a row; a run of 100 epochs has 50 kB
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+
+
+def line(row: Row) -> bytes:
+    """A row as it stands in the file, with its CRC-32 and its newline."""
+    text = json.dumps({name: _writable(value) for name, value in row.items()}, allow_nan=False).encode()
+    return text[:-1] + f', "crc32": "{zlib.crc32(text):08x}"}}\n'.encode()
+
+
+def append(path: Path, row: Row) -> bytes:
+    """Adds one row at the end of the file, and returns its line; when this returns, the system has it (a killed
+    process loses nothing).
+
+    Raises: DiskError; DataError when the file is a link.
+    """
+    whole = line(row)
+    with disk_errors(path), open(path, "ab", buffering=0, opener=in_place) as file:
+        data = memoryview(whole)
+        while data:
+            data = data[file.write(data) :]
+    return whole
+
+
+def read(path: Path) -> list[dict[str, Value]]:
+    """All rows; none when there is no file. A last line that a crash cut short doesn't count.
+
+    Raises: DataError naming the line that isn't a row.
+    """
+    return [_row(path, number, line) for number, line in enumerate(_whole_lines(path), 1)]
+
+
+def keep_whole(path: Path, most: int | None = None) -> int:
+    """Rewrites the file with its first `most` rows that are whole; returns how many of them are lost to damage.
+
+    Raises: DiskError.
+    """
+    lines, whole = _whole_lines(path)[:most], []
+    for number, text in enumerate(lines, 1):
+        with suppress(DataError):
+            _row(path, number, text)
+            whole.append(text + b"\n")
+    if path.exists():
+        write_atomic(path, whole)
+    return len(lines) - len(whole)
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """The rows as a table: a column for each name in any row, in the order of their first appearance.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front. Raises: DiskError.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([inert(name) for name in names])
+    for row in rows:
+        writer.writerow([inert(row.get(name)) for name in names])
+    write_atomic(path, text.getvalue().encode(errors="replace"))
+
+
+def inert(value: Value) -> Value:
+    """A cell that no spreadsheet runs.
+
+    >>> inert("=1+1"), inert("cat"), inert(-1.5)
+    ("'=1+1", 'cat', -1.5)
+    """
+    if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _writable(value: Value) -> Value:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines that end in a newline, without it; and a last one whose newline is another byte."""
+    try:
+        *lines, rest = atomic.read(path, LARGEST).split(b"\n")
+        return [*lines, rest] if CHECKED.fullmatch(rest[:-1]) else lines
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Value]:
+    if len(line) > LONGEST:
+        raise DataError(f"{path}, line {number}: {len(line):,} bytes are more than the {LONGEST:,} that a row may have")
+    checked = CHECKED.fullmatch(line)
+    text = checked[1] + b"}" if checked else line  # the rows of earlier versions have no CRC
+    if checked and (checked[2], checked[3]) != (b"crc32", b"%08x" % zlib.crc32(text)):
+        raise DataError(f"{path}, line {number}: damaged: its CRC-32 does not match")
+    try:
+        row = strict_json.parse(text)
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}: not a row of JSON: {error}") from error
+    for name, value in row.items():
+        if not isinstance(value, Value):
+            raise DataError(f"{path}, line {number}: {name} is a {type(value).__name__}, no number and no text")
+    return row

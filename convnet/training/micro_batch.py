@@ -1,0 +1,146 @@
+"""How many pictures fit into memory at once? A batch of more goes through the net in equal pieces (step.py).
+
+On the CPU by an account of what one picture more makes the forward pass keep; on CUDA devices by trying.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from convnet import hardware
+from convnet.errors import UsageError
+from convnet.progress import Progress
+from convnet.training.step import Step
+
+AtOnce = int | Literal["auto"]
+MARGIN = 0.85  # of the free memory: oneDNN's own buffers, the loader's pictures, other programs
+
+
+def choose(step: Step, shape: tuple[int, int, int], asked: AtOnce | None, progress: Progress) -> int:
+    """Pictures that go through the net at once: the recipe's batch, or so many as are `asked` for.
+
+    shape: (C, H, W) of a picture. "auto": the least number of equal pieces that fit into the free memory.
+
+    Raises: UsageError when not even one picture fits, or less than one is asked for.
+    """
+    batch = step.recipe.batch
+    if asked is None:
+        return batch
+    if asked == "auto":
+        piece = _by_trying(step, shape) if step.where.device.type == "cuda" else _by_account(step, shape)
+    elif asked < 1:
+        raise UsageError(f"{asked} pictures at once: it must be auto, or at least 1")
+    else:
+        piece = min(asked, batch)
+    if piece < batch:
+        n = -(-batch // piece)
+        progress.note(f"{piece:,} pictures at once: a step's {batch:,} go in {n} pieces, whose gradients are added up")
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in step.net.modules()):
+            progress.warn(
+                "batch norm sees the mean and variance of each piece: that is another step than the whole batch's"
+            )
+    return piece
+
+
+def pieces(batch: int, most: int) -> int:
+    """The size of the equal pieces, as few as may be, of at most `most` pictures.
+
+    >>> [pieces(128, most) for most in (500, 127, 60)]
+    [128, 64, 43]
+    """
+    n = -(-batch // max(1, min(most, batch)))
+    return -(-batch // n)
+
+
+def bytes_a_picture(step: Step, shape: tuple[int, int, int]) -> int:
+    """What one picture more takes in a step: what its forward pass keeps, and twice the largest of it in the backward
+    pass, for a gradient on its way in and out."""
+    one, _ = _kept(step, shape, 1)
+    two, largest = _kept(step, shape, 2)
+    return two - one + 2 * -(-largest // 2)
+
+
+def bytes_besides(step: Step) -> int:
+    """What a step takes for the gradients of the weights, and for their sums over pieces."""
+    return sum(4 * weight.numel() + step.rule.computed(name).nbytes for name, weight in step.rule.parameters.items())
+
+
+def taken(step: Step, shape: tuple[int, int, int]) -> int:
+    """Bytes that a step takes at its peak on its CUDA device, beside what lies there already: found by trying."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(step.where.device)
+    before = torch.cuda.memory_allocated(step.where.device)
+    _try(step, shape, step.recipe.batch)
+    most = torch.cuda.max_memory_allocated(step.where.device)
+    torch.cuda.empty_cache()
+    return most - before
+
+
+def _by_account(step: Step, shape: tuple[int, int, int]) -> int:
+    free = hardware.memory().free
+    if free is None:
+        raise UsageError(
+            f"the free memory is not known here; say how many pictures fit: --batch {step.recipe.batch // 2}"
+        )
+    room, each = MARGIN * free - bytes_besides(step), bytes_a_picture(step, shape)
+    if room < each:
+        need = (bytes_besides(step) + each) / MARGIN
+        raise UsageError(f"a step with one picture needs {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
+    return pieces(step.recipe.batch, int(room // each))
+
+
+def _by_trying(step: Step, shape: tuple[int, int, int]) -> int:
+    """The largest piece with which a whole batch's gradients don't run out of memory."""
+    batch, n = step.recipe.batch, 1
+    while True:
+        step.piece = -(-batch // n)
+        try:
+            _try(step, shape, batch)
+            return step.piece
+        except torch.OutOfMemoryError as error:
+            if step.piece == 1:
+                raise UsageError(f"not even one picture fits on {step.where.device}: {error}") from error
+            n = min(batch, n + max(1, n // 4))
+        finally:
+            torch.cuda.empty_cache()
+
+
+def _try(step: Step, shape: tuple[int, int, int], n: int) -> None:
+    """The gradients of n black pictures; nothing of it stays."""
+    former = {name: buffer.clone() for name, buffer in step.net.named_buffers()}
+    step.net.train()
+    try:
+        step.gradients(_black(step, shape, n), torch.zeros(n, dtype=torch.int64, device=step.where.device), 0)
+    finally:
+        step.rule.zero_grad()
+        for name, buffer in step.net.named_buffers():
+            buffer.copy_(former[name])
+
+
+def _black(step: Step, shape: tuple[int, int, int], n: int) -> Tensor:
+    images = torch.zeros(n, *shape, dtype=step.input_dtype, device=step.where.device)
+    return images.to(memory_format=step.where.memory_format)
+
+
+def _kept(step: Step, shape: tuple[int, int, int], n: int) -> tuple[int, int]:
+    """Bytes that the forward pass of n pictures keeps for the backward pass, weights apart; and the largest of it."""
+    storages: dict[int, tuple[int, Tensor]] = {}  # with the tensors, so that no storage's address comes twice
+    weights = {each.untyped_storage().data_ptr() for each in (*step.net.parameters(), *step.net.buffers())}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = (storage.nbytes(), x)
+        return x
+
+    former = {name: buffer.clone() for name, buffer in step.net.named_buffers()}
+    step.net.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), step.where.autocast():
+            step.net.heads(_black(step, shape, n))
+    finally:
+        for name, buffer in step.net.named_buffers():
+            buffer.copy_(former[name])
+    sizes = [size for size, _ in storages.values()]
+    return sum(sizes), max(sizes, default=0)

@@ -1,0 +1,168 @@
+"""How do the weights move? The papers' update rule, and the rate at which it runs in each epoch.
+
+    v <- momentum v - decay lr w - lr gradient
+    w <- w + v
+
+Paper: Krizhevsky, Sutskever and Hinton 2012, section 5. The rate is inside the velocity, so steps already taken keep
+the rate that they were taken at. torch.optim.SGD keeps gradients in its velocity and multiplies by the present rate:
+the two are the same while lr stays, and differ for some 1 / (1 - momentum) steps after each change of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from convnet.errors import DataError
+from convnet.kernels.cpu import update as update_cpu
+from convnet.kernels.cuda import available as on_cuda
+from convnet.recipe import Recipe
+
+
+class Momentum:
+    """The update rule and its velocity, for the parameters of a net that learn.
+
+    A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, or always bias_lr where one is
+    given, and with decay_biases false it doesn't decay. A parameter without a gradient counts as one with gradient 0.
+
+    copies: parameters in bfloat16 that stand for those of their name in the arithmetic (step.py): their gradients are
+    the ones that count, and they follow each move.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        momentum: float = 0.9,
+        decay: float = 0.0005,
+        bias_lr_factor: float = 1.0,
+        bias_lr: float | None = None,
+        decay_biases: bool = True,
+        copies: Mapping[str, nn.Parameter] | None = None,
+    ) -> None:
+        self.copies = dict(copies or {})
+        self.parameters = {name: weight for name, weight in parameters if weight.requires_grad}
+        self.momentum = momentum
+        self.bias_lr = bias_lr
+        self.factors = {name: bias_lr_factor if _is_bias(name) else 1.0 for name in self.parameters}
+        self.decays = {name: 0.0 if _is_bias(name) and not decay_biases else decay for name in self.parameters}
+        self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
+
+    @torch.no_grad()
+    def step(self, lr: float | Tensor, alive: Tensor | None = None) -> None:
+        """Moves every parameter once, by its gradient, at the rate `lr`.
+
+        lr may be a tensor, float32 () on the parameters' device, and then `alive` another: where it isn't 0, and NaN is
+        not, nothing moves.
+        """
+        if isinstance(lr, Tensor) or any(on_cuda.take(weight) for weight in self.parameters.values()):
+            self._step_on_device(lr, alive)
+            return
+        for name, weight in self.parameters.items():
+            velocity, rate, copy = self.velocity[name], self._rate(name, lr), self.copies.get(name)
+            gradient = self.computed(name).grad
+            if update_cpu.available(weight, velocity, gradient, copy):
+                constants = {"rate": rate, "momentum": self.momentum, "decay": self.decays[name]}
+                update_cpu.update(weight, velocity, gradient, copy, **constants)
+                continue
+            velocity.mul_(self.momentum)
+            velocity.add_(weight, alpha=-self.decays[name] * rate)
+            if gradient is not None:
+                velocity.add_(gradient.to(weight.dtype), alpha=-rate)
+            weight.add_(velocity)
+            if copy is not None:
+                copy.copy_(weight)
+
+    def _rate(self, name: str, lr: float) -> float:
+        return self.bias_lr if self.bias_lr is not None and _is_bias(name) else lr * self.factors[name]
+
+    def _step_on_device(self, lr: float | Tensor, alive: Tensor | None) -> None:
+        """By the kernel in Triton, or its plain form; the host reads nothing."""
+        from convnet.kernels.cuda import update as sgd  # which loads Triton, where there is one
+
+        place = next(iter(self.parameters.values())).device
+        rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=place)
+        for name, weight in self.parameters.items():
+            found = (weight, self.velocity[name], self.computed(name).grad, self.copies.get(name))
+            form = sgd.step if sgd.available(*found) else sgd.plain_step
+            decay, own, factor = self.decays[name], rate, self.factors[name]
+            if self.bias_lr is not None and _is_bias(name):
+                own, factor = torch.full((), self.bias_lr, device=place), 1.0
+            form(*found, own, alive, momentum=self.momentum, decay=decay, factor=factor)
+
+    def computed(self, name: str) -> nn.Parameter:
+        """The parameter that the net computes with, whose gradient counts: the copy, where there is one."""
+        return self.copies.get(name, self.parameters[name])
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients, so that the next backward pass starts anew."""
+        for name in self.parameters:
+            self.computed(name).grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The velocity by parameter name: the tensors themselves, not copies."""
+        return dict(self.velocity)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes over the velocity of a former run. Raises: DataError when names or shapes differ."""
+        for name in sorted(state.keys() ^ self.velocity.keys()):
+            raise DataError(f"the velocity of {name} is {'missing' if name in self.velocity else 'of no parameter'}")
+        for name, velocity in self.velocity.items():
+            found, needed = tuple(state[name].shape), tuple(velocity.shape)
+            if found != needed:
+                raise DataError(f"the velocity of {name} has shape {found}, the parameter {needed}")
+            velocity.copy_(state[name])
+
+
+def optimizer(net: nn.Module, recipe: Recipe, copies: Mapping[str, nn.Parameter] | None = None) -> Momentum:
+    """The update rule for a net by a recipe; `copies` as `Momentum` takes them."""
+    return Momentum(
+        net.named_parameters(),
+        momentum=recipe.momentum,
+        decay=recipe.decay,
+        bias_lr_factor=recipe.bias_lr_factor,
+        bias_lr=recipe.lr * recipe.bias_lr_factor if recipe.bias_schedule == "constant" else None,
+        decay_biases=recipe.decay_biases,
+        copies=copies,
+    )
+
+
+def rate(recipe: Recipe, epoch: int, validation_errors: Sequence[float]) -> float:
+    """The learning rate of `epoch` (the first is 1): a function of the past alone, so resuming has nothing to restore.
+
+    validation_errors[i] is the validation error after epoch i + 1; only those before `epoch` count.
+
+    >>> rate(Recipe(patience=2), 4, [0.5, 0.6, 0.5])  # epochs 2 and 3 were no better than epoch 1
+    0.001
+    """
+    if recipe.schedule == "steps":
+        drops = sum(step <= epoch for step in recipe.lr_steps)
+    else:
+        drops = min(_plateaus(recipe.patience, validation_errors[: epoch - 1]), recipe.lr_drops)
+    return recipe.lr / recipe.lr_divisor**drops
+
+
+def finished(recipe: Recipe, epoch: int, validation_errors: Sequence[float]) -> bool:
+    """True when training ends before `epoch`: the epochs are used up, or a plateau came after the last drop."""
+    if epoch > recipe.epochs:
+        return True
+    if recipe.schedule == "steps":
+        return False
+    return _plateaus(recipe.patience, validation_errors[: epoch - 1]) > recipe.lr_drops
+
+
+def _plateaus(patience: int, errors: Sequence[float]) -> int:
+    """How often the best error so far stood for `patience` epochs in a row; each time the count begins anew."""
+    best, waited, plateaus = float("inf"), 0, 0
+    for error in errors:
+        if error < best:
+            best, waited = error, 0
+        else:
+            waited += 1
+        if waited == patience:
+            waited, plateaus = 0, plateaus + 1
+    return plateaus
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2] == "bias"

@@ -1,0 +1,335 @@
+"""What is the state of a run, and how does one begin, go on and stay on the disk?"""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convnet import __version__, checkpoint, device
+from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
+from convnet.data import preprocess
+from convnet.data.decode import stored_by
+from convnet.data.store import Split, Store
+from convnet.errors import DataError, Diverged, UsageError
+from convnet.io import atomic, rng, strict_json
+from convnet.nets import create_model
+from convnet.nets.layers import Net
+from convnet.progress import Progress
+from convnet.recipe import Recipe, to_toml
+from convnet.training import metrics_log, micro_batch
+from convnet.training.init_from import take_over
+from convnet.training.micro_batch import AtOnce
+from convnet.training.step import Step
+
+STORED = "as stored"  # pixels that the net sees
+ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the first ones were written
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
+OURS = (METRICS, TIMING, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and validates on: pictures of a store by their positions. `val` is None when there is none."""
+
+    store: Store
+    train: Split
+    train_ids: NDArray[np.int64]
+    val: Split | None
+    val_ids: NDArray[np.int64]
+
+
+@dataclass
+class Run:
+    """The state of a run: what a checkpoint keeps, and where it is kept."""
+
+    recipe: Recipe
+    data: Data
+    preprocessing: preprocess.Preprocessing
+    classes: tuple[str, ...]
+    net: Net
+    step: Step
+    position: Position
+    provenance: Mapping[str, Any]
+    where: device.Device
+    out: Path
+    saved: float  # monotonic seconds of the last save
+    record: list[bytes]  # the lines of metrics.jsonl
+    last_ids: NDArray[np.int64] | None = None  # pictures of the last step
+
+
+def choose_data(recipe: Recipe, store: Store) -> Data:
+    """What to train and validate on: the store's val split, or the share of train that the recipe holds out."""
+    if store.size != recipe.size:
+        raise UsageError(
+            f"{store.path} holds pictures of {store.size} pixels, recipe {recipe.name} wants {recipe.size}; "
+            f"prepare the source with --size {recipe.size}, or choose --set size={store.size} and a crop that fits"
+        )
+    split = store.split("train")
+    everything = np.arange(split.n)
+    if "val" in store.splits and store.splits["val"].n:
+        val = store.split("val")
+        return Data(store, split, everything, val, np.arange(val.n))
+    order = rng.permutation(split.n, recipe.seed, rng.stream("validation"))
+    held = round(recipe.validation * split.n)
+    if held >= split.n:
+        raise UsageError(f"validation = {recipe.validation:g} leaves none of the {split.n} pictures to train on")
+    if held:
+        return Data(store, split, np.sort(order[held:]), split, np.sort(order[:held]))
+    if recipe.schedule == "plateau":
+        raise UsageError(
+            f"recipe {recipe.name} lowers its rate by the validation error, but {store.path} has no val split; "
+            "hold out a part of train with --set validation=0.1"
+        )
+    return Data(store, split, everything, None, everything[:0])
+
+
+def begin(
+    recipe: Recipe,
+    data: Data,
+    out: Path,
+    where: device.Device,
+    resume: bool,
+    command: str,
+    progress: Progress,
+    start: Path | None = None,
+    at_once: AtOnce | None = None,
+    pixels: str = STORED,
+) -> Run:
+    """A run with fresh weights, or with those that it may take from the checkpoint `start`, or the one in `out`."""
+    if resume and start is not None:
+        raise UsageError(f"a run that goes on has weights already; leave out --start-from {start}, or --resume")
+    store = data.store
+    environment = _environment(where, store, command) | {"pixels": pixels}
+    if not resume:
+        mean = store.statistics.mean_rgb
+        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit)
+        net = fresh_net(recipe, len(store.classes))
+        position, provenance, velocity, record = Position(), dict(environment), None, list[bytes]()
+        if start is not None:
+            provenance["start"] = _begin_with(net, recipe, store, start, progress)
+        _make_room(out)
+    else:
+        kept, path, warnings = checkpoint.load_newest(out)
+        for warning in warnings:
+            progress.warn(warning)
+        _check_same(kept, recipe, environment, store, path, progress)
+        preprocessing, position, provenance = kept.preprocessing, kept.position, dict(kept.provenance)
+        net, velocity = checkpoint.rebuild(replace(kept, recipe=recipe)), kept.velocity
+        record = _record(kept, out, progress)
+        if lost := metrics_log.keep_whole(out / TIMING):
+            progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
+        progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
+    net = where.take(net)
+    step = Step(net, recipe, where)
+    if velocity is not None:
+        step.rule.load(velocity)
+    step.piece = micro_batch.choose(step, picture_shape(recipe), at_once, progress)
+    _check_pieces(provenance, step.piece, progress)
+    classes, now = store.classes, monotonic()
+    run = Run(recipe, data, preprocessing, classes, net, step, position, provenance, where, out, now, record)
+    progress.note(
+        f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}; {where.forms()}"
+    )
+    if "decoder" in environment:
+        progress.note(f"pictures decoded by {environment['decoder']}")
+    if len(store.classes) == 1:
+        progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
+    if resume:
+        _check_best(run, progress)
+    if not resume or kept.recipe != recipe:
+        save(run)  # a disk that can't hold the run says so now; of a resumed run the epochs may have changed
+    write_beside(run, environment)
+    return run
+
+
+def write_beside(run: Run, environment: Mapping[str, Any]) -> None:
+    """Writes what a run's folder holds beside its checkpoints anew, from what they hold."""
+    atomic.write_atomic(run.out / "recipe.toml", to_toml(run.recipe).encode())
+    atomic.write_atomic(run.out / "environment.json", strict_json.seal(dict(environment)))
+    atomic.write_atomic(run.out / METRICS, run.record)
+    write_table(run)
+
+
+def write_table(run: Run) -> None:
+    """metrics.csv: the epochs of the record, if one has ended."""
+    if rows := [row for row in metrics_log.read(run.out / METRICS) if row["kind"] == "epoch"]:
+        metrics_log.write_csv(rows, run.out / "metrics.csv")
+
+
+def _record(kept: Checkpoint, out: Path, progress: Progress) -> list[bytes]:
+    """The lines of the record when the checkpoint was written: its own, or of an earlier version's what is whole."""
+    if kept.record is not None:
+        return kept.record.splitlines(keepends=True)
+    lost = metrics_log.keep_whole(out / METRICS, kept.position.rows)
+    rows = metrics_log.read(out / METRICS)
+    if lost or len(rows) < kept.position.rows:
+        progress.warn(f"{out / METRICS} has lost rows; the run goes on without them")
+    return [metrics_log.line(row) for row in rows]
+
+
+def _check_best(run: Run, progress: Progress) -> None:
+    """best.ckpt must be whole and this run's best; if it isn't, it's written anew where that is possible."""
+    at, path = run.position, run.out / BEST
+    if at.best_error is None:
+        return
+    epoch = 1 + max(n for n, error in enumerate(at.validation_errors) if error == at.best_error)
+    try:
+        best = checkpoint.load(path) if path.exists() else None
+        problem = "is not there" if best is None else _not_ours(best, run, epoch)
+    except DataError as error:
+        problem = f"is damaged ({error})"
+    if problem is None:
+        return
+    if (at.epoch, at.batch) == (epoch + 1, 0):  # the net of this moment is the best
+        progress.warn(f"{path} {problem}: written anew")
+        checkpoint.save(path, snapshot(run, velocity=False))
+        return
+    run.position = replace(at, best_error=None)
+    with atomic.disk_errors(path):
+        path.unlink(missing_ok=True)
+    progress.warn(
+        f"{path} {problem}: the net of epoch {epoch}, the best so far ({at.best_error:.2%} validation error), is lost; "
+        f"{BEST} will be the best of the epochs that follow, or {LAST} where none does"
+    )
+
+
+def _not_ours(best: Checkpoint, run: Run, epoch: int) -> str | None:
+    """What shows that a checkpoint is not that of this run after that epoch."""
+    if replace(best.recipe, epochs=run.recipe.epochs) != run.recipe:
+        return "is another run's: its recipe differs"
+    if best.provenance.get("store_sha256") != run.provenance.get("store_sha256"):
+        return "is another run's: it was trained on another store"
+    errors = run.position.validation_errors[:epoch]
+    if best.position.epoch != epoch + 1 or best.position.validation_errors != errors:
+        return f"is another net than that of epoch {epoch}"
+    return None
+
+
+def _begin_with(net: Net, recipe: Recipe, store: Store, path: Path, progress: Progress) -> dict[str, Any]:
+    """Takes over what the net may from a checkpoint, and tells it; returns what all of the run's checkpoints keep."""
+    start = take_over(net, recipe, store.classes, path)
+    for line in start.lines():
+        progress.note(line)
+    for warning in start.warnings:
+        progress.warn(warning)
+    return start.to_dict()
+
+
+def fresh_net(recipe: Recipe, n_classes: int) -> Net:
+    """The recipe's net with its initial weights, tried on one black picture.
+
+    Raises: UsageError when net, options, classes, channels or crop don't fit together.
+    """
+    options: dict[str, Any] = dict(recipe.net_options)
+    net = create_model(recipe.net, num_classes=n_classes, init=recipe.init, seed=recipe.seed, **options)
+    with torch.inference_mode():
+        net.eval()(torch.zeros(1, *picture_shape(recipe)))
+    return net.train()
+
+
+def picture_shape(recipe: Recipe) -> tuple[int, int, int]:
+    """(C, H, W) of what the recipe's net sees."""
+    return (1 if recipe.channels == "grey" else 3), recipe.crop, recipe.crop
+
+
+def _check_pieces(provenance: dict[str, Any], piece: int, progress: Progress) -> None:
+    """The run's first number of pictures at once is kept; another one rounds otherwise."""
+    was = provenance.setdefault("pictures_at_once", piece)
+    if was != piece:
+        progress.warn(f"{was} pictures at once are now {piece}: the run goes on, but not bitwise as if never stopped")
+
+
+def _make_room(out: Path) -> None:
+    """Leaves `out` without a former run's files: those of one that was killed before its first checkpoint go."""
+    if (out / LAST).exists() or (out / PREVIOUS).exists():
+        raise UsageError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out")
+    strange = sorted(path.name for path in out.iterdir() if path.name not in OURS and not path.name.startswith("."))
+    if strange:
+        raise UsageError(f"{out} is not empty (it holds {strange[0]!r}); choose a new folder with --out")
+    for name in OURS:
+        with atomic.disk_errors(out / name):
+            (out / name).unlink(missing_ok=True)
+
+
+def _check_same(
+    kept: Checkpoint, recipe: Recipe, environment: Mapping[str, Any], store: Store, path: Path, progress: Progress
+) -> None:
+    """Only the number of epochs may change when a run goes on."""
+    if replace(kept.recipe, epochs=recipe.epochs) != recipe:
+        raise UsageError(f"{path} was trained by another recipe; resume with its own, recipe.toml in the run's folder")
+    if kept.provenance.get("store_sha256") != environment["store_sha256"]:
+        raise UsageError(f"{path} was trained on another store than {store.path}; resume with the store it began with")
+    if kept.velocity is None:
+        raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
+    for name in ("threads", "device", "forms", "torch", "decoder", "pixels"):
+        was, now = kept.provenance.get(name), environment.get(name)
+        if name not in kept.provenance and name in ADDED:
+            continue  # a run of an earlier version
+        if was != now:
+            progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
+
+
+def _environment(where: device.Device, store: Store, command: str) -> dict[str, Any]:
+    return {
+        "convnet": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": where.reason,
+        "forms": where.forms(),
+        "threads": where.threads,
+        "store": str(store.path.resolve()),
+        "store_sha256": store.identity,
+        **({"decoder": stored_by()} if store.encoding == "jpeg" else {}),
+        "command": command,
+    }
+
+
+def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
+    """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite.
+
+    buffers: those of the net at the position, where a step that has begun may have changed them (batch norm's).
+    """
+    if not all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters()):  # a device synchronisation
+        raise diverged(run, "the weights are no longer finite after", run.position.step)
+    kept = snapshot(run, velocity=True)
+    kept.weights.update({name: value for name, value in (buffers or {}).items() if name in kept.weights})
+    checkpoint.save(run.out / LAST, kept, keep_previous=True)
+    run.saved = monotonic()
+
+
+def diverged(run: Run, what: str, step: int) -> Diverged:
+    """The error of a run whose last step is the one at which it happened; its pictures are named in diverged.json."""
+    path, epoch = run.out / "diverged.json", run.position.epoch
+    keys = [] if run.last_ids is None else [run.data.train.keys[i] for i in run.last_ids.tolist()]
+    report = {"what": what, "epoch": epoch, "step": step, "pictures": keys}
+    atomic.write_atomic(path, json.dumps(report, indent=1).encode())
+    return Diverged(f"{what} epoch {epoch}, step {step:,}; its pictures are in {path}; {lower_rate(run)}")
+
+
+def lower_rate(run: Run) -> str:
+    """What to do when a run has diverged: its own recipe can't change, so another run takes the last good net."""
+    lr, last = f"--set lr={run.recipe.lr / 10:g}", run.out / LAST
+    again = f"convnet train {run.data.store.path} --recipe {run.out / 'recipe.toml'} {lr}"
+    return f"the last good net is {last}; try a lower rate: {again}, from the beginning or with --start-from {last}"
+
+
+def snapshot(run: Run, velocity: bool) -> Checkpoint:
+    return Checkpoint(
+        recipe=run.recipe,
+        preprocessing=run.preprocessing,
+        classes=run.classes,
+        weights=dict(run.net.state_dict()),
+        velocity=run.step.rule.state() if velocity else None,
+        position=run.position,
+        provenance=run.provenance,
+        record=b"".join(run.record) if velocity else None,
+    )

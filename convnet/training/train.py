@@ -1,0 +1,306 @@
+"""How does a net learn? The loop, in plain sight: epochs, steps, the paper's update rule, checkpoints, validation.
+
+A run is a folder:
+
+    metrics.jsonl    a row every few steps and one an epoch; the same for the same recipe, store and machine
+    metrics.csv      the epochs as a table
+    timing.jsonl     seconds and pictures of each epoch (apart, because they differ from run to run)
+    last.ckpt        everything to go on from; last.previous.ckpt is the one before
+    best.ckpt        the net with the smallest validation error
+    epoch-0005.ckpt  the net after an epoch of the recipe's keep_epochs
+    recipe.toml      the recipe; environment.json: versions, device, store; summary.json: the result
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from convnet import checkpoint, device
+from convnet.checkpoint import BEST, KEPT, LAST, Position
+from convnet.data import device_loader
+from convnet.data.device_loader import Feed, Resident
+from convnet.data.loader import Loader
+from convnet.data.store import Store
+from convnet.errors import DataError, Diverged, Interrupted
+from convnet.evaluation.evaluate import NotFinite, Scores, evaluate
+from convnet.io import atomic, strict_json
+from convnet.io.signals import Stop
+from convnet.nets import recipe_of
+from convnet.progress import SILENT, Progress
+from convnet.recipe import Recipe
+from convnet.training import metrics_log, micro_batch, optim
+from convnet.training.micro_batch import AtOnce
+from convnet.training.run import (
+    METRICS,
+    TIMING,
+    Data,
+    Run,
+    begin,
+    choose_data,
+    diverged,
+    lower_rate,
+    picture_shape,
+    save,
+    snapshot,
+    write_table,
+)
+from convnet.training.update import Done, Updates, updates
+
+ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
+STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
+STUCK_EPOCHS = range(2, 6)  # in which it is looked for
+
+
+def train(
+    recipe: Recipe,
+    store: Store,
+    out: atomic.PathLike,
+    *,
+    resume: bool = False,
+    start: atomic.PathLike | None = None,
+    place: str = "auto",
+    workers: int = 1,
+    at_once: AtOnce | None = None,
+    keep: Resident = "auto",
+    progress: Progress = SILENT,
+    stop: Stop | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Trains by `recipe` on `store` in the run folder `out`; returns what summary.json holds.
+
+    resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
+    threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (start.py). workers:
+    threads that read ahead; they change nothing. at_once: pictures that go through the net at once, "auto" for as many
+    as fit; of a larger batch the gradients are added up (fit.py, step.py). keep: on a CUDA device, whether the training
+    pictures lie in its memory, and how (resident.py).
+
+    Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
+    """
+    out = atomic.as_path(out, "the run's folder")
+    start = None if start is None else atomic.as_path(start, "start")
+    data = choose_data(recipe, store)
+    where = device.choose(recipe.precision, place)
+    if where.device.type == "cpu":
+        device.keep_memory()
+    device_loader.check(keep, where.device, recipe.channels)  # before there is a run's folder
+    ids, statistics = data.train_ids, store.statistics
+    try:
+        with atomic.lock(out, "training"):
+            run = begin(recipe, data, out, where, resume, command, progress, start, at_once, device_loader.pixels(keep))
+            dtype = run.step.input_dtype
+            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
+            taken = partial(micro_batch.taken, run.step, picture_shape(recipe))
+            feed = device_loader.choose(loader, keep, taken, progress)
+            steps = updates(run.step, progress.note, partial(_may_cut_step, run, stop))
+            while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
+                _train_epoch(run, steps, feed, progress, stop)
+                _end_epoch(run, data, progress, stop)
+            return _finish(run, data, place, progress, stop)
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
+
+
+def _train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop: Stop | None) -> None:
+    """The steps of the epoch that are still to do."""
+    recipe, epoch = run.recipe, run.position.epoch
+    lr = optim.rate(recipe, epoch, run.position.validation_errors)
+    began, first = monotonic(), run.position.pictures
+    per_epoch = len(loader.ids)
+    progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch, first, per_epoch * (recipe.epochs - epoch))
+    run.step.net.train()
+
+    def told(done: list[Done]) -> None:
+        for each in done:
+            _count(run, each, lr, loader)
+            _show(run, progress, len(loader))
+
+    try:
+        for batch in loader.epoch(epoch, run.position.batch):
+            told(steps.take(batch, run.position.step + steps.waiting, lr))
+            if stop:
+                told(steps.rest())
+                save(run)
+                raise Interrupted(_stopped(run))
+            if monotonic() - run.saved > 60 * recipe.save_minutes:
+                told(steps.rest())
+                save(run)
+        told(steps.rest())
+    except DataError:  # a store that was damaged while it was read: what was learned before stays
+        told(steps.rest())
+        save(run)
+        raise
+    finally:
+        seconds, pictures = monotonic() - began, run.position.pictures - first
+        metrics_log.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
+
+
+@contextmanager
+def _may_cut_step(run: Run, stop: Stop | None) -> Iterator[None]:
+    """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers."""
+    if stop is None:
+        yield
+        return
+    buffers = {name: buffer.clone() for name, buffer in run.net.named_buffers()}
+
+    def keep() -> str:
+        save(run, buffers)
+        return _stopped(run)
+
+    with stop.may_cut(keep):
+        yield
+
+
+def _stopped(run: Run) -> str:
+    return f"stopped in epoch {run.position.epoch}, step {run.position.step:,}; everything is saved in {run.out}"
+
+
+def _count(run: Run, done: Done, lr: float, loader: Feed) -> None:
+    """Moves the position by one step; every few steps a row. Raises: Diverged when its loss is not finite."""
+    ids, loss, wrong = done
+    n, at = len(ids), run.position
+    run.last_ids = ids
+    if not math.isfinite(loss):
+        raise diverged(run, f"the loss became {loss} in", at.step + 1)
+    run.position = replace(
+        at,
+        batch=at.batch + 1,
+        step=at.step + 1,
+        loss_sum=at.loss_sum + loss * n,
+        errors=at.errors + wrong,
+        pictures=at.pictures + n,
+    )
+    if at.batch % max(1, len(loader) // ROWS_AN_EPOCH) == 0:
+        row: dict[str, metrics_log.Value] = {"kind": "step", "epoch": at.epoch, "step": at.step + 1, "lr": lr}
+        _log(run, row | {"loss": loss, "error": wrong / n})
+
+
+def _log(run: Run, row: metrics_log.Row) -> None:
+    run.record.append(metrics_log.append(run.out / METRICS, row))
+    run.position = replace(run.position, rows=run.position.rows + 1)
+
+
+def _show(run: Run, progress: Progress, steps: int) -> None:
+    at = run.position
+    errors = {"train": f"{at.errors / at.pictures:.1%}"}
+    if at.validation_errors:
+        errors["val"] = f"{at.validation_errors[-1]:.1%}"
+    shown = ", ".join(f"{name} {error}" for name, error in errors.items())
+    progress.update(at.pictures, step=f"{at.batch}/{steps}", loss=f"{at.loss_sum / at.pictures:.3f}", error=shown)
+
+
+def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> None:
+    """Validation, the epoch's row, and the checkpoints."""
+    at, epoch = run.position, run.position.epoch
+    lr = optim.rate(run.recipe, epoch, at.validation_errors)
+    row: dict[str, metrics_log.Value] = {"kind": "epoch", "epoch": epoch, "step": at.step, "lr": lr}
+    row |= {"train_loss": at.loss_sum / at.pictures, "train_error": at.errors / at.pictures}
+    best = False
+    errors = at.validation_errors
+    if data.val is not None:
+        try:
+            with _may_cut_step(run, stop):
+                scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
+        except Interrupted:
+            save(run)  # at the end of the epoch's steps: resuming validates again
+            raise
+        except NotFinite as error:
+            raise Diverged(f"{error}; {lower_rate(run)}") from error
+        row |= {"val_loss": scores.loss, "val_top1_error": scores.top1, "val_top5_error": scores.top5}
+        best = at.best_error is None or scores.top1 <= at.best_error  # of equals the later
+        errors = (*errors, scores.top1)
+    _log(run, row)
+    run.position = replace(
+        run.position,
+        epoch=epoch + 1,
+        batch=0,
+        loss_sum=0.0,
+        errors=0,
+        pictures=0,
+        validation_errors=errors,
+        best_error=errors[-1] if best else at.best_error,
+    )
+    if best:
+        checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
+    if epoch in run.recipe.keep_epochs:
+        checkpoint.save(run.out / KEPT.format(epoch), snapshot(run, velocity=False))
+    write_table(run)
+    save(run)  # last: a run that is killed before it does this epoch's end again
+    progress.finish()
+    progress.note(_epoch_line(row, run.recipe.epochs))
+    if epoch in STUCK_EPOCHS:
+        _warn_if_stuck(run, data, at, progress)
+
+
+def _epoch_line(row: metrics_log.Row, epochs: int) -> str:
+    text = f"epoch {row['epoch']}/{epochs}  lr {row['lr']:g}"
+    text += f"  train loss {row['train_loss']:.4f} error {row['train_error']:.2%}"
+    if "val_loss" in row:
+        text += f"  val loss {row['val_loss']:.4f} error {row['val_top1_error']:.2%}"
+    return text
+
+
+def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) -> None:
+    """Says when a net still ignores its pictures: its loss is then the entropy of the classes, ln K if equal."""
+    loss, error = epoch.loss_sum / epoch.pictures, epoch.errors / epoch.pictures
+    shares = np.bincount(data.train.labels[data.train_ids], minlength=len(run.classes)) / len(data.train_ids)
+    entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK
+    late = run.recipe.loss == "rbf" and epoch.epoch == STUCK_EPOCHS[-1]  # whose loss falls long before the error does
+    if not (at_entropy or late) or error < STUCK * (1 - shares.max()):
+        return
+    what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
+    hint = "try another rate (--set lr=...)"
+    small = recipe_of(run.recipe.net, len(data.train_ids))
+    if small not in (recipe_of(run.recipe.net), run.recipe.name):
+        hint = f"for so small a set there is --recipe {small} --net {run.recipe.net}; otherwise {hint}"
+    progress.warn(
+        f"after {epoch.epoch} epochs the training error is {error:.1%} and the loss {loss:.3f} ({what} is "
+        f"{entropy:.3f}): the net ignores its pictures, it has not begun to learn; {hint}"
+    )
+
+
+def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | None) -> dict[str, Any]:
+    """Tests the best net once on the pictures that had no part in training; writes summary.json."""
+    has_best = (run.out / BEST).exists()
+    chosen = run.out / (BEST if has_best else LAST)
+    kept = checkpoint.load(chosen)
+    exact = device.choose("fp32", place)  # as `convnet evaluate` does
+    net = exact.take(checkpoint.rebuild(kept))
+    times = metrics_log.read(run.out / TIMING)
+    seconds, pictures = (sum(float(row[name] or 0) for row in times) for name in ("seconds", "pictures"))
+    counts = data.store.header["counts"]
+    summary: dict[str, Any] = {
+        "net": run.recipe.net,
+        "recipe": run.recipe.name,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "classes": len(run.classes),
+        "epochs": run.position.epoch - 1,
+        "steps": run.position.step,
+        "checkpoint": chosen.name,
+        "best_epoch": kept.position.epoch - 1,
+        "training_seconds": seconds,
+        "pictures_per_second": pictures / seconds if seconds else 0.0,
+        "left_out": {"skipped": counts["skipped"], "failed": counts["failed"]},
+    }
+    if data.val is not None:
+        scores = evaluate(net, data.val, run.preprocessing, exact, ids=data.val_ids, stop=stop)
+        summary["validation"] = _figures(scores)
+    if "test" in data.store.splits and data.store.splits["test"].n:
+        summary["test"] = _figures(
+            evaluate(net, data.store.split("test"), run.preprocessing, exact, progress=progress, stop=stop)
+        )
+    for name in (METRICS, TIMING):  # until the run has ended, resuming repairs them
+        atomic.sync_file(run.out / name)
+    atomic.write_atomic(run.out / "summary.json", strict_json.seal(summary))
+    return summary
+
+
+def _figures(scores: Scores) -> dict[str, Any]:
+    return {"n": scores.n, "top1_error": scores.top1, "top5_error": scores.top5, "loss": scores.loss}

@@ -1,0 +1,77 @@
+"""Which classes are taken for which? The confusion matrix as a picture, and whole as a table beside it."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from convnet.errors import UsageError
+from convnet.evaluation.evaluate import MATRIX, Scores
+from convnet.training.metrics_log import inert
+from convnet.visualize import plot
+
+NAMED = 40  # classes: up to so many have their names at the picture, and numbers in the cells
+LETTERS = 20  # of a name
+CELL = 0.32  # inches of a cell with a number in it
+DARK = 0.25  # shares up to here are dark in cividis, by the root of the share
+TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
+SIDE = 7.0  # inches of a matrix without names; it grows so that each cell has at least two dots
+
+
+def shares(scores: Scores) -> NDArray[np.float64]:
+    """float64 (K, K), 0 to 1: of the pictures of class i, the share taken for class j. 0 where class i has none."""
+    counts = scores.confusion
+    return np.asarray(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+
+
+def confusion_csv(scores: Scores, names: Sequence[str]) -> bytes:
+    """The whole matrix of counts: a row each true class, a column each class that was said. No cell is a formula."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true class", *map(inert, names)])
+    writer.writerows([inert(name), *row] for name, row in zip(names, scores.confusion.tolist(), strict=True))
+    return text.getvalue().encode(errors="replace")
+
+
+def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
+    """The matrix: true classes down, said classes across, coloured by `shares`; numbers in the cells are counts.
+
+    Raises: UsageError for more than MATRIX classes.
+    """
+    n_classes = len(names)
+    if n_classes > MATRIX:
+        raise UsageError(
+            f"a matrix of {n_classes:,} classes has no room in a picture, which takes {MATRIX:,}; "
+            "convnet evaluate --json lists its entries"
+        )
+    side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * n_classes / plot.DPI + 1)
+    with plot.figure(side + 0.9, side) as made:
+        axes = made.add_subplot()
+        found = shares(scores)
+        image = axes.imshow(found, cmap=plot.AMOUNT, norm=PowerNorm(0.5, 0, 1))
+        axes.set(xlabel="class that the net holds most probable", ylabel="true class")
+        axes.xaxis.set_label_position("top")
+        axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        if n_classes <= NAMED:
+            labels = [plot.shortened(name, LETTERS) for name in names]
+            axes.set_xticks(range(n_classes), labels, rotation=45, ha="left", rotation_mode="anchor")
+            axes.set_yticks(range(n_classes), labels)
+            for edge in range(1, n_classes):
+                axes.axhline(edge - 0.5, color=plot.PAPER, linewidth=1)
+                axes.axvline(edge - 0.5, color=plot.PAPER, linewidth=1)
+            for i, j in np.argwhere(scores.confusion):
+                ink = plot.PAPER if found[i, j] < DARK else plot.INK
+                axes.text(j, i, f"{scores.confusion[i, j]:,}", ha="center", va="center", fontsize=7, color=ink)
+        bar = made.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=TICKS)
+        bar.ax.set_yticklabels([f"{tick:.0%}" for tick in TICKS])
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)
+        text = f"{scores.split}, n {scores.n:,}, top-1 error {scores.top1:.1%}"
+        plot.note(made, f"{text}; numbers: pictures." if n_classes <= NAMED else f"{text}.")
+    return made

@@ -1,0 +1,298 @@
+"""What does a net look at? A grey square slides over the picture, and we see what it costs. Paper: ZF 4.2, figure 6.
+
+The square has the mean grey of the training pictures: the level g is the mean of the preprocessing's mean colour or
+picture, rounded (128 where nothing is subtracted), in R, G and B. The net's input there is what it would be of a
+picture with such pixels: (g - mean) x scale + offset, about 0 for nets that subtract a mean. The paper says no more
+than "a grey square".
+
+The square's upper left corner takes the rows and columns 0, stride, 2 stride ... as far as the square fits, and the
+last that fits, so that strides up to the square's side leave no pixel out. For each place three things are noted:
+
+    activity      the sum over the feature map that has the largest sum in the whole picture, of a chosen stage
+    probability   of a class: the true one where it is known, else the most probable of the whole picture
+    best          the most probable class
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convnet.data.preprocess import Preprocessing
+from convnet.data.store import Pixels
+from convnet.device import Device
+from convnet.errors import UsageError
+from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import BATCH
+from convnet.nets import Only, trace
+from convnet.nets.layers import Net
+from convnet.progress import SILENT, Progress
+from convnet.visualize import plot
+from convnet.visualize.last_maps import check_has_maps, last_maps
+from convnet.visualize.seen import Seen, net_input
+
+BOX, STRIDE = 32, 8  # pixels; the paper gives none
+MID_GREY = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Occlusion:
+    """The three maps of a picture, (P, Q): the square's row and column, whose upper left corners are tops and lefts.
+
+    layer, map    the stage and the number of the map whose sum is `activity`
+    label         the class whose probability is noted
+    grey, box     the square's level, 0..255, and side, pixels
+    tops, lefts   int64 (P,) and (Q,), pixels
+    activity      float32 (P, Q), and float for the whole picture
+    probability   float64 (P, Q), 0..1, and for the whole picture
+    best          int64 (P, Q), classes, and for the whole picture
+    """
+
+    picture: Seen
+    layer: str
+    map: int
+    label: int
+    grey: int
+    box: int
+    tops: NDArray[np.int64]
+    lefts: NDArray[np.int64]
+    activity: NDArray[np.float32]
+    probability: NDArray[np.float64]
+    best: NDArray[np.int64]
+    whole_activity: float
+    whole_probability: float
+    whole_best: int
+
+    def covered(self, row: int, column: int) -> Pixels:
+        """uint8 (crop, crop, 3): the picture with the square at that place."""
+        pixels = self.picture.pixels.copy()
+        top, left = self.tops[row], self.lefts[column]
+        pixels[top : top + self.box, left : left + self.box] = self.grey
+        return pixels
+
+
+def occlusion(
+    net: Net,
+    picture: Seen,
+    preprocessing: Preprocessing,
+    device: Device,
+    *,
+    label: int | None = None,
+    layer: str | None = None,
+    box: int = BOX,
+    stride: int = STRIDE,
+    batch: int = BATCH,
+    progress: Progress = SILENT,
+) -> Occlusion:
+    """The three maps of a picture; the net is in eval mode. layer: None is the last stage with maps, after its ReLU.
+
+    label: None is the picture's own class, or the most probable one where that isn't known.
+
+    Raises: UsageError for a square or stride that doesn't fit, or a stage without maps; NotFinite.
+    """
+    check(box, stride, preprocessing.crop)
+    image = net_input([picture], preprocessing, device.device)
+    with device.autocast():
+        found = trace(net, image)
+    layer = last_maps(found) if layer is None else layer
+    check_has_maps(found, layer)
+    sums = found[layer].float().sum((2, 3))[0]
+    chosen = int(sums.argmax())
+    whole = next(reversed(found.values())).float().softmax(1)[0].double().cpu().numpy()
+    label = label if label is not None else picture.label if picture.label is not None else int(whole.argmax())
+
+    grey = level(preprocessing)
+    square = net_input([Seen("", np.full_like(picture.pixels, grey))], preprocessing, device.device)
+    tops = lefts = places(preprocessing.crop, box, stride)
+    activity, posteriors = _slide(
+        net, image, square, list(product(tops.tolist(), lefts.tolist())), (layer, chosen, box), device, batch, progress
+    )
+    if not np.isfinite(posteriors).all():
+        raise NotFinite(f"the net's posterior of {picture.name} is not finite; its weights may be damaged")
+    shape = len(tops), len(lefts)
+    return Occlusion(
+        picture=picture,
+        layer=layer,
+        map=chosen,
+        label=label,
+        grey=grey,
+        box=box,
+        tops=tops,
+        lefts=lefts,
+        activity=activity.reshape(shape),
+        probability=posteriors[:, label].reshape(shape).copy(),
+        best=posteriors.argmax(1).reshape(shape),
+        whole_activity=float(sums[chosen]),
+        whole_probability=float(whole[label]),
+        whole_best=int(whole.argmax()),
+    )
+
+
+def level(preprocessing: Preprocessing) -> int:
+    """The grey of the square, 0..255.
+
+    >>> from convnet.data.preprocess import Preprocessing
+    >>> level(Preprocessing(256, 0, 224, "rgb", np.float32([124, 117, 104]), 1.0, 0.0))
+    115
+    """
+    mean = preprocessing.mean
+    return MID_GREY if mean is None else round(float(np.clip(mean.mean(dtype=np.float64), 0, 255)))
+
+
+def places(side: int, box: int, stride: int) -> NDArray[np.int64]:
+    """int64: the first pixels of the squares along a side.
+
+    >>> places(224, 32, 64).tolist(), places(224, 32, 50).tolist()
+    ([0, 64, 128, 192], [0, 50, 100, 150, 192])
+    """
+    return np.unique([*range(0, side - box + 1, stride), side - box])
+
+
+def check(box: int, stride: int, side: int) -> None:
+    """Raises: UsageError when a square doesn't fit into the net's input of `side` pixels, or the stride is below 1."""
+    if not 1 <= box <= side:
+        raise UsageError(f"--box {box}: must be 1 to {side} pixels, the side of the net's input")
+    if stride < 1:
+        raise UsageError(f"--stride {stride}: must be at least 1 pixel")
+
+
+@torch.no_grad()
+def _slide(
+    net: Net,
+    image: Tensor,
+    square: Tensor,
+    corners: Sequence[tuple[int, int]],
+    what: tuple[str, int, int],
+    device: Device,
+    batch: int,
+    progress: Progress,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """float32 (places,): the sum over the map; float64 (places, K): the posteriors. what: stage, map, side of the box.
+
+    The pictures of a batch differ only under their squares, which are painted and wiped off in place.
+    """
+    layer, chosen, box = what
+    images = image.repeat(min(batch, len(corners)), 1, 1, 1)
+    images = images.contiguous(memory_format=device.memory_format)
+    sums, rows = [], []
+    progress.start("occlusion", len(corners), unit="places")
+    with device.autocast():  # around all passes, so that weights are cast once
+        for first in range(0, len(corners), batch):
+            part = corners[first : first + batch]
+            for i, (top, left) in enumerate(part):
+                images[i, :, top : top + box, left : left + box] = square[0, :, top : top + box, left : left + box]
+            stages = Only([layer])  # the others' memory is used again
+            logits = net(images[: len(part)], stages)
+            sums.append(stages[layer][:, chosen].float().sum((1, 2)))
+            rows.append(logits.float().softmax(1))
+            for i, (top, left) in enumerate(part):
+                images[i, :, top : top + box, left : left + box] = image[0, :, top : top + box, left : left + box]
+            progress.update(first + len(part))
+    progress.finish()
+    return torch.cat(sums).cpu().numpy(), torch.cat(rows).double().cpu().numpy()  # a device synchronisation
+
+
+NAMED = 5  # classes that get a colour; the others share one
+LETTERS = 20  # of a class's name
+LEAST_RANGE = 0.1  # of a scale of probabilities, so that changes of no weight are not shown as large ones
+
+
+def draw_occlusion(found: Sequence[Occlusion], classes: Sequence[str]) -> Figure:
+    """A row for each picture: the picture with the square where it costs most, and the three maps of its places.
+
+    A map's value stands at the square's centre; the frame is the picture's. The line in a scale is the value without
+    the square. Paper: figure 6.
+    """
+    n = len(found)
+    with plot.figure(7.2, 2.55 * n + 0.4) as made:
+        cells = made.subplots(2 * n, 4, height_ratios=[1, 0.36] * n, squeeze=False)
+        for i, each in enumerate(found):
+            _draw_row(made, cells[2 * i], cells[2 * i + 1], each, classes)
+        box, grey = found[0].box, found[0].grey
+        text = f"Square: {box} x {box} pixels of grey {grey}; left: where the class loses most. "
+        plot.note(made, f"{text}A value stands at the square's centre. Line in a scale: without the square.")
+    return made
+
+
+def _draw_row(made: Figure, row: NDArray[Any], below: NDArray[Any], each: Occlusion, classes: Sequence[str]) -> None:
+    """The four pictures; `below` are the places for their scales."""
+    for axes in below:
+        axes.set_axis_off()
+    label = plot.shortened(classes[each.label], LETTERS)
+    place = np.unravel_index(each.probability.argmin(), each.probability.shape)
+    truth = "" if each.picture.label == each.label else " (predicted)" if each.label == each.whole_best else " (chosen)"
+    plot.show_picture(row[0], each.covered(int(place[0]), int(place[1])), f"{label}{truth}")
+    activity = _mesh(row[1], each, each.activity, f"sum of {each.layer}, map {each.map}", cmap=plot.AMOUNT)
+    low, high = float(each.probability.min()), float(each.probability.max())
+    if high - low < LEAST_RANGE:
+        low, high = max(0.0, high - LEAST_RANGE), max(high, LEAST_RANGE)
+    probability = _mesh(row[2], each, each.probability, "its probability", cmap=plot.AMOUNT, vmin=low, vmax=high)
+    for axes, mesh, whole in (
+        (below[1], activity, each.whole_activity),
+        (below[2], probability, each.whole_probability),
+    ):
+        scale = made.colorbar(mesh, cax=axes.inset_axes((0.05, 0.78, 0.9, 0.16)), orientation="horizontal")
+        scale.ax.set_xlim(min(scale.ax.get_xlim()[0], whole), max(scale.ax.get_xlim()[1], whole))
+        scale.ax.axvline(whole, ymin=-0.3, ymax=1.3, color=plot.RIGHT, linewidth=2, clip_on=False)
+        scale.ax.xaxis.set_major_locator(MaxNLocator(3))
+    _draw_classes(row[3], below[3], each, classes)
+
+
+def _draw_classes(axes: Axes, below: Axes, each: Occlusion, classes: Sequence[str]) -> None:
+    """The class without the square has the first colour, the others follow by the places that they hold."""
+    counts = np.bincount(each.best.ravel(), minlength=len(classes))
+    order = [k for k in np.argsort(-counts, kind="stable") if counts[k] and k != each.whole_best]
+    order = [each.whole_best, *map(int, order)]
+    named = order if len(order) <= NAMED + 1 else order[:NAMED]
+    at = np.full(len(classes), len(named))
+    at[named] = np.arange(len(named))
+    colours = [*plot.COLOURS[: len(named)], plot.FAINT]
+    how = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": len(named) + 0.5}
+    _mesh(axes, each, at[each.best], "most probable class", **how)
+    shares = [f"{plot.shortened(classes[k], LETTERS)}: {_share(counts[k], each.best.size)}" for k in named]
+    if len(named) < len(order):
+        rest = each.best.size - int(counts[named].sum())
+        shares.append(f"{len(order) - len(named)} others: {_share(rest, each.best.size)}")
+    patches = [Patch(color=colour) for colour in colours[: len(shares)]]
+    names = [plot.in_legend(name) for name in shares]
+    below.legend(patches, names, loc="upper left", bbox_to_anchor=(-0.05, 1.1), fontsize=6, handlelength=1,
+                 handleheight=1, labelspacing=0.25, borderaxespad=0.0)  # fmt: skip
+
+
+def _share(n: int, total: int) -> str:
+    """Rounded, but all only if it is all, and nothing only if it is nothing."""
+    if n in (0, total):
+        return f"{n / total:.0%}"
+    return "<1%" if n / total < 0.01 else f"{min(n / total, 0.99):.0%}"
+
+
+def _mesh(axes: Axes, each: Occlusion, values: NDArray[Any], title: str, **how: Any) -> QuadMesh:
+    """Values (P, Q) as rectangles around the square's centres, in the picture's frame."""
+    side = len(each.picture.pixels)
+    edges = [_edges(firsts + each.box / 2) for firsts in (each.lefts, each.tops)]
+    plot.show_picture(axes, _faded(each.picture.pixels), title, extent=(0, side, side, 0))
+    return axes.pcolormesh(*edges, values, rasterized=True, **how)
+
+
+def _edges(centres: NDArray[Any]) -> NDArray[Any]:
+    """Halfway between the centres; outside as far as inside."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 2, centres[0] + 2])
+    between = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - between[0]], between, [2 * centres[-1] - between[-1]]])
+
+
+def _faded(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    grey = pixels.mean(2, dtype=np.float32) / 255
+    return np.repeat(0.55 + 0.45 * grey[..., None], 3, 2)

@@ -1,0 +1,174 @@
+"""Batches against a brute force written from the paper's section 4.1, and their independence of workers and order."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import square
+from convnet import device
+from convnet.data import augment, preprocess
+from convnet.data.loader import Loader
+from convnet.data.store import Store
+from convnet.io import rng
+from convnet.nets import list_models, recipe_of
+from convnet.recipe import Recipe, load_recipe
+from convnet.training.step import Step
+from thin import images_for, new_thin_net
+
+RECIPE = Recipe(size=32, crop=24, far_edge=True, batch=16, colour_std=0.1, seed=3)
+CPU = torch.device("cpu")
+
+
+def loader(store: Store, recipe: Recipe = RECIPE, workers: int = 0) -> Loader:
+    split = store.split("train")
+    pre = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb)
+    return Loader(split, store.statistics, np.arange(split.n), recipe, pre, CPU, workers)
+
+
+def test_a_batch_equals_the_paper_written_out(photos: Store) -> None:
+    load, seen = loader(photos), 0
+    for batch in load.epoch(2):
+        how = augment.draw(RECIPE, photos.statistics, 2, batch.ids)
+        for k, i in enumerate(batch.ids):
+            pixels = square(photos, "train", int(i)).astype(np.float64) - photos.mean_picture
+            crop = pixels[how.tops[k] : how.tops[k] + 24, how.lefts[k] : how.lefts[k] + 24]
+            crop = crop + how.colour[k]
+            crop = crop[:, ::-1] if how.mirrored[k] else crop
+            torch.testing.assert_close(batch.images[k], torch.tensor(crop.transpose(2, 0, 1).copy()).float())
+            assert batch.labels[k] == photos.split("train").labels[i]
+            seen += 1
+    assert seen == photos.split("train").n
+
+
+def test_the_colour_shift_is_the_papers(photos: Store) -> None:
+    statistics = photos.statistics
+    ids = np.arange(4000)
+    how = augment.draw(RECIPE, statistics, 1, ids)
+    along = how.colour @ statistics.eigenvectors  # a_i lambda_i / 255 for each eigenvector
+    factors = along / (statistics.eigenvalues / 255)
+    assert np.abs(factors.mean(0)).max() < 0.01
+    np.testing.assert_allclose(factors.std(0), 0.1, rtol=0.05)
+    assert np.abs(np.corrcoef(factors.T) - np.eye(3)).max() < 0.05
+    released = augment.draw(replace(RECIPE, colour_by="std"), statistics, 1, ids).colour @ statistics.eigenvectors
+    np.testing.assert_allclose(released / np.sqrt(statistics.eigenvalues), factors, rtol=1e-3, atol=1e-4)
+
+
+def test_crops_cover_all_places_and_half_are_mirrored(photos: Store) -> None:
+    how = augment.draw(RECIPE, photos.statistics, 1, np.arange(20_000))
+    assert set(how.tops) == set(how.lefts) == set(range(9))
+    assert np.bincount(how.tops).std() / np.bincount(how.tops).mean() < 0.05
+    assert abs(how.mirrored.mean() - 0.5) < 0.02
+    assert abs(np.corrcoef(how.tops, how.lefts)[0, 1]) < 0.03
+
+
+def test_the_papers_2048_crops(photos: Store) -> None:
+    how = augment.draw(replace(RECIPE, far_edge=False), photos.statistics, 1, np.arange(20_000))
+    assert set(how.tops) == set(how.lefts) == set(range(8))
+    assert not replace(RECIPE, crop=32, far_edge=False).size - 32
+    assert set(augment.draw(replace(RECIPE, crop=32, far_edge=False), photos.statistics, 1, np.arange(9)).tops) == {0}
+
+
+def test_what_is_drawn_for_a_picture_depends_on_seed_epoch_and_picture_alone(photos: Store) -> None:
+    ids = np.array([5, 9, 2])
+    together = augment.draw(RECIPE, photos.statistics, 4, ids)
+    alone = augment.draw(RECIPE, photos.statistics, 4, ids[1:2])
+    assert (together.tops[1], together.lefts[1], together.mirrored[1]) == (
+        alone.tops[0],
+        alone.lefts[0],
+        alone.mirrored[0],
+    )
+    np.testing.assert_array_equal(together.colour[1], alone.colour[0])
+    many = np.arange(200)
+    before = augment.draw(RECIPE, photos.statistics, 4, many)
+    for other in (
+        augment.draw(RECIPE, photos.statistics, 5, many),
+        augment.draw(replace(RECIPE, seed=4), photos.statistics, 4, many),
+    ):
+        assert abs(np.corrcoef(other.tops, before.tops)[0, 1]) < 0.25
+        assert abs(np.corrcoef(other.lefts, before.lefts)[0, 1]) < 0.25
+        assert 0.35 < (other.mirrored == before.mirrored).mean() < 0.65
+        assert abs(np.corrcoef(other.colour[:, 0], before.colour[:, 0])[0, 1]) < 0.25
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(photos: Store) -> None:
+    order = loader(photos).order(1)
+    assert sorted(order) == list(range(90))
+    for other in (loader(photos).order(2), loader(photos, replace(RECIPE, seed=4)).order(1), np.arange(90)):
+        assert (order == other).mean() < 0.1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_change_nothing(photos: Store, workers: int) -> None:
+    plain = list(loader(photos).epoch(3))
+    for one, other in zip(plain, loader(photos, workers=workers).epoch(3), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.ids, other.ids)
+
+
+def test_starting_in_the_middle_gives_the_same_batches(photos: Store) -> None:
+    load = loader(photos, workers=1)
+    whole = list(load.epoch(1))
+    assert len(whole) == len(load) == math.ceil(90 / 16)
+    for start in range(len(whole) + 1):
+        rest = list(load.epoch(1, start))
+        assert [batch.ids.tolist() for batch in rest] == [batch.ids.tolist() for batch in whole[start:]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 500), epoch=st.integers(1, 50), seed=st.integers(0, 2**63 - 1))
+def test_every_picture_once_an_epoch(n: int, epoch: int, seed: int) -> None:
+    order = rng.permutation(n, seed, rng.stream("order"), epoch)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+
+
+def test_an_abandoned_epoch_leaves_no_thread(photos: Store) -> None:
+    import threading
+
+    batches = loader(photos, workers=2).epoch(1)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_lenets_input_is_padded_grey_and_scaled(digits: Store) -> None:
+    recipe = Recipe(size=28, pad=2, crop=32, channels="grey", mean="none", scale=1.275 / 255, offset=-0.1,
+                    random_crop=False, mirror=False, colour_std=0.0, batch=8)  # fmt: skip
+    batch = next(iter(loader(digits, recipe).epoch(1)))
+    assert batch.images.shape == (8, 1, 32, 32)
+    for k, i in enumerate(batch.ids):
+        grey = np.pad(square(digits, "train", int(i))[..., 0], 2).astype(np.float64)
+        torch.testing.assert_close(batch.images[k, 0], torch.tensor(grey * 1.275 / 255 - 0.1).float())
+
+
+def test_grey_is_pillows(photos: Store) -> None:
+    from PIL import Image
+
+    pixels = np.stack([square(photos, "train", i) for i in range(5)])
+    pre = preprocess.Preprocessing(32, 0, 32, "grey", None, 1.0, 0.0)
+    zeros = np.zeros(5, np.int64)
+    how = augment.Augmentation(zeros, zeros, zeros.astype(bool), np.zeros((5, 3), np.float32))
+    images = augment.to_input(pixels, how, pre, CPU)
+    for k in range(5):
+        np.testing.assert_array_equal(images[k, 0].numpy(), np.asarray(Image.fromarray(pixels[k]).convert("L")))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_net_learns_the_same_from_pictures_in_bf16(name: str) -> None:
+    """Its first layer would round them itself; where it would not, the net says so."""
+    where = device.Device(CPU, torch.bfloat16, torch.channels_last, 1, "")
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        step = Step(new_thin_net(name).train(), load_recipe(recipe_of(name)), where)
+        images = images_for(step.net).to(dtype, memory_format=torch.channels_last)
+        loss = step.gradients(images, torch.tensor([1, 3]), 0).loss
+        gradients = [step.rule.computed(each).grad for each in step.rule.parameters]
+        results.append([loss, *(gradient for gradient in gradients if gradient is not None)])
+    assert loss.isfinite()
+    same = all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert same == (step.input_dtype == torch.bfloat16)

@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convnet.errors import DataError
+from convnet.recipe import Recipe
+from convnet.training.optim import Momentum, finished, optimizer, rate
+
+RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.1]  # with changes, where the paper's rule and torch's part
+
+
+def net_and_gradients(dtype=torch.float64, seed=0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5)).to(dtype)
+    gradients = [{name: torch.randn_like(weight) for name, weight in net.named_parameters()} for _ in RATES]
+    return net, gradients
+
+
+def moved(net, gradients, step):
+    for lr, gradient in zip(RATES, gradients, strict=True):
+        for name, weight in net.named_parameters():
+            weight.grad = gradient[name].clone()
+        step(lr)
+    return {name: weight.detach().clone() for name, weight in net.named_parameters()}
+
+
+def by_the_formula(net, gradients, momentum, decay, bias_lr_factor, decay_biases, bias_lr=None):
+    """An independent form in float64: v <- m v - d lr w - lr g; w <- w + v."""
+    ends = {}
+    for name, weight in net.named_parameters():
+        bias = name.endswith("bias")
+        w, v = weight.detach().numpy().astype(np.float64), 0.0
+        for lr, gradient in zip(RATES, gradients, strict=True):
+            own = lr * (bias_lr_factor if bias else 1)
+            own = bias_lr if bias and bias_lr is not None else own
+            own_decay = 0.0 if bias and not decay_biases else decay
+            v = momentum * v - own_decay * own * w - own * gradient[name].numpy().astype(np.float64)
+            w = w + v
+        ends[name] = w
+    return ends
+
+
+@pytest.mark.parametrize(("bias_lr_factor", "decay_biases"), [(1.0, True), (2.0, False), (2.0, True), (0.0, False)])
+def test_the_rule_is_the_papers_formula_over_changes_of_the_rate(bias_lr_factor, decay_biases):
+    net, gradients = net_and_gradients()
+    recipe = Recipe(momentum=0.9, decay=0.01, bias_lr_factor=bias_lr_factor, decay_biases=decay_biases)
+    wanted = by_the_formula(net, gradients, 0.9, 0.01, bias_lr_factor, decay_biases)
+    ends = moved(net, gradients, optimizer(net, recipe).step)
+    for name, end in ends.items():
+        np.testing.assert_allclose(end.numpy(), wanted[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_constant_biases_keep_the_rate_of_the_start(as_tensor):
+    """By the host and in the form for a device, which reads the rate from memory."""
+    net, gradients = net_and_gradients(torch.float32 if as_tensor else torch.float64)
+    recipe = Recipe(lr=0.02, decay=0.01, bias_lr_factor=2.0, bias_schedule="constant", decay_biases=False)
+    wanted = by_the_formula(net, gradients, 0.9, 0.01, 2.0, False, bias_lr=0.04)
+    other = by_the_formula(net, gradients, 0.9, 0.01, 2.0, False)
+    rule = optimizer(net, recipe)
+    ends = moved(net, gradients, lambda lr: rule.step(torch.tensor(lr) if as_tensor else lr))
+    for name, end in ends.items():
+        np.testing.assert_allclose(end.numpy(), wanted[name], rtol=1e-5, atol=1e-6)
+        assert np.allclose(wanted[name], other[name]) == (not name.endswith("bias"))
+
+
+def test_float32_weights_follow_the_formula():
+    net, gradients = net_and_gradients(torch.float32)
+    wanted = by_the_formula(net, gradients, 0.9, 0.0005, 1.0, True)
+    for name, end in moved(net, gradients, Momentum(net.named_parameters()).step).items():
+        np.testing.assert_allclose(end.numpy(), wanted[name], rtol=1e-5, atol=1e-6)
+
+
+def test_torch_sgd_is_the_same_until_the_rate_changes():
+    ends = []
+    for form in ("ours", "torch"):
+        net, gradients = net_and_gradients()
+        if form == "ours":
+            step = Momentum(net.named_parameters(), decay=0.01).step
+        else:
+            sgd = torch.optim.SGD(net.parameters(), lr=RATES[0], momentum=0.9, weight_decay=0.01)
+
+            def step(lr, sgd=sgd):
+                sgd.param_groups[0]["lr"] = lr
+                sgd.step()
+
+        after = []
+        for lr, gradient in zip(RATES, gradients, strict=True):
+            for name, weight in net.named_parameters():
+                weight.grad = gradient[name].clone()
+            step(lr)
+            after.append(net[0].weight.detach().clone())
+        ends.append(after)
+    gaps = [float((ours - torchs).abs().max()) for ours, torchs in zip(*ends, strict=True)]
+    assert max(gaps[:3]) < 1e-12  # the rate is 0.1
+    assert min(gaps[3:]) > 0.01  # it dropped to 0.01: torch's velocity shrank at once, the paper's didn't
+
+
+def test_a_parameter_without_gradient_still_decays_and_a_frozen_one_rests():
+    net = nn.Linear(2, 2)
+    net.bias.requires_grad_(False)
+    before = net.weight.detach().clone()
+    rule = Momentum(net.named_parameters(), decay=0.5)
+    rule.step(0.1)
+    torch.testing.assert_close(net.weight.detach(), before * 0.95)
+    assert list(rule.state()) == ["weight"]
+
+
+def test_the_velocity_is_all_that_a_resumed_run_needs():
+    net, gradients = net_and_gradients(torch.float32)
+    rule = Momentum(net.named_parameters())
+    whole = moved(net, gradients, rule.step)
+    other, gradients = net_and_gradients(torch.float32)
+    rule = Momentum(other.named_parameters())
+    for i, (lr, gradient) in enumerate(zip(RATES, gradients, strict=True)):
+        if i == 4:
+            saved = {name: velocity.clone() for name, velocity in rule.state().items()}
+            rule = Momentum(other.named_parameters())
+            rule.load(saved)
+        for name, weight in other.named_parameters():
+            weight.grad = gradient[name]
+        rule.step(lr)
+    for name, weight in other.named_parameters():
+        assert torch.equal(weight, whole[name])
+    rule.zero_grad()
+    assert all(weight.grad is None for weight in other.parameters())
+
+
+def test_a_velocity_of_another_net_is_refused():
+    rule = Momentum(nn.Linear(2, 3).named_parameters())
+    with pytest.raises(DataError, match="the velocity of bias is missing"):
+        rule.load({"weight": torch.zeros(3, 2)})
+    with pytest.raises(DataError, match="the velocity of other is of no parameter"):
+        rule.load({**rule.state(), "other": torch.zeros(1)})
+    with pytest.raises(DataError, match=r"the velocity of weight has shape \(2, 2\), the parameter \(3, 2\)"):
+        rule.load({**rule.state(), "weight": torch.zeros(2, 2)})
+
+
+def rates(recipe, errors):
+    """The rates of the epochs that would run if these were the validation errors."""
+    seen, epoch = [], 1
+    while not finished(recipe, epoch, errors) and epoch <= len(errors) + 1:
+        seen.append(round(rate(recipe, epoch, errors), 9))
+        epoch += 1
+    return seen
+
+
+def test_plateau_histories_by_hand():
+    recipe = Recipe(lr=0.1, patience=2, lr_drops=1, epochs=100)
+    assert rates(recipe, []) == [0.1]
+    assert rates(recipe, [9, 8, 7, 6]) == [0.1] * 5
+    # epoch:             1  2  3  4  5 | 6  7  8  9   epochs 4 and 5 didn't beat epoch 3; 8 and 9 didn't beat 7: the end
+    assert rates(recipe, [9, 8, 7, 7, 8, 6, 5, 5, 5]) == [0.1] * 5 + [0.01] * 4
+    # the best of all counts: epochs 6 and 7 are worse than epoch 3, so the lower rate ends too
+    assert rates(recipe, [9, 8, 7, 9, 9, 8, 8]) == [0.1] * 5 + [0.01] * 2
+    # NaN is no improvement
+    nan = float("nan")
+    assert rates(recipe, [9, nan, nan, 8, nan, nan]) == [0.1] * 3 + [0.01] * 3
+
+
+def test_three_drops_as_in_the_paper():
+    recipe = Recipe(patience=1, epochs=90)
+    assert rates(recipe, [5, 5, 5, 5, 5, 5, 5]) == [0.01, 0.01, 0.001, 0.0001, 0.00001]
+    assert rates(Recipe(patience=1, epochs=3), [5] * 9) == [0.01, 0.01, 0.001]
+    assert rates(Recipe(patience=1, lr_drops=0), [5] * 9) == [0.01, 0.01]
+
+
+def test_later_errors_change_nothing_earlier():
+    recipe, errors = Recipe(patience=1), [5.0, 5.0, 5.0, 4.0, 4.0]
+    for epoch in range(1, 6):
+        assert rate(recipe, epoch, errors) == rate(recipe, epoch, errors[: epoch - 1])
+        assert finished(recipe, epoch, errors) == finished(recipe, epoch, errors[: epoch - 1])
+
+
+def test_given_steps():
+    recipe = Recipe(schedule="steps", lr=1.0, lr_divisor=2.0, lr_steps=(3, 4), epochs=5)
+    assert rates(recipe, [1.0] * 9) == [1.0, 1.0, 0.5, 0.25, 0.25]
+    assert rates(Recipe(schedule="steps", epochs=3), [1.0] * 9) == [0.01] * 3

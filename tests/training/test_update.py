@@ -1,0 +1,200 @@
+"""Updates: late ones are those of the CPU's loop, nothing moves after a loss that is not finite, a graph is a step."""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convnet.data.loader import Batch
+from convnet.data.store import Store
+from convnet.device import Device
+from convnet.errors import Diverged, Interrupted
+from convnet.io.signals import Stop
+from convnet.kernels.cuda import available as on_cuda
+from convnet.nets.layers import Net
+from convnet.progress import Silent
+from convnet.recipe import load_recipe, with_settings
+from convnet.training import metrics_log
+from convnet.training import train as verb
+from convnet.training.graph import WARM_UP, Whole
+from convnet.training.step import Step
+from convnet.training.update import LATE, Done, Late, Prompt, updates
+from kernel_place import PLACE
+
+pytestmark = pytest.mark.cuda
+RECIPE = replace(load_recipe("lenet5"), batch=4)
+FP32 = Device(PLACE, torch.float32, torch.channels_last, 1, "a test's")
+
+
+class Stopping(Silent):
+    """Asks to stop after the seventh step that is told."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop, self.n = stop, 0
+
+    def update(self, done: int, **values: str) -> None:
+        self.n += 1
+        if self.n == 7:
+            self.stop.ask(15)
+
+
+class Small(Net):
+    """A convolution, dropout, and two classes; BatchNorm when asked for."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), norm, nn.Linear(4, 2)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        from convnet.nets.dropout import dropout
+
+        x = self.norm(self.conv(images)).relu().mean((2, 3))
+        y: Tensor = self.fc(dropout(x, 0.5, self.training))
+        return y
+
+
+def made(norm: nn.Module | None = None, where: Device = FP32) -> Step:
+    torch.manual_seed(0)
+    step = Step(where.take(Small(norm or nn.Identity())), replace(RECIPE, loss="softmax"), where)
+    step.net.train()
+    return step
+
+
+def batches(n: int, bad: int = -1) -> list[Batch]:
+    """The last has fewer pictures; number `bad` holds an infinite one."""
+    found = []
+    for i in range(n):
+        size = 4 if i < n - 1 else 3
+        images = torch.randn(size, 3, 5, 5, generator=torch.Generator().manual_seed(i))
+        if i == bad:
+            images[0, 0, 0, 0] = float("inf")
+        labels = torch.arange(size) % 2
+        ids = np.arange(4 * i, 4 * i + size)
+        images = images.to(memory_format=torch.channels_last)
+        found.append(Batch(images.to(PLACE), labels.to(PLACE), ids))
+    return found
+
+
+def through(steps: Prompt | Late, given: list[Batch]) -> list[Done]:
+    done: list[Done] = []
+    for batch in given:
+        done += steps.take(batch, len(done) + steps.waiting, 0.1)
+        assert steps.waiting <= LATE
+    return done + steps.rest()
+
+
+def weights(step: Step) -> list[Tensor]:
+    return [weight.detach().cpu() for weight in step.rule.parameters.values()]
+
+
+def test_late_updates_are_the_prompt_ones() -> None:
+    """With the plain forms where no kernel is at hand: the rate and what dropout draws from come by tensors."""
+    given = batches(LATE + 4)
+    first, second = made(), made()
+    prompt = through(Prompt(first), given)
+    late = through(Late(Whole(second, 4, print, record=False)), given)
+    assert len(prompt) == len(given)
+    for a, b, batch in zip(prompt, late, given, strict=True):
+        assert (a.ids == b.ids).all()
+        assert (a.ids == batch.ids).all()
+        assert a.loss == pytest.approx(b.loss, rel=1e-4)
+        assert a.wrong == b.wrong
+    for x, y in zip(weights(first), weights(second), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_after_a_loss_that_is_not_finite_no_weight_moves() -> None:
+    given = batches(LATE + 5, bad=3)
+    good, step = made(), made()
+    through(Late(Whole(good, 4, print, record=False)), given[:3])
+    done = through(Late(Whole(step, 4, print, record=False)), given)
+    assert [np.isfinite(each.loss) for each in done[:4]] == [True] * 3 + [False]
+    for x, y in zip(weights(good), weights(step), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)  # a GPU may add in another order
+
+
+def test_the_prompt_form_does_not_move_either() -> None:
+    step = made()
+    before = [each.clone() for each in weights(step)]
+    (done,) = Prompt(step).take(batches(2, bad=0)[0], 0, 0.1)
+    assert not np.isfinite(done.loss)
+    assert all(torch.equal(x, y) for x, y in zip(before, weights(step), strict=True))
+
+
+def test_what_serves_where() -> None:
+    step = made()
+    kind = Late if on_cuda.serve(PLACE) else Prompt
+    assert type(updates(step, print)) is kind
+    assert not Prompt(step).rest()
+
+
+@pytest.mark.skipif(on_cuda.INTERPRETED, reason="a whole run takes the interpreter long, and numpy warns of infinities")
+def test_a_late_run_is_the_prompt_one(digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped and resumed besides: the same rows and weights, but for the rounding of the update; and when it diverges
+    the same step and pictures are told."""
+    recipe = with_settings(load_recipe("lenet5_small"), ["epochs=1", "batch=64", "net_options.output=linear"])
+    plans = {"learns": recipe, "diverges": with_settings(recipe, ["lr=100", "decay=100", "loss=softmax"])}
+    found: dict[str, list[object]] = {name: [] for name in plans}
+    for late in (False, True):
+        if late:
+            monkeypatch.setattr(verb, "updates", lambda step, note, cut: Late(Whole(step, 64, note, record=False)))
+        for name, plan in plans.items():
+            out = tmp_path / f"{name} {late}"
+            with suppress(Diverged):
+                stop = Stop()
+                with pytest.raises(Interrupted):
+                    verb.train(plan, digits, out, place="cpu", stop=stop, progress=Stopping(stop))
+                verb.train(plan, digits, out, place="cpu", resume=True)
+            path = out / ("diverged.json" if name == "diverges" else "metrics.jsonl")
+            found[name].append(path.read_text(encoding="utf-8") if name == "diverges" else metrics_log.read(path))
+    assert found["diverges"][0] == found["diverges"][1]
+    rows: Any = found["learns"]
+    assert len(rows[0]) == 21
+    for a, b in zip(*rows, strict=True):
+        assert a.pop("kind") == b.pop("kind")
+        assert a == {key: pytest.approx(value, rel=1e-3) for key, value in b.items()}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(4)])
+@pytest.mark.parametrize("piece", [None, 2])
+def test_replays_are_the_steps_one_by_one(dtype: torch.dtype, norm, piece: int | None) -> None:  # type: ignore[no-untyped-def]
+    """Each draws its own dropout; the rate changes on the way; the last batch is smaller."""
+    where, notes = replace(FP32, dtype=dtype), []
+    ends = []
+    for record in (False, True):
+        step = made(norm(), where)
+        step.piece = piece
+        whole = Whole(step, 4, notes.append, record)
+        given = batches(WARM_UP + 6)
+        found = [
+            whole(batch.images.to(dtype), batch.labels, i, 0.1 if i < 5 else 0.02).tolist()
+            for i, batch in enumerate(given)
+        ]
+        assert (whole.graph is not None) == record, notes
+        ends.append((found, weights(step), [each.cpu() for each in step.net.buffers()]))
+    assert not notes
+    torch.testing.assert_close(torch.tensor(ends[0][0]), torch.tensor(ends[1][0]), rtol=1e-3, atol=1e-4)
+    for x, y in zip(ends[0][1] + ends[0][2], ends[1][1] + ends[1][2], strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_can_not_be_recorded_goes_on_one_by_one() -> None:
+    class Looks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (1.0 if float(x.detach().sum()) > -1e9 else 2.0)
+
+    step, notes = made(Looks()), []
+    whole = Whole(step, 4, notes.append)
+    for i, batch in enumerate(batches(WARM_UP + 4)):
+        assert np.isfinite(whole(batch.images, batch.labels, i, 0.1).tolist()).all()
+    assert whole.graph is None
+    assert len(notes) == 1
+    assert notes[0].startswith("a step can't be a CUDA graph here")
