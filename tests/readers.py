@@ -43,7 +43,7 @@ from convnet.recipe import load_recipe, to_toml
 from convnet.report import record
 from convnet.visualize.curves import curves
 from convnet.visualize.labels import class_names
-from convnet.weights import _read as tensors_in
+from convnet.weights import read_parts as tensors_in
 from convnet.weights import read_weights
 from convnet.weights.pictures import classes_of, mean_of
 from convnet.weights.report import Report
@@ -276,7 +276,7 @@ def read_run(path: Path) -> None:
     """What the report's page is made of; damage is named there."""
     told = record.read(path.parent)
     for tell in (record.figures, record.facts, record.choices):
-        report._try(told, tell.__name__, partial(tell, told))
+        report.attempt(told, tell.__name__, partial(tell, told))
     if len(told.missing) > 5:  # a folder of one file lacks four others and the pictures
         raise DataError("; ".join(told.missing))
 
@@ -298,7 +298,7 @@ def of_picture(kind: str, options: dict[str, object], _: Path) -> bytes:
 
 def read_picture(path: Path) -> None:
     """As `convnet predict` does."""
-    told = predict._read(path, (Look("single", 16),), "crop")
+    told = predict.read_picture(path, (Look("single", 16),), "crop")
     if isinstance(told, str):
         raise BadPicture(told)
 

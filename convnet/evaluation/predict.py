@@ -57,7 +57,7 @@ def predict(
     net, _ = device.narrowed(net)
     batch: list[tuple[Path, Read]] = []
     for path in paths:
-        batch.append((path, _read(path, asked.looks, preprocessing.fit)))
+        batch.append((path, read_picture(path, asked.looks, preprocessing.fit)))
         if len(batch) == PICTURES:
             yield from _predict(net, preprocessing, classes, batch, device, top, asked)
             batch = []
@@ -87,7 +87,7 @@ def _predict(
         yield Prediction(path, names, probabilities, notes=read[1])
 
 
-def _read(path: Path, looks: Sequence[Look], fit: Fit) -> Read:
+def read_picture(path: Path, looks: Sequence[Look], fit: Fit) -> Read:
     """The picture at the looks' scales, fitted as in preparation, and notes; or why not."""
     try:
         with opened(atomic.read(path, LARGEST)) as (picture, notes):

@@ -55,8 +55,8 @@ def report(
     told = record.read(run, store)
     page: dict[str, Any] = {
         "title": printable(run.resolve().name),
-        "figures": _try(told, "the errors", lambda: record.figures(told)),
-        "facts": _try(told, "the summary", lambda: record.facts(told)),
+        "figures": attempt(told, "the errors", lambda: record.figures(told)),
+        "facts": attempt(told, "the summary", lambda: record.facts(told)),
         "choices": record.choices(told),
         "charts": [] if told.curves is None else chart.charts(told.curves),
         "left_out": record.left_out(told),
@@ -82,7 +82,7 @@ def _look(
     kept, where = told.checkpoint, device.choose("fp32", place)
     called = first_names(class_names(kept.classes, names))
     net = where.take(rebuild(kept))
-    made: dict[str, Any] = {"kernels": _try(told, "the kernels", lambda: findings.kernels(net))}
+    made: dict[str, Any] = {"kernels": attempt(told, "the kernels", lambda: findings.kernels(net))}
     if told.store is None:
         return made
     try:
@@ -128,7 +128,7 @@ def _sections(asked: Asked, found: Any, progress: Progress, stop: Stop | None) -
     }
 
 
-def _try(told: Record, what: str, tell: Callable[[], list[Any]]) -> list[Any]:
+def attempt(told: Record, what: str, tell: Callable[[], list[Any]]) -> list[Any]:
     """What `tell` gives; nothing if the run's files don't hold it, and that is said."""
     try:
         return tell()

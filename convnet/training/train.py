@@ -97,9 +97,9 @@ def train(
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
             taken = partial(micro_batch.taken, run.step, picture_shape(recipe))
             feed = device_loader.choose(loader, keep, taken, progress)
-            steps = updates(run.step, progress.note, partial(_may_cut_step, run, stop))
+            steps = updates(run.step, progress.note, partial(may_cut_step, run, stop))
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
-                _train_epoch(run, steps, feed, progress, stop)
+                train_epoch(run, steps, feed, progress, stop)
                 _end_epoch(run, data, progress, stop)
             return _finish(run, data, place, progress, stop)
     finally:
@@ -107,7 +107,7 @@ def train(
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
 
 
-def _train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop: Stop | None) -> None:
+def train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop: Stop | None) -> None:
     """The steps of the epoch that are still to do."""
     recipe, epoch = run.recipe, run.position.epoch
     lr = optim.rate(recipe, epoch, run.position.validation_errors)
@@ -142,7 +142,7 @@ def _train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, sto
 
 
 @contextmanager
-def _may_cut_step(run: Run, stop: Stop | None) -> Iterator[None]:
+def may_cut_step(run: Run, stop: Stop | None) -> Iterator[None]:
     """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers."""
     if stop is None:
         yield
@@ -205,7 +205,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     errors = at.validation_errors
     if data.val is not None:
         try:
-            with _may_cut_step(run, stop):
+            with may_cut_step(run, stop):
                 scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again

@@ -260,17 +260,17 @@ def _draw_classes(axes: Axes, below: Axes, each: Occlusion, classes: Sequence[st
     colours = [*plot.COLOURS[: len(named)], plot.FAINT]
     how = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": len(named) + 0.5}
     _mesh(axes, each, at[each.best], "most probable class", **how)
-    shares = [f"{plot.shortened(classes[k], LETTERS)}: {_share(counts[k], each.best.size)}" for k in named]
+    shares = [f"{plot.shortened(classes[k], LETTERS)}: {share(counts[k], each.best.size)}" for k in named]
     if len(named) < len(order):
         rest = each.best.size - int(counts[named].sum())
-        shares.append(f"{len(order) - len(named)} others: {_share(rest, each.best.size)}")
+        shares.append(f"{len(order) - len(named)} others: {share(rest, each.best.size)}")
     patches = [Patch(color=colour) for colour in colours[: len(shares)]]
     names = [plot.in_legend(name) for name in shares]
     below.legend(patches, names, loc="upper left", bbox_to_anchor=(-0.05, 1.1), fontsize=6, handlelength=1,
                  handleheight=1, labelspacing=0.25, borderaxespad=0.0)  # fmt: skip
 
 
-def _share(n: int, total: int) -> str:
+def share(n: int, total: int) -> str:
     """Rounded, but all only if it is all, and nothing only if it is nothing."""
     if n in (0, total):
         return f"{n / total:.0%}"

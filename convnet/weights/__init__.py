@@ -77,7 +77,7 @@ def read_weights(
     """
     if channels is not None and channels not in CHANNELS:
         raise UsageError(unknown("order of colours", channels, CHANNELS))
-    parts = _read(path)
+    parts = read_parts(path)
     told = own.own_of(path)
     net_name = net_name or (told.net if told is not None else None)
     if net_name is None:
@@ -188,7 +188,8 @@ def _check_ending(path: Path) -> None:
             raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
 
 
-def _read(path: Path) -> list[Part]:
+def read_parts(path: Path) -> list[Part]:
+    """All that a file of weights holds. Raises: DataError naming the file."""
     _check_ending(path)
     try:
         ending = _ending(path)

@@ -25,7 +25,7 @@ from convnet.data.loader import Loader
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import of_recipe
 from convnet.data.sources import open_source
-from convnet.data.store import Store, _tar_header, crop_square, header_bytes
+from convnet.data.store import Store, crop_square, header_bytes, record
 from convnet.errors import DataError, UsageError
 from convnet.recipe import load_recipe
 from pictures import write_photos
@@ -165,11 +165,17 @@ def test_the_page_names_every_field_of_the_header(made: Store) -> None:
     assert [field for field in sorted(fields) if f"`{field}`" not in page] == []
 
 
-@pytest.mark.parametrize(("name", "size"), [("000000001.npy", 196736), ("123456789.cls", 1), ("000000000.jpg", 0)])
-def test_tar_headers_are_those_of_tarfile(name: str, size: int) -> None:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o644, 0
-    assert _tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+@pytest.mark.parametrize(("position", "label", "suffix", "size"), [
+    (1, 0, "npy", 196736), (123456789, 99, "jpg", 1), (0, 1_000_000, "jpg", 512), (7, 3, "jpg", 0),
+])  # fmt: skip
+def test_a_record_is_what_tarfile_writes(position: int, label: int, suffix: str, size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    expected = b""
+    for ending, content in ((suffix, data), ("cls", str(label).encode())):
+        info = tarfile.TarInfo(f"{position:09d}.{ending}")
+        info.size, info.mode, info.mtime = len(content), 0o644, 0
+        expected += info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+    assert record(position, label, suffix, [data[:100], memoryview(data)[100:]]) == expected
 
 
 # reading

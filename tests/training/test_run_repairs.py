@@ -24,7 +24,7 @@ from convnet.progress import Silent
 from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log
 from convnet.training.run import begin, choose_data
-from convnet.training.train import _may_cut_step, train
+from convnet.training.train import may_cut_step, train
 
 RECIPE = with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=256"])
 SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv", "recipe.toml")
@@ -292,7 +292,7 @@ def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: 
         left.append(text)
         raise Left
 
-    with _may_cut_step(run, stop):
+    with may_cut_step(run, stop):
         dict(run.net.named_buffers())["running_mean"].add_(1.0)
         with pytest.raises(Left):
             stop.cut(leave)

@@ -14,7 +14,7 @@ from convnet.errors import UsageError
 from convnet.nets import create_model, trace
 from convnet.visualize import plot
 from convnet.visualize.last_maps import last_maps
-from convnet.visualize.occlusion import _share, draw_occlusion, occlusion, places
+from convnet.visualize.occlusion import draw_occlusion, occlusion, places, share
 from convnet.visualize.seen import Seen, net_input
 
 RNG = np.random.default_rng(0)
@@ -163,9 +163,9 @@ def test_the_figure_is_the_papers(tmp_path: Path) -> None:
     assert (shown != found.picture.pixels).any(2).sum() <= 64
 
 
-@pytest.mark.parametrize(("n", "share"), [(0, "0%"), (1, "<1%"), (500, "50%"), (999, "99%"), (1000, "100%")])
-def test_shares(n: int, share: str) -> None:
-    assert _share(n, 1000) == share
+@pytest.mark.parametrize(("n", "text"), [(0, "0%"), (1, "<1%"), (500, "50%"), (999, "99%"), (1000, "100%")])
+def test_shares(n: int, text: str) -> None:
+    assert share(n, 1000) == text
 
 
 def test_the_command(run, untrained: Path, digits: Store, tmp_path: Path) -> None:

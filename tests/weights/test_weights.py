@@ -21,7 +21,7 @@ from convnet.data.augment import to_input
 from convnet.errors import DataError, UsageError
 from convnet.evaluation.views import centre
 from convnet.nets import create_model
-from convnet.weights import _read, import_weights, names, pictures, read_weights
+from convnet.weights import import_weights, names, pictures, read_parts, read_weights
 from convnet.weights.match import fits
 
 
@@ -374,7 +374,7 @@ def test_damaged_archives_only_raise_our_error(tmp_path: Path) -> None:
             with pytest.raises(DataError):
                 read_weights(path, "nin_cifar10")
             with suppress(DataError):
-                for each in _read(path)[0].tensors:
+                for each in read_parts(path)[0].tensors:
                     each.read()
 
 
