@@ -18,6 +18,7 @@ from convnet import hardware
 from convnet.errors import UsageError
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # of OpenMP, of GNU's library, of Intel's and LLVM's
+MOMENT = "10000"  # turns of a loop, some 0.1 ms; the library's own are 300,000
 VARIABLE = "CONVNET_THREADS"
 WORTH = 100_000_000  # multiply-adds of a batch's forward pass for which a thread more pays (docs/speed.md)
 MOST_RECORDED = 4096  # threads; a checkpoint that says more is not believed
@@ -35,9 +36,12 @@ class Threads:
 
 
 def sleep_while_waiting(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Has OpenMP's threads sleep while they wait, unless its user chose otherwise, or torch is loaded already."""
+    """Has OpenMP's threads sleep while they wait, unless its user chose otherwise, or torch is loaded already.
+
+    GNU's first wait awake for a moment: to wake one costs more than most waits last (docs/speed.md).
+    """
     if "torch" not in sys.modules and not any(name in environment for name in WAITING):
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        environment.update({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": MOMENT})
 
 
 def spin(environment: Mapping[str, str]) -> bool:

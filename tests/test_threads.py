@@ -70,7 +70,7 @@ def test_the_users_way_of_waiting_stays(name: str, monkeypatch: pytest.MonkeyPat
     assert chosen == {name: "ACTIVE"}
     nothing: dict[str, str] = {}
     threads.sleep_while_waiting(nothing)
-    assert nothing == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert nothing == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": threads.MOMENT}
     assert not threads.spin(nothing)
     assert threads.spin({})
     assert threads.spin({"OMP_WAIT_POLICY": "active"})
