@@ -87,7 +87,19 @@ def test_every_number_has_a_range():
 def test_the_default_is_the_papers_alexnet():
     paper = load_recipe("alexnet")
     assert paper == Recipe()
-    assert (paper.batch, paper.momentum, paper.decay, paper.lr, paper.epochs) == (128, 0.9, 0.0005, 0.01, 90)
+    section_5 = {
+        "batch": 128,
+        "momentum": 0.9,
+        "decay": 0.0005,
+        "lr": 0.01,
+        "lr_divisor": 10,
+        "lr_drops": 3,
+        "epochs": 90,
+    }
+    all_alike = {"bias_lr_factor": 1, "bias_schedule": "as weights", "decay_biases": True}
+    section_4 = {"size": 256, "crop": 224, "random_crop": True, "mirror": True, "colour_std": 0.1}
+    as_stored = {"pad": 0, "channels": "rgb", "mean": "picture", "scale": 1, "offset": 0}
+    assert (section_5 | all_alike | section_4 | as_stored).items() <= to_dict(paper).items()
 
 
 def test_lenet5_sees_the_papers_pixels():
@@ -171,6 +183,7 @@ def test_ranges_end_where_they_say():
     [
         ({"lr_steps": [3]}, 'lr_steps = \\[3\\]: needs schedule = "steps"'),
         ({"lr_steps": [9, 3], "schedule": "steps"}, "each epoch must be later"),
+        ({"lr_steps": [3, 3], "schedule": "steps"}, "each epoch must be later"),
         ({"lr_steps": [1], "schedule": "steps"}, "must be an integer, 2 to 100000"),
         ({"scale": 0}, "must not be 0"),
         ({"net_options": {"a-b": 1}}, "option 'a-b'"),

@@ -393,6 +393,61 @@ def test_what_is_told_at_the_end_is_the_best_nets(digits: Store, undisturbed: Pa
     assert summary["validation"]["top1_error"] == errors[1] < errors[2]
 
 
+class Shown(Notes):
+    """Remembers what a bar is told, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: list[tuple[object, ...]] = []
+        self.updates: list[dict[str, object]] = []
+        self.ends = 0
+
+    def start(self, what: str, total: int, done: int = 0, after: int = 0, unit: str = "pictures") -> None:
+        self.starts.append((what, total, done, after, unit))
+
+    def update(self, done: int, **values: str) -> None:
+        self.updates.append({"done": done, **values})
+
+    def finish(self) -> None:
+        self.ends += 1
+
+
+def test_what_is_shown_and_kept_of_two_epochs(digits: Store, tmp_path: Path) -> None:
+    """40 steps of 32 pictures, the last of 11: a row after every second, from the first on."""
+    out, shown = tmp_path / "run", Shown()
+    summary = train(replace(SMALL, batch=32), digits, out, progress=shown)
+    rows = metrics_log.read(out / "metrics.jsonl")
+    epochs, steps = ([row for row in rows if row["kind"] == kind] for kind in ("epoch", "step"))
+    assert [row["step"] for row in steps] == list(range(1, 81, 2))
+    assert {row["lr"] for row in rows} == {0.002}
+    assert [(row["epoch"], row["step"]) for row in epochs] == [(1, 40), (2, 80)]
+    assert shown.starts == [
+        ("epoch 1/2", 1259, 0, 1259, "pictures"),
+        ("epoch 2/2", 1259, 0, 0, "pictures"),
+        ("testing (test, single)", 359, 0, 0, "pictures"),
+    ]
+    assert shown.ends == 3
+    training = [values for values in shown.updates if "step" in values]
+    assert [values["done"] for values in training] == 2 * [*range(32, 1259, 32), 1259]
+    assert [values["step"] for values in training] == 2 * [f"{i}/40" for i in range(1, 41)]
+    last, first = training[39], epochs[0]
+    assert last["loss"] == f"{first['train_loss']:.3f}"
+    assert last["error"] == f"train {first['train_error']:.1%}"
+    assert training[40]["error"] == f"train {training[40]['error'].split()[1]} val {first['val_top1_error']:.1%}"
+    lines = [line for line in shown.lines if line.startswith("epoch ")]
+    assert lines[0] == (
+        f"epoch 1/2  lr 0.002  train loss {first['train_loss']:.4f} error {first['train_error']:.2%}"
+        f"  val loss {first['val_loss']:.4f} error {first['val_top1_error']:.2%}"
+    )
+    times = metrics_log.read(out / "timing.jsonl")
+    assert [(row["epoch"], row["pictures"]) for row in times] == [(1, 1259), (2, 1259)]
+    seconds = sum(row["seconds"] for row in times)
+    told = {"net": "lenet5", "recipe": "lenet5_small", "parameters": 60_000, "classes": 10, "epochs": 2, "steps": 80}
+    told |= {"training_seconds": seconds, "pictures_per_second": 2518 / seconds, "checkpoint": "best.ckpt"}
+    assert told.items() <= summary.items()
+    assert summary["left_out"] == {"skipped": 0, "failed": 0}
+
+
 def test_of_equal_errors_the_latest_net_is_the_best(digits: Store, tmp_path: Path) -> None:
     summary = train(with_settings(SMALL, ["lr=1e-30", "batch=512"]), digits, tmp_path / "run")
     first, second = (row["val_top1_error"] for row in epochs_of(tmp_path / "run"))
