@@ -1,7 +1,10 @@
 """Batches against a brute force written from the paper's section 4.1, and their independence of workers and order."""
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +114,25 @@ def test_workers_change_nothing(photos: Store, workers: int) -> None:
         np.testing.assert_array_equal(one.ids, other.ids)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_worker_has_two_batches_to_read_ahead(
+    photos: Store, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, submit = [], ThreadPoolExecutor.submit
+
+    def counting(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return submit(*arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counting)
+    batches = loader(photos, workers=workers).epoch(1)
+    next(batches)
+    assert len(asked) == 2 * workers + 1
+    next(batches)
+    assert len(asked) == min(2 * workers + 2, len(loader(photos)))
+    batches.close()
+
+
 def test_starting_in_the_middle_gives_the_same_batches(photos: Store) -> None:
     load = loader(photos, workers=1)
     whole = list(load.epoch(1))
@@ -146,16 +168,17 @@ def test_lenets_input_is_padded_grey_and_scaled(digits: Store) -> None:
         torch.testing.assert_close(batch.images[k, 0], torch.tensor(grey * 1.275 / 255 - 0.1).float())
 
 
-def test_grey_is_pillows(photos: Store) -> None:
+@pytest.mark.parametrize("form", [augment.to_input, augment.plain_input])
+def test_grey_is_pillows(form: Callable[..., torch.Tensor]) -> None:
+    """A million colours: some lie where the last bit of the sum decides."""
     from PIL import Image
 
-    pixels = np.stack([square(photos, "train", i) for i in range(5)])
-    pre = preprocess.Preprocessing(32, 0, 32, "grey", None, 1.0, 0.0)
-    zeros = np.zeros(5, np.int64)
-    how = augment.Augmentation(zeros, zeros, zeros.astype(bool), np.zeros((5, 3), np.float32))
-    images = augment.to_input(pixels, how, pre, CPU)
-    for k in range(5):
-        np.testing.assert_array_equal(images[k, 0].numpy(), np.asarray(Image.fromarray(pixels[k]).convert("L")))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024, 3), np.uint8)
+    pre = preprocess.Preprocessing(1024, 0, 1024, "grey", None, 1.0, 0.0)
+    zeros = np.zeros(1, np.int64)
+    how = augment.Augmentation(zeros, zeros, zeros.astype(bool), np.zeros((1, 3), np.float32))
+    images = form(pixels, how, pre, CPU, torch.float32)
+    np.testing.assert_array_equal(images[0, 0].numpy(), np.asarray(Image.fromarray(pixels[0]).convert("L")))
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -72,7 +72,12 @@ def test_scores_equal_a_brute_force_on_100_pictures(photos: Store, name: str) ->
     for truth, said in zip(labels, order[:, 0], strict=True):
         confusion[truth, said] += 1
     np.testing.assert_array_equal(scores.confusion, confusion)
-    json.dumps(scores.to_dict(), allow_nan=False)
+    told = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
+    assert (told["split"], told["views"], told["n"], told["loss"]) == ("test", name, 100, scores.loss)
+    for top, error in {"top1": scores.top1, "top5": 0.0}.items():
+        assert told[f"{top}_error"] == error
+        assert told[f"{top}_accuracy"] == 1 - error
+        assert told[f"{top}_interval"] == list(interval(error, 100))
 
 
 def test_top5_of_many_classes_and_ties() -> None:

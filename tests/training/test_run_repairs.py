@@ -271,6 +271,7 @@ def test_within_the_block_signals_ask_and_after_it_they_do_what_they_did() -> No
     for number in SIGNALS:
         with on_signals() as stop:
             assert not stop
+            assert "signals" in [thread.name for thread in threading.enumerate()]
             signal.raise_signal(number)
             assert stop.signal == number
         assert stop.over.is_set()
@@ -298,6 +299,27 @@ def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: 
             stop.cut(leave)
     assert "everything is saved" in left[0]
     assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").weights["running_mean"], torch.zeros(3))
+
+
+def test_what_may_be_cut_is_waited_for_and_nothing_else_is_cut() -> None:
+    stop, left, waits = Stop(), list[str](), 0
+
+    class Over(threading.Event):
+        """Comes after a block was waited for twice in vain, and once more where it went on."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal waits
+            waits += 1
+            return waits % 3 == 0
+
+    stop.over = Over()
+    stop.cut(left.append)
+    assert (left, waits) == ([], 3)
+    with stop.may_cut(lambda: "saved"):
+        stop.cut(left.append)
+    assert left == ["saved", "saved"]
+    stop.cut(left.append)
+    assert left == ["saved", "saved"]
 
 
 @pytest.mark.parametrize("verb", ["prepare", "check"])

@@ -1,5 +1,6 @@
 """One step: copies in bf16 give what autocast gives, pieces give what the whole batch gives, dropout is counted."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -111,6 +112,18 @@ def test_hooks_on_layers_are_called_in_bf16() -> None:
         hooked = twin(images)
         assert seen == ["conv1", "conv2.1", "fc6"]
         torch.testing.assert_close(hooked, BF16.narrowed(net)[0].eval()(images), rtol=0.05, atol=0.02)
+
+
+def test_the_loss_of_distances_is_equation_9_with_20_for_its_constant() -> None:
+    """-(log of e^-d over e^-20 and the sum of all e^-d), where every distance is 30 or more: d - 20, nearly."""
+    net = create_model("lenet5", seed=0).train()
+    images, labels = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0])
+    distances = -net(images).detach().double()
+    assert distances.min() > 30
+    expected = distances[range(4), labels] + torch.log(math.exp(-20) + torch.exp(-distances).sum(1))
+    loss, wrong = Step(net, replace(RECIPE, loss="rbf"), FP32).gradients(images, labels, 0)
+    assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert int(wrong) == int((distances.argmin(1) != labels).sum())
 
 
 def test_in_float32_the_net_itself_computes() -> None:

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from convnet import checkpoint, device
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import DataError, DiskError, Diverged, Interrupted, UsageError
 from convnet.evaluation.evaluate import evaluate
@@ -113,8 +116,6 @@ LARGE = {  # a checkpoint has half a gigabyte or a whole one, or the net has ano
 @pytest.fixture(scope="module")
 def large_photos(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The same pictures at 256 pixels."""
-    from convnet.data.prepare import prepare
-    from convnet.data.sources import open_source
 
     source = open_source(photos.path.parent / "source")
     return prepare(source, tmp_path_factory.mktemp("large") / "store", size=256)
@@ -157,6 +158,7 @@ def test_stopped_at_any_step_and_resumed_it_is_as_if_never_stopped(
         train(SMALL, digits, out, progress=Notes(stop, step), stop=stop)
     train(SMALL, digits, out, resume=True, workers=2)
     assert result(out) == result(undisturbed)
+    assert sum(row["pictures"] for row in metrics_log.read(out / "timing.jsonl")) == 2 * 1259
 
 
 def test_killed_at_random_moments(digits: Store, tmp_path: Path) -> None:
@@ -253,8 +255,6 @@ def test_a_second_run_in_the_same_folder_is_refused(digits: Store, undisturbed: 
 def test_resuming_refuses_another_recipe_or_store(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="was trained by another recipe"):
         train(replace(SMALL, lr=0.1), digits, undisturbed, resume=True)
-    from convnet.data.prepare import prepare
-    from convnet.data.sources import open_source
 
     other = prepare(open_source("digits"), tmp_path / "store", size=28, encoding="jpeg")
     with pytest.raises(UsageError, match="was trained on another store"):
@@ -263,8 +263,6 @@ def test_resuming_refuses_another_recipe_or_store(digits: Store, undisturbed: Pa
 
 def test_a_run_on_jpegs_says_and_keeps_what_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from convnet.data import decode
-    from convnet.data.prepare import prepare
-    from convnet.data.sources import open_source
 
     store = prepare(open_source("digits"), tmp_path / "store", size=28, encoding="jpeg")
     recipe, notes, again = replace(SMALL, epochs=1, batch=512), Notes(), Notes()
@@ -292,6 +290,31 @@ def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tm
     assert not [line for line in learning.lines if line.startswith("warning")]
 
 
+def test_a_net_of_distances_has_until_its_fifth_epoch(digits: Store, tmp_path: Path) -> None:
+    """Its loss falls long before its error does, so it is no sign."""
+    notes = Notes()
+    train(with_settings(SMALL, ["lr=1e-30", "batch=1024", "epochs=6"]), digits, tmp_path / "run", progress=notes)
+    (warning,) = (line for line in notes.lines if line.startswith("warning"))
+    assert warning.startswith("warning: after 5 epochs the training error is")
+    assert "(the entropy of the classes is 2.30" in warning
+
+
+def test_a_class_that_is_held_out_whole_is_no_fault(tmp_path: Path) -> None:
+    """Its share of the training pictures is 0, whose logarithm the entropy does not need."""
+    for name, n in {"a": 8, "b": 8, "c": 1}.items():
+        (tmp_path / "source" / "train" / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = np.random.default_rng(ord(name) + i).integers(0, 256, (28, 28, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "source" / "train" / name / f"{i}.png")
+    store, notes = prepare(open_source(tmp_path / "source", split=0), tmp_path / "store", size=28), Notes()
+    recipe = replace(SMALL, net_options={"output": "linear"}, loss="softmax", lr=1e-9, validation=0.3)
+    labels = store.split("train").labels
+    some = (replace(recipe, seed=seed) for seed in range(100))
+    recipe = next(each for each in some if 2 not in labels[choose_data(each, store).train_ids])
+    train(recipe, store, tmp_path / "run", progress=notes)
+    assert notes.lines[-1].startswith("epoch 2/2")
+
+
 def test_a_run_that_can_not_begin_leaves_nothing(digits: Store, tmp_path: Path) -> None:
     for changes, text in (
         (["crop=30"], "lenet5 takes pictures with sides of 32"),
@@ -315,8 +338,6 @@ def no_val(store: Store) -> Store:
 
 
 def photos_digits(photos: Store, folder: Path) -> Path:
-    from convnet.data.prepare import prepare
-    from convnet.data.sources import open_source
 
     return prepare(open_source("digits"), folder / "digits", size=28).path
 
@@ -331,10 +352,6 @@ def test_what_is_validated_on(digits: Store, tmp_path: Path) -> None:
 
 
 def test_a_share_of_train_is_held_out_when_there_is_no_val(tmp_path: Path) -> None:
-    from PIL import Image
-
-    from convnet.data.prepare import prepare
-    from convnet.data.sources import open_source
 
     for split, n in {"train": 20, "test": 5}.items():
         for name in "ab":
