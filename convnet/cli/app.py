@@ -8,8 +8,8 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, cast
 
@@ -28,8 +28,10 @@ from convnet.cli.show import show
 from convnet.cli.verb import Place, guarded
 from convnet.cli.weights import checkpoint_at, export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
+from convnet.progress import Progress
 
 if TYPE_CHECKING:
+    from convnet.io.signals import Stop
     from convnet.recipe import Recipe
 
 # Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
@@ -229,10 +231,8 @@ def train(
     Ctrl-C saves; --resume goes on as if never stopped.
     """
     from convnet import device
-    from convnet.checkpoint import LAST, PREVIOUS
     from convnet.cli.resolve import free_folder, plan_run, resume_run
     from convnet.data.sources import ColumnNames
-    from convnet.io.signals import on_signals
     from convnet.training.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
@@ -251,25 +251,10 @@ def train(
         workers = 1 if store.encoding == "raw" else threads.most()
         working = _threads(plan, out if resume else None)
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}; {working}")
-        again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
-        command = shlex.join(["convnet", *sys.argv[1:]])
-
-        def leave(text: str) -> None:
-            progress.finish()
-            print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)  # noqa: T201
-
-        with on_signals(leave) as stop:
-            try:
-                summary = run(plan, store, out, resume=resume, start=start, place=place, workers=workers,
-                              at_once=at_once, keep=cast(Any, resident), progress=progress, stop=stop,
-                              command=command)  # fmt: skip
-            except Interrupted as error:
-                raise Interrupted(f"{error}; go on with: {again}") from error
-            except DiskError as error:
-                if not any((out / name).exists() for name in (LAST, PREVIOUS)):
-                    raise  # nothing is there to go on with
-                text = str(error).replace("run the same command again", f"go on with: {again}")
-                raise DiskError(text) from error
+        with _stopping(out, progress) as stop:
+            summary = run(plan, store, out, resume=resume, start=start, place=place, workers=workers, at_once=at_once,
+                          keep=cast(Any, resident), progress=progress, stop=stop,
+                          command=shlex.join(["convnet", *sys.argv[1:]]))  # fmt: skip
         page = after_training(out, progress, place)
     if as_json:
         _print_json({"run": str(out), "report": str(page) if page else None, **summary})
@@ -277,6 +262,29 @@ def train(
         _print_summary(summary, out)
         if page is not None:
             print(f"report: {page}")  # noqa: T201
+
+
+@contextmanager
+def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
+    """Asks a run to end on a signal; whatever ends it says how to go on."""
+    from convnet.checkpoint import LAST, PREVIOUS
+    from convnet.io.signals import on_signals
+
+    again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
+
+    def leave(text: str) -> None:
+        progress.finish()
+        print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)  # noqa: T201
+
+    try:
+        with on_signals(leave) as stop:
+            yield stop
+    except Interrupted as error:
+        raise Interrupted(f"{error}; go on with: {again}") from error
+    except DiskError as error:
+        if not any((out / name).exists() for name in (LAST, PREVIOUS)):
+            raise  # nothing is there to go on with
+        raise DiskError(str(error).replace("run the same command again", f"go on with: {again}")) from error
 
 
 def _threads(plan: "Recipe", resumed: Path | None) -> str:
