@@ -95,7 +95,7 @@ LINES = {
     "export": 810,
     "io": 1030,
     "kernels": 2090,
-    "nets": 3520,
+    "nets": 3380,
     "report": 710,
     "training": 1530,
     "visualize": 3410,
@@ -112,7 +112,7 @@ def test_no_folder_grows_unseen() -> None:
     assert set(LINES) == {".", *(path.name for path in PACKAGE.iterdir() if any(path.glob("*.py")))}
     for folder in {path.parent for _, path in modules()}:
         n_files = len([path for path in folder.iterdir() if path.is_file()])
-        most = {PACKAGE: 10, PACKAGE / "nets": 27, PACKAGE / "visualize": 21}.get(folder, 20)
+        most = {PACKAGE: 10, PACKAGE / "visualize": 21}.get(folder, 20)
         assert n_files <= most, f"{folder}: {n_files} files"
 
 

@@ -21,7 +21,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
 from convnet.export.prototxt import check
 from convnet.io import atomic, safetensors
-from convnet.nets.alexnet_owt import AlexNetOWT
+from convnet.nets.alexnet_released import AlexNetOWT
 from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.vgg import SHRINK, VGG

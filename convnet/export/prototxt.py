@@ -20,8 +20,7 @@ from torch import nn
 from convnet import __version__
 from convnet.errors import UsageError
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.alexnet_family import Family
-from convnet.nets.alexnet_owt import AlexNetOWT
+from convnet.nets.alexnet_released import AlexNetOWT
 from convnet.nets.cifar import Cifar18, CifarNet
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.describe import on_meta
@@ -129,7 +128,7 @@ def _convolution(text: Text, net: Net, stage: str, before: int, side: int) -> No
     columns = list(module) if isinstance(module, Columns) else [module]
     first = columns[0]
     assert isinstance(first, nn.Conv2d)
-    edge = net.edge if isinstance(net, Family) else 3 if isinstance(net, AlexNet) else 0
+    edge = net.edge if isinstance(net, AlexNet) else 0
     values = {"num_output": first.out_channels * len(columns), "kernel_size": first.kernel_size[0]}
     pad, stride = int(first.padding[0]), first.stride[0]
     if stage != "conv1" or not edge:
@@ -197,7 +196,7 @@ def _norm(text: Text, net: Net, stage: str) -> None:
         return
     n, k, alpha, beta = net.lrn
     values = {"local_size": n, "k": k, "alpha": n * alpha, "beta": beta}
-    n_columns = net.norm_columns if isinstance(net, Family) else 1
+    n_columns = net.norm_columns if isinstance(net, AlexNet) else 1
     _in_columns(text, stage, n_columns, "LRN", lrn_param=values)
 
 
@@ -211,7 +210,7 @@ def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tupl
     if len(shape) == 1:
         text.layer(stage, "Pooling", stage, pooling_param={"pool": "AVE", "global_pooling": True})
         return
-    size = net.pooling[0] if isinstance(net, Family) else 2 if isinstance(net, VGG) else 3
+    size = net.pooling[0] if isinstance(net, AlexNet) else 2 if isinstance(net, VGG) else 3
     side = math.ceil((before[1] - size) / 2) + 1
     if side != shape[1]:
         raise UsageError(f"Caffe keeps partial windows, so that its {stage} has {side} x {side} pixels and this net's "

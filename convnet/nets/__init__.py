@@ -11,33 +11,27 @@ import torch
 from torch import Tensor
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.alexnet import AlexNet
-from convnet.nets.alexnet_2012 import AlexNet2012
-from convnet.nets.alexnet_ablations import (
+from convnet.nets.alexnet import AlexNet, AlexNetConv6
+from convnet.nets.alexnet_released import AlexNet2012, AlexNetBN, AlexNetCaffe, AlexNetOWT, CaffeNet
+from convnet.nets.alexnet_variants import (
+    AlexNet1Col,
+    AlexNet4Col,
+    AlexNetHalf,
+    AlexNetHalf2012,
     AlexNetNoConv2,
     AlexNetNoConv3,
     AlexNetNoConv4,
     AlexNetNoConv5,
     AlexNetNoExchange,
+    AlexNetNoExchange2012,
     AlexNetNoLRN,
+    AlexNetNoLRN2012,
     AlexNetPool2,
+    AlexNetPool2_2012,
     AlexNetTanh,
 )
-from convnet.nets.alexnet_ablations_2012 import (
-    AlexNetHalf2012,
-    AlexNetNoExchange2012,
-    AlexNetNoLRN2012,
-    AlexNetPool2_2012,
-)
-from convnet.nets.alexnet_bn import AlexNetBN
-from convnet.nets.alexnet_caffe import AlexNetCaffe
-from convnet.nets.alexnet_columns import AlexNet1Col, AlexNet4Col, AlexNetHalf
-from convnet.nets.alexnet_conv6 import AlexNetConv6
-from convnet.nets.alexnet_owt import AlexNetOWT
-from convnet.nets.caffenet import CaffeNet
 from convnet.nets.cifar import Cifar11, Cifar13, Cifar18, Cifar26, CifarReLU, CifarTanh
-from convnet.nets.googlenet import GoogLeNetBN, PaperGoogLeNet
-from convnet.nets.googlenet_caffe import GoogLeNetCaffe
+from convnet.nets.googlenet import GoogLeNetBN, GoogLeNetCaffe, PaperGoogLeNet
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall

@@ -31,69 +31,103 @@ edges, which gives its 55 x 55 from 224 (the "253,440 neurons" of figure 2 contr
 0.5 in training where the paper multiplies by 0.5 in testing: the same net, with weights of fc7 and fc8 scaled alike.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.nets.columns import Columns
+from convnet.kernels.plain import Block
+from convnet.nets.columns import convolution
 from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
+from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, relu_norm_pool, relu_pool
-
-SIDES = range(224, 256)  # pixels: the sides that give 6 x 6 maps at pool5
 
 
 class AlexNet(Net):
-    """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes)."""
+    """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes).
 
+    The released nets and the variants are this one but for some of its constants, or a layer of their own.
+    """
+
+    name = "alexnet"
     paper = "Krizhevsky, Sutskever and Hinton 2012"
     year = 2012
     input_size = 224
-    columns = 2
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
+
+    columns = 2  # section 3.2
+    maps: ClassVar[tuple[int, int, int, int, int]] = (96, 256, 384, 384, 256)  # 3.5: of conv1 to conv5
+    conv3_reads_all: ClassVar[bool] = True  # 3.5: the maps of all columns
+    edge: ClassVar[int] = 3  # zeros that conv1 reads past the right and bottom edges
+    sides: ClassVar[range] = range(224, 256)  # pixels: those of pictures that give 6 x 6 maps at pool5
+    norm_columns: ClassVar[int] = 1  # equal parts of the maps, at whose edges the norms' windows end
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # 3.4: size, stride, whether partial windows are kept
+    std: ClassVar[Mapping[str, float]] = NONE  # section 5: of a layer's initial weights; elsewhere 0.01
+    bias: ClassVar[Mapping[str, float]] = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0)  # elsewhere 0
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
         self.dropout = checked_rate(dropout)
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.conv1 = StridedConv2d(in_channels, 96, 11, stride=4, edge=3)
-        self.conv2 = Columns(2, 96, 256, 5, padding=2)
-        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
-        self.conv4 = Columns(2, 384, 384, 3, padding=1)
-        self.conv5 = Columns(2, 384, 256, 3, padding=1)
-        self.fc6 = nn.Linear(256 * 6 * 6, 4096)
-        self.fc7 = nn.Linear(4096, 4096)
-        self.fc8 = nn.Linear(4096, num_classes)
+        n1, n2, n3, n4, n5 = self.maps
+        self.conv1 = StridedConv2d(in_channels, n1, 11, stride=4, edge=self.edge)
+        self.conv2 = convolution(self.columns, n1, n2, 5, padding=2)
+        self.conv3 = convolution(1 if self.conv3_reads_all else self.columns, n2, n3, 3, padding=1)
+        self.conv4 = convolution(self.columns, n3, n4, 3, padding=1)
+        self.conv5 = convolution(self.columns, n4, n5, 3, padding=1)
+        self.fc6: nn.Module = nn.Linear(n5 * 6 * 6, 4096)
+        self.fc7: nn.Module = nn.Linear(4096, 4096)
+        self.fc8: nn.Module = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "alexnet", SIDES)
-        x = record(stages, "conv1", self.conv1(images))
-        x = relu_norm_pool(x, stages, 1)
+        check_images(images, self, self.name, self.sides)
+        x = self.layer1(images, stages)
+        x = self.layer2(x, stages)
+        x = self.layer3(x, stages)
+        x = self.layer4(x, stages)
+        x = self.layer5(x, stages)
+        return self.layers6to8(x, stages)
 
+    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv1", self.conv1(x))
+        return relu_norm_pool(x, stages, 1, self.block)
+
+    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
         x = record(stages, "conv2", self.conv2(x))
-        x = relu_norm_pool(x, stages, 2)
+        return relu_norm_pool(x, stages, 2, self.block)
 
+    def layer3(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
         x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "conv4", self.conv4(x))
-        x = record(stages, "relu4", F.relu(x))
-        x = record(stages, "conv5", self.conv5(x))
-        x = relu_pool(x, stages, "relu5", "pool5", 3)
+        return record(stages, "relu3", F.relu(x))
 
+    def layer4(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv4", self.conv4(x))
+        return record(stages, "relu4", F.relu(x))
+
+    def layer5(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv5", self.conv5(x))
+        return relu_pool(x, stages, "relu5", "pool5", *self.pooling)
+
+    def layers6to8(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
         x = record(stages, "fc6", connected(self.fc6, x))
         x = record(stages, "relu6", F.relu(x))
         x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
 
+    @property
+    def block(self) -> Block:
+        """What follows the convolutions of layers 1 and 2: ReLU, response normalisation and pooling."""
+        return Block(*self.lrn, self.norm_columns, *self.pooling, relu_before=True)
+
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew.
 
-        "paper": N(0, 0.01); biases 1 in conv2, conv4, conv5, fc6, fc7, else 0 (section 5).
+        "paper": N(0, `std`) and the constants `bias`, layer by layer (section 5).
         "fan-in": uniform of standard deviation sqrt(1 / (3 fan-in)), conv1's divided by the pixels' 65; the last layer
         N(0, 0.01); biases 0. For small sets, on which the paper's values do not start to learn.
 
@@ -101,6 +135,47 @@ class AlexNet(Net):
         """
         check_init(self, init)
         if init == "paper":
-            gaussian(self, generator, bias=dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0))
+            gaussian(self, generator, self.std, self.bias)
         else:
             uniform_by_fan_in(self, generator)
+
+
+class AlexNetConv6(AlexNet):
+    """A sixth convolution: section 6's net for 10,184 and 22,000 classes, then fine-tuned on ILSVRC-2012. As `alexnet`
+    but for:
+
+    stage    output (C, H, W)   parameters   section 6
+    fc6     none                        0
+    conv6    256    6    6        590,080   after pool5: "an extra sixth convolutional layer"
+    relu6    256    6    6              0   after conv6
+    fc7     4096               37,752,832
+    fc8     4096               16,781,312
+    relu8   4096                        0   after fc8; 4.2: dropout 0.5 follows
+    fc9     1000                4,097,000   after relu8
+    total                      61,555,304
+
+    Differs: nothing from what the text says. That conv6 is 3x3 with padding 1, 128 maps a column that read both
+    columns, begins with N(0, 0.03) and biases 1: the released settings files. The fully connected layers are numbered
+    by depth, so that the logits are fc9.
+    """
+
+    name = "alexnet_conv6"
+    last = "fc9"
+    std: ClassVar[Mapping[str, float]] = {"conv6": 0.03}
+    bias: ClassVar[Mapping[str, float]] = {**AlexNet.bias, "conv6": 1.0, "fc8": 1.0}
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
+        super().__init__(num_classes, in_channels, dropout)
+        fc6, fc7, fc8 = self.fc6, self.fc7, self.fc8
+        del self.fc6, self.fc7, self.fc8
+        self.conv6 = nn.Conv2d(256, 256, 3, padding=1)
+        self.fc7, self.fc8, self.fc9 = fc6, fc7, fc8
+
+    def layers6to8(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv6", self.conv6(x))
+        x = record(stages, "relu6", F.relu(x))
+        x = record(stages, "fc7", connected(self.fc7, x))
+        x = record(stages, "relu7", F.relu(x))
+        x = record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
+        x = record(stages, "relu8", F.relu(x))
+        return record(stages, "fc9", connected(self.fc9, dropout(x, self.dropout, self.training)))

@@ -57,6 +57,13 @@ class ConnectedColumns(nn.ModuleList):
         return exchange([connected(cast(nn.Linear, layer), own) for layer, own in parts])
 
 
+def convolution(n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> nn.Module:
+    """A convolution of one column, which reads all maps, or of n (`Columns`)."""
+    if n == 1:
+        return nn.Conv2d(maps_in, maps_out, size, padding=padding)
+    return Columns(n, maps_in, maps_out, size, padding)
+
+
 def exchange(columns: list[Tensor]) -> Tensor:
     """The maps or units of all columns side by side: what the paper's GPUs send each other."""
     return torch.cat(columns, 1)

@@ -53,6 +53,7 @@ from torch import Tensor, nn
 from convnet.errors import UsageError, unknown
 from convnet.nets.dropout import dropout
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
+from convnet.nets.norms import CAFFE_LRN
 
 # Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
 TABLE_1 = {
@@ -209,6 +210,27 @@ class PaperGoogLeNet(GoogLeNet):
     name = "googlenet"
     paper = "Szegedy et al. 2014"
     year = 2014
+
+
+class GoogLeNetCaffe(GoogLeNet):
+    """Pictures (N, 3, 224, 224), RGB on the scale 0..255 less their mean colour, to logits (N, num_classes): the net of
+    Caffe's model zoo, `bvlc_googlenet` (2014). As `googlenet` but for:
+
+    stage          output (C, H, W)   parameters   differs
+    norm1            64   56   56              0   k 1, n 5, alpha 1e-4 / 5
+    norm2           192   56   56              0   the same
+    total                             13,378,280
+
+    Differs from the paper's text (`googlenet`), which leaves the constants of the response normalisation open: these
+    are in the train_val.prototxt of bvlc_googlenet, and with its weights this net gives its outputs. Those were trained
+    in 60 epochs without the paper's crops of 8 to 100 % of the area; the initial weights are the ones that `googlenet`
+    borrows. Caffe's net reads BGR; its weights are turned to RGB when they are imported.
+    """
+
+    name = "googlenet_caffe"
+    paper = "Guadarrama 2014 (Caffe)"
+    year = 2014
+    lrn = CAFFE_LRN
 
 
 class GoogLeNetBN(GoogLeNet):

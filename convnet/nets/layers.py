@@ -31,6 +31,7 @@ class LRN(NamedTuple):
     beta: float
 
 
+NO_LRN = LRN(n=0, k=1.0, alpha=0.0, beta=0.0)
 PAPER_LRN = LRN(n=5, k=2.0, alpha=1e-4, beta=0.75)  # AlexNet 3.3
 PAPER_BLOCK = Block(*PAPER_LRN, size=3, stride=2, relu_before=True)  # 3.5
 
@@ -124,11 +125,14 @@ class StridedConv2d(nn.Conv2d):
         return conv1.conv1(x, self.weight, self.bias, self.stride[0], self.edge)
 
 
-def connected(layer: nn.Linear, x: Tensor) -> Tensor:
+def connected(layer: nn.Module, x: Tensor) -> Tensor:
     """A fully connected layer on features (N, D) or on maps (N, C, H, W), which it reads in the order (C, H, W).
 
-    On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2.
+    On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2. One in columns
+    (`ConnectedColumns`) does so column by column.
     """
+    if not isinstance(layer, nn.Linear):
+        return cast(Tensor, layer(x))
     if x.ndim == 2:
         return _linear(layer, x)
     side = math.isqrt(layer.in_features // x.shape[1])
@@ -183,25 +187,38 @@ def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, be
     return plain_response_norm(x, n, k, alpha, beta)
 
 
-def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int) -> Tensor:
-    """ReLU, response normalisation and overlapping max-pooling with the paper's constants: `relu1`, `norm1`, `pool1`.
+def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, block: Block = PAPER_BLOCK) -> Tensor:
+    """What `block` says of ReLU, response normalisation and max-pooling: `relu1`, `norm1`, `pool1`, or ReLU at the end.
 
     In one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5.
     """
-    fast = in_one_pass(x, PAPER_BLOCK) if stages is None else None
+    fast = in_one_pass(x, block) if stages is None else None
     if fast is not None:
         return fast
-    x = record(stages, f"relu{number}", F.relu(x))
-    x = record(stages, f"norm{number}", response_norm(x))
-    return record(stages, f"pool{number}", max_pool(x))
+    if block.relu_before:
+        x = record(stages, f"relu{number}", F.relu(x))
+    if block.n:
+        x = record(stages, f"norm{number}", norm_in_groups(x, block))
+    x = record(stages, f"pool{number}", pooled(x, block.size, block.stride, block.ceil))
+    return record(stages, f"relu{number}", F.relu(x)) if block.relu_after else x
 
 
-def relu_pool(x: Tensor, stages: dict[str, Tensor] | None, relu: str, pool: str, size: int) -> Tensor:
-    """ReLU and max-pooling, size x size with stride 2, noted as `relu` and `pool`; in one pass as above."""
-    fast = in_one_pass(x, Block(size=size, stride=2, relu_before=True)) if stages is None else None
+def norm_in_groups(x: Tensor, block: Block) -> Tensor:
+    """`response_norm` of each of the block's equal groups of maps."""
+    constants = block.n, block.k, block.alpha, block.beta
+    if block.groups == 1:
+        return response_norm(x, *constants)
+    return torch.cat([response_norm(part, *constants) for part in x.chunk(block.groups, 1)], 1)
+
+
+def relu_pool(
+    x: Tensor, stages: dict[str, Tensor] | None, relu: str, pool: str, size: int, stride: int = 2, ceil: bool = False
+) -> Tensor:
+    """ReLU and max-pooling, noted as `relu` and `pool`; in one pass as above."""
+    fast = in_one_pass(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True)) if stages is None else None
     if fast is not None:
         return fast
-    return record(stages, pool, pooled(record(stages, relu, F.relu(x)), size, 2))
+    return record(stages, pool, pooled(record(stages, relu, F.relu(x)), size, stride, ceil))
 
 
 BLOCK = 2**16  # elements per thread: what one block's intermediate results may be, so that they stay in the cache

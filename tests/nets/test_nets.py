@@ -88,12 +88,13 @@ def net_of(name: str, init: str = "paper") -> Net:
 def tables_in(doc: str) -> Iterator[tuple[list[str], list[str], list[str]]]:
     """(columns, the nets that they are told from, the other lines) of each table: a paragraph that begins with "stage".
 
-    Columns are nets, or "parameters" alone. After "As `other` but for:" a table has only the stages that differ.
+    Columns are nets, or "parameters" alone. After "As `other` but for:" a table has only the stages that differ; the
+    note of one that is new, or stands elsewhere, begins with "after STAGE", "before STAGE" or "in place of STAGE".
     """
     for before, paragraph in pairwise(["", *re.split(r"\n\s*\n", doc)]):
         header, *lines = paragraph.strip().splitlines() or [""]
         if header.startswith("stage "):
-            told = re.search(r"As (`\w+`(?:, `\w+`)*) but for:\s*$", before)
+            told = re.search(r"As\s+(`\w+`(?:, `\w+`)*)\s+but\s+for:\s*$", before)
             columns = [word for word in header.split() if word == "parameters" or word in MODELS]
             yield columns, re.findall(r"\w+", told[1]) if told else [], lines
 
@@ -113,18 +114,20 @@ def column_of(lines: list[str], at: int, n_columns: int, base: Table) -> tuple[T
         elif shape == "none":
             del rows[stage]
         else:
-            if base and stage not in rows:
-                rows = with_room(rows, stage, note)
+            place = re.match(r"(after|before|in place of) (\w+)", note or "")
+            if place and base:
+                rows = with_room(rows, stage, *place.groups())
+            assert not base or stage in rows, f"{stage} is new, and nothing says where it stands"
             rows[stage] = (tuple(map(int, shape.split())), int(cell.replace(",", "")))
     return rows, total
 
 
-def with_room(rows: Table, stage: str, note: str | None) -> Table:
-    """The rows with a place for a stage that they lack; its note begins with "after STAGE"."""
-    place = re.match(r"after (\w+)", note or "")
-    assert place, f"{stage} is new, and nothing says where it stands"
-    after = list(rows).index(place[1]) + 1
-    return dict([*list(rows.items())[:after], (stage, ((), 0)), *list(rows.items())[after:]])
+def with_room(rows: Table, stage: str, where: str, other: str) -> Table:
+    """The rows with `stage` after or before another, or in its place."""
+    stages = [each for each in rows if each != stage]
+    at = stages.index(other)
+    stages[at + (where == "after") : at + (where != "before")] = [stage]
+    return {each: rows.get(each, ((), 0)) for each in stages}
 
 
 def table_of(name: str) -> tuple[Table, int]:
@@ -169,7 +172,7 @@ def test_every_net_says_whose_it_is_and_what_differs(name: str) -> None:
     net = shapes_of(name)
     assert str(net.year) in net.paper
     docs = f"{type(net).__doc__}{sys.modules[type(net).__module__].__doc__}"
-    assert re.search(r"Differs|As `\w+` but for:", docs)
+    assert re.search(r"Differs|As\s+`\w+`\s+but\s+for:", docs)
     assert "paper" in net.inits
 
 

@@ -1,0 +1,297 @@
+"""The AlexNets that were released, by their names; their weights or settings are published.
+
+alexnet_2012    its authors' settings, net #145 of 2012
+alexnet_caffe   Caffe's `bvlc_alexnet`
+caffenet        Caffe's `bvlc_reference_caffenet`
+alexnet_bn      with batch normalisation
+alexnet_owt     in one column: torchvision's `alexnet`
+
+Each table lists the stages that differ from `alexnet`'s (alexnet.py), or that stand elsewhere.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnet.nets.alexnet import AlexNet
+from convnet.nets.dropout import checked_rate, dropout
+from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
+from convnet.nets.layers import (
+    LRN,
+    NO_LIMIT,
+    Net,
+    StridedConv2d,
+    check_images,
+    connected,
+    max_pool,
+    norm_in_groups,
+    record,
+    relu_norm_pool,
+    relu_pool,
+    response_norm,
+)
+from convnet.nets.norms import CAFFE_LRN, within_map_norm
+
+
+class AlexNet2012(AlexNet):
+    """Net #145 of the settings files, which is not quite the paper's text. As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   settings
+    norm1     96   55   55              0   after conv1, of signed values, in a column's 48 maps; alpha 1e-4 / 5
+    pool1     96   27   27              0   after norm1
+    relu1     96   27   27              0   after pool1
+    norm2    256   27   27              0   within a column: 128 maps
+    within2  256   27   27              0   after norm2, within a map: 5x5, k 1, alpha 0.001 / 25, beta 0.75
+    total                      60,965,224
+
+    Differs from the paper's text, by the settings files: layer 1 is conv, LRN, pool, ReLU, so that LRN sees signed
+    values; layer 2 has a second normalisation, within each map; LRN's window ends at the column's edge and its alpha is
+    divided by n; conv3, conv4 and conv5 begin with N(0, 0.03). Pools keep partial windows, which there are none of at
+    224 pixels. How it was trained differs, too: recipe `alexnet_2012`.
+    """
+
+    name = "alexnet_2012"
+    lrn = LRN(n=5, k=2.0, alpha=1e-4 / 5, beta=0.75)
+    sides = range(196, 228)
+    norm_columns: ClassVar[int] = 2
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
+    std: ClassVar[Mapping[str, float]] = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
+
+    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv1", self.conv1(x))
+        return relu_norm_pool(x, stages, 1, replace(self.block, relu_before=False, relu_after=True))
+
+    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "norm2", norm_in_groups(x, self.block))
+        x = record(stages, "within2", within_map_norm(x, size=5, k=1.0, alpha=0.001 / 25, beta=0.75))
+        return record(stages, "pool2", self.pool(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        size, stride, ceil = self.pooling
+        return F.max_pool2d(x, size, stride, ceil_mode=ceil)
+
+
+class AlexNetCaffe(AlexNet):
+    """Caffe's `bvlc_alexnet` (2014), for pictures (N, 3, 227, 227). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   settings
+    conv1     96   55   55         34,944   11x11, stride 4, no padding
+    norm1     96   55   55              0   k 1, n 5, alpha 1e-4 / 5; over the layer's 96 maps
+    norm2    256   27   27              0   the same, over its 256 maps
+    total                      60,965,224
+
+    Differs from the paper's text (`alexnet`): LRN has k 1 and alpha divided by n; crops of 227 pixels and no padding in
+    conv1; fc6 and fc7 begin with N(0, 0.005); biases begin at 0.1 where the paper has 1, with which Caffe's authors
+    found "flat loss" (the readme of bvlc_alexnet; all else by its train_val.prototxt). Caffe's net reads BGR; its
+    weights are turned to RGB when they are imported. Its pools keep partial windows, which there are none of at 227
+    pixels.
+    """
+
+    name = "alexnet_caffe"
+    paper = "Jia et al. 2014 (Caffe)"
+    year = 2014
+    input_size = 227
+    sides = range(199, 231)
+    edge = 0
+    lrn = CAFFE_LRN
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
+    std: ClassVar[Mapping[str, float]] = {"fc6": 0.005, "fc7": 0.005}
+    bias: ClassVar[Mapping[str, float]] = dict.fromkeys(AlexNet.bias, 0.1)
+
+
+class CaffeNet(AlexNetCaffe):
+    """Caffe's reference model, `bvlc_reference_caffenet` (2014), for pictures (N, 3, 227, 227). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   settings
+    conv1     96   55   55         34,944   11x11, stride 4, no padding
+    norm1     96   27   27              0   after pool1; k 1, n 5, alpha 1e-4 / 5; over the layer's 96 maps
+    norm2    256   13   13              0   after pool2; the same, over its 256 maps
+    total                      60,965,224
+
+    Differs from the paper's text (`alexnet`): pooling comes before LRN; LRN has k 1 and alpha divided by n; crops of
+    227 pixels and no padding in conv1; fc6 and fc7 begin with N(0, 0.005). Biases begin as the paper's, at 1 in conv2,
+    conv4, conv5, fc6 and fc7: all by the train_val.prototxt of bvlc_reference_caffenet. Caffe's net reads BGR; its
+    weights are turned to RGB when they are imported. Its pools keep partial windows, which there are none of at 227
+    pixels.
+    """
+
+    name = "caffenet"
+    bias = AlexNet.bias
+
+    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv1", self.conv1(x))
+        x = relu_pool(x, stages, "relu1", "pool1", *self.pooling)
+        return record(stages, "norm1", response_norm(x, *self.lrn))
+
+    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
+        x = record(stages, "conv2", self.conv2(x))
+        x = relu_pool(x, stages, "relu2", "pool2", *self.pooling)
+        return record(stages, "norm2", response_norm(x, *self.lrn))
+
+
+class AlexNetBN(AlexNetCaffe):
+    """Pictures (N, 3, 227, 227), RGB on the scale 0..255, nothing subtracted, to logits (N, num_classes): the net of
+    "ImageNet pre-trained models with batch normalization" (2016). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   paper
+    data       3  227  227              6   before conv1: batch norm of the pixels, with a trainable scale and shift
+    conv1     96   55   55         34,944   11x11, stride 4, no padding
+    bn1       96   55   55              0   after conv1: batch norm without scale and shift
+    norm1   none                        0
+    bn2      256   27   27              0   after conv2
+    norm2   none                        0
+    bn3      384   13   13              0   after conv3
+    bn4      384   13   13              0   after conv4
+    bn5      256   13   13              0   after conv5
+    fc6     4096               37,752,832   no dropout
+    bn6     4096                        0   after fc6
+    bn7     4096                        0   after fc7
+    total                      60,965,230
+
+    The best published single crop of an AlexNet: 60.4 % right, 82.5 % among five. No LRN, no dropout, no mean
+    subtracted: the first layer normalises the pixels. Convolutions keep biases that the batch norm after them takes
+    away again.
+
+    Differs: reads RGB where Caffe reads BGR. Its pools keep partial windows, which there are none of at 227 pixels.
+    Weights begin as in its settings: N(0, sqrt(2 / fan-in)), biases 0.
+    """
+
+    name = "alexnet_bn"
+    paper = "Simon, Rodner and Denzler 2016"
+    year = 2016
+    float32_input = True  # batch norm of the pixels
+    inits: ClassVar[tuple[str, ...]] = ("paper",)
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+        super().__init__(num_classes, in_channels, dropout=0.0)
+        self.data = nn.BatchNorm2d(in_channels)
+        for number, maps in enumerate(self.maps, 1):
+            self.add_module(f"bn{number}", nn.BatchNorm2d(maps, affine=False))
+        self.bn6 = nn.BatchNorm1d(4096, affine=False)
+        self.bn7 = nn.BatchNorm1d(4096, affine=False)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, self, self.name, self.sides)
+        x = record(stages, "data", self.data(images))
+        for number in range(1, 6):
+            x = record(stages, f"conv{number}", self.get_submodule(f"conv{number}")(x))
+            x = record(stages, f"bn{number}", self.get_submodule(f"bn{number}")(x))
+            if number in (3, 4):
+                x = record(stages, f"relu{number}", F.relu(x))
+            else:
+                x = relu_pool(x, stages, f"relu{number}", f"pool{number}", *self.pooling)
+        x = record(stages, "fc6", connected(self.fc6, x))
+        x = record(stages, "bn6", self.bn6(x))
+        x = record(stages, "relu6", F.relu(x))
+        x = record(stages, "fc7", connected(self.fc7, x))
+        x = record(stages, "bn7", self.bn7(x))
+        x = record(stages, "relu7", F.relu(x))
+        return record(stages, "fc8", connected(self.fc8, x))
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew: N(0, sqrt(2 / fan-in)), biases 0. Raises: UsageError for another name than "paper"."""
+        check_init(self, init)
+        weights = {name.partition(".")[0]: weight for name, weight in self.named_parameters() if weight.ndim > 1}
+        gaussian(self, generator, {layer: math.sqrt(2 / weight[0].numel()) for layer, weight in weights.items()})
+        nn.init.ones_(self.data.weight)
+
+
+class AlexNetOWT(Net):
+    """Pictures (N, 3, 224, 224), RGB, to logits (N, num_classes): the net in one column of "One weird trick for
+    parallelizing convolutional neural networks" (2014). As `alexnet` but for:
+
+    stage    output (C, H, W)   parameters   source
+    conv1     64   55   55         23,296   11x11, stride 4, padding 2
+    relu1     64   55   55              0
+    norm1   none                        0
+    pool1     64   27   27              0
+    conv2    192   27   27        307,392   5x5, all maps
+    relu2    192   27   27              0
+    norm2   none                        0
+    pool2    192   13   13              0
+    conv3    384   13   13        663,936   3x3, all maps
+    conv4    256   13   13        884,992
+    relu4    256   13   13              0
+    conv5    256   13   13        590,080
+    avgpool  256    6    6              0   after pool5; nothing at 224 pixels
+    fc6     4096               37,752,832   dropout 0.5 before it
+    fc7     4096               16,781,312   dropout 0.5 before it
+    total                      61,100,840
+
+    Differs: this is torchvision's `alexnet`, whose weights it takes. The 2014 paper has 384 maps in conv4, too, and
+    says nothing of padding, dropout or the initial values, which are torch's defaults here. From the paper of 2012 it
+    differs by its one column, fewer maps, no LRN, padding 2 in conv1, and dropout before fc6 and fc7, none before fc8.
+    Pictures of other sides are pooled to 6 x 6 maps by averages, which isn't dense evaluation.
+    """
+
+    name = "alexnet_owt"
+    paper = "Krizhevsky 2014"
+    year = 2014
+    input_size = 224
+    sides: ClassVar[range] = range(63, NO_LIMIT)  # pixels: 63 give one pixel at pool5
+    last: ClassVar[str] = "fc8"
+    inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.dropout = checked_rate(dropout)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.conv1 = StridedConv2d(in_channels, 64, 11, stride=4, padding=2)
+        self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
+        self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 256, 3, padding=1)
+        self.conv5 = nn.Conv2d(256, 256, 3, padding=1)
+        self.fc6 = nn.Linear(256 * 6 * 6, 4096)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.fc8 = nn.Linear(4096, num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, self, self.name, self.sides)
+        x = record(stages, "conv1", self.conv1(images))
+        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, "pool1", max_pool(x))
+
+        x = record(stages, "conv2", self.conv2(x))
+        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, "pool2", max_pool(x))
+
+        x = record(stages, "conv3", self.conv3(x))
+        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, "conv4", self.conv4(x))
+        x = record(stages, "relu4", F.relu(x))
+        x = record(stages, "conv5", self.conv5(x))
+        x = record(stages, "relu5", F.relu(x))
+        x = record(stages, "pool5", max_pool(x))
+        if not self.slides:
+            x = record(stages, "avgpool", F.adaptive_avg_pool2d(x, 6))
+
+        x = record(stages, "fc6", connected(self.fc6, dropout(x, self.dropout, self.training)))
+        x = record(stages, "relu6", F.relu(x))
+        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
+        x = record(stages, "relu7", F.relu(x))
+        return record(stages, "fc8", connected(self.fc8, x))
+
+    def initialize(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights anew.
+
+        "paper": torchvision's, weights and biases uniform within 1 / sqrt(fan-in). "fan-in": `uniform_by_fan_in`.
+
+        Raises: UsageError for another name.
+        """
+        check_init(self, init)
+        if init == "fan-in":
+            uniform_by_fan_in(self, generator)
+            return
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                weight = self.get_parameter(f"{name.partition('.')[0]}.weight")
+                bound = math.sqrt(1 / weight[0].numel())
+                parameter.uniform_(-bound, bound, generator=generator)
