@@ -17,9 +17,11 @@ def encoded(picture: Image.Image | NDArray[np.uint8], kind: str, **options: obje
     return buffer.getvalue()
 
 
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(
+    width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes], interlaced: bool = False
+) -> bytes:
     """A PNG written by hand."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), *chunks]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)), *chunks]
     parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
     return b"\x89PNG\r\n\x1a\n" + body

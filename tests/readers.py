@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from test_sources_archives import CLASSES, sample, zip_of
 from test_sources_ilsvrc import KIT, class_folders, flat, meta, truth_text, write
 from test_sources_sets import picture, tar_bytes, write_cifar10, write_idx
@@ -54,12 +56,16 @@ from test_digests import answered, source
 
 @dataclass(frozen=True)
 class Reader:
-    """make(folder) writes what stands beside and returns the bytes; write and read are given the file's path."""
+    """make(folder) writes what stands beside and returns the bytes; write, read and pixels are given the file's path.
+
+    pixels: bytes of memory that a picture's pixels may take.
+    """
 
     name: str
     make: Callable[[Path], bytes]
     read: Callable[[Path], object]
     write: Callable[[Path, bytes], object] = Path.write_bytes
+    pixels: Callable[[Path], int] = lambda _: 0
 
 
 # weights
@@ -303,6 +309,25 @@ def read_picture(path: Path) -> None:
         raise BadPicture(told)
 
 
+# Of each format: bytes of memory a pixel (docs/pictures.md), and pixels that a byte can stand for at most: PNG 1,032
+# bytes of eight; JPEG eight blocks; lossy WebP eight blocks of 256; LZW 2,560. Of GIF's screen, of BMP's runs, of
+# lossless or animated WebP and of Zstandard any number.
+ROOM = {"PNG": (9, 8 * 1032), "JPEG": (8, 512), "WEBP": (16, 2048), "GIF": (5, None), "BMP": (4, None), "PPM": (4, 8),
+        "TIFF": (17, 8 * 2560)}  # fmt: skip
+
+
+def room(path: Path) -> int:
+    """Bytes for the pixels that a picture's header states, as far as its own bytes can hold so many."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            width, height = picture.size
+            each, most = ROOM[str(picture.format)]
+    except Exception:  # Pillow raises what it stumbles over
+        return 0
+    n_pixels = width * height if most is None else min(width * height, most * path.stat().st_size)
+    return each * n_pixels
+
+
 def with_crcs(path: Path, data: bytes) -> None:
     """A PNG with the CRC of each chunk made right."""
     out, at = bytearray(data), 8
@@ -381,8 +406,8 @@ READERS = {
     "environment.json": Reader("environment.json", partial(of_run, "environment.json"), read_run),
     "recipe.toml": Reader("recipe.toml", partial(of_run, "recipe.toml"), load_recipe),
     "posteriors": Reader("a", of_posteriors, lambda path: rows(predictions.load(path))),
-    **{kind: Reader("a", partial(of_picture, *how), read_picture) for kind, how in PICTURES.items()},
-    "PNG, its CRCs right": Reader("a", partial(of_picture, "PNG", {}), read_picture, with_crcs),
+    **{kind: Reader("a", partial(of_picture, *how), read_picture, pixels=room) for kind, how in PICTURES.items()},
+    "PNG, its CRCs right": Reader("a", partial(of_picture, "PNG", {}), read_picture, with_crcs, room),
     "--names": Reader("a", lambda _: SYNSETS, partial(class_names, WNIDS)),
     "--classes": Reader("a", lambda _: SYNSETS, lambda path: classes_of(path, 3, None, Report("a", "b", "c"))),
 }  # fmt: skip

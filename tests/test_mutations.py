@@ -22,7 +22,7 @@ from readers import READERS, Reader
 OURS = (ConvnetError, BadPicture)
 LENGTHS = [b"\0\0\0\x80", b"\xff\xff\xff\x7f", b"\xff" * 4, b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0" * 5 + b"\1\0\0"]
 TEXTS = [b"9" * 30, b"-1", b"1e999", b"null", b'"', b"{", b"[" * 40, b"\\u0000", b"\n", b",", b"\x1b[2J", b"\xff\xfe"]
-MOST = 64 << 20  # bytes of memory beside twice the file
+MOST = 64 << 20  # bytes of memory beside twice the file, and what its pixels take
 PATIENCE = 30  # seconds until a read that waits for something is said to hang; most take 1 ms
 
 
@@ -78,13 +78,13 @@ def made(reader: Reader, folder: Path) -> tuple[bytes, Path]:
     return whole, path
 
 
-def peak() -> int | None:
-    """Bytes that this process had at most since this was asked last; None where the system can't tell."""
+def peak() -> int:
+    """Bytes that this process had at most since this was asked last; 0 where the system can't tell."""
     try:
         most = int(Path("/proc/self/status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0]) << 10
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except (OSError, IndexError):
-        return None
+        return 0
     return most
 
 
@@ -93,7 +93,7 @@ def attack(name: str, folder: Path, n: int) -> Path:
     reader, choice, n_refused, longest = READERS[name], random.Random(name), 0, 0.0
     whole, path = made(reader, folder)
     peak()
-    before = peak()
+    first = before = peak()
     for number in range(n):
         reader.write(path, mutated(whole, choice))
         began = time.process_time()
@@ -105,12 +105,16 @@ def attack(name: str, folder: Path, n: int) -> Path:
         except Exception as error:
             raise AssertionError(f"{name}, mutation {number}: {type(error).__name__}, see {path}") from error
         longest = max(longest, time.process_time() - began)
-    after = peak()
+        after, allowed = peak(), 2 * path.stat().st_size + MOST + reader.pixels(path)
+        assert after - before < allowed, (
+            f"{name}, mutation {number}: {after - before:,} bytes of {allowed:,}, see {path}"
+        )
+        peak()
+        before = peak()
     print(f"{name}: {n:,} mutated files, {n_refused:,} refused, the longest took {longest:.3f} s")
     assert n_refused > 0
     assert longest < 5  # a hang, not a figure
-    if before is not None and after is not None:
-        assert after - before < 2 * len(whole) + MOST
+    assert before - first < MOST  # nothing is kept
     return path
 
 

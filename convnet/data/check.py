@@ -77,19 +77,15 @@ def check_store(path: Path, progress: Progress = SILENT) -> Report:
         header = store.read_header(path)
     except DataError as error:
         return Report(what, {}, [Problem("error", "header", str(error))])
-    try:
-        listed = {str(name): dict(entry) for name, entry in header["files"].items()}
-        splits = {str(name): dict(entry) for name, entry in header["splits"].items()}
-        n_classes, total = len(header["classes"]), sum(int(entry["n"]) for entry in splits.values())
-        per_class = [sum(entry["per_class"]) for entry in splits.values()]
-        known = {store.shard_name(name, k) for name in splits for k in range(splits[name]["shards"])}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return Report(what, {}, [_damage("header", path / "store.json", f"lacks a field or has a wrong one: {error}")])
+    listed, splits = header["files"], header["splits"]
+    n_classes, total = len(header["classes"]), sum(entry["n"] for entry in splits.values())
+    per_class = [sum(entry["per_class"]) for entry in splits.values()]
+    known = {store.shard_name(name, k) for name in splits for k in range(splits[name]["shards"])}
     if sum(per_class) != total:
         problems.append(
             _damage("header", path / "store.json", f"counts {total} pictures, but {sum(per_class)} by class")
         )
-    problems += _extra_files(path, {*listed, *OTHERS}) + _unlisted(path, known, listed)
+    problems += _extra_files(path, {*listed, *OTHERS})
     problems += [found for name in sorted(listed) if name not in known for found in _file(path, name, listed[name])]
     progress.start("checking", total)
     done = 0
@@ -112,10 +108,6 @@ def _extra_files(path: Path, known: set[str]) -> list[Problem]:
     found = (str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir())
     strange = sorted(name for name in found if name not in known)
     return [Problem("warning", "extra", f"{path / name} does not belong to the store") for name in strange]
-
-
-def _unlisted(path: Path, shards: set[str], listed: dict[str, dict[str, Any]]) -> list[Problem]:
-    return [_damage("header", path / "store.json", f"does not list {name}") for name in sorted(shards - set(listed))]
 
 
 def _file(path: Path, name: str, entry: dict[str, Any]) -> list[Problem]:
@@ -145,14 +137,14 @@ def _split(
     keys = _keys(path / f"{split}.keys.jsonl", split, len(rows), listed)
     for number in range(int(entry["shards"])):
         name = store.shard_name(split, number)
-        size = listed.get(name, {}).get("bytes")
-        yield from _shard(path / name, split, rows, np.flatnonzero(rows["shard"] == number), keys, size)
+        ids = np.flatnonzero(rows["shard"] == number)
+        yield from _shard(path / name, split, rows, ids, keys, listed[name]["bytes"])
 
 
 def _keys(path: Path, split: str, n: int, listed: dict[str, dict[str, Any]]) -> list[str]:
     """The keys, or numbers in their place when the key list is damaged (which is reported on its own)."""
     try:
-        found = store.read_keys(atomic.read(path, listed.get(path.name, {}).get("bytes", 0)))
+        found = store.read_keys(atomic.read(path, listed[path.name]["bytes"]))
     except (OSError, ValueError):
         found = []
     return found if len(found) == n else [f"{split} picture {i}" for i in range(n)]
@@ -171,9 +163,7 @@ def _rows(index: Path, rows: Any, entry: dict[str, Any], n_classes: int) -> list
     return problems
 
 
-def _shard(
-    path: Path, split: str, rows: Any, ids: Any, keys: list[str], expected: int | None
-) -> Iterator[list[Problem]]:
+def _shard(path: Path, split: str, rows: Any, ids: Any, keys: list[str], expected: int) -> Iterator[list[Problem]]:
     """A shard: records that follow each other from its first byte to its trailer, each with its sha256."""
     problems, end = [], 0
     try:

@@ -35,9 +35,11 @@ from convnet.data.image_formats import (
     MAX_PIXELS,
     BadPicture,
     Facts,
+    check_png,
     look_bmp,
     look_gif,
     look_png,
+    look_ppm,
     not_read,
     orient,
     sniff,
@@ -89,6 +91,8 @@ def opened(
         orient(facts)
         width, height = facts.size or _size(kind, facts)
         _limit(width, height, max_pixels)
+        if width * height > facts.most_pixels:
+            raise BadPicture(f"truncated {kind}: {width} x {height} pixels cannot be in {len(data):,} bytes")
     with _ROOM.taken(width * height, max_pixels):
         with _blamed(kind):
             picture = _turned(_picture(kind, facts), facts.orientation)
@@ -182,6 +186,8 @@ def _picture(kind: str, facts: Facts) -> Image.Image:
         picture.load()
         if kind == "WEBP":
             check_webp(facts.data)
+        if kind == "PNG" and _may_lack_rows(picture):
+            check_png(facts.data)
         if kind == "BMP" and picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (0, 0):
             return picture.convert("RGB")
         if facts.box is not None and facts.box != (0, 0, *picture.size):
@@ -218,6 +224,12 @@ def _rgb(picture: Image.Image, facts: Facts, low: NDArray[np.uint8] | None = Non
     if clear is not None:
         picture.paste(WHITE, mask=Image.fromarray(clear))
     return picture
+
+
+def _may_lack_rows(picture: Image.Image) -> bool:
+    """Whether a PNG's last row is of zeros, as where it is missing; the last of an interlaced one lies anywhere."""
+    last = picture.crop((0, picture.height - 1, *picture.size))
+    return bool(picture.info.get("interlace")) or not any(last.tobytes())
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
@@ -314,7 +326,7 @@ _LOOK = {
     "TIFF": look_tiff,
     "WEBP": look_webp,
     "BMP": look_bmp,
-    "PPM": Facts,
+    "PPM": look_ppm,
 }
 _PLUGIN: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImagePlugin.PngImageFile,

@@ -4,6 +4,7 @@ Each format is walked here from its first byte to its last, so that Pillow, whic
 pixels need: it then has nothing to warn of and no metadata to stumble over.
 """
 
+import math
 import re
 import struct
 import zlib
@@ -14,6 +15,7 @@ from convnet.data.lzw import lzw_damage
 from convnet.errors import DataError
 
 MAX_PIXELS = 1 << 28  # of a picture, unless another limit is given: 268 megapixels; phones take 200
+DEFLATE = 1032  # bytes that one byte of Deflate's data stands for at most: 258 bytes for two bits
 
 
 class BadPicture(DataError):  # noqa: N818 - what the picture is
@@ -34,6 +36,7 @@ class Facts:
     inverted: bool = False  # JPEG: Adobe's CMYK, where 0 is full ink
     page: Any = None  # TIFF: the first page's tags
     box: tuple[int, int, int, int] | None = None  # GIF: the part of the picture that the first frame fills
+    most_pixels: float = math.inf  # that its bytes can stand for
     orientation: int = 1
     notes: list[str] = field(default_factory=list)
 
@@ -155,6 +158,8 @@ def look_png(data: bytes) -> Facts:
         if name == b"IHDR":
             width, height, facts.bits, colour = struct.unpack_from(">IIBB", body)
             facts.size, facts.channels = (width, height), 0 if colour == 3 else 3
+            n_bits = max(1, facts.bits * {2: 3, 4: 2, 6: 4}.get(colour, 1))  # of a pixel
+            facts.most_pixels = 8 * DEFLATE * len(data) // n_bits
         elif name in (b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL") or not whole:
             _png_extra(facts, name, body if whole else None)
         place = end
@@ -162,6 +167,27 @@ def look_png(data: bytes) -> Facts:
         raise BadPicture("damaged PNG: its palette is missing")
     facts.data = b"".join(pieces)
     return facts
+
+
+def check_png(data: bytes) -> None:
+    """Counts what the pixels unpack to: of a stream that ends early Pillow says nothing and leaves rows of zeros.
+
+    Raises: BadPicture.
+    """
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    grids = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in grids] if interlaced else []
+    n_bits = bits * {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    due = sum(high * (1 + (wide * n_bits + 7) // 8) for wide, high in sizes or [(width, height)] if wide)
+    unpack, place, n_bytes = zlib.decompressobj(), 8, 0
+    while place < len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        packed = data[place + 8 : place + 8 + length] if name == b"IDAT" else b""
+        while piece := unpack.decompress(packed, 1 << 20):
+            n_bytes, packed = n_bytes + len(piece), unpack.unconsumed_tail
+        place += 12 + length
+    if n_bytes < due:
+        raise BadPicture(f"truncated PNG: its pixels take {due:,} bytes, there are {n_bytes:,}")
 
 
 def _png_extra(facts: Facts, name: bytes, body: bytes | None) -> None:
@@ -251,6 +277,12 @@ def _gif_damage(data: bytes, place: int, n_pixels: int) -> str | None:
     if not 1 <= bits <= 11 or n_pixels > MAX_PIXELS:
         return f"codes of {bits} bits" if n_pixels <= MAX_PIXELS else None
     return lzw_damage(b"".join(pieces), n_pixels, bits)
+
+
+def look_ppm(data: bytes) -> Facts:
+    """What a pixel takes; Pillow reads the rest."""
+    n_bits = {b"1": 8, b"2": 16, b"3": 48, b"4": 1, b"5": 8, b"6": 24}[data[1:2]]  # of a pixel; a digit and a space
+    return Facts(data, most_pixels=8 * len(data) // n_bits)
 
 
 def look_bmp(data: bytes) -> Facts:

@@ -5,6 +5,7 @@ leaves every pixel in its place: a missing end marker, zeros before it. Where th
 walks the scan's codes (kernels/jpeg_scan.c): of the damage that is seen it finds most of what libjpeg is content with.
 """
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -40,11 +41,23 @@ def look_jpeg(data: bytes) -> Facts:
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
             height, width = struct.unpack_from(">HH", body, 1)
             facts.size, facts.channels = (width, height), body[5]
+            facts.most_pixels = _most_pixels(marker, body, len(data))
     if profile:
         facts.profile = b"".join(profile[number] for number in sorted(profile))
     if odd:
         facts.data = b"".join(pieces) + data[end:]
     return facts
+
+
+def _most_pixels(marker: int, frame: bytes, n_bytes: int) -> float:
+    """What so many bytes can stand for: a Huffman code has one bit or more, and a block of 64 one for its mean; in
+    baseline also one for its end. Arithmetic codes have no least length."""
+    factors = [(value >> 4, value & 15) for value in frame[7 : 6 + 3 * frame[5] : 3]]
+    n_blocks = sum(across * down for across, down in factors)  # for each 64 x most x most pixels
+    if marker > 0xC7 or not n_blocks:
+        return math.inf
+    n_pixels = 64 * max(across for across, _ in factors) * max(down for _, down in factors)
+    return 8 * n_bytes * n_pixels // (n_blocks * (1 if marker >= 0xC2 else 2))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

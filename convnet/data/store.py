@@ -35,6 +35,7 @@ from convnet.data.store_header import VERSION_OF_FITS as VERSION_OF_FITS
 from convnet.data.store_header import header_bytes as header_bytes
 from convnet.data.store_header import is_store as is_store
 from convnet.data.store_header import read_header as read_header
+from convnet.data.store_header import shard_name as shard_name
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic, strict_json
 
@@ -113,10 +114,6 @@ def weighted_sum(record: Pixels) -> int:
 @lru_cache(maxsize=4)
 def _weights(n: int) -> NDArray[np.uint64]:
     return np.arange(1, 2 * n, 2, dtype=np.uint64)
-
-
-def shard_name(split: str, shard: int) -> str:
-    return f"{split}-{shard:05d}.tar"
 
 
 # reading
@@ -344,7 +341,7 @@ def _check_rows(store: Store, split: str, rows: NDArray[Any]) -> None:
     if not len(rows):
         return
     n_shards, listed = store.header["splits"][split]["shards"], store.header["files"]
-    sizes = np.array([listed.get(shard_name(split, k), {}).get("bytes", 0) for k in range(n_shards)] or [0], np.uint64)
+    sizes = np.array([listed[shard_name(split, k)]["bytes"] for k in range(n_shards)] or [0], np.uint64)
     right = (rows["shard"] < n_shards) & (rows["label"] >= 0) & (rows["label"] < len(store.classes))
     size = sizes[np.minimum(rows["shard"], max(n_shards - 1, 0))]
     right &= (rows["length"] % BLOCK == 0) & (rows["length"] <= size) & (rows["offset"] <= size - rows["length"])

@@ -5,6 +5,7 @@ A store may come from a stranger, whose sha256 is right whatever the header says
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,12 +34,16 @@ KINDS: Mapping[str, type] = {
     "files": dict,
 }
 COUNTS = ("seen", "used", "skipped", "failed", "enlarged")
-STATISTICS = {"mean_rgb": (3,), "covariance": (3, 3), "eigenvalues": (3,), "eigenvectors": (3, 3)}
+STATISTICS = {"n": (), "mean_rgb": (3,), "covariance": (3, 3), "eigenvalues": (3,), "eigenvectors": (3, 3)}
+
+
+def shard_name(split: str, shard: int) -> str:
+    return f"{split}-{shard:05d}.tar"
 
 
 def is_store(path: Path) -> bool:
     """Whether `path` is a committed store."""
-    return (path / "store.json").is_file()
+    return os.path.isfile(path / "store.json")  # of a run's words too: Path.is_file raises for a name that's too long
 
 
 def header_bytes(header: dict[str, Any]) -> bytes:
@@ -53,8 +58,8 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises: UsageError when there is no store; DataError when it is damaged, of another version or impossible.
     """
     file = path / "store.json"
-    if not file.is_file():
-        what = f"convnet prepare {path} STORE" if path.is_dir() else f"convnet prepare SOURCE {path}"
+    if not is_store(path):
+        what = f"convnet prepare {path} STORE" if os.path.isdir(path) else f"convnet prepare SOURCE {path}"
         raise UsageError(f"{path} is not a store (it has no store.json); make one with: {what}")
     try:
         data = atomic.read(file, MAX_HEADER)
@@ -105,8 +110,12 @@ def _check(header: dict[str, Any]) -> None:
         _need(PurePosixPath(name).name == name and not name.startswith("."), f"file {name[:40]!r} is no plain name")
         _need(_are_counts(entry, ("bytes",), 1 << 62), f"file {name} has no size")
         _need(type(entry.get("sha256", "")) is str, f"file {name} has a wrong sha256")
-    shards = [split["shards"] for split in header["splits"].values()]
-    _need(sum(shards) <= len(header["files"]), "there are more shards than files")
+    n_shards = {name: split["shards"] for name, split in header["splits"].items()}
+    _need(sum(n_shards.values()) <= len(header["files"]), "there are more shards than files")
+    small = ["mean.npy", "left_out.jsonl", *(name + end for name in n_shards for end in (".index.npy", ".keys.jsonl"))]
+    for name in small + [shard_name(split, k) for split, n in n_shards.items() for k in range(n)]:
+        _need(name in header["files"], f"{name} is not among its files")
+        _need(name not in small or "sha256" in header["files"][name], f"file {name} has no sha256")
 
 
 def _need(holds: bool, otherwise: str) -> None:

@@ -14,6 +14,7 @@ Source: TIFF 6.0; BigTIFF as libtiff has it; DNG 1.7 and TIFF/EP for what marks 
 """
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from convnet.data.image_formats import BadPicture, Facts
+from convnet.data.image_formats import DEFLATE, BadPicture, Facts
 from convnet.data.jpeg import jpeg_pixels
 from convnet.data.lzw import lzw_damage
 
@@ -32,6 +33,9 @@ BYTES = {5: 8, 10: 8, 11: 4, 12: 8} | {kind: int(name[1]) for kind, name in TYPE
 DEFAULTS = {258: 1, 259: 1, 266: 1, 277: 1, 284: 1, 317: 1, 339: 1}
 SINGLE = (256, 257, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323)  # tags with one value
 UNPACKED = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions of bytes
+# bytes of samples that one byte stands for at most: LZW's longest code of 12 bits is 3,838; JPEG has two bits a block;
+# PackBits 128 bytes by two, LZMA 273 by 14 choices, Zstandard 128 KiB by four. CCITT: a bit for any row, so no bound
+RATIOS = {1: 1, 5: 2560, 7: 2048, 8: DEFLATE, 32773: 64, 32946: DEFLATE, 34925: 7100, 50000: 1 << 15}
 BY_PILLOW = {2: "CCITT", 3: "CCITT", 4: "CCITT", 7: "JPEG"}
 FOR_PILLOW = (*SINGLE, 258, 273, 279, 292, 293, 320, 324, 325, 338, 347, 530, 532)
 CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # samples of a pixel, for each photometric interpretation
@@ -84,6 +88,7 @@ def look_tiff(data: bytes) -> Facts:
             facts.orientation = 1
             facts.notes.append("broken EXIF ignored")
     _refuse(page)
+    facts.most_pixels = _most_pixels(page)
     if len(pages) > 1:
         facts.notes.append(f"first page of {len(pages)}")
     facts.page = page
@@ -171,6 +176,11 @@ def _refuse(page: Page) -> None:
         raise BadPicture("its inks are not cyan, magenta, yellow and black, which is not read; convert it to RGB")
 
 
+def _most_pixels(page: Page) -> float:
+    """What the file's bytes can stand for, each of them once."""
+    return 8 * len(page.data) * RATIOS.get(page.value(259), math.inf) / (page.value(258) * page.value(277))
+
+
 # pixels
 
 
@@ -205,7 +215,7 @@ def _blocks(page: Page) -> tuple[Values, Values]:
         raise BadPicture("damaged TIFF: nothing says where its pixels are")
     width, height, high = page.value(256), page.value(257), page.value(323 if tiled else 278, page.value(257))
     wide = page.value(322) if tiled else width
-    if wide < 1 or high < 1:
+    if wide < 1 or high < 1 or (tiled and wide * high > _most_pixels(page)):
         raise BadPicture(f"damaged TIFF: blocks of {wide} x {high} pixels")
     n_planes = page.value(277) if page.value(284) == 2 else 1
     n_blocks = -(-width // wide) * -(-height // high) * n_planes

@@ -13,6 +13,9 @@ from PIL import WebPImagePlugin
 
 from convnet.data.image_formats import BadPicture, Facts
 
+BLOCK = (
+    256  # pixels of lossy data, for whose kind of prediction and colours a bit or more is needed; lossless needs none
+)
 CUT = 6  # bytes: libwebp's encoder ends with up to 3 that its decoder can do without
 
 
@@ -25,9 +28,10 @@ def look_webp(data: bytes) -> Facts:
     for name, body in _chunks(data[:end], 12):
         if name == b"VP8X":
             facts.size = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
-        elif name == b"VP8 " and facts.size is None:
+        elif name == b"VP8 ":
             width, height = struct.unpack_from("<HH", body, 6)
-            facts.size = (width & 0x3FFF, height & 0x3FFF)
+            facts.size = facts.size or (width & 0x3FFF, height & 0x3FFF)
+            facts.most_pixels = BLOCK * 8 * len(body)
         elif name == b"VP8L" and facts.size is None:
             (word,) = struct.unpack_from("<I", body, 1)
             facts.size = (1 + (word & 0x3FFF), 1 + (word >> 14 & 0x3FFF))

@@ -245,6 +245,64 @@ def test_bombs_are_refused_before_they_are_decoded() -> None:
     assert "65535 x 65535" in reason(bytes(jpeg))
 
 
+def stated(data: bytes, kind: str, width: int = 16_000, height: int = 16_000) -> bytes:
+    """A picture whose header states another size."""
+    out = bytearray(data)
+    if kind == "TIFF":
+        for tag, value in ((256, width), (257, height)):
+            at = next(at for k in (3, 4) if (at := data.find(struct.pack("<HHI", tag, k, 1))) >= 0)
+            out[at + 2 : at + 12] = struct.pack("<HII", 4, 1, value)
+        return bytes(out)
+    before, size = {
+        "JPEG": (b"\x00\x11\x08", struct.pack(">HH", height, width)),
+        "PPM": (b"P6\n", b"%d %d" % (width, height)),
+        "WEBP": (b"\x9d\x01\x2a", struct.pack("<HH", width, height)),
+    }[kind]
+    at = data.index(before) + len(before)
+    out[at : at + len(b"30 20" if kind == "PPM" else size)] = size
+    return bytes(out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("PPM", {})]
+    + [
+        ("TIFF", {"compression": name})
+        for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "jpeg")
+    ],
+)
+def test_pixels_that_the_bytes_cannot_hold_take_no_memory(kind: str, options: dict[str, object]) -> None:
+    """Refused by the header: each coding has most pixels that a byte stands for."""
+    assert "pixels cannot be in" in reason(stated(encoded(COLOUR, kind, **options), kind))
+
+
+@pytest.mark.parametrize(("kind", "options"), [*ALL, ("TIFF", {"compression": "lzma"}), ("JPEG", {"optimize": True})])
+def test_the_smallest_files_that_are_whole_are_read(kind: str, options: dict[str, object]) -> None:
+    black = np.zeros((2000, 2000, 3), np.uint8)
+    assert not pixels(encoded(black, kind, **options)).any()
+
+
+def rows_of(width: int, height: int, n_bytes: int, interlaced: bool) -> bytes:
+    """PNG's rows of zeros, in seven grids where they are interlaced."""
+    grids = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in grids]
+    return bytes(
+        sum(high * (1 + wide * n_bytes) for wide, high in (sizes if interlaced else [(width, height)]) if wide)
+    )
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(30, 20), (31, 21), (3, 1), (300, 200)])
+@pytest.mark.parametrize("pixel", [b"\0\0\0", b"\7\7\7"])
+def test_a_png_whose_pixels_end_early_is_truncated(width: int, height: int, pixel: bytes, interlaced: bool) -> None:
+    """Where a row ends Pillow is content with it, and leaves the rest black."""
+    rows = rows_of(width, height, 3, interlaced)
+    rows = rows if interlaced or not any(pixel) else (b"\0" + pixel * width) * height
+    assert pixels(png(width, height, 8, 2, rows, interlaced=interlaced)).shape == (height, width, 3)
+    for n in (1, 1 + 3 * width, 5 * (1 + 3 * width)):
+        assert "truncated PNG" in reason(png(width, height, 8, 2, rows[:-n], interlaced=interlaced))
+
+
 def test_sizes_that_pillow_warns_of_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -363,6 +363,8 @@ def bad_name(header: dict[str, Any]) -> dict[str, Any]:
         lambda header: {"splits": {"../x": header["splits"]["train"]}},
         lambda header: {"splits": {"train": []}},
         lambda header: {"statistics": {**header["statistics"], "covariance": [1.0]}},
+        lambda header: {"statistics": {**header["statistics"], "n": None}},
+        lambda header: {"files": {**header["files"], "mean.npy": {"bytes": 1}}},
         lambda header: {"source": {"name": "../../evil", "kind": "x", "notes": []}},
         lambda header: {"counts": None},
         lambda header: {"encoding": "exe"},
@@ -371,6 +373,13 @@ def bad_name(header: dict[str, Any]) -> dict[str, Any]:
 def test_an_impossible_header_is_refused(digits: Store, tmp_path: Path, changes: Callable[[Any], Any]) -> None:
     with pytest.raises(DataError, match=r"store.json: the header is wrong: .*; prepare the store again"):
         Store(forged(digits, tmp_path, **changes(digits.header)))
+
+
+def test_a_header_lists_every_file_that_is_read(digits: Store, tmp_path: Path) -> None:
+    for name in digits.header["files"]:
+        others = {other: entry for other, entry in digits.header["files"].items() if other != name}
+        with pytest.raises(DataError, match=f"{name} is not among its files"):
+            Store(forged(digits, tmp_path / name, files=others))
 
 
 @pytest.mark.parametrize(

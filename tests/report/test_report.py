@@ -218,6 +218,8 @@ def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) 
     moved = Page(report(copy, store=digits.path))
     assert "Missing here" not in moved.text
     assert "confusion" in {each.get("id") for each in moved.all("section")}
+    (copy / "environment.json").write_bytes(strict_json.seal(environment | {"store": "x" * 300}))
+    assert f"the store {'x' * 300} is not there" in Page(report(copy)).text, "longer than a name may be"
     told = Told()
     other = Page(report(copy, store=photos.path, progress=told))
     assert len(told.warnings) == 1
