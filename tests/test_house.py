@@ -90,7 +90,7 @@ LINES = {
     ".": 1400,
     "benchmark": 1510,
     "cli": 2200,
-    "data": 7990,
+    "data": 8050,
     "evaluation": 1430,
     "export": 810,
     "io": 1030,
