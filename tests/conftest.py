@@ -30,6 +30,8 @@ VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 N_GPUS = torch.cuda.device_count()  # which loads the driver as well: it reads the variable once
 HAS_MPS = torch.backends.mps.is_available()
 
+torch.set_warn_always(True)  # else once a process, in whichever test comes first
+
 
 LITTLE = (  # the files that import torch and are about files, commands and pages, or learn long
     *("benchmark", "checkpoint", "doctor", "describe", "ensemble", "loader", "nets_learn", "report", "report_browser"),
