@@ -10,22 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_nets import NAMES
+from test_train import Notes, large_photos, result
 from torch import Tensor
 
 from conftest import Run
 from convnet import checkpoint, device
+from convnet.data.device_loader import Resident
+from convnet.data.store import Store
 from convnet.errors import Interrupted
-from convnet.evaluate import evaluate
+from convnet.evaluation.evaluate import evaluate
+from convnet.io.signals import Stop
 from convnet.nets import create_model, recipe_of
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe, load_recipe, with_settings
-from convnet.resident import Resident
-from convnet.step import Step
-from convnet.stop import Stop
-from convnet.store import Store
-from convnet.train import train
-from test_nets import NAMES
-from test_train import Notes, large_photos, result
+from convnet.training.step import Step
+from convnet.training.train import train
 from thin import SMALL, shapes_of, thinned
 
 __all__ = ["large_photos"]
@@ -140,9 +140,9 @@ def test_one_net_is_tested_alike_on_both(runs: dict[str, Path], digits: Store) -
     one, other = (
         evaluate(each.take(checkpoint.rebuild(kept)), digits.split("test"), kept.preprocessing, each) for each in where
     )
-    assert other.n == one.n
+    assert other.n == one.n == 359
     assert other.loss == pytest.approx(one.loss, rel=1e-3)
-    assert other.top1_error == pytest.approx(one.top1_error, abs=1 / one.n)
+    assert (other.predicted != one.predicted).sum() <= 1  # two classes may be equally likely
 
 
 def test_the_command_predicts_alike_on_both(runs: dict[str, Path], digits: Store, run: Run) -> None:
