@@ -5,6 +5,7 @@ Tests are about the CPU, whose runs are bitwise the same, on a machine with a GP
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: small nets gain nothing by more
@@ -69,6 +70,14 @@ def show_gpus(shown: bool) -> None:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """scikit-learn's digits at 28 x 28: train 1,259, val 179, test 359."""
     return prepare(open_source("digits"), tmp_path_factory.mktemp("digits") / "store", size=28)
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A quarter of them: train 315, val 45, test 90."""
+    source = open_source("digits")
+    few = replace(source, entries=source.entries[::4])
+    return prepare(few, tmp_path_factory.mktemp("few_digits") / "store", size=28)
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def start(store: Path, out: Path) -> int:
     if child:
         return child
     try:
-        recipe = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64", "save_minutes=0.001"])
+        recipe = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=16", "save_minutes=0.001"])
         train(recipe, Store(store), out, resume=(out / "last.ckpt").exists())
         os._exit(0)
     finally:

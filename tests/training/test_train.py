@@ -32,6 +32,7 @@ from convnet.training.run import choose_data
 from convnet.training.train import train
 
 SMALL = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64"])
+FEW = replace(SMALL, batch=16)  # of a quarter of the pictures: 20 steps an epoch too
 
 
 class Notes(Silent):
@@ -59,9 +60,9 @@ def result(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(SMALL, digits, out)
+    train(FEW, few_digits, out)
     return out
 
 
@@ -141,38 +142,38 @@ def test_a_real_step_of_every_recipe(
 
 
 def test_the_same_seed_twice_gives_the_same_run_and_another_seed_another(
-    digits: Store, undisturbed: Path, tmp_path: Path
+    few_digits: Store, undisturbed: Path, tmp_path: Path
 ) -> None:
-    train(SMALL, digits, tmp_path / "again", workers=3)
+    train(FEW, few_digits, tmp_path / "again", workers=3)
     assert result(tmp_path / "again") == result(undisturbed)
-    train(replace(SMALL, seed=1), digits, tmp_path / "other")
+    train(replace(FEW, seed=1), few_digits, tmp_path / "other")
     assert result(tmp_path / "other")["metrics.jsonl"] != result(undisturbed)["metrics.jsonl"]
 
 
 @pytest.mark.parametrize("step", [1, 7, 19, 20, 21, 33])
 def test_stopped_at_any_step_and_resumed_it_is_as_if_never_stopped(
-    step: int, digits: Store, undisturbed: Path, tmp_path: Path
+    step: int, few_digits: Store, undisturbed: Path, tmp_path: Path
 ) -> None:
     out, stop = tmp_path / "run", Stop()
     with pytest.raises(Interrupted, match=f"step {step}; everything is saved"):
-        train(SMALL, digits, out, progress=Notes(stop, step), stop=stop)
-    train(SMALL, digits, out, resume=True, workers=2)
+        train(FEW, few_digits, out, progress=Notes(stop, step), stop=stop)
+    train(FEW, few_digits, out, resume=True, workers=2)
     assert result(out) == result(undisturbed)
     assert sum(row["pictures"] for row in metrics_log.read(out / "timing.jsonl")) == 2 * 1259
 
 
-def test_killed_at_random_moments(digits: Store, tmp_path: Path) -> None:
-    check_kills(digits, tmp_path, kills=20, seed=0)
+def test_killed_at_random_moments(few_digits: Store, tmp_path: Path) -> None:
+    check_kills(few_digits, tmp_path, kills=20, seed=0)
 
 
 @pytest.mark.large
-def test_killed_at_random_moments_large(digits: Store, tmp_path: Path) -> None:
-    check_kills(digits, tmp_path, kills=100, seed=1)
+def test_killed_at_random_moments_large(few_digits: Store, tmp_path: Path) -> None:
+    check_kills(few_digits, tmp_path, kills=100, seed=1)
 
 
-def check_kills(digits: Store, folder: Path, kills: int, seed: int) -> None:
+def check_kills(few_digits: Store, folder: Path, kills: int, seed: int) -> None:
     driver = Path(__file__).parents[1] / "kill_driver.py"
-    command = [sys.executable, str(driver), str(digits.path), str(folder), str(kills), str(seed)]
+    command = [sys.executable, str(driver), str(few_digits.path), str(folder), str(kills), str(seed)]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
@@ -182,25 +183,27 @@ def check_kills(digits: Store, folder: Path, kills: int, seed: int) -> None:
     assert not report["different"]
 
 
-def test_more_epochs_go_on_where_the_run_ended(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+def test_more_epochs_go_on_where_the_run_ended(few_digits: Store, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(replace(SMALL, epochs=1), digits, out)
-    summary = train(SMALL, digits, out, resume=True)
+    train(replace(FEW, epochs=1), few_digits, out)
+    summary = train(FEW, few_digits, out, resume=True)
     assert summary["epochs"] == 2
     assert (out / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
     weights = [checkpoint.load(place / "last.ckpt").weights for place in (out, undisturbed)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    few_digits: Store, undisturbed: Path, tmp_path: Path
+) -> None:
     out, stop = tmp_path / "run", Stop()
     with pytest.raises(Interrupted):
-        train(SMALL, digits, out, progress=Notes(stop, 25), stop=stop)
+        train(FEW, few_digits, out, progress=Notes(stop, 25), stop=stop)
     data = bytearray((out / "last.ckpt").read_bytes())
     data[-100] ^= 1
     (out / "last.ckpt").write_bytes(data)
     notes = Notes()
-    train(SMALL, digits, out, resume=True, progress=notes)
+    train(FEW, few_digits, out, resume=True, progress=notes)
     assert any("last.ckpt: damaged record" in line and line.startswith("warning") for line in notes.lines)
     assert result(out) == result(undisturbed)
 
@@ -240,25 +243,25 @@ def test_a_full_disk_is_named(digits: Store, tmp_path: Path, monkeypatch: pytest
         assert checkpoint.load_newest(out)[0].position.step >= 0
 
 
-def test_a_second_run_in_the_same_folder_is_refused(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(few_digits: Store, undisturbed: Path, tmp_path: Path) -> None:
     with (
         atomic.lock(tmp_path / "run", "training"),
         pytest.raises(UsageError, match=r"is in use by process \d+ \(training"),
     ):
-        train(SMALL, digits, tmp_path / "run")
+        train(FEW, few_digits, tmp_path / "run")
     with pytest.raises(UsageError, match="holds a run; go on with it by --resume, or choose another folder with --out"):
-        train(SMALL, digits, undisturbed)
+        train(FEW, few_digits, undisturbed)
     with pytest.raises(DataError, match="no checkpoint"):
-        train(SMALL, digits, tmp_path / "empty", resume=True)
+        train(FEW, few_digits, tmp_path / "empty", resume=True)
 
 
-def test_resuming_refuses_another_recipe_or_store(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+def test_resuming_refuses_another_recipe_or_store(few_digits: Store, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="was trained by another recipe"):
-        train(replace(SMALL, lr=0.1), digits, undisturbed, resume=True)
+        train(replace(FEW, lr=0.1), few_digits, undisturbed, resume=True)
 
     other = prepare(open_source("digits"), tmp_path / "store", size=28, encoding="jpeg")
     with pytest.raises(UsageError, match="was trained on another store"):
-        train(SMALL, other, undisturbed, resume=True)
+        train(FEW, other, undisturbed, resume=True)
 
 
 def test_a_run_on_jpegs_says_and_keeps_what_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,8 +370,8 @@ def test_a_share_of_train_is_held_out_when_there_is_no_val(tmp_path: Path) -> No
         choose_data(replace(SMALL, validation=0.0, schedule="plateau", lr_steps=()), store)
 
 
-def test_the_run_folder(undisturbed: Path, digits: Store) -> None:
-    assert load_recipe(undisturbed / "recipe.toml") == SMALL
+def test_the_run_folder(undisturbed: Path, few_digits: Store) -> None:
+    assert load_recipe(undisturbed / "recipe.toml") == FEW
     rows = metrics_log.read(undisturbed / "metrics.jsonl")
     epochs = [row for row in rows if row["kind"] == "epoch"]
     assert [row["epoch"] for row in epochs] == [1, 2]
@@ -376,7 +379,7 @@ def test_the_run_folder(undisturbed: Path, digits: Store) -> None:
     assert (undisturbed / "metrics.csv").read_text(encoding="utf-8").count("\n") == 3
     environment = json.loads((undisturbed / "environment.json").read_text(encoding="utf-8"))
     assert environment["threads"] == torch.get_num_threads()
-    assert environment["store_sha256"] == digits.identity
+    assert environment["store_sha256"] == few_digits.identity
     summary = json.loads((undisturbed / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 40
     assert {path.name for path in undisturbed.iterdir()} == {
@@ -389,7 +392,7 @@ def epochs_of(out: Path) -> list[metrics_log.Row]:
     return [row for row in metrics_log.read(out / "metrics.jsonl") if row["kind"] == "epoch"]
 
 
-def test_what_is_told_at_the_end_is_the_best_nets(digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+def test_what_is_told_at_the_end_is_the_best_nets(few_digits: Store, undisturbed: Path, tmp_path: Path) -> None:
     """The third epoch begins with a net without weights, which learns nothing: the best stays the second's."""
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
@@ -398,12 +401,12 @@ def test_what_is_told_at_the_end_is_the_best_nets(digits: Store, undisturbed: Pa
         for tensor in tensors.values():
             tensor.zero_()
     checkpoint.save(out / "last.ckpt", kept)
-    summary = train(replace(SMALL, epochs=3), digits, out, resume=True)
+    summary = train(replace(FEW, epochs=3), few_digits, out, resume=True)
     assert (summary["epochs"], summary["best_epoch"], summary["checkpoint"]) == (3, 2, "best.ckpt")
     best = checkpoint.load(out / "best.ckpt")
     cpu = device.choose("fp32", "cpu")
     for name, split in {"validation": "val", "test": "test"}.items():
-        scores = evaluate(checkpoint.rebuild(best), digits.split(split), best.preprocessing, cpu)
+        scores = evaluate(checkpoint.rebuild(best), few_digits.split(split), best.preprocessing, cpu)
         told = {"n": scores.n, "top1_error": scores.top1, "top5_error": scores.top5, "loss": scores.loss}
         assert summary[name] == pytest.approx(told)
     errors = [row["val_top1_error"] for row in epochs_of(out)]
@@ -473,11 +476,11 @@ def test_of_equal_errors_the_latest_net_is_the_best(digits: Store, tmp_path: Pat
 
 
 def test_the_training_loss_of_an_epoch_is_the_mean_over_its_pictures(undisturbed: Path) -> None:
-    """Of 20 steps, each with a row; the last has 43 pictures, the others 64."""
+    """Of 20 steps, each with a row; the last has 11 pictures, the others 16."""
     steps = [row for row in metrics_log.read(undisturbed / "metrics.jsonl") if row["kind"] == "step"]
     for epoch in epochs_of(undisturbed):
         own = [row for row in steps if row["epoch"] == epoch["epoch"]]
-        sizes = [64] * 19 + [1259 - 19 * 64]
+        sizes = [16] * 19 + [315 - 19 * 16]
         assert epoch["train_loss"] == pytest.approx(np.average([row["loss"] for row in own], weights=sizes))
         assert epoch["train_error"] == pytest.approx(np.average([row["error"] for row in own], weights=sizes))
 
@@ -499,20 +502,22 @@ def test_within_an_epoch_it_is_saved_as_often_as_the_recipe_says(
 
 
 @pytest.mark.parametrize("name", ["threads", "device", "forms", "torch", "decoder", "pixels"])
-def test_what_differs_from_the_run_before_is_told(name: str, digits: Store, undisturbed: Path, tmp_path: Path) -> None:
+def test_what_differs_from_the_run_before_is_told(
+    name: str, few_digits: Store, undisturbed: Path, tmp_path: Path
+) -> None:
     out, notes, stop = tmp_path / "run", Notes(), Stop()
     shutil.copytree(undisturbed, out)
     kept = checkpoint.load(out / "last.ckpt")
     checkpoint.save(out / "last.ckpt", replace(kept, provenance={**kept.provenance, name: "another"}))
     stop.ask(15)
     with pytest.raises(Interrupted):
-        train(replace(SMALL, epochs=3), digits, out, resume=True, progress=notes, stop=stop)
+        train(replace(FEW, epochs=3), few_digits, out, resume=True, progress=notes, stop=stop)
     (warning,) = (line for line in notes.lines if line.startswith("warning"))
     assert warning.startswith(f"warning: {name} was another and is {kept.provenance.get(name)}: the run goes on, but")
 
 
-def test_the_epochs_that_the_recipe_keeps_are_kept(undisturbed: Path, digits: Store, tmp_path: Path) -> None:
-    train(with_settings(SMALL, ["keep_epochs=[1, 2, 7]"]), digits, tmp_path / "run")
+def test_the_epochs_that_the_recipe_keeps_are_kept(undisturbed: Path, few_digits: Store, tmp_path: Path) -> None:
+    train(with_settings(FEW, ["keep_epochs=[1, 2, 7]"]), few_digits, tmp_path / "run")
     kept = {path.name: checkpoint.load(path) for path in (tmp_path / "run").glob("epoch-*.ckpt")}
     assert set(kept) == {"epoch-0001.ckpt", "epoch-0002.ckpt"}
     last = checkpoint.load(undisturbed / "last.ckpt").weights
