@@ -24,7 +24,7 @@ from convnet.benchmark.plain import plain_alexnet
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 
 GMAC = 0.724  # of a forward pass; a training step has three times as many
 SIDE = 4096  # of the matrices
@@ -57,7 +57,7 @@ def ours(name: str, images: Tensor, labels: Tensor) -> tuple[Job, Job]:
     """As `convnet train` and `convnet evaluate --precision bf16` do it, on ready batches in the loader's layout."""
     where = device.choose("auto", "cpu")
     net = where.take(create_model(name, init="fan-in", seed=0))
-    step = Step(net, load_recipe("alexnet"), where)
+    step = EagerSteps(net, load_recipe("alexnet"), where)
     images = images.to(step.input_dtype, memory_format=where.memory_format)
     number = itertools.count()
 

@@ -26,7 +26,7 @@ from convnet.data.loader import Loader
 from convnet.progress import SILENT
 from convnet.training.optim import rate
 from convnet.training.run import choose_data, fresh_net
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 
 SMOOTH = 20  # steps
 FORMS = {"fast": {}, "none": {"CONVNET_KERNELS": "plain"}}
@@ -40,7 +40,7 @@ def losses(store_path: str, net: str, form: str, seed: int, steps: int, batch: i
     device.keep_memory()
     made = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb, store.shorter_side)
     loader = Loader(data.train, store.statistics, data.train_ids, recipe, made, where.device, 1, where.dtype)
-    step = Step(where.take(fresh_net(recipe, len(store.classes))), recipe, where)
+    step = EagerSteps(where.take(fresh_net(recipe, len(store.classes))), recipe, where)
     step.net.train()
     found: list[float] = []
     epoch = 1

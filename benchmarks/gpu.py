@@ -60,8 +60,7 @@ from convnet.nets import create_model
 from convnet.progress import Silent
 from convnet.recipe import Recipe, load_recipe
 from convnet.training import optim
-from convnet.training.graph import WARM_UP, Whole
-from convnet.training.step import Step
+from convnet.training.step import WARM_UP, EagerSteps, GraphStep
 
 SMALL = "--small" in sys.argv
 PLACE = torch.device("cuda" if torch.cuda.is_available() and not SMALL else "cpu")
@@ -239,7 +238,7 @@ def one_by_one(of: forms.Case) -> dict[str, Callable[[], Work]]:
 
 def step_by_step(of: forms.Case) -> Work:
     """Gradients, a wait for the loss, the update."""
-    step, number = Step(of.where.take(forms.fresh(of)), of.recipe, of.where), 0
+    step, number = EagerSteps(of.where.take(forms.fresh(of)), of.recipe, of.where), 0
     step.net.train()
     images, labels = of.inputs()
     images = images.to(step.input_dtype, memory_format=of.where.memory_format)
@@ -315,18 +314,24 @@ def tuned(step: Work) -> Work:
 
 def whole(of: forms.Case, record: bool) -> Work:
     """The step of `convnet train`; nobody waits."""
-    step = Step(of.where.take(forms.fresh(of)), of.recipe, of.where)
+    step = EagerSteps(of.where.take(forms.fresh(of)), of.recipe, of.where)
     step.net.train()
-    run, number = Whole(step, of.batch, print, record), 0
+    run, number = GraphStep(step, of.batch, print, record), 0
     images, labels = of.inputs()
     images = images.to(step.input_dtype, memory_format=of.where.memory_format)
 
     def one() -> object:
         nonlocal number
         number += 1
-        return run(images, labels, number, of.recipe.lr)
+        return outcome(run, images, labels, number, of.recipe.lr)
 
     return one
+
+
+def outcome(run: GraphStep, images: Tensor, labels: Tensor, number: int, lr: float) -> Tensor:
+    """Of a step: the loss, and how many pictures were wrong."""
+    run.forward_backward(images, labels, number)
+    return run.update(lr)
 
 
 def multiply_adds(of: forms.Case) -> int:
@@ -366,14 +371,14 @@ def one_batch(of: forms.Case) -> Iterator[object]:
 
 
 def fed_steps(of: forms.Case, fed: device_loader.Feed) -> Iterator[object]:
-    step = Step(of.where.take(forms.fresh(of)), of.recipe, of.where)
+    step = EagerSteps(of.where.take(forms.fresh(of)), of.recipe, of.where)
     step.net.train()
-    run, number, epoch = Whole(step, of.batch, print), 0, 0
+    run, number, epoch = GraphStep(step, of.batch, print), 0, 0
     while True:
         epoch += 1
         for batch in fed.epoch(epoch):
             number += 1
-            yield run(batch.images, batch.labels, number, of.recipe.lr)
+            yield outcome(run, batch.images, batch.labels, number, of.recipe.lr)
 
 
 def passes(steps: Iterator[object], n: int) -> Work:
@@ -457,19 +462,19 @@ def curve(recipe: Recipe, fast: bool) -> list[float]:
     side = net.input_size
     prototypes = torch.randn(10, 3, side // 4, side // 4, generator=generator).repeat_interleave(4, 2)
     prototypes = prototypes.repeat_interleave(4, 3).to(PLACE)
-    step = Step(where.take(net), recipe, where)
+    step = EagerSteps(where.take(net), recipe, where)
     step.net.train()
     with ExitStack() as stack:
         if not fast:
             stack.enter_context(mock.patch.object(on_cuda, "take", return_value=False))
             stack.enter_context(mock.patch("convnet.kernels.cuda.update.available", return_value=False))
-        run, losses = Whole(step, recipe.batch, print, record=fast), []
+        run, losses = GraphStep(step, recipe.batch, print, record=fast), []
         noise = torch.Generator(PLACE).manual_seed(recipe.seed)
         for number in range(STEPS):
             labels = torch.randint(0, 10, (recipe.batch,), generator=generator).to(PLACE)
             images = torch.randn(recipe.batch, 3, side, side, generator=noise, device=PLACE)
             images = (20 * prototypes[labels] + 60 * images).to(step.input_dtype, memory_format=torch.channels_last)
-            losses.append(run(images, labels, number, optim.rate(recipe, 1, []))[0].clone())
+            losses.append(outcome(run, images, labels, number, optim.rate(recipe, 1, []))[0].clone())
     return [float(each) for each in losses]
 
 
@@ -492,7 +497,7 @@ def compiled(journal: Journal) -> dict[str, Any]:
 
 def compiled_step(of: forms.Case) -> Work:
     """Forward and backward by torch.compile, which sees the plain forms; our update."""
-    step, number = Step(of.where.take(forms.fresh(of)), of.recipe, of.where), 0
+    step, number = EagerSteps(of.where.take(forms.fresh(of)), of.recipe, of.where), 0
     step.net.train()
     step.net.heads = torch.compile(step.net.heads)  # type: ignore[method-assign]
     images, labels = of.inputs()

@@ -41,7 +41,7 @@ from convnet.kernels.cpu import augment as augment_cpu
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model, recipe_of
 from convnet.recipe import Recipe, load_recipe
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 
 Works = dict[str, Callable[[], object]]
 RAW, PLAIN, CROPS = "raw store, one core", "the same, plain form", "uint8 crops alone"
@@ -144,7 +144,7 @@ def pillow(split: Split, n: int) -> None:
 def train(store: Store, recipe: Recipe, where: device.Device, steps: int, workers: int, repeats: int, clock) -> None:
     """The part "training"."""
     net = create_model(recipe.net, num_classes=len(store.classes), init=recipe.init, seed=0, **recipe.net_options)
-    step, split, numbers = Step(where.take(net).train(), recipe, where), store.split("train"), count()
+    step, split, numbers = EagerSteps(where.take(net).train(), recipe, where), store.split("train"), count()
     ids = np.resize(np.arange(split.n), steps * recipe.batch)
     load = replace(loader_of(store, recipe, where, split.n, workers), ids=ids, dtype=step.input_dtype)
     kept = next(load.epoch(1))

@@ -97,7 +97,7 @@ LINES = {
     "kernels": 2090,
     "nets": 3380,
     "report": 710,
-    "training": 1530,
+    "training": 1490,
     "visualize": 3410,
     "weights": 2360,
 }

@@ -20,8 +20,7 @@ from convnet.data.store import Store
 from convnet.errors import UsageError
 from convnet.progress import SILENT
 from convnet.training import micro_batch
-from convnet.training.step import Step
-from convnet.training.update import updates
+from convnet.training.step import EagerSteps, choose
 
 PICTURES = 1024  # in the store that is made for the measurement
 CLASSES = 10
@@ -73,7 +72,7 @@ def feed(of: Case, store: Store, batches: int, workers: int, with_step: bool = T
     """
     recipe, where = of.recipe, of.where
     net = where.take(fresh(of, len(store.classes)))
-    step = Step(net, recipe, where)
+    step = EagerSteps(net, recipe, where)
     split, n = store.split("train"), batches * of.batch
     ids = np.resize(np.arange(split.n), n)
     means = store.mean_picture, store.statistics.mean_rgb
@@ -91,11 +90,12 @@ def feed(of: Case, store: Store, batches: int, workers: int, with_step: bool = T
 
     works: dict[str, Callable[[], object]] = {FIRST: first, LATER: lambda: through(fed)}
     if with_step:
-        kept, steps = next(iter(fed.epoch(0))), updates(step, lambda text: None)
+        kept, steps = next(iter(fed.epoch(0))), choose(step, lambda text: None)
 
         def train(stream: Iterable[Batch]) -> None:
             for batch in stream:
-                steps.take(batch, next(numbers), recipe.lr)
+                steps.forward_backward(batch, next(numbers))
+                steps.update(recipe.lr)
 
         works |= {COMPUTE: lambda: train([kept] * batches), PIPELINE: lambda: train(fed.epoch(next(epochs)))}
     return Feed(works, dict.fromkeys(works, n) | {FIRST: min(n, split.n)})

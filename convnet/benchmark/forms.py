@@ -26,8 +26,7 @@ from convnet.nets import create_model, recipe_of
 from convnet.nets.describe import on_meta, own_name, skeleton
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe, load_recipe
-from convnet.training.step import RUBBISH, Step
-from convnet.training.update import updates
+from convnet.training.step import RUBBISH, EagerSteps, choose
 
 OURS, PLAIN = "convnet", "plain PyTorch"
 PIXEL_STD = 60.0  # grey levels: about that of photos
@@ -108,14 +107,15 @@ def build(kind: str, of: Case) -> Form:
 def ours(of: Case) -> Form:
     """The net as `convnet train` runs it, on pictures that are in memory."""
     net = of.where.take(fresh(of))
-    step, number = Step(net, of.recipe, of.where), 0
+    step, number = EagerSteps(net, of.recipe, of.where), 0
     images, labels = of.inputs()
     images = images.to(memory_format=of.where.memory_format)  # as evaluating gets them; the training's are narrower
-    batch, steps = Batch(images.to(step.input_dtype), labels, np.arange(of.batch)), updates(step, lambda text: None)
+    batch, steps = Batch(images.to(step.input_dtype), labels, np.arange(of.batch)), choose(step, lambda text: None)
 
     def train() -> float:
         nonlocal number
-        done = steps.take(batch, number, of.recipe.lr)
+        steps.forward_backward(batch, number)
+        done = steps.update(of.recipe.lr)
         number += 1
         return done[-1].loss if done else math.nan  # of an earlier step, on a GPU
 

@@ -1,4 +1,4 @@
-"""How many pictures fit into memory at once? A batch of more goes through the net in equal pieces (step.py).
+"""The micro-batch: how many pictures fit into memory at once? Of a larger batch step.py accumulates gradients.
 
 On the CPU by an account of what one picture more makes the forward pass keep; on CUDA devices by trying.
 """
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from convnet import hardware
 from convnet.errors import UsageError
 from convnet.progress import Progress
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 
 AtOnce = int | Literal["auto"]
 MARGIN = 0.85  # of the free memory: oneDNN's own buffers, the loader's pictures, other programs
 
 
-def choose(step: Step, shape: tuple[int, int, int], asked: AtOnce | None, progress: Progress) -> int:
+def choose(step: EagerSteps, shape: tuple[int, int, int], asked: AtOnce | None, progress: Progress) -> int:
     """Pictures that go through the net at once: the recipe's batch, or so many as are `asked` for.
 
-    shape: (C, H, W) of a picture. "auto": the least number of equal pieces that fit into the free memory.
+    shape: (C, H, W) of a picture. "auto": the least number of equal micro-batches that fit into the free memory.
 
     Raises: UsageError when not even one picture fits, or less than one is asked for.
     """
@@ -28,32 +28,34 @@ def choose(step: Step, shape: tuple[int, int, int], asked: AtOnce | None, progre
     if asked is None:
         return batch
     if asked == "auto":
-        piece = _by_trying(step, shape) if step.where.device.type == "cuda" else _by_account(step, shape)
+        size = _by_trying(step, shape) if step.where.device.type == "cuda" else _by_account(step, shape)
     elif asked < 1:
         raise UsageError(f"{asked} pictures at once: it must be auto, or at least 1")
     else:
-        piece = min(asked, batch)
-    if piece < batch:
-        n = -(-batch // piece)
-        progress.note(f"{piece:,} pictures at once: a step's {batch:,} go in {n} pieces, whose gradients are added up")
+        size = min(asked, batch)
+    if size < batch:
+        n = -(-batch // size)
+        progress.note(
+            f"{size:,} pictures at once: gradients are accumulated over {n} micro-batches of a step's {batch:,}"
+        )
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in step.net.modules()):
             progress.warn(
-                "batch norm sees the mean and variance of each piece: that is another step than the whole batch's"
+                "batch norm sees the mean and variance of each micro-batch: that is another step than the whole batch's"
             )
-    return piece
+    return size
 
 
-def pieces(batch: int, most: int) -> int:
-    """The size of the equal pieces, as few as may be, of at most `most` pictures.
+def micro_batch_size(batch: int, most: int) -> int:
+    """The size of equal micro-batches, as few as may be, of at most `most` pictures.
 
-    >>> [pieces(128, most) for most in (500, 127, 60)]
+    >>> [micro_batch_size(128, most) for most in (500, 127, 60)]
     [128, 64, 43]
     """
     n = -(-batch // max(1, min(most, batch)))
     return -(-batch // n)
 
 
-def bytes_a_picture(step: Step, shape: tuple[int, int, int]) -> int:
+def bytes_a_picture(step: EagerSteps, shape: tuple[int, int, int]) -> int:
     """What one picture more takes in a step: what its forward pass keeps, and twice the largest of it in the backward
     pass, for a gradient on its way in and out."""
     one, _ = _kept(step, shape, 1)
@@ -61,12 +63,12 @@ def bytes_a_picture(step: Step, shape: tuple[int, int, int]) -> int:
     return two - one + 2 * -(-largest // 2)
 
 
-def bytes_besides(step: Step) -> int:
-    """What a step takes for the gradients of the weights, and for their sums over pieces."""
+def bytes_besides(step: EagerSteps) -> int:
+    """What a step takes for the gradients of the weights, and for their sums over micro-batches."""
     return sum(4 * weight.numel() + step.rule.computed(name).nbytes for name, weight in step.rule.parameters.items())
 
 
-def taken(step: Step, shape: tuple[int, int, int]) -> int:
+def taken(step: EagerSteps, shape: tuple[int, int, int]) -> int:
     """Bytes that a step takes at its peak on its CUDA device, beside what lies there already: found by trying."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(step.where.device)
@@ -77,7 +79,7 @@ def taken(step: Step, shape: tuple[int, int, int]) -> int:
     return most - before
 
 
-def _by_account(step: Step, shape: tuple[int, int, int]) -> int:
+def _by_account(step: EagerSteps, shape: tuple[int, int, int]) -> int:
     free = hardware.memory().free
     if free is None:
         raise UsageError(
@@ -87,26 +89,26 @@ def _by_account(step: Step, shape: tuple[int, int, int]) -> int:
     if room < each:
         need = (bytes_besides(step) + each) / MARGIN
         raise UsageError(f"a step with one picture needs {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
-    return pieces(step.recipe.batch, int(room // each))
+    return micro_batch_size(step.recipe.batch, int(room // each))
 
 
-def _by_trying(step: Step, shape: tuple[int, int, int]) -> int:
-    """The largest piece with which a whole batch's gradients don't run out of memory."""
+def _by_trying(step: EagerSteps, shape: tuple[int, int, int]) -> int:
+    """The largest micro-batch with which a whole batch's gradients don't run out of memory."""
     batch, n = step.recipe.batch, 1
     while True:
-        step.piece = -(-batch // n)
+        step.micro_batch = -(-batch // n)
         try:
             _try(step, shape, batch)
-            return step.piece
+            return step.micro_batch
         except torch.OutOfMemoryError as error:
-            if step.piece == 1:
+            if step.micro_batch == 1:
                 raise UsageError(f"not even one picture fits on {step.where.device}: {error}") from error
             n = min(batch, n + max(1, n // 4))
         finally:
             torch.cuda.empty_cache()
 
 
-def _try(step: Step, shape: tuple[int, int, int], n: int) -> None:
+def _try(step: EagerSteps, shape: tuple[int, int, int], n: int) -> None:
     """The gradients of n black pictures; nothing of it stays."""
     former = {name: buffer.clone() for name, buffer in step.net.named_buffers()}
     step.net.train()
@@ -118,12 +120,12 @@ def _try(step: Step, shape: tuple[int, int, int], n: int) -> None:
             buffer.copy_(former[name])
 
 
-def _black(step: Step, shape: tuple[int, int, int], n: int) -> Tensor:
+def _black(step: EagerSteps, shape: tuple[int, int, int], n: int) -> Tensor:
     images = torch.zeros(n, *shape, dtype=step.input_dtype, device=step.where.device)
     return images.to(memory_format=step.where.memory_format)
 
 
-def _kept(step: Step, shape: tuple[int, int, int], n: int) -> tuple[int, int]:
+def _kept(step: EagerSteps, shape: tuple[int, int, int], n: int) -> tuple[int, int]:
     """Bytes that the forward pass of n pictures keeps for the backward pass, weights apart; and the largest of it."""
     storages: dict[int, tuple[int, Tensor]] = {}  # with the tensors, so that no storage's address comes twice
     weights = {each.untyped_storage().data_ptr() for each in (*step.net.parameters(), *step.net.buffers())}

@@ -25,8 +25,8 @@ class Momentum:
     A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, or always bias_lr where one is
     given, and with decay_biases false it doesn't decay. A parameter without a gradient counts as one with gradient 0.
 
-    copies: parameters in bfloat16 that stand for those of their name in the arithmetic (step.py): their gradients are
-    the ones that count, and they follow each move.
+    bf16_weights: copies in bfloat16 of the parameters of these names, with which the net computes (step.py): their
+    gradients are the ones that count, and they follow each move.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Momentum:
         bias_lr_factor: float = 1.0,
         bias_lr: float | None = None,
         decay_biases: bool = True,
-        copies: Mapping[str, nn.Parameter] | None = None,
+        bf16_weights: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
-        self.copies = dict(copies or {})
+        self.bf16_weights = dict(bf16_weights or {})
         self.parameters = {name: weight for name, weight in parameters if weight.requires_grad}
         self.momentum = momentum
         self.bias_lr = bias_lr
@@ -49,50 +49,50 @@ class Momentum:
         self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
 
     @torch.no_grad()
-    def step(self, lr: float | Tensor, alive: Tensor | None = None) -> None:
+    def step(self, lr: float | Tensor, skip_update: Tensor | None = None) -> None:
         """Moves every parameter once, by its gradient, at the rate `lr`.
 
-        lr may be a tensor, float32 () on the parameters' device, and then `alive` another: where it isn't 0, and NaN is
-        not, nothing moves.
+        lr may be a tensor, float32 () on the parameters' device, and then `skip_update` another: where it isn't 0, and
+        NaN isn't, nothing moves.
         """
         if isinstance(lr, Tensor) or any(on_cuda.take(weight) for weight in self.parameters.values()):
-            self._step_on_device(lr, alive)
+            self._step_on_device(lr, skip_update)
             return
         for name, weight in self.parameters.items():
-            velocity, rate, copy = self.velocity[name], self._rate(name, lr), self.copies.get(name)
+            velocity, rate, bf16_weight = self.velocity[name], self._rate(name, lr), self.bf16_weights.get(name)
             gradient = self.computed(name).grad
-            if update_cpu.available(weight, velocity, gradient, copy):
+            if update_cpu.available(weight, velocity, gradient, bf16_weight):
                 constants = {"rate": rate, "momentum": self.momentum, "decay": self.decays[name]}
-                update_cpu.update(weight, velocity, gradient, copy, **constants)
+                update_cpu.update(weight, velocity, gradient, bf16_weight, **constants)
                 continue
             velocity.mul_(self.momentum)
             velocity.add_(weight, alpha=-self.decays[name] * rate)
             if gradient is not None:
                 velocity.add_(gradient.to(weight.dtype), alpha=-rate)
             weight.add_(velocity)
-            if copy is not None:
-                copy.copy_(weight)
+            if bf16_weight is not None:
+                bf16_weight.copy_(weight)
 
     def _rate(self, name: str, lr: float) -> float:
         return self.bias_lr if self.bias_lr is not None and _is_bias(name) else lr * self.factors[name]
 
-    def _step_on_device(self, lr: float | Tensor, alive: Tensor | None) -> None:
+    def _step_on_device(self, lr: float | Tensor, skip_update: Tensor | None) -> None:
         """By the kernel in Triton, or its plain form; the host reads nothing."""
         from convnet.kernels.cuda import update as sgd  # which loads Triton, where there is one
 
         place = next(iter(self.parameters.values())).device
         rate = lr if isinstance(lr, Tensor) else torch.full((), lr, device=place)
         for name, weight in self.parameters.items():
-            found = (weight, self.velocity[name], self.computed(name).grad, self.copies.get(name))
+            found = (weight, self.velocity[name], self.computed(name).grad, self.bf16_weights.get(name))
             form = sgd.step if sgd.available(*found) else sgd.plain_step
             decay, own, factor = self.decays[name], rate, self.factors[name]
             if self.bias_lr is not None and _is_bias(name):
                 own, factor = torch.full((), self.bias_lr, device=place), 1.0
-            form(*found, own, alive, momentum=self.momentum, decay=decay, factor=factor)
+            form(*found, own, skip_update, momentum=self.momentum, decay=decay, factor=factor)
 
     def computed(self, name: str) -> nn.Parameter:
-        """The parameter that the net computes with, whose gradient counts: the copy, where there is one."""
-        return self.copies.get(name, self.parameters[name])
+        """The parameter that the net computes with, whose gradient counts: the bf16 copy, where there is one."""
+        return self.bf16_weights.get(name, self.parameters[name])
 
     def zero_grad(self) -> None:
         """Forgets the gradients, so that the next backward pass starts anew."""
@@ -114,8 +114,8 @@ class Momentum:
             velocity.copy_(state[name])
 
 
-def optimizer(net: nn.Module, recipe: Recipe, copies: Mapping[str, nn.Parameter] | None = None) -> Momentum:
-    """The update rule for a net by a recipe; `copies` as `Momentum` takes them."""
+def optimizer(net: nn.Module, recipe: Recipe, bf16_weights: Mapping[str, nn.Parameter] | None = None) -> Momentum:
+    """The update rule for a net by a recipe; `bf16_weights` as `Momentum` takes them."""
     return Momentum(
         net.named_parameters(),
         momentum=recipe.momentum,
@@ -123,7 +123,7 @@ def optimizer(net: nn.Module, recipe: Recipe, copies: Mapping[str, nn.Parameter]
         bias_lr_factor=recipe.bias_lr_factor,
         bias_lr=recipe.lr * recipe.bias_lr_factor if recipe.bias_schedule == "constant" else None,
         decay_biases=recipe.decay_biases,
-        copies=copies,
+        bf16_weights=bf16_weights,
     )
 
 

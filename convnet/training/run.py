@@ -27,7 +27,7 @@ from convnet.recipe import Recipe, to_toml
 from convnet.training import metrics_log, micro_batch
 from convnet.training.init_from import take_over
 from convnet.training.micro_batch import AtOnce
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 
 STORED = "as stored"  # pixels that the net sees
 ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the first ones were written
@@ -55,7 +55,7 @@ class Run:
     preprocessing: preprocess.Preprocessing
     classes: tuple[str, ...]
     net: Net
-    step: Step
+    step: EagerSteps
     position: Position
     provenance: Mapping[str, Any]
     where: device.Device
@@ -128,11 +128,11 @@ def begin(
             progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
         progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
     net = where.take(net)
-    step = Step(net, recipe, where)
+    step = EagerSteps(net, recipe, where)
     if velocity is not None:
         step.rule.load(velocity)
-    step.piece = micro_batch.choose(step, picture_shape(recipe), at_once, progress)
-    _check_pieces(provenance, step.piece, progress)
+    step.micro_batch = micro_batch.choose(step, picture_shape(recipe), at_once, progress)
+    _check_micro_batch(provenance, step.micro_batch, progress)
     classes, now = store.classes, monotonic()
     run = Run(recipe, data, preprocessing, classes, net, step, position, provenance, where, out, now, record)
     progress.note(
@@ -240,11 +240,11 @@ def picture_shape(recipe: Recipe) -> tuple[int, int, int]:
     return (1 if recipe.channels == "grey" else 3), recipe.crop, recipe.crop
 
 
-def _check_pieces(provenance: dict[str, Any], piece: int, progress: Progress) -> None:
+def _check_micro_batch(provenance: dict[str, Any], size: int, progress: Progress) -> None:
     """The run's first number of pictures at once is kept; another one rounds otherwise."""
-    was = provenance.setdefault("pictures_at_once", piece)
-    if was != piece:
-        progress.warn(f"{was} pictures at once are now {piece}: the run goes on, but not bitwise as if never stopped")
+    was = provenance.setdefault("pictures_at_once", size)
+    if was != size:
+        progress.warn(f"{was} pictures at once are now {size}: the run goes on, but not bitwise as if never stopped")
 
 
 def _make_room(out: Path) -> None:

@@ -1,22 +1,42 @@
-"""What is one step of the training? A batch forward and backward through the net, whole or piece by piece.
+"""Training steps: forward, backward and update, by gradient accumulation where a batch doesn't fit at once.
+
+    EagerSteps     one operation after the other; the host sees each loss before the weights move
+    DelayedSteps   the host learns of a loss a few steps later, so that it never waits for a CUDA device
+    GraphStep      what DelayedSteps runs: a whole step as one launch, a CUDA graph
+
+A loss that isn't finite must stop a run before its update. Where the host would have to wait for it, and the device
+then for the host, the device itself leaves out that update and all later ones, and the run ends a few steps late with
+the weights as they were before that step.
 
 In bfloat16 the convolutions and fully connected layers compute with copies of their weights, which the update rule
 keeps (`Device.narrowed`): the numbers are autocast's, which would cast every weight and gradient anew in each step.
 """
 
-from typing import NamedTuple
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from convnet.data.loader import Batch
 from convnet.device import Device
-from convnet.nets.dropout import counted
+from convnet.kernels.cuda import available as on_cuda
+from convnet.nets.dropout import LAYERS, counted, states
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe
 from convnet.training.optim import Momentum, optimizer
 
 RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open
+MAX_PENDING = 4  # steps that the host is ahead
+WARM_UP = 3  # steps before the recording of a CUDA graph: they compile the kernels
+
+Interruptible = Callable[[], AbstractContextManager[None]]  # within it the process may end: no weight has moved
 
 
 class Outcome(NamedTuple):
@@ -26,20 +46,73 @@ class Outcome(NamedTuple):
     wrong: Tensor
 
 
-class Step:
-    """Gradients of a net's loss by a recipe, and the rule that follows them.
+class StepResult(NamedTuple):
+    """A finished step: ids of its pictures; the mean loss, nats; how many pictures were wrong.
+
+    Where the loss isn't finite its update was left out.
+    """
+
+    ids: NDArray[np.int64]
+    loss: float
+    wrong: int
+
+
+class Steps(Protocol):
+    """Steps one after the other: `forward_backward`, then `update`."""
+
+    @property
+    def pending(self) -> int:
+        """Steps whose results are not known yet."""
+
+    def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
+        """Computes a batch's gradients. number: of the step, the first is 0. interruptible: is entered around it where
+        the host waits for the loss."""
+
+    def update(self, lr: float) -> list[StepResult]:
+        """Moves the weights, and gives the steps whose results are known since, in order."""
+
+    def wait(self) -> list[StepResult]:
+        """Waits for all pending steps."""
+
+
+def choose(step: "EagerSteps", note: Callable[[str], None]) -> Steps:
+    """The steps for `step`'s device; `note` is told what is worth a line."""
+    if on_cuda.serve(step.where.device):
+        return DelayedSteps(GraphStep(step, step.recipe.batch, note))
+    return step
+
+
+class EagerSteps:
+    """Gradients of a net's loss by a recipe, and the rule that follows them; each loss is seen before the update.
 
     net: what computes, in the mode (training or not) in which it is put.
 
-    piece: pictures that go through the net at once; a batch of more goes piece by piece, and its gradients are added up
-    in float32: the same step but for the rounding, and for batch norm, which then sees a piece's mean and variance.
+    micro_batch: pictures that go through the net at once; of a larger batch the gradients are accumulated in float32:
+    the same step but for the rounding, and for batch norm, which then sees a micro-batch's mean and variance.
     """
 
-    def __init__(self, net: Net, recipe: Recipe, where: Device, piece: int | None = None) -> None:
-        self.recipe, self.where, self.piece = recipe, where, piece
-        self.net, copies = where.narrowed(net)
-        self.rule: Momentum = optimizer(net, recipe, copies)
+    pending = 0
+
+    def __init__(self, net: Net, recipe: Recipe, where: Device, micro_batch: int | None = None) -> None:
+        self.recipe, self.where, self.micro_batch = recipe, where, micro_batch
+        self.net, bf16_weights = where.narrowed(net)
+        self.rule: Momentum = optimizer(net, recipe, bf16_weights)
         self.input_dtype = torch.float32 if net.float32_input else where.dtype  # of the images: bfloat16 loses nothing
+        self.result = StepResult(np.empty(0, np.int64), math.nan, 0)
+
+    def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
+        with interruptible():  # the longest part of a step by far
+            loss, wrong = self.gradients(batch.images, batch.labels, number)
+            value = loss.item()  # a device synchronisation
+        self.result = StepResult(batch.ids, value, int(wrong.item()))
+
+    def update(self, lr: float) -> list[StepResult]:
+        if math.isfinite(self.result.loss):
+            self.rule.step(lr)
+        return [self.result]
+
+    def wait(self) -> list[StepResult]:
+        return []
 
     def gradients(self, images: Tensor, labels: Tensor, number: int, states: Tensor | None = None) -> Outcome:
         """Leaves the gradients of a batch where the rule finds them. number: of the step, the first is 0.
@@ -48,12 +121,12 @@ class Step:
         device already (nets/dropout.py); it then stands for the number.
         """
         self.rule.zero_grad()
-        n, piece = len(images), self.piece or len(images)
-        if n <= piece:
+        n, size = len(images), self.micro_batch or len(images)
+        if n <= size:
             return self._pass(images, labels, number, 0, n, states)
         outcomes, sums = [], {name: torch.zeros_like(weight) for name, weight in self.rule.parameters.items()}
-        for first in range(0, n, piece):
-            part = slice(first, first + piece)
+        for first in range(0, n, size):
+            part = slice(first, first + size)
             outcomes.append(self._pass(images[part], labels[part], number, first, n, states))
             for name, total in sums.items():
                 own = self.rule.computed(name)
@@ -66,7 +139,7 @@ class Step:
         return Outcome(*(torch.stack(each).sum() for each in zip(*outcomes, strict=True)))
 
     def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int, states: Tensor | None) -> Outcome:
-        """One piece of a batch of n pictures, forward and backward; the gradients are its share of the batch's mean."""
+        """A micro-batch of a batch of n pictures, forward and backward: its share of the gradients of the mean loss."""
         with self.where.autocast(), counted(self.recipe.seed, number, first, states):
             heads = self.net.heads(images)
         weights, kind = self.net.loss_weights, self.recipe.loss
@@ -80,3 +153,132 @@ def _loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
     """The mean over the batch, nats: "softmax" is -log of the right class's softmax output (AlexNet 3.5), "rbf" the
     discriminative criterion over distances (LeNet-5, eq. 9)."""
     return rbf_loss(logits, labels, RUBBISH) if kind == "rbf" else F.cross_entropy(logits, labels)
+
+
+class DelayedSteps:
+    """Steps whose results come to the host by copies that nobody waits for, at most `MAX_PENDING` steps later."""
+
+    def __init__(self, step: "GraphStep") -> None:
+        self.step, self.ids = step, np.empty(0, np.int64)
+        self.queue: deque[tuple[NDArray[np.int64], Tensor, torch.cuda.Event | None]] = deque()
+
+    @property
+    def pending(self) -> int:
+        return len(self.queue)
+
+    def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
+        self.ids = batch.ids
+        self.step.forward_backward(batch.images, batch.labels, number)
+
+    def update(self, lr: float) -> list[StepResult]:
+        outcome = self.step.update(lr)
+        on_device = outcome.device.type == "cuda"
+        on_host = torch.empty(2, dtype=torch.float64, pin_memory=on_device).copy_(outcome, non_blocking=True)
+        event = torch.cuda.Event() if on_device else None  # type: ignore[no-untyped-call]
+        if event is not None:
+            event.record(torch.cuda.current_stream(outcome.device))
+        self.queue.append((self.ids, on_host, event))
+        return self._results(MAX_PENDING)
+
+    def wait(self) -> list[StepResult]:
+        return self._results(0)
+
+    def _results(self, most: int) -> list[StepResult]:
+        """Of the steps that have arrived; blocks until at most `most` are pending."""
+        results = []
+        while self.queue and (len(self.queue) > most or self._arrived()):
+            ids, on_host, event = self.queue.popleft()
+            if event is not None:
+                event.synchronize()  # a device synchronisation, with a step of MAX_PENDING steps ago, or at the end
+            loss, wrong = on_host.tolist()
+            results.append(StepResult(ids, loss, int(wrong)))
+        return results
+
+    def _arrived(self) -> bool:
+        event = self.queue[0][2]
+        return event is not None and bool(event.query())  # type: ignore[no-untyped-call]
+
+
+class GraphStep:
+    """Whole steps on a device where the kernels in Triton serve, from the `WARM_UP`th full batch on as one launch.
+
+    What changes from step to step is read from the device's memory: images, labels, the rate, what dropout draws from.
+    A smaller batch, the last of an epoch, goes one operation after the other. No weight moves any more from the first
+    step on whose loss isn't finite.
+
+    batch: pictures of a full batch. note: is told once when a step can't be recorded, and why; then none is.
+    """
+
+    def __init__(self, step: EagerSteps, batch: int, note: Callable[[str], None], record: bool = True) -> None:
+        device = step.where.device
+        self.step, self.batch, self.note = step, batch, note
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.lr, self.skip_update = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.states = torch.zeros(LAYERS, dtype=torch.int64, device=device)
+        self.warm_up = WARM_UP if record and self.stream is not None else None  # steps to the recording; None: never
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.images, self.labels, self.outcome = (torch.empty(0) for _ in range(3))  # where the graph finds them
+        self.replays, self.eager = False, Outcome(torch.empty(0), torch.empty(0))
+
+    def forward_backward(self, images: Tensor, labels: Tensor, number: int) -> None:
+        """The gradients of a batch, as `EagerSteps.gradients` takes it; what is a graph runs whole in `update`."""
+        with self._own_stream():
+            drawn = states(self.step.recipe.seed, number)
+            self.states.copy_(drawn.pin_memory() if self.stream is not None else drawn, non_blocking=True)
+            self.replays = len(images) == self.batch and self._recorded(images, labels)
+            if self.replays:
+                self.images.copy_(images)
+                self.labels.copy_(labels)
+            else:
+                self.eager = self.step.gradients(images, labels, 0, self.states)
+
+    def update(self, lr: float) -> Tensor:
+        """float64 (2,) on the device, until the next step: the batch's mean loss (nats), and how many were wrong."""
+        with self._own_stream():
+            self.lr.fill_(lr)
+            if not self.replays:
+                return self._update(self.eager)
+            assert self.graph is not None
+            self.graph.replay()
+            return self.outcome
+
+    def _update(self, outcome: Outcome) -> Tensor:
+        self.skip_update.add_(outcome.loss.float() * 0)  # NaN from the first loss on that isn't finite
+        self.step.rule.step(self.lr, self.skip_update)
+        return torch.stack([outcome.loss.double(), outcome.wrong.double()])
+
+    def _recorded(self, images: Tensor, labels: Tensor) -> bool:
+        """Whether there is a graph; when it's time, it is made."""
+        if self.graph is None and self.warm_up is not None:
+            if self.warm_up:
+                self.warm_up -= 1
+            else:
+                self.warm_up = None
+                self._record(images, labels)
+        return self.graph is not None
+
+    def _record(self, images: Tensor, labels: Tensor) -> None:
+        graph = torch.cuda.CUDAGraph()
+        self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
+        self.step.rule.zero_grad()
+        try:  # the loader has other streams, in other threads
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self.outcome = self._update(self.step.gradients(self.images, self.labels, 0, self.states))
+        except Exception as error:  # whatever can't be recorded: each library has its own class for it
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.note(f"a step can't be a CUDA graph here, so that its operations are started one by one: {line}")
+            torch.cuda.synchronize(self.step.where.device)
+            return
+        self.graph = graph
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """A stream of its own, as recording needs: behind what the caller began, before what it begins later."""
+        if self.stream is None:
+            yield
+            return
+        here = torch.cuda.current_stream(self.step.where.device)
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            yield
+        here.wait_stream(self.stream)

@@ -34,7 +34,7 @@ from convnet.io.signals import Stop
 from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
-from convnet.training import metrics_log, micro_batch, optim
+from convnet.training import metrics_log, micro_batch, optim, step
 from convnet.training.micro_batch import AtOnce
 from convnet.training.run import (
     METRICS,
@@ -50,7 +50,7 @@ from convnet.training.run import (
     snapshot,
     write_table,
 )
-from convnet.training.update import Done, Updates, updates
+from convnet.training.step import StepResult, Steps
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
@@ -75,10 +75,10 @@ def train(
     """Trains by `recipe` on `store` in the run folder `out`; returns what summary.json holds.
 
     resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
-    threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (start.py). workers:
-    threads that read ahead; they change nothing. at_once: pictures that go through the net at once, "auto" for as many
-    as fit; of a larger batch the gradients are added up (fit.py, step.py). keep: on a CUDA device, whether the training
-    pictures lie in its memory, and how (resident.py).
+    threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (init_from.py).
+    workers: threads that read ahead; they change nothing. at_once: pictures that go through the net at once, "auto" for
+    as many as fit; of a larger batch the gradients are accumulated (micro_batch.py). keep: on a CUDA device, whether
+    the training pictures lie in its memory, and how (device_loader.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -97,7 +97,7 @@ def train(
             loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
             taken = partial(micro_batch.taken, run.step, picture_shape(recipe))
             feed = device_loader.choose(loader, keep, taken, progress)
-            steps = updates(run.step, progress.note, partial(may_cut_step, run, stop))
+            steps = step.choose(run.step, progress.note)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
                 train_epoch(run, steps, feed, progress, stop)
                 _end_epoch(run, data, progress, stop)
@@ -107,7 +107,7 @@ def train(
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
 
 
-def train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop: Stop | None) -> None:
+def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: Stop | None) -> None:
     """The steps of the epoch that are still to do."""
     recipe, epoch = run.recipe, run.position.epoch
     lr = optim.rate(recipe, epoch, run.position.validation_errors)
@@ -116,24 +116,26 @@ def train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop
     progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch, first, per_epoch * (recipe.epochs - epoch))
     run.step.net.train()
 
-    def told(done: list[Done]) -> None:
-        for each in done:
-            _count(run, each, lr, loader)
+    def count(results: list[StepResult]) -> None:
+        for result in results:
+            _count(run, result, lr, loader)
             _show(run, progress, len(loader))
 
     try:
         for batch in loader.epoch(epoch, run.position.batch):
-            told(steps.take(batch, run.position.step + steps.waiting, lr))
+            number = run.position.step + steps.pending
+            steps.forward_backward(batch, number, partial(interruptible, run, stop))
+            count(steps.update(lr))
             if stop:
-                told(steps.rest())
+                count(steps.wait())
                 save(run)
                 raise Interrupted(_stopped(run))
             if monotonic() - run.saved > 60 * recipe.save_minutes:
-                told(steps.rest())
+                count(steps.wait())
                 save(run)
-        told(steps.rest())
+        count(steps.wait())
     except DataError:  # a store that was damaged while it was read: what was learned before stays
-        told(steps.rest())
+        count(steps.wait())
         save(run)
         raise
     finally:
@@ -142,7 +144,7 @@ def train_epoch(run: Run, steps: Updates, loader: Feed, progress: Progress, stop
 
 
 @contextmanager
-def may_cut_step(run: Run, stop: Stop | None) -> Iterator[None]:
+def interruptible(run: Run, stop: Stop | None) -> Iterator[None]:
     """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers."""
     if stop is None:
         yield
@@ -161,9 +163,9 @@ def _stopped(run: Run) -> str:
     return f"stopped in epoch {run.position.epoch}, step {run.position.step:,}; everything is saved in {run.out}"
 
 
-def _count(run: Run, done: Done, lr: float, loader: Feed) -> None:
+def _count(run: Run, result: StepResult, lr: float, loader: Feed) -> None:
     """Moves the position by one step; every few steps a row. Raises: Diverged when its loss is not finite."""
-    ids, loss, wrong = done
+    ids, loss, wrong = result
     n, at = len(ids), run.position
     run.last_ids = ids
     if not math.isfinite(loss):
@@ -205,7 +207,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     errors = at.validation_errors
     if data.val is not None:
         try:
-            with may_cut_step(run, stop):
+            with interruptible(run, stop):
                 scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again

@@ -20,7 +20,7 @@ from convnet.data.store import Store
 from convnet.io import rng
 from convnet.nets import list_models, recipe_of
 from convnet.recipe import Recipe, load_recipe
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 from thin import images_for, new_thin_net
 
 RECIPE = Recipe(size=32, crop=24, far_edge=True, batch=16, colour_std=0.1, seed=3)
@@ -187,7 +187,7 @@ def test_a_net_learns_the_same_from_pictures_in_bf16(name: str) -> None:
     where = device.Device(CPU, torch.bfloat16, torch.channels_last, 1, "")
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        step = Step(new_thin_net(name).train(), load_recipe(recipe_of(name)), where)
+        step = EagerSteps(new_thin_net(name).train(), load_recipe(recipe_of(name)), where)
         images = images_for(step.net).to(dtype, memory_format=torch.channels_last)
         loss = step.gradients(images, torch.tensor([1, 3]), 0).loss
         gradients = [step.rule.computed(each).grad for each in step.rule.parameters]

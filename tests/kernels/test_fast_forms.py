@@ -12,7 +12,7 @@ from convnet.device import Device
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
 from convnet.recipe import load_recipe, with_settings
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 from thin import thinned
 
 STEPS, SMOOTH, BATCH, CLASSES = 100, 20, 8, 5
@@ -39,7 +39,7 @@ def curve(where: Device, seed: int, steps: int, weights: torch.dtype = torch.flo
     dtype = weights if where.dtype == torch.float32 else where.dtype
     with thinned(16):
         net = create_model("alexnet", num_classes=CLASSES, init="fan-in", seed=seed).to(weights)
-        step = Step(where.take(net), recipe, where)
+        step = EagerSteps(where.take(net), recipe, where)
         step.net.train()
         found = []
         for number, (images, labels) in enumerate(batches(seed, steps)):

@@ -47,7 +47,8 @@ def test_interpreted(name: str) -> None:
 @needs_triton
 def test_training_by_the_kernels() -> None:
     """Whole steps with dropout and the update, their rate and draws read from memory; batches made on a device."""
-    assert "passed" in run(*PYTEST, "tests/training/test_update.py", "tests/data/test_device_loader.py", **INTERPRET)
+    files = ("tests/training/test_delayed_steps.py", "tests/data/test_device_loader.py")
+    assert "passed" in run(*PYTEST, *files, **INTERPRET)
 
 
 @needs_triton

@@ -54,12 +54,12 @@ def test_it_is_the_rule_that_trains(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("alive", "moves"), [(0.0, True), (-0.0, True), (float("nan"), False), (1.0, False)])
-def test_nothing_moves_after_a_loss_that_is_not_finite(form, alive: float, moves: bool) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("skip_update", "moves"), [(0.0, True), (-0.0, True), (float("nan"), False), (1.0, False)])
+def test_nothing_moves_after_a_loss_that_is_not_finite(form, skip_update: float, moves: bool) -> None:  # type: ignore[no-untyped-def]
     weight, velocity = randn(70), randn(70, seed=1)
     copy, before = weight.bfloat16(), (weight.clone(), velocity.clone())
     gradient = torch.full_like(weight, 1.0 if moves else float("nan"))
-    form(weight, velocity, gradient, copy, scalar(0.5), scalar(alive), momentum=0.5, decay=0.0)
+    form(weight, velocity, gradient, copy, scalar(0.5), scalar(skip_update), momentum=0.5, decay=0.0)
     assert torch.equal(copy, weight.bfloat16())
     expected = 0.5 * before[1] - 0.5 if moves else before[1]
     torch.testing.assert_close(velocity, expected)
@@ -103,7 +103,7 @@ def test_momentum_uses_it(form) -> None:  # type: ignore[no-untyped-def]
     layers = net()
     parameters = dict(layers.named_parameters())
     copies = {"2.weight": nn.Parameter(parameters["2.weight"].detach().bfloat16())}
-    rule = Momentum(parameters.items(), momentum=0.8, decay=0.01, copies=copies)
+    rule = Momentum(parameters.items(), momentum=0.8, decay=0.01, bf16_weights=copies)
     copies["2.weight"].grad = randn(11, 9, seed=5, dtype=torch.bfloat16)
     before = {name: weight.detach().clone() for name, weight in parameters.items()}
     rule.step(0.5)

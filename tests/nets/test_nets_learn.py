@@ -25,8 +25,8 @@ from convnet.nets import MODELS, RECIPES, SMALL_SETS, recipe_of
 from convnet.progress import SILENT
 from convnet.recipe import Recipe, list_recipes, load_recipe
 from convnet.training.run import Data, Run, begin
+from convnet.training.step import choose
 from convnet.training.train import train_epoch
-from convnet.training.update import updates
 from thin import shapes_of, thinned
 
 PICTURES, STEPS, LAST = 8, 20, 5
@@ -135,7 +135,7 @@ def losses(run: Run, loader: Loader, steps: range, lr: float) -> list[float]:
     for step in steps:
         run.position = Position(epoch=step, step=step - 1)
         try:
-            train_epoch(run, updates(run.step, SILENT.note), loader, SILENT, None)
+            train_epoch(run, choose(run.step, SILENT.note), loader, SILENT, None)
         except Diverged:
             return [*found, float("nan")]
         found.append(run.position.loss_sum / PICTURES)

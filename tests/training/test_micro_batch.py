@@ -1,4 +1,4 @@
-"""How many pictures fit: the account, the choice for a given memory, and the same curve in pieces."""
+"""How many pictures fit: the account, the choice for a given memory, and the same curve in micro-batches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +15,16 @@ from convnet.errors import UsageError
 from convnet.nets import create_model
 from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log, micro_batch
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 from convnet.training.train import train
 
 CPU = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 MIB = 2**20
 
 
-def a_step(name: str = "cifar_26", batch: int = 128) -> tuple[Step, tuple[int, int, int]]:
+def a_step(name: str = "cifar_26", batch: int = 128) -> tuple[EagerSteps, tuple[int, int, int]]:
     net = create_model(name, seed=0)
-    return Step(net, replace(load_recipe("alexnet"), batch=batch), CPU), (
+    return EagerSteps(net, replace(load_recipe("alexnet"), batch=batch), CPU), (
         net.in_channels,
         net.input_size,
         net.input_size,
@@ -46,14 +46,14 @@ def test_the_account_is_of_what_the_forward_pass_keeps() -> None:
     assert micro_batch.bytes_a_picture(double, shape) == each  # it counts, so it says the same again
 
 
-def test_as_few_pieces_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_few_micro_batches_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     step, shape = a_step(batch=100)
     each, besides = micro_batch.bytes_a_picture(step, shape), micro_batch.bytes_besides(step)
     notes = Notes()
     for most, expected in ((1000, 100), (99, 50), (40, 34), (1, 1)):
         give(monkeypatch, int((besides + (most + 0.5) * each) / micro_batch.MARGIN))
         assert micro_batch.choose(step, shape, "auto", notes) == expected
-    assert notes.lines[0] == "50 pictures at once: a step's 100 go in 2 pieces, whose gradients are added up"
+    assert notes.lines[0] == "50 pictures at once: gradients are accumulated over 2 micro-batches of a step's 100"
     give(monkeypatch, besides)
     with pytest.raises(UsageError, match=r"a step with one picture needs .* GiB, and .* GiB are free"):
         micro_batch.choose(step, shape, "auto", notes)
@@ -76,7 +76,7 @@ def test_batch_norm_is_warned_of_and_left_as_it_was() -> None:
     former = {name: buffer.clone() for name, buffer in step.net.named_buffers()}
     notes = Notes()
     assert micro_batch.choose(step, (3, 224, 224), 2, notes) == 2
-    assert notes.lines[1].startswith("warning: batch norm sees the mean and variance of each piece")
+    assert notes.lines[1].startswith("warning: batch norm sees the mean and variance of each micro-batch")
     micro_batch.bytes_a_picture(step, (3, 224, 224))
     assert all(torch.equal(buffer, former[name]) for name, buffer in step.net.named_buffers())
 
@@ -86,10 +86,10 @@ def test_by_trying_it_halves_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> N
     tried: list[int] = []
 
     def gradients(images: torch.Tensor, labels: torch.Tensor, number: int) -> None:
-        assert step.piece is not None
-        tried.append(step.piece)
+        assert step.micro_batch is not None
+        tried.append(step.micro_batch)
         assert len(images) == 16
-        if step.piece > 5:
+        if step.micro_batch > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(step, "gradients", gradients)
@@ -97,17 +97,17 @@ def test_by_trying_it_halves_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> N
     assert tried == [16, 8, 6, 4]
 
 
-def test_pieces_give_the_same_curve(digits: Store, tmp_path: Path) -> None:
-    """Two epochs of the real loop: the losses of whole batches and of pieces of 24 differ by rounding alone."""
+def test_micro_batches_give_the_same_curve(digits: Store, tmp_path: Path) -> None:
+    """Two epochs of the real loop: the losses of whole batches and of micro-batches of 24 differ by rounding alone."""
     recipe = with_settings(SMALL, ["batch=64"])
     curves = []
     for n in (None, 24):
         out = tmp_path / str(n)
         train(recipe, digits, out, at_once=n)
         curves.append([float(row["loss"]) for row in metrics_log.read(out / "metrics.jsonl") if row["kind"] == "step"])
-    whole, in_pieces = map(np.array, curves)
+    whole, accumulated = map(np.array, curves)
     assert len(whole) > 20
-    np.testing.assert_allclose(in_pieces, whole, rtol=2e-3)
+    np.testing.assert_allclose(accumulated, whole, rtol=2e-3)
     assert whole[-1] < 0.8 * whole[0]
 
 

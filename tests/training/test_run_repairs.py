@@ -24,7 +24,7 @@ from convnet.progress import Silent
 from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log
 from convnet.training.run import begin, choose_data
-from convnet.training.train import may_cut_step, train
+from convnet.training.train import interruptible, train
 
 RECIPE = with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=256"])
 SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv", "recipe.toml")
@@ -192,14 +192,14 @@ from pathlib import Path
 import torch
 from convnet.cli import app as cli; from convnet.training import step; from convnet.io import signals as stop
 stop.PATIENCE = float(sys.argv.pop(1))
-gradients = step.Step.gradients
+gradients = step.EagerSteps.gradients
 def slow(self, images, labels, number, states=None):
     outcome = gradients(self, images, labels, number, states)
     if number == 7:
         print("in a long step", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)  # half an hour in one operation
     return outcome
-step.Step.gradients = slow
+step.EagerSteps.gradients = slow
 sys.argv = ["convnet", *sys.argv[1:]]
 cli.main()
 """
@@ -293,7 +293,7 @@ def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: 
         left.append(text)
         raise Left
 
-    with may_cut_step(run, stop):
+    with interruptible(run, stop):
         dict(run.net.named_buffers())["running_mean"].add_(1.0)
         with pytest.raises(Left):
             stop.cut(leave)

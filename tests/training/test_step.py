@@ -1,4 +1,4 @@
-"""One step: copies in bf16 give what autocast gives, pieces give what the whole batch gives, dropout is counted."""
+"""One step: bf16 copies give what autocast gives, micro-batches what the whole batch gives, dropout is counted."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ from convnet.nets.dropout import counted, dropout
 from convnet.nets.layers import Net
 from convnet.recipe import load_recipe
 from convnet.training.optim import optimizer
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 from thin import thinned
 
 BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a test's")
@@ -54,7 +54,7 @@ def autocast_step(net: Net, images: Tensor, labels: Tensor) -> Tensor:
 def test_copies_give_what_autocast_gives(name: str) -> None:
     net, images, labels = small(name)
     plain, *_ = small(name)
-    step = Step(net, RECIPE, BF16)
+    step = EagerSteps(net, RECIPE, BF16)
     step.net.train()
     plain.train()
     loss, _ = step.gradients(images, labels, 5)
@@ -76,7 +76,7 @@ def test_copies_follow_the_weights_and_share_the_rest(fast: bool, monkeypatch: p
     if not fast:
         monkeypatch.setattr("convnet.kernels.cpu.update.available", lambda *tensors: False)
     net, images, labels = small("googlenet_bn")
-    step = Step(net, RECIPE, BF16)
+    step = EagerSteps(net, RECIPE, BF16)
     step.net.train()
     for number in range(2):
         step.gradients(images, labels, number)
@@ -132,29 +132,29 @@ def test_in_float32_the_net_itself_computes() -> None:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg_a", "googlenet", "nin_cifar10"])
-@pytest.mark.parametrize("piece", [1, 3])
-def test_pieces_give_the_whole_batchs_step(name: str, piece: int) -> None:
+@pytest.mark.parametrize("size", [1, 3])
+def test_micro_batches_give_the_whole_batchs_step(name: str, size: int) -> None:
     """Dropout included: its draws know the picture's place in the batch.
 
     In float64, where other orders of sums are 1e-14 apart: in float32 they choose other places of a maximum, and
     GoogLeNet's first layer was 1e-3 apart. The losses are float32.
     """
     ends = []
-    for size in (None, piece):
+    for most in (None, size):
         net, images, labels = small(name)
-        step = Step(net.double(), RECIPE, FP32, size)
+        step = EagerSteps(net.double(), RECIPE, FP32, most)
         step.net.train()
         loss, wrong = step.gradients(images.double(), labels, 3)
         ends.append((float(loss), int(wrong), {key: step.rule.computed(key).grad for key in step.rule.parameters}))
-    (loss, wrong, whole), (piece_loss, piece_wrong, pieces) = ends
-    assert piece_loss == pytest.approx(loss, rel=1e-5)
-    assert piece_wrong == wrong
+    (loss, wrong, whole), (part_loss, part_wrong, parts) = ends
+    assert part_loss == pytest.approx(loss, rel=1e-5)
+    assert part_wrong == wrong
     for key, gradient in whole.items():
-        gap = float((pieces[key] - gradient).norm())
+        gap = float((parts[key] - gradient).norm())
         assert gap <= 1e-11 * float(gradient.norm()), key
 
 
-def test_pieces_add_up_in_float32() -> None:
+def test_micro_batches_add_up_in_float32() -> None:
     """64 gradients that bfloat16 can't add: 1 and many of 1/512 would stay 1."""
     linear = nn.Linear(1, 1, bias=False)
 
@@ -169,12 +169,12 @@ def test_pieces_add_up_in_float32() -> None:
 
     images = torch.full((64, 1), 1 / 512)
     images[0] = 1.0
-    step = Step(One(), RECIPE, BF16, 1)
+    step = EagerSteps(One(), RECIPE, BF16, 1)
     linear.weight.data.zero_()
-    step.rule.copies["fc.weight"].data.zero_()
+    step.rule.bf16_weights["fc.weight"].data.zero_()
     step.gradients(images, torch.zeros(64, dtype=torch.int64), 0)
     expected = -(1 + 63 / 512) / 64  # d/dw of the mean of log(1 + e^(-2 w x)) at 0
-    assert float(step.rule.copies["fc.weight"].grad) == pytest.approx(expected, rel=2**-8)
+    assert float(step.rule.bf16_weights["fc.weight"].grad) == pytest.approx(expected, rel=2**-8)
 
 
 @pytest.mark.parametrize("shape", [(6, 50), (6, 4, 3, 5)])

@@ -37,7 +37,7 @@ def plain_step(
     gradient: Tensor | None,
     copy: Tensor | None,
     lr: Tensor,
-    alive: Tensor | None = None,
+    skip_update: Tensor | None = None,
     *,
     momentum: float = 0.9,
     decay: float = 0.0005,
@@ -45,15 +45,15 @@ def plain_step(
 ) -> None:
     """Moves a weight once; `weight`, `velocity` and `copy` change in place.
 
-    weight, velocity: float32, of one shape. gradient: any float; None is 0. copy: in the net's dtype. lr, alive:
-    float32, one element each, on the same device; where `alive` isn't 0, and NaN is not, nothing moves. factor: what lr
-    is multiplied by.
+    weight, velocity: float32, of one shape. gradient: any float; None is 0. copy: in the net's dtype. lr, skip_update:
+    float32, one element each, on the same device; where `skip_update` isn't 0, and NaN isn't, nothing moves. factor:
+    what lr is multiplied by.
     """
     rate = lr.view(()) * factor
     moved = momentum * velocity - decay * rate * weight
     if gradient is not None:
         moved = moved - rate * gradient.float()
-    moves = torch.ones_like(rate, dtype=torch.bool) if alive is None else alive.view(()) == 0
+    moves = torch.ones_like(rate, dtype=torch.bool) if skip_update is None else skip_update.view(()) == 0
     velocity.copy_(torch.where(moves, moved, velocity))
     weight.copy_(torch.where(moves, weight + velocity, weight))
     if copy is not None:
@@ -66,7 +66,7 @@ def step(
     gradient: Tensor | None,
     copy: Tensor | None,
     lr: Tensor,
-    alive: Tensor | None = None,
+    skip_update: Tensor | None = None,
     *,
     momentum: float = 0.9,
     decay: float = 0.0005,
@@ -77,15 +77,15 @@ def step(
         gradient = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
     n = weight.numel()
     if n:
-        buffers = (weight, velocity, gradient, copy, lr, alive)
+        buffers = (weight, velocity, gradient, copy, lr, skip_update)
         launch(_step, (-(-n // BLOCK),), weight.device, *buffers, n, momentum, decay, factor, BLOCK)
 
 
 @jit
-def _step(weight, velocity, gradient, copy, lr, alive, n, momentum, decay, factor, block: tl.constexpr):
+def _step(weight, velocity, gradient, copy, lr, skip_update, n, momentum, decay, factor, block: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    if alive is not None:
-        n = tl.where(tl.load(alive) == 0, n, 0)
+    if skip_update is not None:
+        n = tl.where(tl.load(skip_update) == 0, n, 0)
     moves = place < n
     rate = tl.load(lr) * factor
     w = tl.load(weight + place, mask=moves)

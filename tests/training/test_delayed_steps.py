@@ -1,4 +1,4 @@
-"""Updates: late ones are those of the CPU's loop, nothing moves after a loss that is not finite, a graph is a step."""
+"""Delayed steps are the eager ones, nothing moves after a loss that is not finite, a CUDA graph is a step."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -20,10 +20,9 @@ from convnet.nets.layers import Net
 from convnet.progress import Silent
 from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log
+from convnet.training import step as module
 from convnet.training import train as verb
-from convnet.training.graph import WARM_UP, Whole
-from convnet.training.step import Step
-from convnet.training.update import LATE, Done, Late, Prompt, updates
+from convnet.training.step import MAX_PENDING, WARM_UP, DelayedSteps, EagerSteps, GraphStep, StepResult, Steps, choose
 from kernel_place import PLACE
 
 pytestmark = pytest.mark.cuda
@@ -58,9 +57,9 @@ class Small(Net):
         return y
 
 
-def made(norm: nn.Module | None = None, where: Device = FP32) -> Step:
+def made(norm: nn.Module | None = None, where: Device = FP32) -> EagerSteps:
     torch.manual_seed(0)
-    step = Step(where.take(Small(norm or nn.Identity())), replace(RECIPE, loss="softmax"), where)
+    step = EagerSteps(where.take(Small(norm or nn.Identity())), replace(RECIPE, loss="softmax"), where)
     step.net.train()
     return step
 
@@ -80,26 +79,36 @@ def batches(n: int, bad: int = -1) -> list[Batch]:
     return found
 
 
-def through(steps: Prompt | Late, given: list[Batch]) -> list[Done]:
-    done: list[Done] = []
+def through(steps: Steps, given: list[Batch]) -> list[StepResult]:
+    done: list[StepResult] = []
     for batch in given:
-        done += steps.take(batch, len(done) + steps.waiting, 0.1)
-        assert steps.waiting <= LATE
-    return done + steps.rest()
+        steps.forward_backward(batch, len(done) + steps.pending)
+        done += steps.update(0.1)
+        assert steps.pending <= MAX_PENDING
+    return done + steps.wait()
 
 
-def weights(step: Step) -> list[Tensor]:
+def one(
+    whole: GraphStep, batch: Batch, number: int, dtype: torch.dtype = torch.float32, lr: float = 0.1
+) -> list[float]:
+    """A step's loss, and how many pictures were wrong."""
+    whole.forward_backward(batch.images.to(dtype), batch.labels, number)
+    outcome: list[float] = whole.update(lr).tolist()
+    return outcome
+
+
+def weights(step: EagerSteps) -> list[Tensor]:
     return [weight.detach().cpu() for weight in step.rule.parameters.values()]
 
 
-def test_late_updates_are_the_prompt_ones() -> None:
+def test_delayed_updates_are_the_eager_ones() -> None:
     """With the plain forms where no kernel is at hand: the rate and what dropout draws from come by tensors."""
-    given = batches(LATE + 4)
+    given = batches(MAX_PENDING + 4)
     first, second = made(), made()
-    prompt = through(Prompt(first), given)
-    late = through(Late(Whole(second, 4, print, record=False)), given)
-    assert len(prompt) == len(given)
-    for a, b, batch in zip(prompt, late, given, strict=True):
+    eager = through(first, given)
+    delayed = through(DelayedSteps(GraphStep(second, 4, print, record=False)), given)
+    assert len(eager) == len(given)
+    for a, b, batch in zip(eager, delayed, given, strict=True):
         assert (a.ids == b.ids).all()
         assert (a.ids == batch.ids).all()
         assert a.loss == pytest.approx(b.loss, rel=1e-4)
@@ -109,42 +118,45 @@ def test_late_updates_are_the_prompt_ones() -> None:
 
 
 def test_after_a_loss_that_is_not_finite_no_weight_moves() -> None:
-    given = batches(LATE + 5, bad=3)
+    given = batches(MAX_PENDING + 5, bad=3)
     good, step = made(), made()
-    through(Late(Whole(good, 4, print, record=False)), given[:3])
-    done = through(Late(Whole(step, 4, print, record=False)), given)
+    through(DelayedSteps(GraphStep(good, 4, print, record=False)), given[:3])
+    done = through(DelayedSteps(GraphStep(step, 4, print, record=False)), given)
     assert [np.isfinite(each.loss) for each in done[:4]] == [True] * 3 + [False]
     for x, y in zip(weights(good), weights(step), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)  # a GPU may add in another order
 
 
-def test_the_prompt_form_does_not_move_either() -> None:
+def test_the_eager_form_does_not_move_either() -> None:
     step = made()
     before = [each.clone() for each in weights(step)]
-    (done,) = Prompt(step).take(batches(2, bad=0)[0], 0, 0.1)
+    step.forward_backward(batches(2, bad=0)[0], 0)
+    (done,) = step.update(0.1)
     assert not np.isfinite(done.loss)
     assert all(torch.equal(x, y) for x, y in zip(before, weights(step), strict=True))
 
 
 def test_what_serves_where() -> None:
     step = made()
-    kind = Late if on_cuda.serve(PLACE) else Prompt
-    assert type(updates(step, print)) is kind
-    assert not Prompt(step).rest()
+    kind = DelayedSteps if on_cuda.serve(PLACE) else EagerSteps
+    assert type(choose(step, print)) is kind
+    assert not step.wait()
 
 
 @pytest.mark.skipif(on_cuda.INTERPRETED, reason="a whole run takes the interpreter long, and numpy warns of infinities")
-def test_a_late_run_is_the_prompt_one(digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delayed_run_is_the_eager_one(digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped and resumed besides: the same rows and weights, but for the rounding of the update; and when it diverges
     the same step and pictures are told."""
     recipe = with_settings(load_recipe("lenet5_small"), ["epochs=1", "batch=64", "net_options.output=linear"])
     plans = {"learns": recipe, "diverges": with_settings(recipe, ["lr=100", "decay=100", "loss=softmax"])}
     found: dict[str, list[object]] = {name: [] for name in plans}
-    for late in (False, True):
-        if late:
-            monkeypatch.setattr(verb, "updates", lambda step, note, cut: Late(Whole(step, 64, note, record=False)))
+    for delayed in (False, True):
+        if delayed:
+            monkeypatch.setattr(
+                module, "choose", lambda step, note: DelayedSteps(GraphStep(step, 64, note, record=False))
+            )
         for name, plan in plans.items():
-            out = tmp_path / f"{name} {late}"
+            out = tmp_path / f"{name} {delayed}"
             with suppress(Diverged):
                 stop = Stop()
                 with pytest.raises(Interrupted):
@@ -163,20 +175,17 @@ def test_a_late_run_is_the_prompt_one(digits: Store, tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(4)])
-@pytest.mark.parametrize("piece", [None, 2])
-def test_replays_are_the_steps_one_by_one(dtype: torch.dtype, norm, piece: int | None) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("size", [None, 2])
+def test_replays_are_the_steps_one_by_one(dtype: torch.dtype, norm, size: int | None) -> None:  # type: ignore[no-untyped-def]
     """Each draws its own dropout; the rate changes on the way; the last batch is smaller."""
     where, notes = replace(FP32, dtype=dtype), []
     ends = []
     for record in (False, True):
         step = made(norm(), where)
-        step.piece = piece
-        whole = Whole(step, 4, notes.append, record)
+        step.micro_batch = size
+        whole = GraphStep(step, 4, notes.append, record)
         given = batches(WARM_UP + 6)
-        found = [
-            whole(batch.images.to(dtype), batch.labels, i, 0.1 if i < 5 else 0.02).tolist()
-            for i, batch in enumerate(given)
-        ]
+        found = [one(whole, batch, i, dtype, 0.1 if i < 5 else 0.02) for i, batch in enumerate(given)]
         assert (whole.graph is not None) == record, notes
         ends.append((found, weights(step), [each.cpu() for each in step.net.buffers()]))
     assert not notes
@@ -192,9 +201,9 @@ def test_what_can_not_be_recorded_goes_on_one_by_one() -> None:
             return x * (1.0 if float(x.detach().sum()) > -1e9 else 2.0)
 
     step, notes = made(Looks()), []
-    whole = Whole(step, 4, notes.append)
+    whole = GraphStep(step, 4, notes.append)
     for i, batch in enumerate(batches(WARM_UP + 4)):
-        assert np.isfinite(whole(batch.images, batch.labels, i, 0.1).tolist()).all()
+        assert np.isfinite(one(whole, batch, i)).all()
     assert whole.graph is None
     assert len(notes) == 1
     assert notes[0].startswith("a step can't be a CUDA graph here")
