@@ -24,7 +24,7 @@ from convnet.io.signals import Stop
 from convnet.nets import create_model, recipe_of
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe, load_recipe, with_settings
-from convnet.training.step import Step
+from convnet.training.step import EagerSteps
 from convnet.training.train import train
 from thin import SMALL, shapes_of, thinned
 
@@ -53,7 +53,7 @@ def made(name: str) -> Net:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_of_every_net_is_the_same_twice(name: str, precision: str) -> None:
     recipe, where = load_recipe(recipe_of(name, 8)), device.choose(precision, PLACE)
-    step = Step(where.take(made(name)).train(), replace(recipe, net=name), where)
+    step = EagerSteps(where.take(made(name)).train(), replace(recipe, net=name), where)
     net, size = step.net, step.net.input_size
     images = torch.randn(8, net.in_channels, size, size, generator=torch.Generator().manual_seed(0))
     images = images.to(where.device, step.input_dtype, memory_format=torch.channels_last)

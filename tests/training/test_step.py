@@ -121,7 +121,7 @@ def test_the_loss_of_distances_is_equation_9_with_20_for_its_constant() -> None:
     distances = -net(images).detach().double()
     assert distances.min() > 30
     expected = distances[range(4), labels] + torch.log(math.exp(-20) + torch.exp(-distances).sum(1))
-    loss, wrong = Step(net, replace(RECIPE, loss="rbf"), FP32).gradients(images, labels, 0)
+    loss, wrong = EagerSteps(net, replace(RECIPE, loss="rbf"), FP32).gradients(images, labels, 0)
     assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-5)
     assert int(wrong) == int((distances.argmin(1) != labels).sum())
 
