@@ -23,9 +23,9 @@ import torch
 from convnet import device
 from convnet.data.preprocess import Preprocessing
 from convnet.evaluation.inference import BATCH
+from convnet.evaluation.seen import Seen
 from convnet.nets import create_model
 from convnet.visualize.occlusion import occlusion, places
-from convnet.visualize.seen import Seen
 
 GOAL = 0.7
 

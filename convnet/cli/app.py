@@ -25,8 +25,8 @@ from convnet.cli.machine import benchmark, doctor
 from convnet.cli.progress_bar import columns, plain, shown
 from convnet.cli.report import after_training, report
 from convnet.cli.show import show
-from convnet.cli.verb import Place, guarded
-from convnet.cli.weights import checkpoint_at, export, import_
+from convnet.cli.verb import Place, checkpoint_at, guarded
+from convnet.cli.weights import export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.progress import Progress
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from convnet.cli.progress_bar import plain, shown
-from convnet.cli.verb import Place, computing_at
-from convnet.cli.weights import checkpoint_at
+from convnet.cli.verb import Place, checkpoint_at, computing_at, trained_at
 from convnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -127,14 +126,10 @@ def predict(
 
     A picture that can't be read is named on stderr, the others are still answered, and the exit code is 3.
     """
-    from convnet.checkpoint import load, rebuild
-    from convnet.evaluation.predict import predict as run
     from convnet.training.metrics_log import inert
 
     _one_of(as_json, as_csv)
-    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
-    net = where.take(rebuild(kept))
-    answers = run(net, kept.preprocessing, kept.classes, pictures, where, top=top, views_name=views, scales=scales)
+    answers = trained_at(checkpoint, place).predict(pictures, top=top, views=views, scales=scales)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         writer.writerow(["picture", "rank", "class", "probability"])

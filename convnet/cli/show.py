@@ -21,7 +21,7 @@ from convnet.errors import UsageError
 
 if TYPE_CHECKING:
     from convnet import checkpoint
-    from convnet.visualize.seen import Seen
+    from convnet.evaluation.seen import Seen
 
 P = ParamSpec("P")
 Out = Annotated[
@@ -85,8 +85,8 @@ def seen_at(
     A file's true class is its folder's name where the net has a class of that name. Raises: UsageError, DataError.
     """
     from convnet.data.store import Store, is_store
+    from convnet.evaluation import seen
     from convnet.evaluation.evaluate import split_to_test
-    from convnet.visualize import seen
 
     if len(paths) == 1 and is_store(paths[0]):
         store = Store(paths[0]).with_labels_of(kept.classes, "the net")

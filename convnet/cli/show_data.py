@@ -8,15 +8,12 @@ import typer
 
 from convnet.cli.progress_bar import plain, shown
 from convnet.cli.show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
-from convnet.cli.verb import Place, computing_at
-from convnet.cli.weights import checkpoint_at
+from convnet.cli.verb import Place, checkpoint_at, trained_at
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
-    from convnet.data.preprocess import Preprocessing
     from convnet.data.store import Split, Store
-    from convnet.device import Device
-    from convnet.nets.layers import Net
+    from convnet.evaluation.trained_net import TrainedNet
     from convnet.visualize.guesses import Guesses
 
 TOLD = 10  # lines of each kind of finding
@@ -47,10 +44,10 @@ def panels(
     AlexNet's figure 4, left: each picture with its true class, and the classes that the net holds most probable.
     """
     from convnet.data.store import is_store
+    from convnet.evaluation.seen import from_files, from_store
     from convnet.visualize import panels as find
     from convnet.visualize import plot
     from convnet.visualize.panels import Which, choose, draw_panels
-    from convnet.visualize.seen import from_files, from_store
 
     which: Which = "confident errors" if most_confident_errors else "errors" if only_errors else "any"
     path = target(out, "panels")
@@ -59,12 +56,12 @@ def panels(
         if len(pictures) == 1 and is_store(pictures[0]):
             tested = _split(_store(pictures[0], net), split)
             found = _guesses(net, tested, progress, None if which != "any" else (n, seed))
-            chosen = from_store(tested, choose(found, n, which, seed), net.preprocessing)
+            chosen = from_store(tested, choose(found, n, which, seed), net.trained.preprocessing)
         elif which != "any":
             raise UsageError("errors are known of a store's pictures only: name a store in place of pictures")
         else:
-            chosen = from_files(pictures, net.preprocessing)
-        found_panels = find(net.net, chosen, net.preprocessing, net.where)
+            chosen = from_files(pictures, net.trained.preprocessing)
+        found_panels = find(net.trained.net, chosen, net.trained.preprocessing, net.trained.device)
         plot.save(draw_panels(found_panels, net.short), path)
     written(path)
 
@@ -88,23 +85,29 @@ def neighbours(
     AlexNet's figure 4, right: the six with the smallest Euclidean distance in the layer before the classes; for
     contrast the six whose pixels are nearest.
     """
+    from convnet.evaluation.seen import from_files, from_store
     from convnet.visualize import neighbours as find
     from convnet.visualize import plot
     from convnet.visualize.guesses import some
     from convnet.visualize.neighbours import draw_neighbours
-    from convnet.visualize.seen import from_files, from_store
 
     path = target(out, "neighbours")
     net = _net(checkpoint, names, place)
     opened = _store(store, net)
     if pictures:
-        queries = from_files(pictures, net.preprocessing)
+        queries = from_files(pictures, net.trained.preprocessing)
     else:
         asked = _split(opened, split)
-        queries = from_store(asked, some(asked.n, n, seed), net.preprocessing)
+        queries = from_store(asked, some(asked.n, n, seed), net.trained.preprocessing)
     with shown(quiet) as progress:
         found = find(
-            net.net, queries, opened.split("train"), net.preprocessing, net.where, layer=layer, progress=progress
+            net.trained.net,
+            queries,
+            opened.split("train"),
+            net.trained.preprocessing,
+            net.trained.device,
+            layer=layer,
+            progress=progress,
         )
         plot.save(draw_neighbours(found, net.short), path)
     written(path)
@@ -167,7 +170,7 @@ def classes(
     with shown(quiet) as progress:
         twins = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
         found = find(_guesses(net, tested, progress), twins)
-        plot.save(draw_classes(found, tested, train, net.preprocessing, net.short), path)
+        plot.save(draw_classes(found, tested, train, net.trained.preprocessing, net.short), path)
         table = path.with_suffix(".csv")
         atomic.write_atomic(table, classes_csv(found.rows, net.names))
     _tell(found, tested, train, net.short)
@@ -217,29 +220,24 @@ class _Loaded(NamedTuple):
     """A checkpoint's net where it runs, and what its classes are called: with all synonyms, and short."""
 
     file: Path
-    net: "Net"
-    preprocessing: "Preprocessing"
-    classes: tuple[str, ...]
+    trained: "TrainedNet"
     names: tuple[str, ...]
     short: tuple[str, ...]
-    where: "Device"
 
 
 def _net(checkpoint: Path, names: Path | None, place: str) -> _Loaded:
-    from convnet.checkpoint import load, rebuild
     from convnet.visualize.labels import class_names, first_names
 
     file = checkpoint_at(checkpoint)
-    kept, where = load(file), computing_at(place)
-    called = class_names(kept.classes, names)
-    net = where.take(rebuild(kept))
-    return _Loaded(file, net, kept.preprocessing, kept.classes, called, first_names(called), where)
+    trained = trained_at(file, place)
+    called = class_names(trained.classes, names)
+    return _Loaded(file, trained, called, first_names(called))
 
 
 def _store(path: Path, net: _Loaded) -> "Store":
     from convnet.data.store import Store
 
-    return Store(path).with_labels_of(net.classes, str(net.file))
+    return Store(path).with_labels_of(net.trained.classes, str(net.file))
 
 
 def _split(store: "Store", name: str | None) -> "Split":
@@ -254,4 +252,4 @@ def _guesses(net: _Loaded, split: "Split", progress: Any, drawn: tuple[int, int]
     from convnet.visualize.guesses import some
 
     ids = None if drawn is None else some(split.n, *drawn)
-    return guesses(net.net, split, net.preprocessing, net.where, ids=ids, progress=progress)
+    return guesses(net.trained.net, split, net.trained.preprocessing, net.trained.device, ids=ids, progress=progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from convnet.cli.show import Checkpoint, Out, command, target, written
-from convnet.cli.weights import checkpoint_at
+from convnet.cli.verb import checkpoint_at
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:

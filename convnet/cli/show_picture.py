@@ -20,15 +20,12 @@ from convnet.cli.show import (
     target,
     written,
 )
-from convnet.cli.verb import Place, computing_at
-from convnet.cli.weights import checkpoint_at
+from convnet.cli.verb import Place, checkpoint_at, computing_at
 from convnet.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from convnet.data.preprocess import Preprocessing
-    from convnet.device import Device
-    from convnet.nets.layers import Net
-    from convnet.visualize.seen import Seen
+    from convnet.evaluation.seen import Seen
+    from convnet.evaluation.trained_net import TrainedNet
 
 Class = Annotated[str | None, typer.Option("--class", help="A class of the net [the true one, else the predicted].")]
 
@@ -60,11 +57,12 @@ def occlusion(
 
     path = target(out, "occlusion")
     asked = _asked(checkpoint, pictures, ids, split, names, place)
-    check(box, stride, asked.preprocessing.crop)
+    net = asked.trained
+    check(box, stride, net.preprocessing.crop)
     label = _class(class_, asked)
     with shown(quiet) as progress:
         found = [
-            of(asked.net, seen, asked.preprocessing, asked.where, label=label, layer=layer, box=box, stride=stride,
+            of(net.net, seen, net.preprocessing, net.device, label=label, layer=layer, box=box, stride=stride,
                progress=progress) for seen in asked.pictures
         ]  # fmt: skip
     plot.save(draw_occlusion(found, first_names(asked.names)), path)
@@ -104,9 +102,17 @@ def cam(
         raise UsageError(f"--top {top}: must be at least 1")
     asked = _asked(checkpoint, pictures, ids, split, names, place)
     label = _class(class_, asked)
-    labels = None if label is None else (label,)
+    net, labels = asked.trained, None if label is None else (label,)
     found = [
-        of(asked.net, seen, asked.preprocessing, asked.where, labels=labels, layer=layer, top=top)
+        of(
+            net.net,
+            seen,
+            net.preprocessing,
+            net.device,
+            labels=labels,
+            layer=layer,
+            top=top,
+        )
         for seen in asked.pictures
     ]
     plot.save(draw_cam(found, first_names(asked.names)), path)
@@ -117,10 +123,7 @@ def cam(
 class _Asked(NamedTuple):
     """A net, the classes' names for the net and for people, and pictures."""
 
-    net: "Net"
-    preprocessing: "Preprocessing"
-    where: "Device"
-    classes: tuple[str, ...]
+    trained: "TrainedNet"
     names: tuple[str, ...]
     pictures: list["Seen"]
 
@@ -128,24 +131,26 @@ class _Asked(NamedTuple):
 def _asked(
     checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, place: str
 ) -> _Asked:
-    from convnet.checkpoint import load, rebuild
+    from convnet.checkpoint import load
+    from convnet.evaluation.trained_net import trained
     from convnet.visualize.labels import class_names
 
-    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
+    kept = load(checkpoint_at(checkpoint))
     called = class_names(kept.classes, names)
     seen = seen_at(pictures, kept, ids, split)
-    return _Asked(where.take(rebuild(kept)), kept.preprocessing, where, kept.classes, called, seen)
+    return _Asked(trained(kept, computing_at(place)), called, seen)
 
 
 def _class(name: str | None, asked: _Asked) -> int | None:
     """The class of that name: the net's own, one for people, or one of its synonyms. Raises: UsageError."""
     if name is None:
         return None
-    if name in asked.classes:
-        return asked.classes.index(name)
+    classes = asked.trained.classes
+    if name in classes:
+        return classes.index(name)
     fits = [k for k, text in enumerate(asked.names) if name in (text, *(each.strip() for each in text.split(",")))]
     if len(fits) > 1:
-        raise UsageError(f"--class {name}: names {', '.join(asked.classes[k] for k in fits)}; choose one of these")
+        raise UsageError(f"--class {name}: names {', '.join(classes[k] for k in fits)}; choose one of these")
     if not fits:
         raise UsageError(unknown("class", name, asked.names))
     return fits[0]

@@ -7,16 +7,14 @@ import typer
 
 from convnet.cli.progress_bar import shown
 from convnet.cli.show import Checkpoint, Layer, Out, Quiet, Split, command, target, written
-from convnet.cli.verb import Place, computing_at
-from convnet.cli.weights import checkpoint_at
+from convnet.cli.verb import Place, trained_at
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from convnet.data.preprocess import Preprocessing
     from convnet.data.store import Split as StoreSplit
-    from convnet.device import Device
+    from convnet.evaluation.trained_net import TrainedNet
     from convnet.io.signals import Stop
     from convnet.nets.layers import Net
     from convnet.progress import Progress
@@ -39,16 +37,16 @@ def maps(
 
     Every map, or those of --maps, on one scale; the net's columns apart. Without --layer the last convolution.
     """
+    from convnet.evaluation.seen import from_files
     from convnet.visualize import maps as find
     from convnet.visualize import plot
     from convnet.visualize.maps import draw_maps
     from convnet.visualize.project import deepest
-    from convnet.visualize.seen import from_files
 
     path = target(out, "maps")
-    net = _net(checkpoint, place)
+    net = trained_at(checkpoint, place)
     (seen,) = from_files([picture], net.preprocessing)
-    found = find(net.net, seen, layer or deepest(net.net), net.preprocessing, net.where, _numbers(maps))
+    found = find(net.net, seen, layer or deepest(net.net), net.preprocessing, net.device, _numbers(maps))
     plot.save(draw_maps(found), path)
     written(path)
 
@@ -90,21 +88,15 @@ def deconv(
         if picture is not None:
             if store is not None or over_training or split is not None or among is not None:
                 raise UsageError("--picture takes the place of a store, --split, --among and --over-training")
-            made = _of_picture(_net(checkpoint, place), picture, asked)
+            made = _of_picture(trained_at(checkpoint, place), picture, asked)
         elif store is None:
             raise UsageError("name a store to search, or a picture with --picture")
         elif over_training:
             made = _of_epochs(checkpoint, place, _pictures(store, split, among), asked, progress, stop)
         else:
-            made = _of_store(_net(checkpoint, place), _pictures(store, split, among), asked, progress, stop)
+            made = _of_store(trained_at(checkpoint, place), _pictures(store, split, among), asked, progress, stop)
         plot.save(made, path)
     written(path)
-
-
-class _Loaded(NamedTuple):
-    net: "Net"
-    preprocessing: "Preprocessing"
-    where: "Device"
 
 
 class _Asked(NamedTuple):
@@ -129,33 +121,33 @@ class _Searched(NamedTuple):
     text: str
 
 
-def _of_store(net: _Loaded, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
+def _of_store(net: "TrainedNet", where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
     """Zeiler and Fergus, figure 2."""
     from convnet.visualize import top_activations
     from convnet.visualize.project import draw_features, project
 
     found = top_activations(
-        net.net, where.split, net.preprocessing, net.where, asked.of(net.net), ids=where.ids, progress=progress,
+        net.net, where.split, net.preprocessing, net.device, asked.of(net.net), ids=where.ids, progress=progress,
         stop=stop
     )  # fmt: skip
     features = []
     for each in found.values():
         which = range(len(each.maps)) if asked.maps is not None else each.most_excited(asked.n)
-        features += project(net.net, each, which, where.split, net.preprocessing, net.where, asked.form)
+        features += project(net.net, each, which, where.split, net.preprocessing, net.device, asked.form)
     best = f"the {found[features[0].stage].ids.shape[1]} pictures of {where.text}"
     return draw_features(features, f"Left: {TITLES[asked.form]} of the strongest unit in each of {best} that excite "
                          "the map most, each scaled by itself. Right: what the unit sees. The numbers are the first "
                          "and the last of these activations.")  # fmt: skip
 
 
-def _of_picture(net: _Loaded, picture: Path, asked: _Asked) -> "Figure":
+def _of_picture(net: "TrainedNet", picture: Path, asked: _Asked) -> "Figure":
+    from convnet.evaluation.seen import from_files
     from convnet.visualize.project import draw_features, project_picture
-    from convnet.visualize.seen import from_files
 
     (seen,) = from_files([picture], net.preprocessing)
     features = []
     for stage, chosen in asked.of(net.net).items():
-        features += project_picture(net.net, seen, stage, chosen, net.preprocessing, net.where, asked.form, asked.n)
+        features += project_picture(net.net, seen, stage, chosen, net.preprocessing, net.device, asked.form, asked.n)
     return draw_features(features, f"Left: {TITLES[asked.form]} of the map's strongest unit for this picture, each "
                          "scaled by itself. Right: what the unit sees. The number is its activation.")  # fmt: skip
 
@@ -167,9 +159,9 @@ def _of_epochs(
     from convnet.visualize.project import draw_evolution, kept_epochs, over_training
 
     kept = kept_epochs(checkpoint.parent if checkpoint.is_file() else checkpoint)
-    last = _net(kept[max(kept)], place)
+    last = trained_at(kept[max(kept)], place)
     found = over_training(
-        kept, asked.of(last.net), where.split, last.where, most=asked.n, form=asked.form, ids=where.ids,
+        kept, asked.of(last.net), where.split, last.device, most=asked.n, form=asked.form, ids=where.ids,
         progress=progress, stop=stop
     )  # fmt: skip
     return draw_evolution(found, f"After each epoch the picture of {where.text} that excited the map most, and its "
@@ -189,13 +181,6 @@ def _pictures(path: Path, split: str | None, among: int | None) -> _Searched:
     ids = some(found.n, among) if among is not None else None
     n = found.n if ids is None else len(ids)
     return _Searched(found, ids, f"{found.name} ({n:,} searched)")
-
-
-def _net(checkpoint: Path, place: str) -> _Loaded:
-    from convnet.checkpoint import load, rebuild
-
-    kept, where = load(checkpoint_at(checkpoint)), computing_at(place)
-    return _Loaded(where.take(rebuild(kept)), kept.preprocessing, where)
 
 
 def _numbers(text: str | None) -> list[int] | None:

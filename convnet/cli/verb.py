@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
@@ -16,6 +17,7 @@ from convnet.errors import DiskError, Interrupted
 
 if TYPE_CHECKING:
     from convnet.device import Device
+    from convnet.evaluation.trained_net import TrainedNet
 
 P = ParamSpec("P")
 Place = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where the net computes.")]
@@ -27,6 +29,21 @@ def computing_at(place: str, precision: Literal["fp32", "bf16"] = "fp32") -> "De
 
     threads.settle()
     return device.choose(precision, place)
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a user means by a file or a run's folder. Raises: UsageError when there is none."""
+    from convnet.evaluation import trained_net
+
+    return trained_net.checkpoint_at(path)
+
+
+def trained_at(path: Path, place: str) -> "TrainedNet":
+    """The net of a checkpoint or a run, on the device that --device names. Raises: UsageError, DataError."""
+    from convnet.checkpoint import load
+    from convnet.evaluation.trained_net import trained
+
+    return trained(load(checkpoint_at(path)), computing_at(place))
 
 
 def guarded(function: Callable[P, None]) -> Callable[P, None]:

@@ -69,6 +69,7 @@ def export(
     under our names, torchvision's or Caffe's; a .caffemodel has its .prototxt beside. Nothing is written over.
     """
     from convnet.checkpoint import load
+    from convnet.evaluation.trained_net import checkpoint_at
     from convnet.export import export as run
 
     written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats)
@@ -80,17 +81,3 @@ def export(
     if written.difference is not None:
         print(f"onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")  # noqa: T201
     print("written: " + ", ".join(plain(str(path)) for path in written.files))  # noqa: T201
-
-
-def checkpoint_at(path: Path) -> Path:
-    """The checkpoint that a user means by a file or a run's folder. Raises: UsageError when there is none."""
-    from convnet.checkpoint import BEST, LAST
-
-    if path.is_dir():
-        found = [path / name for name in (BEST, LAST) if (path / name).is_file()]
-        if not found:
-            raise UsageError(f"{path} holds no checkpoint ({BEST} or {LAST})")
-        path = found[0]
-    if not path.is_file():
-        raise UsageError(f"{path}: no such checkpoint; a run keeps its own in runs/NAME/{BEST}")
-    return path

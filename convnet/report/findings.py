@@ -15,6 +15,7 @@ from convnet.data.store import Pixels, Split, Store
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.evaluate import split_to_test
+from convnet.evaluation.seen import Seen, from_store
 from convnet.io.signals import Stop
 from convnet.nets.layers import Net
 from convnet.progress import Progress
@@ -27,7 +28,6 @@ from convnet.visualize.filters import filters, name_of, pictures_of
 from convnet.visualize.guesses import Guesses, guesses, some
 from convnet.visualize.neighbours import Neighbours, neighbours
 from convnet.visualize.panels import choose, percent
-from convnet.visualize.seen import Seen, from_store
 
 PICTURES = 2000  # validation pictures that are looked at, if not told otherwise
 TRAINED = 20_000  # training pictures among which copies are looked for

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from convnet.data.preprocess import Preprocessing
 from convnet.device import Device
 from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.seen import Seen, net_input
 from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.last_maps import check_has_maps, last_maps
-from convnet.visualize.seen import Seen, net_input
 
 Kind = Literal["CAM", "Grad-CAM"]
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split
 from convnet.evaluation.evaluate import interval
+from convnet.evaluation.seen import Seen, from_store
 from convnet.training.metrics_log import inert
 from convnet.visualize import plot
 from convnet.visualize.duplicates import Twin
 from convnet.visualize.guesses import Guesses, mistakes
 from convnet.visualize.panels import percent
-from convnet.visualize.seen import Seen, from_store
 
 SURE, UNLIKELY = 0.9, 0.01  # of another class and of the label: the label is in doubt
 DOUBT = f"the net gives another class at least {SURE:.0%} and the label at most {UNLIKELY:.0%}; a hint, no verdict"

@@ -15,11 +15,11 @@ from convnet.data.preprocess import Preprocessing
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.seen import Seen, net_input
 from convnet.nets import trace
 from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.deconv import check_maps
-from convnet.visualize.seen import Seen, net_input
 
 WIDTH = 7.0  # inches
 STRONG = 0.998  # the part of the activations that the colours tell apart

@@ -20,13 +20,13 @@ from convnet.data.store import Split
 from convnet.device import Device
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.evaluate import NotFinite, check_gives
+from convnet.evaluation.seen import Seen, from_store, in_parts, net_input
 from convnet.evaluation.views import protocol
 from convnet.io.signals import Stop
 from convnet.nets import features, trace
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
-from convnet.visualize.seen import Seen, from_store, in_parts, net_input
 
 NEAREST = 6  # as in the paper
 BATCH = 16  # pictures at a time

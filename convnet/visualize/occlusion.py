@@ -35,12 +35,12 @@ from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.evaluate import NotFinite
 from convnet.evaluation.inference import BATCH
+from convnet.evaluation.seen import Seen, net_input
 from convnet.nets import Only, trace
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
 from convnet.visualize.last_maps import check_has_maps, last_maps
-from convnet.visualize.seen import Seen, net_input
 
 BOX, STRIDE = 32, 8  # pixels; the paper gives none
 MID_GREY = 128

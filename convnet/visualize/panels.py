@@ -14,11 +14,11 @@ from convnet.data.preprocess import Preprocessing
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.inference import posterior
+from convnet.evaluation.seen import Seen, net_input
 from convnet.io import rng
 from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.guesses import Guesses, mistakes
-from convnet.visualize.seen import Seen, net_input
 
 TOP = 5  # bars, as in the paper
 BATCH = 32  # pictures at a time

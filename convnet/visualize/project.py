@@ -22,6 +22,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Pixels, Split
 from convnet.device import Device
 from convnet.errors import UsageError
+from convnet.evaluation.seen import Seen, from_store, net_input
 from convnet.io.signals import Stop
 from convnet.nets import trace
 from convnet.nets.layers import Net
@@ -29,7 +30,6 @@ from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
 from convnet.visualize.deconv import Form, Unit, check_maps, deconv, peaks
 from convnet.visualize.receptive_fields import Field, Fields, fields_of, receptive_fields
-from convnet.visualize.seen import Seen, from_store, net_input
 from convnet.visualize.top_activations import Ints, Strongest, top_activations
 
 BATCH = 4  # pictures at a time; all their activations are held for the way back

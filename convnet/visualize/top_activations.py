@@ -17,12 +17,12 @@ from convnet.data.store import Split
 from convnet.device import Device
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.seen import in_parts, net_input
 from convnet.io.signals import Stop
 from convnet.nets import trace
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize.deconv import Unit, check_maps
-from convnet.visualize.seen import in_parts, net_input
 
 NINE = 9  # pictures, as in the paper
 BATCH = 16  # pictures at a time; their activations in the stages that are searched are held

@@ -21,6 +21,7 @@ from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.data.store_header import read_header
 from convnet.errors import DataError, UsageError
+from convnet.evaluation import seen
 from convnet.evaluation.evaluate import check_gives, read
 from convnet.evaluation.inference import posteriors
 from convnet.evaluation.predict import predict
@@ -29,7 +30,6 @@ from convnet.export import export
 from convnet.export.onnx import metadata
 from convnet.nets import create_model
 from convnet.recipe import Recipe
-from convnet.visualize import seen
 from convnet.weights import read_weights
 
 SIZES = ((90, 60), (40, 71), (64, 64), (300, 7), (20, 33), (33, 32))  # width, height

@@ -12,12 +12,12 @@ from convnet import checkpoint, device
 from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
 from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.seen import Seen, net_input
 from convnet.nets import create_model, trace
 from convnet.nets.layers import scaled_tanh
 from convnet.recipe import Recipe
 from convnet.visualize import plot
 from convnet.visualize.cam import ClassMap, cam, draw_cam, overlay
-from convnet.visualize.seen import Seen, net_input
 
 RNG = np.random.default_rng(0)
 CPU = device.choose("fp32", "cpu")

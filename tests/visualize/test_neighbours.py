@@ -18,13 +18,13 @@ from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.seen import from_store
 from convnet.io.signals import Stop
 from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.visualize import neighbours as find
 from convnet.visualize.neighbours import BATCH, SAME, before_classes, draw_neighbours
-from convnet.visualize.seen import from_store
 
 CPU = device.choose("fp32", "cpu")
 

@@ -11,11 +11,11 @@ from convnet import device
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
 from convnet.errors import UsageError
+from convnet.evaluation.seen import Seen, net_input
 from convnet.nets import create_model, trace
 from convnet.visualize import plot
 from convnet.visualize.last_maps import last_maps
 from convnet.visualize.occlusion import draw_occlusion, occlusion, places, share
-from convnet.visualize.seen import Seen, net_input
 
 RNG = np.random.default_rng(0)
 CPU = device.choose("fp32", "cpu")

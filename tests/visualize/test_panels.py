@@ -20,6 +20,7 @@ from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
 from convnet.evaluation.evaluate import evaluate
 from convnet.evaluation.inference import at_scales, posteriors
+from convnet.evaluation.seen import Seen, from_files, from_store, net_input
 from convnet.evaluation.views import protocol
 from convnet.recipe import Recipe
 from convnet.visualize import guesses as ask
@@ -28,7 +29,6 @@ from convnet.visualize import plot
 from convnet.visualize.guesses import Guesses, mistakes, some
 from convnet.visualize.labels import class_names
 from convnet.visualize.panels import Panel, choose, draw_panels
-from convnet.visualize.seen import Seen, from_files, from_store, net_input
 
 CPU = device.choose("fp32", "cpu")
 

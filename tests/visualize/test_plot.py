@@ -10,12 +10,12 @@ from conftest import Run
 from convnet.data.preprocess import of_recipe
 from convnet.data.store import Store
 from convnet.evaluation.evaluate import Scores
+from convnet.evaluation.seen import Seen
 from convnet.recipe import Recipe
 from convnet.visualize import plot
 from convnet.visualize.classes import classes, draw_classes
 from convnet.visualize.guesses import Guesses
 from convnet.visualize.panels import Panel, draw_panels
-from convnet.visualize.seen import Seen
 
 
 def panel(names: list[str]) -> Panel:

@@ -18,6 +18,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.seen import Seen, from_store, net_input
 from convnet.io.signals import Stop
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net, record
@@ -39,7 +40,6 @@ from convnet.visualize.project import (
     shown_patches,
     shown_projections,
 )
-from convnet.visualize.seen import Seen, from_store, net_input
 
 CPU = device.choose("fp32", "cpu")
 RECIPE = Recipe(net="cifar_26", size=32, crop=32, mean="picture", channels="rgb")
