@@ -97,13 +97,8 @@ LINES = {
     "kernels": 2090,
     "nets": 3380,
     "report": 710,
-<<<<<<< HEAD
     "training": 1490,
     "visualize": 3290,
-=======
-    "training": 1530,
-    "visualize": 3300,
->>>>>>> 5b7f8be (TrainedNet: convnet.load(path).evaluate(store), predict, trace, features; the command's own tuples for it go)
     "weights": 2360,
 }
 
