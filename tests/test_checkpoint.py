@@ -264,6 +264,22 @@ def test_damage_is_named(tmp_path):
         load(tmp_path / "pipe")
 
 
+@pytest.mark.parametrize(
+    ("left_out", "more", "text"),
+    [("epoch", {}, "position epoch is missing"), ("", {"age": 3}, "position age is unknown")],
+)
+def test_a_position_with_other_fields_is_refused(tmp_path, left_out, more, text):
+    header, rest = parts(bytes_of(small(), tmp_path))
+    header["position"] = {name: value for name, value in header["position"].items() if name != left_out} | more
+    refused(tmp_path / "a.ckpt", forged(header, rest), text)
+
+
+def test_a_run_begins_before_the_first_step_of_epoch_1():
+    start = Position()
+    assert (start.epoch, start.batch, start.step, start.pictures, start.errors, start.loss_sum) == (1, 0, 0, 0, 0, 0.0)
+    assert (start.validation_errors, start.best_error, start.rows) == ((), None, 0)
+
+
 # T3: every truncation, every flipped bit
 
 
@@ -541,6 +557,18 @@ def test_a_header_that_could_not_be_read_back_is_not_saved(tmp_path):
     with pytest.raises(ConvnetError, match=r"not saved: the header has .* at most 2097152 are allowed"):
         save(tmp_path / LAST, small(classes=tuple(f"{n:060d}" for n in range(40_000))))
     save(tmp_path / LAST, small(classes=tuple(f"n{n:08d}, the name of a class" for n in range(22_000))))
+
+
+def test_a_header_of_as_many_bytes_as_are_allowed_is_saved_and_read(tmp_path, monkeypatch):
+    header = struct.unpack_from("<Q", bytes_of(small(), tmp_path), 12)[0]
+    monkeypatch.setattr(checkpoint, "MAX_HEADER", header)
+    save(tmp_path / LAST, small())
+    assert same(load(tmp_path / LAST), small())
+    monkeypatch.setattr(checkpoint, "MAX_HEADER", header - 1)
+    with pytest.raises(
+        ConvnetError, match=f"not saved: the header has {header} bytes, at most {header - 1} are allowed"
+    ):
+        save(tmp_path / LAST, small())
 
 
 def test_saving_holds_no_second_copy(tmp_path):

@@ -384,7 +384,7 @@ def test_a_header_lists_every_file_that_is_read(digits: Store, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("shard", 7), ("label", 10), ("label", -1), ("offset", 2**63), ("length", 2**62), ("payload", 9)],
+    [("shard", 7), ("shard", 1), ("label", 10), ("label", -1), ("offset", 2**63), ("length", 2**62), ("payload", 9)],
 )
 def test_an_impossible_row_is_refused(digits: Store, tmp_path: Path, field: str, value: int) -> None:
     rows = digits.split("val").rows.copy()
@@ -396,6 +396,26 @@ def test_an_impossible_row_is_refused(digits: Store, tmp_path: Path, field: str,
     (path / "val.index.npy").write_bytes(data.getvalue())
     with pytest.raises(DataError, match=r"val.index.npy: row 3 is impossible"):
         Store(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"status": "failed", "key": "a"}, {"status": "failed", "key": "a", "reason": 3}, {"key": "a", "why": "b"}, []],
+)
+def test_a_list_of_what_was_left_out_that_is_none_is_refused(digits: Store, tmp_path: Path, row: object) -> None:
+    data = json.dumps(row).encode() + b"\n"
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    path = forged(digits, tmp_path, files={**digits.header["files"], "left_out.jsonl": entry})
+    (path / "left_out.jsonl").write_bytes(data)
+    with pytest.raises(DataError, match=r"left_out.jsonl is damaged: .*; prepare the store again"):
+        Store(path).left_out()
+
+
+def test_a_store_with_classes_that_a_net_lacks_names_three_of_each(digits: Store) -> None:
+    with pytest.raises(UsageError) as caught:
+        digits.with_labels_of(["a", "b", "c", "d"], "net.ckpt")
+    some, theirs = (", ".join(map(repr, names[:3])) for names in (digits.classes, "abcd"))
+    assert f"has 10 classes that net.ckpt lacks, as {some}; the net's are {theirs} ...: name them" in str(caught.value)
 
 
 def test_an_array_that_claims_more_than_it_has_is_refused(digits: Store, tmp_path: Path) -> None:

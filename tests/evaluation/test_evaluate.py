@@ -15,7 +15,7 @@ from convnet.data import preprocess
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluation.evaluate import MATRIX, Scores, evaluate, interval, rank
+from convnet.evaluation.evaluate import MATRIX, Scores, evaluate, interval, rank, split_to_test
 from convnet.evaluation.predict import predict
 from convnet.evaluation.views import protocol
 from convnet.io.signals import Stop
@@ -90,6 +90,8 @@ def test_top5_of_many_classes_and_ties() -> None:
     scores = Scores("single", "test", tuple("abcdefghijkl"), labels, posteriors.argmax(1), ranks, 0.0)
     expected = [label not in np.argsort(-row, kind="stable")[:5] for row, label in zip(posteriors, labels, strict=True)]
     assert scores.top5 == np.mean(expected) > 0
+    told = scores.figures()
+    assert (told["top1_accuracy"], told["top5_accuracy"]) == (1 - scores.top1, 1 - scores.top5)
 
 
 @pytest.mark.parametrize("n", [1, 7, 359, 50_000])
@@ -164,6 +166,16 @@ def test_evaluation_refuses_what_it_can_not_do(photos: Store, digits: Store) -> 
     stop.ask(15)
     with pytest.raises(Interrupted):
         evaluate(small_net(), photos.split("test"), preprocessing(photos), CPU, stop=stop)
+
+
+def test_the_split_to_test_is_the_first_that_has_pictures(photos: Store) -> None:
+    store = Store(photos.path)
+    for name in ("test", "val", "train"):
+        assert split_to_test(store).name == name
+        assert split_to_test(store, "val").name == "val"
+        store.splits[name].n = 0
+        with pytest.raises(UsageError, match=f"has no pictures in its split {name}; choose another with --split"):
+            evaluate(small_net(), store.split(name), preprocessing(photos), CPU)
 
 
 def test_predictions_keep_their_order_around_bad_pictures(photos: Store, tmp_path: Path) -> None:

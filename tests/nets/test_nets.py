@@ -476,6 +476,13 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], text: str) -> N
         create_model(**arguments)
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_an_init_that_a_net_does_not_know_is_refused(name: str) -> None:
+    net = shapes_of(name)
+    with pytest.raises(UsageError, match="unknown init 'none': Known: " + ", ".join(sorted(net.inits))):
+        net.initialize("none", torch.Generator())
+
+
 def test_wrong_pictures_are_named() -> None:
     with pytest.raises(UsageError, match=r"lenet5 takes 1 channel\(s\), got 3"):
         net_of("lenet5")(torch.zeros(1, 3, 32, 32))
