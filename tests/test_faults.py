@@ -46,8 +46,8 @@ class Ready:
 
     def contents(self) -> dict[str, bytes]:
         """Of what the verb has made; what differs from run to run is only there."""
-        kind = "*.so" if self.name == "compile" else "*"  # a compiler that is killed leaves its own files
-        paths = [path for path in sorted((self.place / "made").rglob(kind)) if path.is_file()]
+        kind = "convnet/*.so" if self.name == "compile" else "**/*"  # what is loaded: a compiler may leave other files
+        paths = [path for path in sorted((self.place / "made").glob(kind)) if path.is_file()]
         paths = [path for path in paths if not path.name.endswith(".lock")]  # of no process: no lock
         names = [path.relative_to(self.place).as_posix() for path in paths]
         return {n: b"" if n.endswith(TIMES) else path.read_bytes() for n, path in zip(names, paths, strict=True)}
