@@ -7,7 +7,6 @@ be read, classes that are too small or missing in a split, and the same picture 
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,11 +219,11 @@ def check_folder(
     looked: list[Looked] = []
     progress.start("checking", len(source.entries))
     n_threads = workers or hardware.cores().n
-    with ThreadPoolExecutor(n_threads) as pool:
-        for one in in_order(pool, lambda entry: _look(source, entry, max_pixels), source.entries, 4 * n_threads):
-            looked.append(one)
-            if len(looked) % BATCH == 0:
-                progress.update(len(looked))
+    for one in in_order(lambda entry: _look(source, entry, max_pixels), source.entries, lambda entry: repr(entry.key),
+                        n_threads=n_threads, window=4 * n_threads):  # fmt: skip
+        looked.append(one)
+        if len(looked) % BATCH == 0:
+            progress.update(len(looked))
     progress.update(len(looked))
     progress.finish()
     good = [one for one in looked if one.reason is None]

@@ -9,7 +9,6 @@ is done only where it is asked for. The validation and test pictures stay as the
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +22,7 @@ from convnet.data import augment
 from convnet.data.loader import AHEAD, Batch, Loader
 from convnet.data.store import Split
 from convnet.errors import UsageError
+from convnet.io.prefetch import in_order
 from convnet.kernels import planes
 from convnet.kernels.cuda import available as on_cuda
 from convnet.progress import Progress
@@ -94,20 +94,8 @@ class DeviceLoader:
             yield from ((ids, None) for ids in steps)
             return
         n_workers = max(1, self.loader.workers)
-        with ThreadPoolExecutor(n_workers, thread_name_prefix="loader") as pool:
-            ahead: deque[tuple[NDArray[np.int64], Future[Tensor]]] = deque()
-            try:
-                for ids in steps:
-                    ahead.append((ids, pool.submit(squares, self.loader, ids)))
-                    if len(ahead) > AHEAD * n_workers:
-                        first, read = ahead.popleft()
-                        yield first, read.result()
-                while ahead:
-                    first, read = ahead.popleft()
-                    yield first, read.result()
-            finally:
-                for _, read in ahead:
-                    read.cancel()
+        yield from in_order(lambda ids: (ids, squares(self.loader, ids)), steps, self.split.told, n_threads=n_workers,
+                            window=AHEAD * n_workers, stop=self.loader.stop)  # fmt: skip
 
     def _begun(
         self, epoch: int, ids: NDArray[np.int64], pictures: Tensor | None
@@ -198,15 +186,14 @@ def load(loader: Loader, packed: bool, progress: Progress) -> Tensor:
     shape = (n, planes.n_bytes(size)) if packed else (n, size, size, 3)
     kept = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     progress.start("pictures to the device", n)
-    parts = [slice(first, first + PORTION) for first in range(0, n, PORTION)]
-    n_workers = max(2, loader.workers)
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="loader") as pool:
-        for first in range(0, len(parts), n_workers):  # so many portions are in memory at once
-            some = parts[first : first + n_workers]
-            for part, read in zip(some, pool.map(lambda part: squares(loader, loader.ids[part]), some), strict=True):
-                pictures = read.to(loader.device, non_blocking=True)
-                kept[part] = planes.pack(pictures) if packed else pictures
-                progress.update(min(part.stop, n))
+    parts = [loader.ids[first : first + PORTION] for first in range(0, n, PORTION)]
+    n_workers, done = max(2, loader.workers), 0
+    for read in in_order(lambda ids: squares(loader, ids), parts, loader.split.told, n_threads=n_workers,
+                         window=n_workers - 1, stop=loader.stop):  # so many portions are in memory at once  # fmt: skip
+        pictures = read.to(loader.device, non_blocking=True)
+        kept[done : done + len(read)] = planes.pack(pictures) if packed else pictures
+        done += len(read)
+        progress.update(done)
     progress.finish()
     return kept
 

@@ -5,9 +5,7 @@ compiler, one pass makes a net's input of the stored pictures (kernels/augment_c
 interpreter lock. Otherwise the threads read and crop, and torch does the rest on the net's device: the plain form.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +17,8 @@ from convnet.data import augment
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Pixels, Split, Statistics
 from convnet.io import rng
+from convnet.io.prefetch import in_order
+from convnet.io.signals import Stop
 from convnet.kernels.cpu import augment as augment_cpu
 from convnet.recipe import Recipe
 
@@ -39,8 +39,9 @@ class Batch:
 class Loader:
     """Training batches of the pictures `ids` of a split, augmented by the recipe, on `device`.
 
-    workers: threads that read ahead; 0 reads when a batch is asked for. dtype: of the images, float32 or bfloat16; an
-    autocast net makes the same of both.
+    workers: threads that read ahead; 0 reads when a batch is asked for, and waits for it without a limit. dtype: of the
+    images, float32 or bfloat16; an autocast net makes the same of both. stop: whoever asks is heard while a batch is
+    waited for.
     """
 
     split: Split
@@ -51,6 +52,7 @@ class Loader:
     device: torch.device
     workers: int = 1
     dtype: torch.dtype = torch.float32
+    stop: Stop | None = None
 
     def __len__(self) -> int:
         """Steps in an epoch; the last may be smaller."""
@@ -72,20 +74,14 @@ class Loader:
             for ids in steps:
                 yield self._batch(ids, self._read(epoch, ids, self._room(len(ids))))
             return
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
-            ahead: deque[tuple[NDArray[np.int64], Future[Read]]] = deque()
-            try:
-                for ids in steps:
-                    ahead.append((ids, pool.submit(self._read, epoch, ids, self._room(len(ids)))))
-                    if len(ahead) > AHEAD * self.workers:
-                        first, read = ahead.popleft()
-                        yield self._batch(first, read.result())
-                while ahead:
-                    first, read = ahead.popleft()
-                    yield self._batch(first, read.result())
-            finally:
-                for _, read in ahead:
-                    read.cancel()
+
+        def read(step: tuple[NDArray[np.int64], Tensor | None]) -> tuple[NDArray[np.int64], Read]:
+            return step[0], self._read(epoch, *step)
+
+        rooms = ((ids, self._room(len(ids))) for ids in steps)
+        for ids, images in in_order(read, rooms, lambda step: self.split.told(step[0]), n_threads=self.workers,
+                                    window=AHEAD * self.workers, stop=self.stop):  # fmt: skip
+            yield self._batch(ids, images)
 
     def _room(self, n: int) -> Tensor | None:
         """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""

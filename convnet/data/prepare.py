@@ -88,14 +88,13 @@ def prepare(
         # Pillow keeps its memory blocks: 120 page faults fewer a picture
         Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
         total, n_threads = len(source.entries), workers or hardware.cores().n
-        with ThreadPoolExecutor(n_threads) as pool:
-            todo = unfinished.still_to_do(path, jobs, settings.size, pool, 2 * n_threads, progress)
-            done = total - sum(len(job.entries) for job in todo)
-            progress.start("preparing", total, done)
-            for job in todo:
-                for n in _make_shard(path, job, source, settings, pool, 2 * n_threads):
-                    done += n
-                    progress.update(done)
+        todo = unfinished.still_to_do(path, jobs, settings.size, n_threads, progress)
+        done = total - sum(len(job.entries) for job in todo)
+        progress.start("preparing", total, done)
+        for job in todo:
+            for n in _make_shard(path, job, source, settings, n_threads):
+                done += n
+                progress.update(done)
         progress.finish()
         return _fit(_commit(path, jobs, source, settings, listing))
 
@@ -180,17 +179,16 @@ class Made:
     sums: Sums
 
 
-def _make_shard(
-    path: Path, job: Job, source: Source, settings: Settings, pool: ThreadPoolExecutor, window: int
-) -> Iterator[int]:
+def _make_shard(path: Path, job: Job, source: Source, settings: Settings, n_threads: int) -> Iterator[int]:
     """Writes one shard and its part; yields the number of pictures finished, chunk by chunk."""
     part, offset = Part([], [], [], 0, Sums.zero(settings.size)), 0
     n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
     chunks = [job.entries[i : i + n] for i in range(0, len(job.entries), n)]
     starts = range(job.first, job.first + len(job.entries), n)
     with atomic.atomic(path / store.shard_name(job.split, job.number)) as file, _flushing(file) as flush:
-        work = zip(starts, chunks, strict=True)
-        for made in in_order(pool, lambda item: _chunk(source, settings, job.split, *item), work, window):
+        for made in in_order(lambda item: _chunk(source, settings, job.split, *item), zip(starts, chunks, strict=True),
+                             lambda item: f"a picture of {item[1][0].key!r} to {item[1][-1].key!r}",
+                             n_threads=n_threads, window=2 * n_threads):  # fmt: skip
             for data, key, row in made.rows:
                 part.rows.append([job.number, offset, len(data), *row])
                 part.keys.append(key)

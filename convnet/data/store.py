@@ -312,6 +312,11 @@ class Split:
         self._maps[shard] = pixels = np.frombuffer(mapped, np.uint8)
         return pixels
 
+    def told(self, ids: NDArray[np.int64]) -> str:
+        """Where these pictures lie, for people; without a look at the disk."""
+        shards = ", ".join(shard_name(self.name, k) for k in sorted({self._shards[i] for i in ids.tolist()}))
+        return f"{self.store.path}: {len(ids)} pictures in {shards}"
+
     def passed(self, i: int) -> None:
         """Gives back the memory of shards before that of picture i: who goes through a split once needs it no more."""
         for shard in list(self._maps):

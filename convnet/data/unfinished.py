@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,16 +80,16 @@ def begin(path: Path, plan: str) -> None:
     atomic.write_atomic(mark, plan.encode())
 
 
-def still_to_do(
-    path: Path, jobs: Sequence[Job], size: int, pool: ThreadPoolExecutor, window: int, progress: Progress
-) -> list[Job]:
+def still_to_do(path: Path, jobs: Sequence[Job], size: int, n_threads: int, progress: Progress) -> list[Job]:
     """The jobs without a finished shard; of those that have one every byte is read, and damage is told."""
     begun = [job for job in jobs if _place(path, job).exists()]
     if not begun:
         return list(jobs)
     done, whole = 0, set()
     progress.start("checking what is finished", sum(len(job.entries) for job in begun))
-    for job, damage in zip(begun, in_order(pool, lambda job: _damage(path, job, size), begun, window), strict=True):
+    damages = in_order(lambda job: _damage(path, job, size), begun, lambda job: str(_place(path, job)),
+                       n_threads=n_threads, window=2 * n_threads)  # fmt: skip
+    for job, damage in zip(begun, damages, strict=True):
         if damage is None:
             whole.add((job.split, job.number))
         else:

@@ -5,7 +5,6 @@ share whose class isn't among the five most probable. Posteriors are softmax out
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb, sqrt
@@ -21,6 +20,7 @@ from convnet.device import Device
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation.inference import BATCH, Picture, at_scales, posteriors
 from convnet.evaluation.views import IN_SQUARE, Look, protocol, square_at
+from convnet.io.prefetch import in_order
 from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
 
@@ -259,17 +259,11 @@ def read(
     Raises: Interrupted when `stop` is asked for.
     """
     parts = [chosen[first : first + PICTURES] for first in range(0, len(chosen), PICTURES)]
-    if not parts:  # all were there when a test was taken up again
-        return
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(_pictures, split, parts[0], looks)
-        for i, part in enumerate(parts):
-            pictures = following.result()
-            if i + 1 < len(parts):
-                following = pool.submit(_pictures, split, parts[i + 1], looks)
-            yield part, pictures
-            if stop:
-                raise Interrupted(f"stopped while testing on {split.name}")
+    pictures = in_order(lambda part: _pictures(split, part, looks), parts, split.told, stop=stop)
+    for part, some in zip(parts, pictures, strict=True):
+        yield part, some
+        if stop:
+            raise Interrupted(f"stopped while testing on {split.name}")
 
 
 def _pictures(split: Split, ids: NDArray[np.int64], looks: Sequence[Look]) -> list[Picture]:

@@ -1,7 +1,6 @@
 """What does a net see of a picture? The centre crop, as pixels to show and as the net's input."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from convnet.evaluation.evaluate import check_gives
 from convnet.evaluation.inference import at_scales
 from convnet.evaluation.views import centre, protocol
 from convnet.io.atomic import read
+from convnet.io.prefetch import in_order
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,7 @@ def in_parts(
 ) -> Iterator[tuple[NDArray[np.int64], list[Seen]]]:
     """The pictures `ids` of a split n at a time, with their ids; a thread reads the next ones. Raises: UsageError."""
     parts = [ids[first : first + n] for first in range(0, len(ids), n)]
-    with ThreadPoolExecutor(1) as pool:
-        following = [pool.submit(from_store, split, part, preprocessing) for part in parts[:1]]
-        for i, part in enumerate(parts):
-            pictures = following.pop().result()
-            following += [pool.submit(from_store, split, later, preprocessing) for later in parts[i + 1 : i + 2]]
-            yield part, pictures
+    yield from zip(parts, in_order(lambda part: from_store(split, part, preprocessing), parts, split.told), strict=True)
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:

@@ -94,7 +94,7 @@ def train(
         with atomic.lock(out, "training"):
             run = begin(recipe, data, out, where, resume, command, progress, start, at_once, device_loader.pixels(keep))
             dtype = run.step.input_dtype
-            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype)
+            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype, stop)
             taken = partial(micro_batch.taken, run.step, picture_shape(recipe))
             feed = device_loader.choose(loader, keep, taken, progress)
             steps = step.choose(run.step, progress.note)
@@ -127,17 +127,15 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
             steps.forward_backward(batch, number, partial(interruptible, run, stop))
             count(steps.update(lr))
             if stop:
-                count(steps.wait())
-                save(run)
-                raise Interrupted(_stopped(run))
+                raise Interrupted("stopped")
             if monotonic() - run.saved > 60 * recipe.save_minutes:
                 count(steps.wait())
                 save(run)
         count(steps.wait())
-    except DataError:  # a store that was damaged while it was read: what was learned before stays
+    except (DataError, Interrupted) as error:  # also a store that was damaged while it was read: what was learned stays
         count(steps.wait())
         save(run)
-        raise
+        raise error if isinstance(error, DataError) else Interrupted(_stopped(run)) from None
     finally:
         seconds, pictures = monotonic() - began, run.position.pictures - first
         metrics_log.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from convnet import device
 from convnet.data import augment, preprocess
 from convnet.data.loader import Loader
 from convnet.data.store import Store
-from convnet.io import rng
+from convnet.io import prefetch, rng
 from convnet.nets import list_models, recipe_of
 from convnet.recipe import Recipe, load_recipe
 from convnet.training.step import EagerSteps
@@ -118,13 +117,13 @@ def test_workers_change_nothing(photos: Store, workers: int) -> None:
 def test_each_worker_has_two_batches_to_read_ahead(
     photos: Store, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, submit = [], ThreadPoolExecutor.submit
+    asked, submit = [], prefetch._submitted
 
     def counting(*arguments: Any) -> Any:
         asked.append(arguments)
         return submit(*arguments)
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", counting)
+    monkeypatch.setattr(prefetch, "_submitted", counting)
     batches = loader(photos, workers=workers).epoch(1)
     next(batches)
     assert len(asked) == 2 * workers + 1
@@ -155,7 +154,7 @@ def test_an_abandoned_epoch_leaves_no_thread(photos: Store) -> None:
     batches = loader(photos, workers=2).epoch(1)
     next(batches)
     batches.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "reader"]
 
 
 def test_lenets_input_is_padded_grey_and_scaled(digits: Store) -> None:

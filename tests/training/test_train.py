@@ -4,8 +4,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -19,10 +21,10 @@ from PIL import Image
 from convnet import checkpoint, device
 from convnet.data.prepare import prepare
 from convnet.data.sources import open_source
-from convnet.data.store import Store
+from convnet.data.store import Split, Store
 from convnet.errors import DataError, DiskError, Diverged, Interrupted, UsageError
 from convnet.evaluation.evaluate import evaluate
-from convnet.io import atomic
+from convnet.io import atomic, prefetch
 from convnet.io.signals import Stop
 from convnet.nets import create_model
 from convnet.progress import Silent
@@ -205,6 +207,32 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     notes = Notes()
     train(FEW, few_digits, out, resume=True, progress=notes)
     assert any("last.ckpt: damaged record" in line and line.startswith("warning") for line in notes.lines)
+    assert result(out) == result(undisturbed)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_picture_that_is_never_read_ends_the_run_which_goes_on_later(
+    few_digits: Store, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """As of a network disk that is gone: nobody waits for good, and who asks to end is heard."""
+    out, stop, calls, gone = tmp_path / "run", Stop(), iter(range(100)), threading.Event()
+
+    def hang(split: Split) -> None:
+        if next(calls) >= 9:
+            stop.signal = signal.SIGTERM if asked else None
+            gone.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Split, "check_lengths", hang)
+        patch.setattr(prefetch, "SECONDS", 60 if asked else 0.2)
+        patch.setattr(prefetch, "GRACE", 0.1)
+        text = (
+            r"stopped in epoch 1, step \d; everything" if asked else r"16 pictures in train-00000.tar could not be read"
+        )
+        with pytest.raises(Interrupted if asked else DataError, match=text):
+            train(FEW, few_digits, out, stop=stop)
+    gone.set()
+    train(FEW, few_digits, out, resume=True)
     assert result(out) == result(undisturbed)
 
 
