@@ -24,7 +24,7 @@ def work(n):
     threading.Event().wait()
 
 try:
-    guarded(lambda: list(in_order(work, range(3), "picture {}".format, n_threads=2)))()
+    guarded(lambda: list(in_order(work, range(3), "picture {}".format)))()
 except ConvnetError as error:
     sys.exit(error.exit_code)
 """
