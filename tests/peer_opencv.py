@@ -20,7 +20,7 @@ LRN = re.compile(r'  top: "([^"]+)"\n  lrn_param \{ local_size: 5 k: 2 alpha: (\
 def write(folder: Path) -> None:
     """Each net that Caffe can run, as tests/export/test_prototxt.py has it, and its logits for two pictures."""
     import torch
-    from test_prototxt import NAMES, caffe, caffes_channels, kept_of, livelier, new_thin_net
+    from test_prototxt import NAMES, caffe, kept_of, livelier, new_thin_net
 
     for name in NAMES:
         net, place = livelier(new_thin_net(name)), folder / name
@@ -29,7 +29,7 @@ def write(folder: Path) -> None:
         images = 65 * torch.randn(2, net.in_channels, net.input_size, net.input_size)
         with torch.no_grad():
             np.save(place / "logits.npy", net(images).numpy())
-        bgr = caffes_channels(net) == "bgr"
+        bgr = net.caffe_channels == "bgr"
         np.save(place / "images.npy", (images.flip(1) if bgr else images).numpy())
 
 

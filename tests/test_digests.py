@@ -53,11 +53,12 @@ from convnet.io import strict_json
 from convnet.io.signals import Stop
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
+from convnet.nets.published import Known
 from convnet.progress import SILENT, Silent
 from convnet.recipe import load_recipe, to_toml
 from convnet.training import metrics_log
 from convnet.weights import download, read_weights
-from convnet.weights.download import Known, fetch
+from convnet.weights.download import fetch
 from pictures import content, write_photos
 
 READ = {

@@ -23,7 +23,7 @@ from convnet.data.loader import Batch
 from convnet.device import Device
 from convnet.hardware import version
 from convnet.nets import create_model, recipe_of
-from convnet.nets.describe import on_meta, own_name, skeleton
+from convnet.nets.describe import on_meta, skeleton
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe, load_recipe
 from convnet.training.step import RUBBISH, EagerSteps, choose
@@ -33,12 +33,6 @@ PIXEL_STD = 60.0  # grey levels: about that of photos
 PASSES = 3  # multiply-adds of a training step, in those of a forward pass: backward has two products for each
 SLOW = 100.0  # the recipe's rate is divided by this: random labels must not make the weights grow
 LIBRARIES = ("torchvision", "timm")
-VGG = {"a": 11, "b": 13, "d": 16, "e": 19}
-NEAREST = {  # the net that others have for ours
-    **dict.fromkeys(("alexnet", "alexnet_2012", "alexnet_caffe", "caffenet", "alexnet_owt"), "alexnet"),
-    **{f"vgg_{letter}{end}": f"vgg{n}{end}" for letter, n in VGG.items() for end in ("", "_bn")},
-    **dict.fromkeys(("googlenet", "googlenet_bn", "googlenet_caffe"), "googlenet"),
-}
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -147,12 +141,12 @@ def theirs(of: Case, library: str, name: str) -> Form:
 
 def others(name: str) -> tuple[str | None, str]:
     """("torchvision vgg16", "") for the nearest net of a library that can be imported, or (None, why not)."""
-    nearest = NEAREST.get(own_name(name))
-    if nearest is None:
+    net = skeleton(name)
+    if not net.torchvision:
         return None, "torchvision and timm have no such net"
     reasons = []
     for library in LIBRARIES:
-        if library == "timm" and not nearest.startswith("vgg"):
+        if library == "timm" and library not in net.layer_names:
             reasons.append("timm has no such net")
             continue
         if version(library) is None:
@@ -160,7 +154,7 @@ def others(name: str) -> tuple[str | None, str]:
             continue
         try:
             importlib.import_module(f"{library}.models")
-            return f"{library} {nearest}", ""
+            return f"{library} {net.torchvision}", ""
         except Exception as error:  # a torchvision that was built for another torch raises RuntimeError or worse
             line = (str(error) or type(error).__name__).strip().splitlines()[0]
             reasons.append(f"{library} can't be imported ({line})")

@@ -17,7 +17,6 @@ from typing import Any
 from convnet.checkpoint import Checkpoint, rebuild
 from convnet.errors import UsageError, unknown
 from convnet.export import caffe, named, onnx
-from convnet.weights.names import caffes_channels
 
 ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
 NAMES = ("convnet", "torchvision", "caffe")
@@ -64,7 +63,7 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
         return Exported(written, [_classes_in("its metadata", kept)], difference)
     try:
         if mean is not None:
-            order = caffes_channels(net) if ending == ".caffemodel" else "bgr"
+            order = net.caffe_channels if ending == ".caffemodel" else "bgr"
             named.write_mean(kept.preprocessing, mean, order)
         if classes is not None:
             named.write_classes(kept.classes, classes)

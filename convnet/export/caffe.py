@@ -14,7 +14,6 @@ from convnet.export import prototxt
 from convnet.export.named import has_mean_picture, in_caffes
 from convnet.io import atomic
 from convnet.nets.layers import Net
-from convnet.weights.names import caffes_channels
 
 NAME, LAYER = 1, 100  # fields of NetParameter
 LAYER_NAME, LAYER_TYPE, LAYER_BLOBS = 1, 2, 7  # of LayerParameter
@@ -49,7 +48,7 @@ def pieces(net_name: str, blobs: dict[str, Tensor]) -> Iterator[bytes]:
 
 
 def _pictures(net: Net, kept: Checkpoint) -> str:
-    done, order = kept.preprocessing, caffes_channels(net)
+    done, order = kept.preprocessing, net.caffe_channels
     colours = order.upper() if done.channels == "rgb" else "grey"
     text = f"Its input: {colours}, crops of {done.crop} pixels"
     if done.fit != "crop":

@@ -21,11 +21,10 @@ from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
 from convnet.export.prototxt import check
 from convnet.io import atomic, safetensors
-from convnet.nets.alexnet_released import AlexNetOWT
-from convnet.nets.googlenet import GoogLeNet
+from convnet.nets import MODELS
+from convnet.nets.describe import skeleton
 from convnet.nets.layers import Net
-from convnet.nets.vgg import SHRINK, VGG
-from convnet.weights.names import Naming, caffe, caffes_channels, in_state_dicts
+from convnet.weights.names import Naming, caffe, in_state_dicts
 from convnet.weights.pictures import PIXELS
 
 NEAR = 0.01  # grey levels: a mean this near to a known one is that one
@@ -48,8 +47,8 @@ def write_safetensors(net: Net, kept: Checkpoint, path: Path, names: str, mean: 
         check(net, kept.recipe.net)
         weights, notes = in_caffes(net, kept.weights), []
         if kept.preprocessing.channels == "rgb":
-            pictures["channels"] = caffes_channels(net)
-            notes = [f"the first convolution reads {caffes_channels(net).upper()}"]
+            pictures["channels"] = net.caffe_channels
+            notes = [f"the first convolution reads {net.caffe_channels.upper()}"]
     else:
         weights, notes = kept.weights, []
     metadata = {
@@ -101,16 +100,16 @@ def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict
 
     Raises: UsageError for a net that torchvision doesn't have, or one whose pixels can't be said as its.
     """
-    naming = in_state_dicts(net).get("torchvision") if isinstance(net, AlexNetOWT | VGG | GoogLeNet) else None
-    if naming is None:
+    if not _is_torchvisions(net):
+        known = (name for name in MODELS if name == MODELS[name].name and _is_torchvisions(skeleton(name)))
+        raise UsageError(f"torchvision has no {kept.recipe.net}; it has {', '.join(known)}")
+    theirs = skeleton(net.name).sides
+    if net.sides != theirs:
         raise UsageError(
-            f"torchvision has no {kept.recipe.net}; it has alexnet_owt, vgg_a, vgg_b, vgg_d, vgg_e, their forms with "
-            "batch norm, and googlenet_bn"
+            f"torchvision's {kept.recipe.net} takes pictures with sides of {theirs[0]} pixels and more, this one of "
+            f"{net.sides[0]}: use --names convnet"
         )
-    if isinstance(net, VGG) and (maps := net.input_size // SHRINK) != 7:
-        raise UsageError(
-            f"torchvision's {kept.recipe.net} reads 7 x 7 maps, this one {maps} x {maps}: use --names convnet"
-        )
+    naming = in_state_dicts(net)["torchvision"]
     done = kept.preprocessing
     if has_mean_picture(done) or done.channels != "rgb" or done.scale == 0:
         raise UsageError(
@@ -135,10 +134,15 @@ def in_torchvisions(net: Net, kept: Checkpoint) -> tuple[dict[str, Tensor], dict
     )
 
 
+def _is_torchvisions(net: Net) -> bool:
+    """Whether torchvision has the net itself, by names that are known."""
+    return bool(net.torchvision) and "torchvision" in net.layer_names
+
+
 def in_caffes(net: Net, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """{LAYER.weight or LAYER.bias: tensor}: columns joined to groups, colours in the order of Caffe's models."""
     first = next(iter(net.state_dict()))
-    is_turned = weights[first].ndim == 4 and weights[first].shape[1] == 3 and caffes_channels(net) == "bgr"
+    is_turned = weights[first].ndim == 4 and weights[first].shape[1] == 3 and net.caffe_channels == "bgr"
     flipped = weights[first].flip(1) if is_turned else weights[first]
     return _joined({**weights, first: flipped}, caffe(net))
 

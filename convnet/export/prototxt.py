@@ -19,26 +19,12 @@ from torch import nn
 
 from convnet import __version__
 from convnet.errors import UsageError
-from convnet.nets.alexnet import AlexNet
-from convnet.nets.alexnet_released import AlexNetOWT
-from convnet.nets.cifar import Cifar18, CifarNet
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.describe import on_meta
-from convnet.nets.googlenet import HEADS, TABLE_1, GoogLeNet
-from convnet.nets.layers import Net, SubSampling
-from convnet.nets.local import LocallyConnected2d
-from convnet.nets.nin import NINCifar10, NINImageNet, NINNet
-from convnet.nets.vgg import VGG
+from convnet.nets.layers import Net, StridedConv2d
 from convnet.weights.names import caffe
 
-WITHIN_2012 = {"local_size": 5, "alpha": 0.001, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
-WITHIN_CIFAR = {"local_size": 3, "alpha": 5e-5, "beta": 0.75, "norm_region": "WITHIN_CHANNEL"}
-
-LACKING = {
-    LocallyConnected2d: "it has no locally connected layers",
-    SubSampling: "it has no trainable sub-sampling",
-    nn.BatchNorm2d: "its layers for batch norm aren't written",
-}
+KNOWN = (nn.Conv2d, nn.Linear)  # the layers with weights that Caffe has, in columns or not
 
 
 @dataclass
@@ -82,15 +68,14 @@ def deploy(net: Net, name: str, crop: int, about: list[str]) -> str:
     stages: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         on_meta(net)(torch.empty(1, net.in_channels, crop, crop, device="meta"), stages)
-    dropout = _dropout(net, list(stages))
     before: tuple[int, ...] = (net.in_channels, crop, crop)
     for stage, x in stages.items():
-        if stage in HEADS.values():  # they are for training only
+        if stage in net.loss_weights:  # the heads: they are for training only
             continue
         shape = tuple(x.shape[1:])
         _stage(text, net, stage, before, shape)
-        if stage in dropout:
-            text.layer(f"drop_{stage}", "Dropout", text.at, dropout_param={"dropout_ratio": dropout[stage]})
+        if stage in net.dropped and net.dropout:
+            text.layer(f"drop_{stage}", "Dropout", text.at, dropout_param={"dropout_ratio": net.dropout})
         before = shape
     text.layer("prob", "Softmax", "prob")
     return "\n".join(text.lines) + "\n"
@@ -99,28 +84,31 @@ def deploy(net: Net, name: str, crop: int, about: list[str]) -> str:
 def check(net: Net, name: str) -> None:
     """Whether Caffe has all layers of a net. Raises: UsageError naming the one that it lacks."""
     for module in net.modules():
-        for kind, reason in LACKING.items():
-            if isinstance(module, kind):
-                raise UsageError(f"Caffe can't run {name}: {reason}")
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if tensors and not isinstance(module, KNOWN):
+            raise UsageError(f"Caffe can't run {name}: its {type(module).__name__} layers aren't written in Caffe's "
+                             "words; export it as .onnx or .safetensors")  # fmt: skip
 
 
 def _stage(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """The layers of a stage, from maps of the shape `before` to `shape`."""
-    kind = stage.rstrip("0123456789_")
-    if stage in TABLE_1:
-        _inception(text, net, stage)
-    elif kind in ("conv", "cccp") or stage == "conv2_reduce":
+    kind, module = stage.rstrip("0123456789_"), dict(net.named_children()).get(stage)
+    if branches := getattr(module, "branches", None):
+        _inception(text, net, stage, branches)
+    elif isinstance(module, nn.Conv2d | Columns):
         _convolution(text, net, stage, before[1], shape[1])
-        if isinstance(net, NINNet | GoogLeNet):
+        if net.relu_inside:
             text.layer(f"relu_{stage}", "ReLU", stage)
-    elif kind == "fc":
+    elif isinstance(module, nn.Linear | ConnectedColumns):
         _inner_product(text, net, stage, shape[0])
     elif kind in ("relu", "tanh"):
         text.layer(stage, {"relu": "ReLU", "tanh": "TanH"}[kind], stage)
     elif kind in ("norm", "within"):
         _norm(text, net, stage)
-    else:
+    elif kind.endswith("pool"):
         _pool(text, net, stage, before, shape)
+    else:
+        raise UsageError(f"Caffe can't run {net.name}: its stage {stage} isn't written in Caffe's words")
 
 
 def _convolution(text: Text, net: Net, stage: str, before: int, side: int) -> None:
@@ -128,10 +116,10 @@ def _convolution(text: Text, net: Net, stage: str, before: int, side: int) -> No
     columns = list(module) if isinstance(module, Columns) else [module]
     first = columns[0]
     assert isinstance(first, nn.Conv2d)
-    edge = net.edge if isinstance(net, AlexNet) else 0
+    edge = first.edge if isinstance(first, StridedConv2d) else 0
     values = {"num_output": first.out_channels * len(columns), "kernel_size": first.kernel_size[0]}
     pad, stride = int(first.padding[0]), first.stride[0]
-    if stage != "conv1" or not edge:
+    if not edge:
         text.layer(stage, "Convolution", stage, convolution_param=_given(**values, pad=pad, stride=stride,
                                                                           group=len(columns)))  # fmt: skip
         return
@@ -165,10 +153,10 @@ def _in_columns(text: Text, stage: str, n_columns: int, kind: str, **parameters:
     text.layer(stage, "Concat", stage, columns)
 
 
-def _inception(text: Text, net: Net, stage: str) -> None:
-    """Four views of the blob before, side by side."""
+def _inception(text: Text, net: Net, stage: str, branches: tuple[tuple[str, ...], ...]) -> None:
+    """Several views of the blob before, side by side."""
     below, views = text.at, []
-    for branch in (("conv1x1",), ("reduce3x3", "conv3x3"), ("reduce5x5", "conv5x5"), ("pool", "pool_proj")):
+    for branch in branches:
         text.at = below
         for part in branch:
             name = f"{stage}.{part}"
@@ -191,13 +179,15 @@ def _inception(text: Text, net: Net, stage: str) -> None:
 
 
 def _norm(text: Text, net: Net, stage: str) -> None:
-    if stage.startswith("within") or isinstance(net, Cifar18):
-        text.layer(stage, "LRN", stage, lrn_param=WITHIN_CIFAR if isinstance(net, Cifar18) else WITHIN_2012)
+    """Caffe's alpha is ours times the number of elements in the window."""
+    if stage in net.within:
+        n, _, alpha, beta = net.within[stage]  # Caffe's k is 1 there
+        values = {"local_size": n, "alpha": n * n * alpha, "beta": beta, "norm_region": "WITHIN_CHANNEL"}
+        text.layer(stage, "LRN", stage, lrn_param=values)
         return
     n, k, alpha, beta = net.lrn
-    values = {"local_size": n, "k": k, "alpha": n * alpha, "beta": beta}
-    n_columns = net.norm_columns if isinstance(net, AlexNet) else 1
-    _in_columns(text, stage, n_columns, "LRN", lrn_param=values)
+    _in_columns(text, stage, net.norm_columns, "LRN",
+                lrn_param={"local_size": n, "k": k, "alpha": n * alpha, "beta": beta})  # fmt: skip
 
 
 def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tuple[int, ...]) -> None:
@@ -210,30 +200,13 @@ def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tupl
     if len(shape) == 1:
         text.layer(stage, "Pooling", stage, pooling_param={"pool": "AVE", "global_pooling": True})
         return
-    size = net.pooling[0] if isinstance(net, AlexNet) else 2 if isinstance(net, VGG) else 3
-    side = math.ceil((before[1] - size) / 2) + 1
+    size, stride, _ = net.pooling
+    side = math.ceil((before[1] - size) / stride) + 1
     if side != shape[1]:
         raise UsageError(f"Caffe keeps partial windows, so that its {stage} has {side} x {side} pixels and this net's "
                          f"{shape[1]} x {shape[1]}; they agree where the windows cover the maps whole")  # fmt: skip
-    is_average = isinstance(net, CifarNet) and stage != "pool1"
-    values = {"pool": "AVE" if is_average else "MAX", "kernel_size": size, "stride": 2}
+    values = {"pool": "AVE" if stage in net.average_pools else "MAX", "kernel_size": size, "stride": stride}
     text.layer(stage, "Pooling", stage, pooling_param=values)
-
-
-def _dropout(net: Net, stages: list[str]) -> dict[str, float]:
-    """{stage: what part of it is dropped in training}."""
-    if isinstance(net, GoogLeNet):
-        return {"pool5": 0.4}
-    if isinstance(net, AlexNetOWT):
-        return dict.fromkeys(("avgpool", "relu6"), net.dropout) if net.dropout else {}
-    if isinstance(net, NINCifar10):
-        return {"pool1": 0.5, "pool2": 0.5}
-    if isinstance(net, NINImageNet):
-        return {"pool3": 0.5}
-    if isinstance(net, CifarNet | NINNet):
-        return {}
-    linear = [i for i, stage in enumerate(stages) if stage.startswith("fc")]
-    return {stages[i + 1]: net.dropout for i in linear[:-1] if net.dropout}
 
 
 def _given(**values: int) -> dict[str, int]:

@@ -2,140 +2,27 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import pkgutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.alexnet import AlexNet, AlexNetConv6
-from convnet.nets.alexnet_released import AlexNet2012, AlexNetBN, AlexNetCaffe, AlexNetOWT, CaffeNet
-from convnet.nets.alexnet_variants import (
-    AlexNet1Col,
-    AlexNet4Col,
-    AlexNetHalf,
-    AlexNetHalf2012,
-    AlexNetNoConv2,
-    AlexNetNoConv3,
-    AlexNetNoConv4,
-    AlexNetNoConv5,
-    AlexNetNoExchange,
-    AlexNetNoExchange2012,
-    AlexNetNoLRN,
-    AlexNetNoLRN2012,
-    AlexNetPool2,
-    AlexNetPool2_2012,
-    AlexNetTanh,
-)
-from convnet.nets.cifar import Cifar11, Cifar13, Cifar18, Cifar26, CifarReLU, CifarTanh
-from convnet.nets.googlenet import GoogLeNetBN, GoogLeNetCaffe, PaperGoogLeNet
 from convnet.nets.layers import Net
-from convnet.nets.lenet5 import LeNet5
-from convnet.nets.nin import NINCifar10, NINImageNet, NINSmall
-from convnet.nets.vgg import VGG
-from convnet.nets.zfnet import ZFNet
 
-MODELS: dict[str, Callable[..., Net]] = {
-    "lenet5": LeNet5,
-    "alexnet": AlexNet,
-    "alexnet_2012": AlexNet2012,
-    "caffenet": CaffeNet,
-    "alexnet_caffe": AlexNetCaffe,
-    "alexnet_owt": AlexNetOWT,
-    "alexnet_bn": AlexNetBN,
-    "alexnet_conv6": AlexNetConv6,
-    "alexnet_half": AlexNetHalf,
-    "alexnet_1col": AlexNet1Col,
-    "alexnet_4col": AlexNet4Col,
-    "alexnet_no_lrn": AlexNetNoLRN,
-    "alexnet_pool2": AlexNetPool2,
-    "alexnet_no_exchange": AlexNetNoExchange,
-    "alexnet_no_conv2": AlexNetNoConv2,
-    "alexnet_no_conv3": AlexNetNoConv3,
-    "alexnet_no_conv4": AlexNetNoConv4,
-    "alexnet_no_conv5": AlexNetNoConv5,
-    "alexnet_tanh": AlexNetTanh,
-    "alexnet_half_2012": AlexNetHalf2012,
-    "alexnet_no_lrn_2012": AlexNetNoLRN2012,
-    "alexnet_pool2_2012": AlexNetPool2_2012,
-    "alexnet_no_exchange_2012": AlexNetNoExchange2012,
-    "cifar_26": Cifar26,
-    "cifar_18": Cifar18,
-    "cifar_13": Cifar13,
-    "cifar_11": Cifar11,
-    "cifar_relu": CifarReLU,
-    "cifar_tanh": CifarTanh,
-    "zfnet": ZFNet,
-    "nin_cifar10": NINCifar10,
-    "nin_imagenet": NINImageNet,
-    "nin_small": NINSmall,
-    "googlenet": PaperGoogLeNet,
-    "googlenet_bn": GoogLeNetBN,
-    "googlenet_caffe": GoogLeNetCaffe,
-    "vgg_a": partial(VGG, "a", False),
-    "vgg_a_lrn": partial(VGG, "a_lrn", False),
-    "vgg_b": partial(VGG, "b", False),
-    "vgg_b_shallow": partial(VGG, "b_shallow", False),
-    "vgg_c": partial(VGG, "c", False),
-    "vgg_d": partial(VGG, "d", False),
-    "vgg_e": partial(VGG, "e", False),
-    "vgg_a_bn": partial(VGG, "a", True),
-    "vgg_b_bn": partial(VGG, "b", True),
-    "vgg_d_bn": partial(VGG, "d", True),
-    "vgg_e_bn": partial(VGG, "e", True),
-    "vgg11": partial(VGG, "a", False),
-    "vgg11_bn": partial(VGG, "a", True),
-    "vgg13": partial(VGG, "b", False),
-    "vgg13_bn": partial(VGG, "b", True),
-    "vgg16": partial(VGG, "d", False),
-    "vgg16_bn": partial(VGG, "d", True),
-    "vgg19": partial(VGG, "e", False),
-    "vgg19_bn": partial(VGG, "e", True),
-}
 
-# Nets that are trained by another's recipe; each of the others has a recipe of its own name.
-RECIPES: dict[str, tuple[str, ...]] = {
-    # the paper's variants, which are to be compared with its net; the layers but one of each are the same
-    "alexnet": (
-        *("alexnet_conv6", "alexnet_half", "alexnet_1col", "alexnet_4col", "alexnet_no_lrn", "alexnet_pool2"),
-        *("alexnet_no_exchange", "alexnet_no_conv2", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
-        "alexnet_tanh",
-    ),
-    # the nets of the settings files beside #145, which they were to be compared with
-    "alexnet_2012": ("alexnet_half_2012", "alexnet_no_lrn_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
-    "caffenet": ("alexnet_caffe",),  # Caffe's settings for the two are the same
-    "googlenet": ("googlenet_bn",),  # ours: torchvision's weights were not trained there, and no settings are published
-    # the paper trains all configurations alike; ours for _bn, where torchvision's rate is ten times as large
-    "vgg_a": ("vgg_a_lrn", "vgg_a_bn", "vgg11", "vgg11_bn"),
-    "vgg_d": (
-        *("vgg_b", "vgg_b_shallow", "vgg_c", "vgg_e", "vgg_b_bn", "vgg_d_bn", "vgg_e_bn"),
-        *("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
-    ),
-}
+def _nets() -> Iterator[type[Net]]:
+    """The nets of each file of this folder that has some, as its NETS names them."""
+    for file in pkgutil.iter_modules(__path__):
+        if file.name != "describe":  # which describes them
+            yield from getattr(import_module(f"{__name__}.{file.name}"), "NETS", ())
 
-# Recipes for small sets: (training pictures below which they are chosen, their nets); the nets' own don't start there.
-SMALL_SETS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "lenet5_small": (10_000, ("lenet5",)),
-    "alexnet_small": (
-        100_000,
-        (
-            *("alexnet", "alexnet_2012", "alexnet_conv6", "alexnet_half", "alexnet_1col", "alexnet_4col"),
-            *("alexnet_pool2", "alexnet_no_exchange", "alexnet_tanh", "zfnet"),
-            *("alexnet_half_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
-        ),
-    ),
-    "caffenet_small": (
-        100_000,
-        (
-            *("caffenet", "alexnet_caffe", "alexnet_owt", "alexnet_no_lrn"),
-            *("alexnet_no_conv2", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5", "alexnet_no_lrn_2012"),
-        ),
-    ),
-    "vgg_small": (100_000, tuple(name for name in MODELS if name.startswith("vgg"))),
-}
+
+MODELS: dict[str, type[Net]] = {name: net for net in _nets() for name in (net.name, *net.aliases)}
 
 
 def create_model(
@@ -155,8 +42,6 @@ def create_model(
 
     Raises: UsageError for a name, an init or an option that isn't known, or that doesn't fit the others.
     """
-    if name not in MODELS:
-        raise UsageError(unknown("net", name, MODELS))
     check_options(name, options)
     for count, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
         if value is not None:
@@ -171,9 +56,16 @@ def create_model(
     return net
 
 
+def model(name: str) -> type[Net]:
+    """The class of a net. Raises: UsageError for an unknown name."""
+    if name not in MODELS:
+        raise UsageError(unknown("net", name, MODELS))
+    return MODELS[name]
+
+
 def check_options(name: str, options: Iterable[str]) -> None:
-    """Whether a net has these options of its own. Raises: UsageError for one that it lacks."""
-    known = [each for each in inspect.signature(MODELS[name]).parameters if each not in ("num_classes", "in_channels")]
+    """Whether a net has these options of its own. Raises: UsageError for an unknown net, or an option that it lacks."""
+    known = [each for each in inspect.signature(model(name)).parameters if each not in ("num_classes", "in_channels")]
     for option in options:
         if option not in known:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
@@ -188,12 +80,10 @@ def recipe_of(name: str, pictures: int | None = None) -> str:
     >>> recipe_of("vgg16"), recipe_of("alexnet_tanh"), recipe_of("alexnet_tanh", 4000)
     ('vgg_d', 'alexnet', 'alexnet_small')
     """
-    if name not in MODELS:
-        raise UsageError(unknown("net", name, MODELS))
-    for small, (limit, nets) in SMALL_SETS.items():
-        if name in nets and pictures is not None and pictures < limit:
-            return small
-    return next((recipe for recipe, nets in RECIPES.items() if name in nets), name)
+    net = model(name)
+    if net.small_recipe and pictures is not None and pictures < net.small_set:
+        return net.small_recipe
+    return net.recipe or net.name
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -54,17 +54,25 @@ class AlexNet(Net):
     name = "alexnet"
     paper = "Krizhevsky, Sutskever and Hinton 2012"
     year = 2012
+    recipe: ClassVar[str] = "alexnet"  # the variants' too, which are to be compared with it: all layers but one are its
+    small_recipe: ClassVar[str] = "alexnet_small"
+    torchvision = "alexnet"
+    caffe_note: ClassVar[str] = (
+        "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet caffenet; this net has another padding and other "
+        "constants of response normalisation"
+    )
+
     input_size = 224
+    sides = range(224, 256)  # pixels: those that give 6 x 6 maps at pool5
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
+    dropped: ClassVar[tuple[str, ...]] = ("relu6", "relu7")  # section 4.2
 
     columns = 2  # section 3.2
     maps: ClassVar[tuple[int, int, int, int, int]] = (96, 256, 384, 384, 256)  # 3.5: of conv1 to conv5
     conv3_reads_all: ClassVar[bool] = True  # 3.5: the maps of all columns
     edge: ClassVar[int] = 3  # zeros that conv1 reads past the right and bottom edges
-    sides: ClassVar[range] = range(224, 256)  # pixels: those of pictures that give 6 x 6 maps at pool5
-    norm_columns: ClassVar[int] = 1  # equal parts of the maps, at whose edges the norms' windows end
-    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # 3.4: size, stride, whether partial windows are kept
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # 3.4
     std: ClassVar[Mapping[str, float]] = NONE  # section 5: of a layer's initial weights; elsewhere 0.01
     bias: ClassVar[Mapping[str, float]] = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0)  # elsewhere 0
 
@@ -84,7 +92,7 @@ class AlexNet(Net):
         self.fc8: nn.Module = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, self.name, self.sides)
+        check_images(images, self)
         x = self.layer1(images, stages)
         x = self.layer2(x, stages)
         x = self.layer3(x, stages)
@@ -161,6 +169,7 @@ class AlexNetConv6(AlexNet):
 
     name = "alexnet_conv6"
     last = "fc9"
+    dropped = ("relu7", "relu8")
     std: ClassVar[Mapping[str, float]] = {"conv6": 0.03}
     bias: ClassVar[Mapping[str, float]] = {**AlexNet.bias, "conv6": 1.0, "fc8": 1.0}
 
@@ -179,3 +188,6 @@ class AlexNetConv6(AlexNet):
         x = record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu8", F.relu(x))
         return record(stages, "fc9", connected(self.fc9, dropout(x, self.dropout, self.training)))
+
+
+NETS = (AlexNet, AlexNetConv6)

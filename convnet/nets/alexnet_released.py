@@ -36,6 +36,14 @@ from convnet.nets.layers import (
     response_norm,
 )
 from convnet.nets.norms import CAFFE_LRN, within_map_norm
+from convnet.nets.published import of_berkeley, of_pytorch
+
+TORCHVISIONS: Mapping[str, Mapping[str, str]] = {  # of nets in one column with eight layers, as alexnet_owt
+    "torchvision": {
+        **{f"conv{number}": f"features.{place}" for number, place in enumerate((0, 3, 6, 8, 10), 1)},
+        **{f"fc{number}": f"classifier.{place}" for number, place in enumerate((1, 4, 6), 6)},
+    }
+}
 
 
 class AlexNet2012(AlexNet):
@@ -56,9 +64,11 @@ class AlexNet2012(AlexNet):
     """
 
     name = "alexnet_2012"
+    recipe = "alexnet_2012"  # and of the settings files beside #145, whose nets were to be compared with it
     lrn = LRN(n=5, k=2.0, alpha=1e-4 / 5, beta=0.75)
     sides = range(196, 228)
-    norm_columns: ClassVar[int] = 2
+    norm_columns = 2
+    within: ClassVar[Mapping[str, LRN]] = {"within2": LRN(n=5, k=1.0, alpha=0.001 / 25, beta=0.75)}
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
     std: ClassVar[Mapping[str, float]] = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
 
@@ -70,7 +80,7 @@ class AlexNet2012(AlexNet):
         x = record(stages, "conv2", self.conv2(x))
         x = record(stages, "relu2", F.relu(x))
         x = record(stages, "norm2", norm_in_groups(x, self.block))
-        x = record(stages, "within2", within_map_norm(x, size=5, k=1.0, alpha=0.001 / 25, beta=0.75))
+        x = record(stages, "within2", within_map_norm(x, *self.within["within2"]))
         return record(stages, "pool2", self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:
@@ -97,6 +107,12 @@ class AlexNetCaffe(AlexNet):
     name = "alexnet_caffe"
     paper = "Jia et al. 2014 (Caffe)"
     year = 2014
+    recipe = "caffenet"  # Caffe's settings for the two are the same
+    small_recipe = "caffenet_small"
+    caffe_note = ""
+    published = of_berkeley(
+        "alexnet.caffe", "alexnet_caffe", "bvlc_alexnet.caffemodel", "9116a64c0fbe4459d18f4bb6b56d647b63920377"
+    )
     input_size = 227
     sides = range(199, 231)
     edge = 0
@@ -123,6 +139,9 @@ class CaffeNet(AlexNetCaffe):
     """
 
     name = "caffenet"
+    published = of_berkeley(
+        "caffenet.caffe", "caffenet", "bvlc_reference_caffenet.caffemodel", "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
+    )
     bias = AlexNet.bias
 
     def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
@@ -166,6 +185,9 @@ class AlexNetBN(AlexNetCaffe):
     name = "alexnet_bn"
     paper = "Simon, Rodner and Denzler 2016"
     year = 2016
+    recipe = "alexnet_bn"
+    small_recipe = ""
+    torchvision = ""
     float32_input = True  # batch norm of the pixels
     inits: ClassVar[tuple[str, ...]] = ("paper",)
 
@@ -178,7 +200,7 @@ class AlexNetBN(AlexNetCaffe):
         self.bn7 = nn.BatchNorm1d(4096, affine=False)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, self.name, self.sides)
+        check_images(images, self)
         x = record(stages, "data", self.data(images))
         for number in range(1, 6):
             x = record(stages, f"conv{number}", self.get_submodule(f"conv{number}")(x))
@@ -234,10 +256,15 @@ class AlexNetOWT(Net):
     name = "alexnet_owt"
     paper = "Krizhevsky 2014"
     year = 2014
+    small_recipe: ClassVar[str] = "caffenet_small"
+    torchvision = "alexnet"
+    layer_names = TORCHVISIONS
+    published = of_pytorch("alexnet_owt", "alexnet-owt-7be5be79.pth")
     input_size = 224
-    sides: ClassVar[range] = range(63, NO_LIMIT)  # pixels: 63 give one pixel at pool5
+    sides = range(63, NO_LIMIT)  # pixels: 63 give one pixel at pool5
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
+    dropped: ClassVar[tuple[str, ...]] = ("avgpool", "relu6")
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
@@ -254,7 +281,7 @@ class AlexNetOWT(Net):
         self.fc8 = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, self.name, self.sides)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", max_pool(x))
@@ -295,3 +322,6 @@ class AlexNetOWT(Net):
                 weight = self.get_parameter(f"{name.partition('.')[0]}.weight")
                 bound = math.sqrt(1 / weight[0].numel())
                 parameter.uniform_(-bound, bound, generator=generator)
+
+
+NETS = (AlexNet2012, AlexNetCaffe, CaffeNet, AlexNetBN, AlexNetOWT)

@@ -8,14 +8,13 @@ Each table lists the stages that differ.
 """
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.alexnet_released import AlexNet2012
+from convnet.nets.alexnet_released import TORCHVISIONS, AlexNet2012
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE
@@ -48,6 +47,7 @@ class AlexNetHalf(AlexNet):
 
     name = "alexnet_half"
     columns = 1
+    layer_names = TORCHVISIONS
     maps = (48, 128, 192, 192, 256)
 
 
@@ -65,6 +65,7 @@ class AlexNet1Col(AlexNet):
 
     name = "alexnet_1col"
     columns = 1
+    layer_names = TORCHVISIONS
 
 
 class AlexNet4Col(AlexNet):
@@ -98,7 +99,7 @@ class AlexNetNoExchange(AlexNet):
 
     name = "alexnet_no_exchange"
     conv3_reads_all = False
-    norm_columns: ClassVar[int] = 2
+    norm_columns = 2
 
 
 class AlexNetNoLRN(AlexNet):
@@ -113,6 +114,7 @@ class AlexNetNoLRN(AlexNet):
     """
 
     name = "alexnet_no_lrn"
+    small_recipe = "caffenet_small"
     lrn = NO_LRN
 
 
@@ -153,9 +155,10 @@ class AlexNetTanh(AlexNet):
 
     name = "alexnet_tanh"
     bias = NONE
+    dropped = ("tanh6", "tanh7")
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, self.name, self.sides)
+        check_images(images, self)
         x = images
         for number in range(1, 6):
             x = record(stages, f"conv{number}", self.get_submodule(f"conv{number}")(x))
@@ -185,6 +188,7 @@ class AlexNetNoConv2(AlexNet):
     """
 
     name = "alexnet_no_conv2"
+    small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
@@ -208,6 +212,7 @@ class AlexNetNoConv3(AlexNet):
     """
 
     name = "alexnet_no_conv3"
+    small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
@@ -230,6 +235,7 @@ class AlexNetNoConv4(AlexNet):
     """
 
     name = "alexnet_no_conv4"
+    small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
@@ -253,6 +259,7 @@ class AlexNetNoConv5(AlexNet):
     """
 
     name = "alexnet_no_conv5"
+    small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
@@ -289,6 +296,7 @@ class AlexNetHalf2012(AlexNet2012):
 
     name = "alexnet_half_2012"
     columns = 1
+    layer_names = TORCHVISIONS
     norm_columns = 1
     maps = AlexNetHalf.maps
 
@@ -335,6 +343,7 @@ class AlexNetNoLRN2012(AlexNet2012):
     """
 
     name = "alexnet_no_lrn_2012"
+    small_recipe = "caffenet_small"
     lrn = NO_LRN
 
     def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
@@ -375,3 +384,10 @@ class AlexNetPool2_2012(AlexNet2012):  # noqa: N801 - a 2 beside a year
         super().__init__(num_classes, in_channels, dropout)
         self.conv2 = Columns(2, 96, 256, 5, padding=1)
         self.conv5 = Columns(2, 384, 256, 3)
+
+
+NETS = (
+    *(AlexNetHalf, AlexNet1Col, AlexNet4Col, AlexNetNoExchange, AlexNetNoLRN, AlexNetPool2, AlexNetTanh),
+    *(AlexNetNoConv2, AlexNetNoConv3, AlexNetNoConv4, AlexNetNoConv5),
+    *(AlexNetHalf2012, AlexNetNoExchange2012, AlexNetNoLRN2012, AlexNetPool2_2012),
+)

@@ -8,19 +8,19 @@ All: pixels 0..255 with the mean picture subtracted; convolutions 5x5, pad 2; po
 windows at the right and bottom edges, and averages over the pixels inside; weights N(0, std of the layer), biases 0.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.initial import check_init, gaussian
-from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, check_images, connected, record
+from convnet.nets.layers import LRN, Net, ceil_avg_pool, ceil_max_pool, check_images, connected, record
 from convnet.nets.local import LocallyConnected2d
 from convnet.nets.norms import response_norm_mean, within_map_norm
 
-SIDES_4 = range(32, 40)  # pixels: the sides that give 4 x 4 maps after three pools
-SIDES_6 = range(24, 28)  # pixels: the sides that give 6 x 6 maps after two pools
+SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
 
 
 class CifarNet(Net):
@@ -28,7 +28,11 @@ class CifarNet(Net):
 
     paper = "cuda-convnet (Krizhevsky 2011)"
     year = 2011
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
+    average_pools: ClassVar[tuple[str, ...]] = ("pool2", "pool3")
+    caffe_channels: ClassVar[Literal["rgb", "bgr"]] = "rgb"
     input_size = 32
+    sides = range(32, 40)  # pixels: those that give 4 x 4 maps after three pools
     last: ClassVar[str] = "fc10"
     inits: ClassVar[tuple[str, ...]] = ("paper",)
     std: ClassVar[dict[str, float]]  # of each layer's initial weights
@@ -65,6 +69,7 @@ class Cifar26(CifarNet):
     Differs: nothing.
     """
 
+    name = "cifar_26"
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0.1}
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
@@ -76,7 +81,7 @@ class Cifar26(CifarNet):
         self.fc10 = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "cifar_26", SIDES_4)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -112,6 +117,9 @@ class Cifar18(CifarNet):
     Differs: nothing.
     """
 
+    name = "cifar_18"
+    norm = LRN(n=3, k=1.0, alpha=5e-5 / 9, beta=0.75)
+    within: ClassVar[Mapping[str, LRN]] = {"norm1": norm, "norm2": norm}
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc10": 0.01}
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
@@ -122,15 +130,15 @@ class Cifar18(CifarNet):
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "cifar_18", SIDES_4)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "norm1", within_map_norm(x, 3, 1.0, 5e-5 / 9, 0.75))
+        x = record(stages, "norm1", within_map_norm(x, *self.norm))
         x = record(stages, "conv2", self.conv2(x))
         x = record(stages, "relu2", F.relu(x))
         x = record(stages, "pool2", ceil_avg_pool(x))
-        x = record(stages, "norm2", within_map_norm(x, 3, 1.0, 5e-5 / 9, 0.75))
+        x = record(stages, "norm2", within_map_norm(x, *self.norm))
         x = record(stages, "conv3", self.conv3(x))
         x = record(stages, "relu3", F.relu(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
@@ -157,7 +165,10 @@ class Cifar13(CifarNet):
     Differs: nothing.
     """
 
+    name = "cifar_13"
     input_size = 24
+    sides = SIDES_6
+    average_pools = ()
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
 
     fixed: ClassVar[str] = "the locally connected layers of cifar_13 have weights for each place of one size"
@@ -171,7 +182,7 @@ class Cifar13(CifarNet):
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "cifar_13", SIDES_6)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -207,7 +218,10 @@ class Cifar11(CifarNet):
     Differs: nothing.
     """
 
+    name = "cifar_11"
     input_size = 24
+    sides = SIDES_6
+    average_pools = ()
     std: ClassVar[dict[str, float]] = Cifar13.std
 
     fixed: ClassVar[str] = "the locally connected layers of cifar_11 have weights for each place of one size"
@@ -221,7 +235,7 @@ class Cifar11(CifarNet):
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "cifar_11", SIDES_6)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -237,7 +251,7 @@ class Cifar11(CifarNet):
         return record(stages, "fc10", connected(self.fc10, x))
 
 
-class CifarReLU(CifarNet):
+class CifarReLU(Cifar18):
     """Pictures (N, 3, 32, 32) to logits (N, num_classes): the net of the AlexNet paper's figure 1, with ReLU.
 
     stage   output (C, H, W)   parameters   settings
@@ -256,19 +270,13 @@ class CifarReLU(CifarNet):
     Differs: the paper says four layers and no regularisation, no more. This is `cifar_18` without its normalisation.
     """
 
+    name = "cifar_relu"
     paper = "Krizhevsky, Sutskever and Hinton 2012, figure 1"
     year = 2012
-    std: ClassVar[dict[str, float]] = Cifar18.std
-
-    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
-        super().__init__(num_classes, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
-        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
-        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
-        self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
+    within: ClassVar[Mapping[str, LRN]] = {}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "cifar_relu", SIDES_4)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "relu1", F.relu(x))
@@ -281,7 +289,7 @@ class CifarReLU(CifarNet):
         return record(stages, "fc10", connected(self.fc10, x))
 
 
-class CifarTanh(CifarNet):
+class CifarTanh(CifarReLU):
     """Pictures (N, 3, 32, 32) to logits (N, num_classes): figure 1's "equivalent network with tanh neurons".
 
     stage   output (C, H, W)   parameters   settings
@@ -300,19 +308,10 @@ class CifarTanh(CifarNet):
     Differs: as `cifar_relu`.
     """
 
-    paper = CifarReLU.paper
-    year = CifarReLU.year
-    std: ClassVar[dict[str, float]] = Cifar18.std
-
-    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
-        super().__init__(num_classes, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
-        self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
-        self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
-        self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
+    name = "cifar_tanh"
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "cifar_tanh", SIDES_4)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = record(stages, "tanh1", torch.tanh(x))
@@ -323,3 +322,6 @@ class CifarTanh(CifarNet):
         x = record(stages, "tanh3", torch.tanh(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
         return record(stages, "fc10", connected(self.fc10, x))
+
+
+NETS = (Cifar26, Cifar18, Cifar13, Cifar11, CifarReLU, CifarTanh)

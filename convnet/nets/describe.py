@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from convnet.errors import UsageError, unknown
-from convnet.nets import MODELS, SMALL_SETS, check_options, list_models, recipe_of
+from convnet.nets import MODELS, check_options, list_models, model, recipe_of
 from convnet.nets.layers import Net
 
 
@@ -118,7 +118,7 @@ def summary(name: str, **options: Any) -> dict[str, Any]:
         "input": (net.in_channels, net.input_size, net.input_size),
         "recipe": recipe_of(name),
         "paper": net.paper,
-        "own_name": getattr(net, "name", name),
+        "own_name": net.name,
     }
 
 
@@ -162,8 +162,6 @@ def skeleton(name: str, **options: Any) -> Net:
 
     Raises: UsageError for an unknown name or option.
     """
-    if name not in MODELS:
-        raise UsageError(unknown("net", name, MODELS))
     check_options(name, options)
     with torch.device("meta"):
         return MODELS[name](**options)
@@ -171,7 +169,7 @@ def skeleton(name: str, **options: Any) -> Net:
 
 def own_name(name: str) -> str:
     """The name that a net of many configurations has for itself: `vgg_d` for the name `vgg16`."""
-    return str(getattr(skeleton(name), "name", name))
+    return model(name).name
 
 
 def explain(name: str, other: str | None = None, **options: Any) -> dict[str, Any]:
@@ -179,7 +177,7 @@ def explain(name: str, other: str | None = None, **options: Any) -> dict[str, An
     net = skeleton(name, **options)
     result: dict[str, Any] = {
         **summary(name, **options),
-        "small_sets": {recipe: limit for recipe, (limit, nets) in SMALL_SETS.items() if name in nets},
+        "small_sets": {net.small_recipe: net.small_set} if net.small_recipe else {},
         "options": options,
         "layers": [asdict(layer) for layer in layer_table(net)],
         "differs": differs(net),

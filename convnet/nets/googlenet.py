@@ -44,7 +44,9 @@ sqrt(3 / fan-in) and biases 0.2, in the last layers 0. Dropout divides in traini
 
 import math
 from collections import OrderedDict
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +56,7 @@ from convnet.errors import UsageError, unknown
 from convnet.nets.dropout import dropout
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
+from convnet.nets.published import of_berkeley, of_pytorch
 
 # Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
 TABLE_1 = {
@@ -70,7 +73,39 @@ TABLE_1 = {
 HEADS = {"inception_4a": "head1", "inception_4d": "head2"}  # section 5: what each auxiliary head reads
 HEAD_SIDE = 4  # of the maps that a head makes of those that it reads
 HEAD_MAPS = range(14, 17)  # the sides of the maps that its 5x5 average with stride 3 turns into 4 x 4
-SIDES = range(31, NO_LIMIT)  # pixels: from 31 on something is left at pool4
+
+# What Caffe and torchvision call the layers.
+VIEWS = {
+    "conv1x1": ("1x1", "branch1"),
+    "reduce3x3": ("3x3_reduce", "branch2.0"),
+    "conv3x3": ("3x3", "branch2.1"),
+    "reduce5x5": ("5x5_reduce", "branch3.0"),
+    "conv5x5": ("5x5", "branch3.1"),
+    "pool_proj": ("pool_proj", "branch4.1"),
+}
+CAFFES = {
+    "conv1": "conv1/7x7_s2",
+    "conv2_reduce": "conv2/3x3_reduce",
+    "conv2": "conv2/3x3",
+    "fc": "loss3/classifier",
+    **{f"head{i}.conv": f"loss{i}/conv" for i in (1, 2)},
+    **{f"head{i}.fc1": f"loss{i}/fc" for i in (1, 2)},
+    **{f"head{i}.fc2": f"loss{i}/classifier" for i in (1, 2)},
+    **{f"{stage}.{view}": f"{stage}/{theirs}" for stage in TABLE_1 for view, (theirs, _) in VIEWS.items()},
+}
+TORCHVISIONS = {
+    "conv1": "conv1",
+    "conv2_reduce": "conv2",
+    "conv2": "conv3",
+    "fc": "fc",
+    "head1": "aux1",
+    "head2": "aux2",
+    **{
+        f"{stage}.{view}": f"{stage.replace('_', '')}.{theirs}"
+        for stage in TABLE_1
+        for view, (_, theirs) in VIEWS.items()
+    },
+}
 
 
 def convolution(maps_in: int, maps: int, size: int, stride: int = 1, *, bn: bool) -> nn.Module:
@@ -81,6 +116,8 @@ def convolution(maps_in: int, maps: int, size: int, stride: int = 1, *, bn: bool
 
 class Inception(nn.Module):
     """Four views of the same maps, side by side: 1x1, 3x3, 5x5, and the largest of 3x3. Paper: figure 2(b)."""
+
+    branches = (("conv1x1",), ("reduce3x3", "conv3x3"), ("reduce5x5", "conv5x5"), ("pool", "pool_proj"))
 
     def __init__(self, maps_in: int, maps: tuple[int, int, int, int, int, int], *, bn: bool) -> None:
         super().__init__()
@@ -121,9 +158,15 @@ class Head(nn.Module):
 class GoogLeNet(Net):
     """What the forms of the net share; a form states what it changes: its names, `lrn`, `bn`."""
 
-    name: ClassVar[str]
     bn: ClassVar[bool] = False  # torchvision's form
+    torchvision = "googlenet"
+    layer_names: Mapping[str, Mapping[str, str]] = MappingProxyType({"caffe": CAFFES})
+    relu_inside: ClassVar[bool] = True
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
     input_size = 224
+    sides = range(31, NO_LIMIT)  # pixels: from 31 on something is left at pool4
+    dropout = 0.4
+    dropped: ClassVar[tuple[str, ...]] = ("pool5",)
     last: ClassVar[str] = "fc"
     inits: ClassVar[tuple[str, ...]] = ("paper",)
 
@@ -146,7 +189,7 @@ class GoogLeNet(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""
-        check_images(images, self, self.name, SIDES)
+        check_images(images, self)
         x = record(stages, "conv1", F.relu(self.conv1(images)))
         x = record(stages, "pool1", ceil_max_pool(x))
         x = x if self.bn else record(stages, "norm1", response_norm(x, *self.lrn))
@@ -163,7 +206,7 @@ class GoogLeNet(Net):
             if stage == "inception_4e":
                 x = record(stages, "pool4", ceil_max_pool(x, 2 if self.bn else 3))
         x = record(stages, "pool5", x.mean((2, 3)))
-        return record(stages, "fc", self.fc(dropout(x, 0.2 if self.bn else 0.4, self.training)))
+        return record(stages, "fc", self.fc(dropout(x, self.dropout, self.training)))
 
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """{"logits", "head1", "head2"}: three times (N, num_classes); "logits" alone for a net without heads.
@@ -177,6 +220,9 @@ class GoogLeNet(Net):
                 raise UsageError(f"{self.name}'s heads read pictures with sides of 223 to 270 pixels, got "
                                  f"{images.shape[2]} x {images.shape[3]}: use the option heads=False")  # fmt: skip
         return outputs | {name: stages[name] for name in self.loss_weights if name != "logits"}
+
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        return {} if any(name.startswith(tuple(HEADS.values())) for name in shapes) else {"heads": False}
 
     def is_of_classes(self, name: str) -> bool:
         return name.rpartition(".")[0] in (self.last, *(f"{head}.fc2" for head in HEADS.values()))
@@ -210,6 +256,9 @@ class PaperGoogLeNet(GoogLeNet):
     name = "googlenet"
     paper = "Szegedy et al. 2014"
     year = 2014
+    caffe_note: ClassVar[str] = (
+        "Caffe's bvlc_googlenet is googlenet_caffe here; this net has other constants of response normalisation"
+    )
 
 
 class GoogLeNetCaffe(GoogLeNet):
@@ -231,6 +280,11 @@ class GoogLeNetCaffe(GoogLeNet):
     paper = "Guadarrama 2014 (Caffe)"
     year = 2014
     lrn = CAFFE_LRN
+    published = of_berkeley(
+        *("googlenet.caffe", "googlenet_caffe", "bvlc_googlenet.caffemodel"),
+        sha1="405fc5acd08a3bb12de8ee5e23a96bec22f08204",
+        mean=(123.0, 117.0, 104.0),
+    )
 
 
 class GoogLeNetBN(GoogLeNet):
@@ -239,8 +293,19 @@ class GoogLeNetBN(GoogLeNet):
     name = "googlenet_bn"
     paper = "torchvision 2019"
     year = 2019
+    recipe = "googlenet"  # ours: torchvision's weights were not trained there, and no settings are published
     bn = True
+    dropout = 0.2
+    layer_names = MappingProxyType({"torchvision": TORCHVISIONS})
+    pixels_note: ClassVar[str] = (
+        "a GoogLeNet of torchvision doesn't say how its pixels were scaled: give --pixels half for one that was "
+        "trained on from torchvision's published file, --pixels imagenet for one trained from the start"
+    )
+    published = of_pytorch("googlenet_bn", "googlenet-1378be20.pth", "half")
 
 
 def _fit_heads(x: Tensor) -> bool:
     return x.shape[2] in HEAD_MAPS and x.shape[3] in HEAD_MAPS
+
+
+NETS = (PaperGoogLeNet, GoogLeNetCaffe, GoogLeNetBN)

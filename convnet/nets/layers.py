@@ -1,13 +1,13 @@
-"""What the papers name and PyTorch lacks: normalisation, pooling, sub-sampling, sparse connection, RBF units, columns.
+"""What several nets share and PyTorch lacks: normalisation, pooling, fully connected layers that slide.
 
 Every layer here stands alone: none knows a net. `Net` is what the rest of the project may expect of a net.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from convnet.kernels.cpu import linear as linear_cpu
 from convnet.kernels.cpu.compiled import hooked
 from convnet.kernels.one_pass import in_one_pass
 from convnet.kernels.plain import Block, plain_response_norm, wide, window_sum
+from convnet.nets.published import Known
 
 
 class LRN(NamedTuple):
@@ -42,22 +43,45 @@ class Net(nn.Module):
     `forward(images, stages)` fills the dict `stages`, when it is given one, with each stage's activation in order.
     """
 
+    name: str  # as `create_model` and errors call it
+    aliases: ClassVar[tuple[str, ...]] = ()  # and other names of it
+    paper: str  # its authors and year, or the program whose net it is
+    year: int
+    recipe: ClassVar[str] = ""  # by which it is trained; "" is that of its own name
+    small_recipe: ClassVar[str] = ""  # by which it is where its own doesn't start: on fewer pictures than `small_set`
+    small_set: ClassVar[int] = 100_000
+
     in_channels: int
     input_size: int  # pixels: the side of the paper's square input
+    sides: range  # pixels: those of the pictures that it takes
     num_classes: int
     last: ClassVar[str]  # the prefix of the last layer's parameters: what a new task replaces
     inits: ClassVar[tuple[str, ...]]  # the names that `initialize` knows
-    paper: str  # its authors and year, or the program whose net it is
-    year: int
-    lrn: LRN = PAPER_LRN  # of its response normalisation, where it has one
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
     dropout: float = 0.0  # the share of units dropped in training, where a net has one rate
+    dropped: ClassVar[tuple[str, ...]] = ()  # the stages of which that share is
     float32_input: bool = False  # the first layer computes in float32, whatever the others do, and wants such pictures
     slides: bool = False  # over pictures that are larger than its own: see `sliding`
     fixed: ClassVar[str] = ""  # why it can't slide, where it can't
     loss_weights: Mapping[str, float] = MappingProxyType({"logits": 1.0})  # of the heads, in training
     starts: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # {another net: the layers that its training lends}
+
+    # What Caffe must be told, as a stage's name and layer don't say it
+    lrn: LRN = PAPER_LRN  # of its response normalisation
+    norm_columns: ClassVar[int] = 1  # equal parts of the maps, at whose edges the norms' windows end
+    within: ClassVar[Mapping[str, LRN]] = MappingProxyType({})  # {stage that normalises within each map: constants}
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # size, stride, whether partial windows are kept
+    average_pools: ClassVar[tuple[str, ...]] = ()  # the others take the largest value, but for those of whole maps
+    relu_inside: ClassVar[bool] = False  # the stage that has a convolution's name is what follows its ReLU
+    caffe_channels: ClassVar[Literal["rgb", "bgr"]] = "bgr"  # the order of colours that Caffe's models of it read
+    caffe_note: ClassVar[str] = ""  # what a reader of Caffe's weights must know
+
+    # Others' weights
+    layer_names: Mapping[str, Mapping[str, str]] = MappingProxyType({})  # {writer: {layer: its name there}}
+    torchvision: str = ""  # the nearest net of torchvision
+    pixels_note: ClassVar[str] = ""  # why a state dict of it doesn't say how its pixels were scaled
+    published: ClassVar[Mapping[str, Known]] = MappingProxyType({})  # {name: a file of its own weights}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         raise NotImplementedError
@@ -69,6 +93,10 @@ class Net(nn.Module):
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew by one of `inits`; they are a function of the generator's state alone."""
         raise NotImplementedError
+
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """The options of its own with which a net has tensors of these names and shapes."""
+        return {}
 
     def is_of_classes(self, name: str) -> bool:
         """Whether a tensor belongs to the classes that the net tells apart, so that it's worth nothing for others."""
@@ -85,28 +113,28 @@ def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
 NO_LIMIT = 2**31  # `range(smallest, NO_LIMIT)`: sides without an upper limit
 
 
-def check_images(images: Tensor, net: Net, name: str, sizes: range, hint: str = "") -> None:
-    """Hold the pictures against what a net can take: on its device, (N, its channels, H, W) with H and W in `sizes`.
+def check_images(images: Tensor, net: Net, hint: str = "") -> None:
+    """Hold the pictures against what a net can take: on its device, (N, its channels, H, W) with H and W in `sides`.
 
     A range that ends at `NO_LIMIT` is said as "at least"; a net that slides takes all larger ones too. hint: what to do
     about other sizes.
 
     Raises: UsageError with the shape and the rule.
     """
+    shape = tuple(images.shape)
     if images.ndim != 4:
-        raise UsageError(f"{name} takes pictures (N, C, H, W), got a tensor of shape {tuple(images.shape)}")
+        raise UsageError(f"{net.name} takes pictures (N, C, H, W), got a tensor of shape {shape}")
     if images.shape[1] != net.in_channels:
-        shape = tuple(images.shape)
-        raise UsageError(f"{name} takes {net.in_channels} channel(s), got {images.shape[1]}: shape {shape}")
+        raise UsageError(f"{net.name} takes {net.in_channels} channel(s), got {images.shape[1]}: shape {shape}")
     height, width = images.shape[2:]
-    sizes = range(sizes.start, NO_LIMIT) if net.slides else sizes
-    if height not in sizes or width not in sizes:
-        rule = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        rule = f"at least {sizes[0]}" if sizes.stop == NO_LIMIT else rule
-        raise UsageError(f"{name} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
+    sides = range(net.sides.start, NO_LIMIT) if net.slides else net.sides
+    if height not in sides or width not in sides:
+        rule = f"{sides[0]}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]}"
+        rule = f"at least {sides[0]}" if sides.stop == NO_LIMIT else rule
+        raise UsageError(f"{net.name} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
     place = next(net.parameters()).device
     if images.device != place:
-        raise UsageError(f"{name} is on {place}, the pictures on {images.device}; move one: net.to(images.device)")
+        raise UsageError(f"{net.name} is on {place}, the pictures on {images.device}; move one: net.to(images.device)")
 
 
 class StridedConv2d(nn.Conv2d):
@@ -302,82 +330,6 @@ def pooled(x: Tensor, size: int, stride: int, ceil: bool = False) -> Tensor:
 def ceil_avg_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
     """The average of each window, partial windows kept; of those only the pixels inside count, as in cuda-convnet."""
     return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False)
-
-
-def scaled_tanh(x: Tensor) -> Tensor:
-    """1.7159 tanh(2x/3): it maps -1 and 1 to themselves, where its curvature is largest. Paper: LeNet-5, eq. 6."""
-    return 1.7159 * torch.tanh(x * (2 / 3))
-
-
-class SubSampling(nn.Module):
-    """Halves the picture: the mean of each 2x2 square, times a trainable coefficient, plus a bias, per map.
-
-    Differs: the paper adds the four, so that its coefficient is a quarter of this one.
-    """
-
-    def __init__(self, maps: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(maps))
-        self.bias = nn.Parameter(torch.zeros(maps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
-
-
-class SparseConv2d(nn.Module):
-    """A convolution whose map o sees only the input maps `table[o]`; it holds the kernels of these connections alone.
-
-    weight: (connections, size, size), in the order of the table. The dense kernel is put together at each call. Weights
-    and biases begin as torch's convolutions do, uniform within 1 / sqrt(the map's inputs).
-
-    Raises: UsageError for a table with an empty row or a map that isn't there.
-    """
-
-    outputs: Tensor
-    inputs: Tensor
-
-    def __init__(self, maps: int, table: Sequence[Sequence[int]], size: int) -> None:
-        super().__init__()
-        if not table or not all(inputs and min(inputs) >= 0 and max(inputs) < maps for inputs in table):
-            raise UsageError(f"each row of the table must name some of the input maps 0 to {maps - 1}, got {table}")
-        pairs = torch.tensor([(o, i) for o, inputs in enumerate(table) for i in inputs])
-        self.register_buffer("outputs", pairs[:, 0], persistent=False)
-        self.register_buffer("inputs", pairs[:, 1], persistent=False)
-        self.dense_shape = (len(table), maps, size, size)
-        self.weight = nn.Parameter(torch.empty(len(pairs), size, size))
-        self.bias = nn.Parameter(torch.empty(len(table)))
-        weight, bias, first = self.weight.detach(), self.bias.detach(), 0
-        for number, inputs in enumerate(table):
-            bound = 1 / math.sqrt(len(inputs) * size**2)
-            weight[first : first + len(inputs)].uniform_(-bound, bound)  # arithmetic on the meta device would load
-            bias[number].uniform_(-bound, bound)  # torch's compiler, 2 s
-            first += len(inputs)
-
-    def dense(self) -> Tensor:
-        """The kernel as an ordinary convolution's, zero where there is no connection."""
-        return self.weight.new_zeros(self.dense_shape).index_put((self.outputs, self.inputs), self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.dense(), self.bias)
-
-
-class RBF(nn.Module):
-    """Radial basis function units: minus the squared distance of the features (N, D) to each class's fixed code (K, D).
-
-    Features at each place of a map, (N, D, h, w), give (N, K, h, w). Logits, so larger is nearer. They are float32 or
-    better under autocast too: a distance is a difference of large numbers. Paper: LeNet-5, eq. 7 (the distance itself).
-    """
-
-    codes: Tensor
-
-    def __init__(self, codes: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("codes", codes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = wide(x)
-        codes = self.codes.to(x.dtype).reshape(*self.codes.shape, *[1] * (x.ndim - 2))
-        return -(x[:, None] - codes).square().sum(2)
 
 
 def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:

@@ -18,13 +18,17 @@ of four where the paper adds them. `output="linear"` is no part of the paper: a 
 K biases, for any number of classes.
 """
 
-from typing import ClassVar, Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.layers import RBF, Net, SparseConv2d, SubSampling, check_images, connected, record, scaled_tanh
+from convnet.kernels.plain import wide
+from convnet.nets.layers import Net, check_images, connected, record
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
 TABLE = (
@@ -58,12 +62,92 @@ def digit_codes() -> Tensor:
     return torch.tensor([[1.0 if dot == "#" else -1.0 for dot in drawing] for drawing in drawings])
 
 
+def scaled_tanh(x: Tensor) -> Tensor:
+    """1.7159 tanh(2x/3): it maps -1 and 1 to themselves, where its curvature is largest. Paper: LeNet-5, eq. 6."""
+    return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+class SubSampling(nn.Module):
+    """Halves the picture: the mean of each 2x2 square, times a trainable coefficient, plus a bias, per map.
+
+    Differs: the paper adds the four, so that its coefficient is a quarter of this one.
+    """
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(maps))
+        self.bias = nn.Parameter(torch.zeros(maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class SparseConv2d(nn.Module):
+    """A convolution whose map o sees only the input maps `table[o]`; it holds the kernels of these connections alone.
+
+    weight: (connections, size, size), in the order of the table. The dense kernel is put together at each call. Weights
+    and biases begin as torch's convolutions do, uniform within 1 / sqrt(the map's inputs).
+
+    Raises: UsageError for a table with an empty row or a map that isn't there.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def __init__(self, maps: int, table: Sequence[Sequence[int]], size: int) -> None:
+        super().__init__()
+        if not table or not all(inputs and min(inputs) >= 0 and max(inputs) < maps for inputs in table):
+            raise UsageError(f"each row of the table must name some of the input maps 0 to {maps - 1}, got {table}")
+        pairs = torch.tensor([(o, i) for o, inputs in enumerate(table) for i in inputs])
+        self.register_buffer("outputs", pairs[:, 0], persistent=False)
+        self.register_buffer("inputs", pairs[:, 1], persistent=False)
+        self.dense_shape = (len(table), maps, size, size)
+        self.weight = nn.Parameter(torch.empty(len(pairs), size, size))
+        self.bias = nn.Parameter(torch.empty(len(table)))
+        weight, bias, first = self.weight.detach(), self.bias.detach(), 0
+        for number, inputs in enumerate(table):
+            bound = 1 / math.sqrt(len(inputs) * size**2)
+            weight[first : first + len(inputs)].uniform_(-bound, bound)  # arithmetic on the meta device would load
+            bias[number].uniform_(-bound, bound)  # torch's compiler, 2 s
+            first += len(inputs)
+
+    def dense(self) -> Tensor:
+        """The kernel as an ordinary convolution's, zero where there is no connection."""
+        return self.weight.new_zeros(self.dense_shape).index_put((self.outputs, self.inputs), self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.dense(), self.bias)
+
+
+class RBF(nn.Module):
+    """Radial basis function units: minus the squared distance of the features (N, D) to each class's fixed code (K, D).
+
+    Features at each place of a map, (N, D, h, w), give (N, K, h, w). Logits, so larger is nearer. They are float32 or
+    better under autocast too: a distance is a difference of large numbers. Paper: LeNet-5, eq. 7 (the distance itself).
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = wide(x)
+        codes = self.codes.to(x.dtype).reshape(*self.codes.shape, *[1] * (x.ndim - 2))
+        return -(x[:, None] - codes).square().sum(2)
+
+
 class LeNet5(Net):
     """Pictures (N, 1, 32, 32) to logits (N, num_classes)."""
 
+    name = "lenet5"
     paper = "LeCun, Bottou, Bengio and Haffner 1998"
     year = 1998
+    small_recipe: ClassVar[str] = "lenet5_small"
+    small_set: ClassVar[int] = 10_000
     input_size = 32
+    sides = range(32, 33)
     last: ClassVar[str] = "output"
     inits: ClassVar[tuple[str, ...]] = ("paper",)
 
@@ -85,7 +169,7 @@ class LeNet5(Net):
         self.output = RBF(digit_codes()) if output == "rbf" else nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "lenet5", range(32, 33))
+        check_images(images, self)
         x = record(stages, "c1", scaled_tanh(self.c1(images)))
         x = record(stages, "s2", scaled_tanh(self.s2(x)))
         x = record(stages, "c3", scaled_tanh(self.c3(x)))
@@ -93,6 +177,9 @@ class LeNet5(Net):
         x = record(stages, "c5", scaled_tanh(self.c5(x)))
         x = record(stages, "f6", scaled_tanh(connected(self.f6, x)))
         return record(stages, "output", self.output(x) if isinstance(self.output, RBF) else connected(self.output, x))
+
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        return {"output": "linear"} if "output.weight" in shapes else {}
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew: uniform within 2.4 / fan-in of 0, biases included.
@@ -115,3 +202,6 @@ class LeNet5(Net):
                     parameter.div_(per_weight if kind == "weight" else fan_in_c3)
                 else:
                     parameter.div_(1.0 if (layer in ("s2", "s4") and kind == "weight") else fan_in[layer])
+
+
+NETS = (LeNet5,)

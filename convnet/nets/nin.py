@@ -7,7 +7,8 @@ last layer has a map for each class, and the logits are the means of these maps:
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class NINNet(Net):
 
     paper = "Lin, Chen and Yan 2013"
     year = 2013
+    relu_inside: ClassVar[bool] = True
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
     inits: ClassVar[tuple[str, ...]] = ("paper",)
     std: ClassVar[dict[str, float]] = {}  # of a layer's initial weights; elsewhere 0.01
 
@@ -69,10 +72,14 @@ class NINCifar10(NINNet):
     Differs: nothing for 32 x 32. Larger pictures are averaged over the whole map too.
     """
 
+    name = "nin_cifar10"
+    caffe_channels: ClassVar[Literal["rgb", "bgr"]] = "rgb"
     input_size = 32
+    dropout = 0.5
+    dropped: ClassVar[tuple[str, ...]] = ("pool1", "pool2")
     last: ClassVar[str] = "cccp6"
     std: ClassVar[dict[str, float]] = dict.fromkeys((*CONVS[:3], *CCCPS[:6]), 0.05)
-    sides: ClassVar[range] = range(4, NO_LIMIT)
+    sides = range(4, NO_LIMIT)
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
@@ -81,12 +88,12 @@ class NINCifar10(NINNet):
         self.add(("conv3", "cccp5", "cccp6"), MLPConv(192, (192, 192, num_classes), 3, padding=1))
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "nin_cifar10", self.sides)
+        check_images(images, self)
         x = self.run(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = self.run(dropout(x, 0.5, self.training), stages, "conv2", "cccp3", "cccp4")
+        x = self.run(dropout(x, self.dropout, self.training), stages, "conv2", "cccp3", "cccp4")
         x = record(stages, "pool2", ceil_max_pool(x))
-        x = self.run(dropout(x, 0.5, self.training), stages, "conv3", "cccp5", "cccp6")
+        x = self.run(dropout(x, self.dropout, self.training), stages, "conv3", "cccp5", "cccp6")
         return record(stages, "pool3", x.mean((2, 3)))
 
 
@@ -116,10 +123,14 @@ class NINImageNet(NINNet):
     cccp8-1024. Larger pictures are averaged over the whole map, the release's over its first 6 x 6.
     """
 
+    name = "nin_imagenet"
+    layer_names = MappingProxyType({"caffe": {layer: f"{layer}-1024" for layer in ("conv4", "cccp7", "cccp8")}})
     input_size = 224
+    dropout = 0.5
+    dropped: ClassVar[tuple[str, ...]] = ("pool3",)
     last: ClassVar[str] = "cccp8"
     std: ClassVar[dict[str, float]] = dict.fromkeys(("conv2", "conv4", *CCCPS[:7]), 0.05)
-    sides: ClassVar[range] = range(39, NO_LIMIT)
+    sides = range(39, NO_LIMIT)
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
@@ -129,14 +140,14 @@ class NINImageNet(NINNet):
         self.add(("conv4", "cccp7", "cccp8"), MLPConv(384, (1024, 1024, num_classes), 3, padding=1))
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "nin_imagenet", self.sides)
+        check_images(images, self)
         x = self.run(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
         x = self.run(x, stages, "conv2", "cccp3", "cccp4")
         x = record(stages, "pool2", ceil_max_pool(x))
         x = self.run(x, stages, "conv3", "cccp5", "cccp6")
         x = record(stages, "pool3", ceil_max_pool(x))
-        x = self.run(dropout(x, 0.5, self.training), stages, "conv4", "cccp7", "cccp8")
+        x = self.run(dropout(x, self.dropout, self.training), stages, "conv4", "cccp7", "cccp8")
         return record(stages, "pool4", x.mean((2, 3)))
 
 
@@ -157,10 +168,11 @@ class NINSmall(NINNet):
     N(0, 2 / inputs), which keeps the scale through ReLUs (He and others 2015), for pictures of variance about 1.
     """
 
+    name = "nin_small"
     paper = "notes on classic nets, table 4.4, after Lin, Chen and Yan 2013"
     input_size = 32
     last: ClassVar[str] = "cccp3"
-    sides: ClassVar[range] = range(7, NO_LIMIT)
+    sides = range(7, NO_LIMIT)
 
     def __init__(self, num_classes: int = 100, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
@@ -169,7 +181,7 @@ class NINSmall(NINNet):
         self.add(("conv3", "cccp3"), MLPConv(64, (100, num_classes), 3))
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "nin_small", self.sides)
+        check_images(images, self)
         x = self.run(images, stages, "conv1", "cccp1")
         x = self.run(x, stages, "conv2", "cccp2")
         x = self.run(x, stages, "conv3", "cccp3")
@@ -180,3 +192,6 @@ class NINSmall(NINNet):
         check_init(self, init)
         inputs = {name: parameter[0].numel() for name, parameter in self.named_parameters() if parameter.ndim > 1}
         gaussian(self, generator, std={name.partition(".")[0]: math.sqrt(2 / n) for name, n in inputs.items()})
+
+
+NETS = (NINCifar10, NINImageNet, NINSmall)

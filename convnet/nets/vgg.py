@@ -116,7 +116,9 @@ falls from 1.41 to 0.10 in 20 steps at the paper's rate; without that division r
 """
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +127,7 @@ from torch import Tensor, nn
 from convnet.errors import UsageError, unknown
 from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.layers import Net, check_images, connected, max_pool, record, relu_pool, response_norm
+from convnet.nets.published import of_oxford, of_pytorch
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.
 TABLE_1 = {
@@ -139,8 +142,14 @@ TABLE_1 = {
 SHRINK = 32  # pixels of the picture for one of pool5: five poolings of 2
 INPUT_SIZES = range(SHRINK, 513)  # pixels; 512 is the largest scale of section 3
 FROM_A = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8")  # section 3.1: with what B to E begin
-CHAIN = {"d": "b", "e": "d"}  # the notes' chain VGG11, 13, 16, 19: each begins with the one before it, all its layers
 PAPER_STD = 0.1  # section 3.1: "the zero mean and 10^-2 variance"
+
+
+# What torchvision and timm call the fully connected layers.
+CONNECTED = {
+    "torchvision": {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"},
+    "timm": {"fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "fc8": "head.fc"},
+}
 
 
 class VGG(Net):
@@ -152,45 +161,48 @@ class VGG(Net):
     Raises: UsageError for another input_size or dropout.
     """
 
+    configuration: ClassVar[str]  # of table 1
+    batch_norm: ClassVar[bool] = False
+
     paper = "Simonyan and Zisserman 2014"
     year = 2014
+    recipe: ClassVar[str] = (
+        "vgg_d"  # all are trained alike; ours with batch norm, where torchvision's rate is 10 x larger
+    )
+    small_recipe: ClassVar[str] = "vgg_small"
+    pooling: ClassVar[tuple[int, int, bool]] = (2, 2, False)
+    dropped: ClassVar[tuple[str, ...]] = ("relu6", "relu7")
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "glorot", "he")
 
     def __init__(
-        self,
-        configuration: str,
-        batch_norm: bool,
-        /,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        input_size: int = 224,
-        dropout: float = 0.5,
+        self, num_classes: int = 1000, in_channels: int = 3, input_size: int = 224, dropout: float = 0.5
     ) -> None:
         super().__init__()
         self.dropout = checked_rate(dropout)
-        self.name = f"vgg_{configuration}{'_bn' if batch_norm else ''}"
         self.input_size = _checked_size(self.name, input_size)
         n_maps = input_size // SHRINK  # a side of pool5's maps
         self.sides = range(n_maps * SHRINK, (n_maps + 1) * SHRINK)
-        self.batch_norm, self.in_channels, self.num_classes = batch_norm, in_channels, num_classes
-        self.blocks = [block.split() for block in TABLE_1[configuration].split(" | ")]
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.blocks = [block.split() for block in TABLE_1[self.configuration].split(" | ")]
         maps = in_channels
         for b, block in enumerate(self.blocks, 1):
             for i, (size, maps_out) in enumerate(_convolutions(block), 1):
                 self.add_module(f"conv{b}_{i}", nn.Conv2d(maps, maps_out, size, padding=size // 2))
-                if batch_norm:
+                if self.batch_norm:
                     self.add_module(f"bn{b}_{i}", nn.BatchNorm2d(maps_out))
                 maps = maps_out
         self.fc6 = nn.Linear(512 * n_maps * n_maps, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
-        if not batch_norm:
-            self.starts = {f"vgg_{other}": layers for other, layers in _starts(configuration).items()}
+        if self.batch_norm:
+            self.starts = {}
+        if self.torchvision:
+            self.layer_names = {writer: {**self._features(), **fc} for writer, fc in CONNECTED.items()}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         hint = "; the option input_size builds it for others"
-        check_images(images, self, self.name, self.sides, hint)
+        check_images(images, self, hint)
         x = images
         for b, block in enumerate(self.blocks, 1):
             last, normed = len(_convolutions(block)), "LRN" in block
@@ -211,6 +223,25 @@ class VGG(Net):
         x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
+
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """By what fc6 reads."""
+        a_place = self.fc6.weight.numel() // (self.input_size // SHRINK) ** 2  # of pool5's maps
+        n_weights = math.prod(shapes.get("fc6.weight", (0,)))
+        sizes = [size for size in INPUT_SIZES[::SHRINK] if a_place * (size // SHRINK) ** 2 == n_weights]
+        return {"input_size": sizes[0]} if sizes and sizes != [self.input_size] else {}
+
+    def _features(self) -> dict[str, str]:
+        """Where the layers stand in others' `features`: convolution, (batch norm,) ReLU; a pooling after each block."""
+        names, at = {}, 0
+        for b, block in enumerate(self.blocks, 1):
+            for i in range(1, len(block) + 1):
+                names[f"conv{b}_{i}"] = f"features.{at}"
+                if self.batch_norm:
+                    names[f"bn{b}_{i}"] = f"features.{at + 1}"
+                at += 3 if self.batch_norm else 2
+            at += 1
+        return names
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
         """Draw all weights anew; biases are 0, batch norm's factors 1.
@@ -239,14 +270,9 @@ class VGG(Net):
                     nn.init.xavier_uniform_(parameter, generator=generator)
 
 
-def _starts(configuration: str) -> dict[str, tuple[str, ...]]:
-    """{another configuration: the layers that it lends}: A's to B, C, D and E, B's to D and D's to E."""
-    starts: dict[str, tuple[str, ...]] = {"a": FROM_A} if configuration in ("b", "c", "d", "e") else {}
-    if configuration in CHAIN:
-        blocks = enumerate(TABLE_1[CHAIN[configuration]].split(" | "), 1)
-        convolutions = [f"conv{b}_{i + 1}" for b, block in blocks for i in range(len(block.split()))]
-        starts[CHAIN[configuration]] = (*convolutions, "fc6", "fc7", "fc8")
-    return starts
+def _layers(configuration: str) -> tuple[str, ...]:
+    blocks = enumerate(TABLE_1[configuration].split(" | "), 1)
+    return *(f"conv{b}_{i + 1}" for b, block in blocks for i in range(len(block.split()))), "fc6", "fc7", "fc8"
 
 
 def _checked_size(name: str, input_size: object) -> int:
@@ -262,3 +288,113 @@ def _convolutions(block: list[str]) -> list[tuple[int, int]]:
     """(kernel's side, maps) of the convolutions between two poolings of table 1."""
     pairs = (entry.split("-") for entry in block if entry != "LRN")
     return [(int(size), int(maps)) for size, maps in pairs]
+
+
+class VGGA(VGG):
+    """Configuration A: 11 layers with weights."""
+
+    name = "vgg_a"
+    aliases = ("vgg11",)
+    configuration = "a"
+    recipe = "vgg_a"
+    torchvision = "vgg11"
+    published = of_pytorch("vgg_a", "vgg11-8a719046.pth")
+
+
+class VGGALRN(VGG):
+    """A with a response normalisation."""
+
+    name = "vgg_a_lrn"
+    configuration = "a_lrn"
+    recipe = "vgg_a"
+
+
+class VGGB(VGG):
+    """Configuration B: 13 layers."""
+
+    name = "vgg_b"
+    aliases = ("vgg13",)
+    configuration = "b"
+    torchvision = "vgg13"
+    starts = MappingProxyType({"vgg_a": FROM_A})
+    published = of_pytorch("vgg_b", "vgg13-19584684.pth")
+
+
+class VGGBShallow(VGG):
+    """The net that section 4.1 holds against B."""
+
+    name = "vgg_b_shallow"
+    configuration = "b_shallow"
+
+
+class VGGC(VGG):
+    """Configuration C: 16 layers, three of them 1x1."""
+
+    name = "vgg_c"
+    configuration = "c"
+    starts = MappingProxyType({"vgg_a": FROM_A})
+
+
+class VGGD(VGG):
+    """Configuration D: 16 layers."""
+
+    name = "vgg_d"
+    aliases = ("vgg16",)
+    configuration = "d"
+    torchvision = "vgg16"
+    starts = MappingProxyType({"vgg_a": FROM_A, "vgg_b": _layers("b")})
+    published = of_pytorch("vgg_d", "vgg16-397923af.pth") | of_oxford("vgg_d", 16)
+
+
+class VGGE(VGG):
+    """Configuration E: 19 layers."""
+
+    name = "vgg_e"
+    aliases = ("vgg19",)
+    configuration = "e"
+    torchvision = "vgg19"
+    starts = MappingProxyType({"vgg_a": FROM_A, "vgg_d": _layers("d")})
+    published = of_pytorch("vgg_e", "vgg19-dcbb9e9d.pth") | of_oxford("vgg_e", 19)
+
+
+class VGGABN(VGGA):
+    """A with batch norm."""
+
+    name = "vgg_a_bn"
+    aliases = ("vgg11_bn",)
+    torchvision = "vgg11_bn"
+    batch_norm = True
+    published = of_pytorch("vgg_a_bn", "vgg11_bn-6002323d.pth")
+
+
+class VGGBBN(VGGB):
+    """B with batch norm."""
+
+    name = "vgg_b_bn"
+    aliases = ("vgg13_bn",)
+    torchvision = "vgg13_bn"
+    batch_norm = True
+    published = of_pytorch("vgg_b_bn", "vgg13_bn-abd245e5.pth")
+
+
+class VGGDBN(VGGD):
+    """D with batch norm."""
+
+    name = "vgg_d_bn"
+    aliases = ("vgg16_bn",)
+    torchvision = "vgg16_bn"
+    batch_norm = True
+    published = of_pytorch("vgg_d_bn", "vgg16_bn-6c64b313.pth")
+
+
+class VGGEBN(VGGE):
+    """E with batch norm."""
+
+    name = "vgg_e_bn"
+    aliases = ("vgg19_bn",)
+    torchvision = "vgg19_bn"
+    batch_norm = True
+    published = of_pytorch("vgg_e_bn", "vgg19_bn-c79401a0.pth")
+
+
+NETS = (VGGA, VGGALRN, VGGB, VGGBShallow, VGGC, VGGD, VGGE, VGGABN, VGGBBN, VGGDBN, VGGEBN)

@@ -35,19 +35,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.nets.alexnet_released import TORCHVISIONS
 from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
 from convnet.nets.layers import Net, StridedConv2d, ceil_max_pool, check_images, connected, record, response_norm
-
-SIDES = range(207, 239)  # pixels: the sides that give 6 x 6 maps at pool5
 
 
 class ZFNet(Net):
     """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes)."""
 
+    name = "zfnet"
     paper = "Zeiler and Fergus 2013"
     year = 2013
+    small_recipe: ClassVar[str] = "alexnet_small"
+    layer_names = TORCHVISIONS
     input_size = 224
+    sides = range(207, 239)  # pixels: those that give 6 x 6 maps at pool5
+    pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
+    dropped: ClassVar[tuple[str, ...]] = ("relu6", "relu7")
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
 
@@ -66,7 +71,7 @@ class ZFNet(Net):
         self.fc8 = nn.Linear(4096, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self, "zfnet", SIDES)
+        check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
@@ -104,3 +109,6 @@ class ZFNet(Net):
             gaussian(self, generator)
         else:
             uniform_by_fan_in(self, generator)
+
+
+NETS = (ZFNet,)

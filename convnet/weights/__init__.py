@@ -22,10 +22,7 @@ from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic
 from convnet.nets import create_model
-from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
-from convnet.nets.lenet5 import LeNet5
-from convnet.nets.vgg import INPUT_SIZES, SHRINK, VGG
 from convnet.progress import SILENT, Progress
 from convnet.weights import archives, caffe, candidates, download, names, own, pictures
 from convnet.weights.found import Found, Part
@@ -98,7 +95,7 @@ def read_weights(
         preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
         preprocessing = replace(preprocessing, fit=fit or preprocessing.fit)
     else:
-        scaling = pictures.pixels_of(net_name, net, writer, sha256, pixels)
+        scaling = pictures.pixels_of(net, writer, sha256, pixels)
         mean_order = order if writer == "caffe" or channels else "bgr"
         preprocessing, factors = pictures.preprocessing_of(
             net, writer, mean, mean_order, scaling, fit or "crop", report
@@ -228,7 +225,7 @@ def _order(net: Net, writer: str, told: Own | None, channels: str | None, report
         return channels
     if told is not None:
         return told.order
-    order = names.caffes_channels(net) if writer == "caffe" and net.in_channels == 3 else "rgb"
+    order = net.caffe_channels if writer == "caffe" and net.in_channels == 3 else "rgb"
     if writer == "caffe" and order == "rgb" and net.in_channels == 3:
         report.notes.append("Caffe's CIFAR models read RGB, and so this file is taken; else give --channels bgr")
     return order
@@ -281,28 +278,15 @@ def _net_of(
 
 
 def _options_of(net: Net, found: list[Found]) -> dict[str, Any]:
-    """The options of a net by the tensors that only some files have, by what its first layer and VGG's fc6 read."""
-    here = {each.name: each for each in found}
-    namings = (names.caffe(net, here), *names.in_state_dicts(net).values())
-
-    def shapes_of(key: str) -> set[tuple[int, ...]]:
-        sources = {source for naming in namings for source, targets in naming.items() if key in targets}
-        return {here[source].shape for source in sources & here.keys()}
-
-    options: dict[str, Any] = {}
-    if isinstance(net, GoogLeNet) and not any(name.startswith(names.HEADS) for name in here):
-        options["heads"] = False
-    if isinstance(net, LeNet5) and "output.weight" in here:
-        options["output"] = "linear"
-    sides = {shape[1] for shape in shapes_of(next(iter(net.state_dict()))) if len(shape) == 4}
-    if sides in ({1}, {3}) and sides != {net.in_channels}:
-        options["in_channels"] = sides.pop()
-    if isinstance(net, VGG):
-        ours = net.fc6.weight.numel() // (net.input_size // SHRINK) ** 2  # for each of pool5's places
-        totals = {math.prod(shape) for shape in shapes_of("fc6.weight")}
-        sizes = [size for size in INPUT_SIZES[::SHRINK] if ours * (size // SHRINK) ** 2 in totals]
-        if len(sizes) == 1 and sizes != [net.input_size]:
-            options["input_size"] = sizes[0]
+    """The options of a net by the tensors that only some files have, by what its first layer and its own say."""
+    here = {each.name: each.shape for each in found}
+    shapes = dict(here)  # by our names, where they are known
+    for naming in (names.caffe(net, here), *names.in_state_dicts(net).values()):
+        shapes |= {target: here[source] for source, targets in naming.items() if source in here for target in targets}
+    options = net.options_of(shapes)
+    first = shapes.get(next(iter(net.state_dict())), ())
+    if len(first) == 4 and first[1] in (1, 3) and first[1] != net.in_channels:
+        options["in_channels"] = first[1]
     return options
 
 

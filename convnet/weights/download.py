@@ -12,14 +12,15 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from convnet.errors import ConvnetError, DataError, UsageError, unknown
 from convnet.io import atomic
+from convnet.nets import MODELS
+from convnet.nets.published import Known
 from convnet.progress import SILENT, Progress
 
 MIB = 1 << 20
@@ -27,76 +28,8 @@ MAX_BYTES = 2 << 30  # the largest known file has 575 MB
 STALL_SECONDS = 30.0  # without a byte, then the connection is given up and made anew
 ATTEMPTS = 5  # in a row without a byte gained
 PAUSE_SECONDS = 1.0  # between attempts
-PYTORCH = "https://download.pytorch.org/models"
-BERKELEY = "http://dl.caffe.berkeleyvision.org"
-OXFORD = "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe"
-
-Pixels = Literal["imagenet", "half"]
-
-
-@dataclass(frozen=True)
-class Known:
-    """A published file.
-
-    net          which of our nets it is for
-    address      where it is
-    digest       "sha256:..." or "sha1:...", in full or its first digits; "" when nothing is published
-    pixels       for state dicts: how its pixels were scaled (`convnet.weights.PIXELS`)
-    mean_colour  for Caffe's files: grey levels R, G, B that are subtracted
-    """
-
-    net: str
-    address: str
-    digest: str
-    pixels: Pixels | None = None
-    mean_colour: tuple[float, float, float] | None = None
-
-    @property
-    def file_name(self) -> str:
-        return self.address.rpartition("/")[2]
-
-
-def _pytorch(net: str, file_name: str, pixels: Pixels = "imagenet") -> Known:
-    prefix = file_name.removesuffix(".pth").rpartition("-")[2]
-    return Known(net, f"{PYTORCH}/{file_name}", f"sha256:{prefix}", pixels)
-
-
-CAFFE_COLOUR = (122.67891434, 116.66876762, 104.00698793)  # the colour of Caffe's mean picture of ILSVRC 2012
-VGG_COLOUR = (123.68, 116.779, 103.939)  # as its authors publish it
-
-KNOWN = MappingProxyType(
-    {
-        "alexnet.torchvision": _pytorch("alexnet_owt", "alexnet-owt-7be5be79.pth"),
-        "vgg11.torchvision": _pytorch("vgg_a", "vgg11-8a719046.pth"),
-        "vgg13.torchvision": _pytorch("vgg_b", "vgg13-19584684.pth"),
-        "vgg16.torchvision": _pytorch("vgg_d", "vgg16-397923af.pth"),
-        "vgg19.torchvision": _pytorch("vgg_e", "vgg19-dcbb9e9d.pth"),
-        "vgg11_bn.torchvision": _pytorch("vgg_a_bn", "vgg11_bn-6002323d.pth"),
-        "vgg13_bn.torchvision": _pytorch("vgg_b_bn", "vgg13_bn-abd245e5.pth"),
-        "vgg16_bn.torchvision": _pytorch("vgg_d_bn", "vgg16_bn-6c64b313.pth"),
-        "vgg19_bn.torchvision": _pytorch("vgg_e_bn", "vgg19_bn-c79401a0.pth"),
-        "googlenet.torchvision": _pytorch("googlenet_bn", "googlenet-1378be20.pth", "half"),
-        "alexnet.caffe": Known(
-            "alexnet_caffe",
-            f"{BERKELEY}/bvlc_alexnet.caffemodel",
-            "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
-            mean_colour=CAFFE_COLOUR,
-        ),
-        "caffenet.caffe": Known(
-            "caffenet",
-            f"{BERKELEY}/bvlc_reference_caffenet.caffemodel",
-            "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
-            mean_colour=CAFFE_COLOUR,
-        ),
-        "googlenet.caffe": Known(
-            "googlenet_caffe",
-            f"{BERKELEY}/bvlc_googlenet.caffemodel",
-            "sha1:405fc5acd08a3bb12de8ee5e23a96bec22f08204",
-            mean_colour=(123.0, 117.0, 104.0),
-        ),
-        "vgg16.oxford": Known("vgg_d", f"{OXFORD}/VGG_ILSVRC_16_layers.caffemodel", "", mean_colour=VGG_COLOUR),
-        "vgg19.oxford": Known("vgg_e", f"{OXFORD}/VGG_ILSVRC_19_layers.caffemodel", "", mean_colour=VGG_COLOUR),
-    }
+KNOWN: Mapping[str, Known] = MappingProxyType(
+    {name: file for net in MODELS.values() for name, file in vars(net).get("published", {}).items()}  # its own alone
 )
 
 

@@ -13,10 +13,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic
-from convnet.nets.alexnet import AlexNet
-from convnet.nets.googlenet import GoogLeNet
 from convnet.nets.layers import Net
-from convnet.nets.norms import CAFFE_LRN
 from convnet.recipe import Option, Recipe
 from convnet.weights import archives, caffe, download
 from convnet.weights.report import Report
@@ -31,7 +28,7 @@ PIXELS = MappingProxyType(
 SIZE = 256  # pixels: the shorter side, of which a square is cut out
 
 
-def pixels_of(net_name: str, net: Net, writer: str, sha256: str, pixels: str | None) -> str | None:
+def pixels_of(net: Net, writer: str, sha256: str, pixels: str | None) -> str | None:
     """How the pixels were scaled: as said, as is known of this very file, or by the one way that is in use.
 
     Raises: UsageError where that can't be known.
@@ -51,11 +48,8 @@ def pixels_of(net_name: str, net: Net, writer: str, sha256: str, pixels: str | N
         return pixels
     if (file := download.known_by_digest(sha256)) is not None and file.pixels is not None:
         return file.pixels
-    if "googlenet" in net_name:
-        raise UsageError(
-            "a GoogLeNet of torchvision doesn't say how its pixels were scaled: give --pixels half for one that was "
-            "trained on from torchvision's published file, --pixels imagenet for one trained from the start"
-        )
+    if net.pixels_note:
+        raise UsageError(net.pixels_note)
     return "imagenet"
 
 
@@ -72,7 +66,7 @@ def preprocessing_of(
 
     order: of the colours in a mean's file, "rgb" or "bgr".
     """
-    report.notes += _of_caffe(net) if writer == "caffe" else []
+    report.notes += [net.caffe_note] if writer == "caffe" and net.caffe_note else []
     scale, factors, levels = 1.0, None, None
     size = max(SIZE, net.input_size) if net.input_size > SIZE // 2 else net.input_size
     if pixels is not None:
@@ -104,20 +98,6 @@ def preprocessing_of(
         offset=0.0,
     )
     return done, factors
-
-
-def _of_caffe(net: Net) -> list[str]:
-    """What a reader must know of a net that took weights from Caffe, beyond what each tensor's row says."""
-    if isinstance(net, AlexNet):
-        return [
-            "Caffe's bvlc_alexnet is alexnet_caffe here, its CaffeNet caffenet; this net has another padding and other "
-            "constants of response normalisation"
-        ]
-    if isinstance(net, GoogLeNet) and net.lrn != CAFFE_LRN:
-        return [
-            "Caffe's bvlc_googlenet is googlenet_caffe here; this net has other constants of response normalisation"
-        ]
-    return []
 
 
 def mean_of(path: Path, size: int, order: str = "bgr") -> NDArray[np.float32]:

@@ -237,7 +237,11 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refused("--names caffe is for .safetensors; a .npz has", "a.npz", names="caffe")
     refused("--float is for .onnx; a .npz holds weights", "a.npz", floats=True)
     refused("torchvision has no nin_cifar10; it has alexnet_owt", "a.safetensors", names="torchvision")
-    refused("Caffe can't run lenet5: it has no trainable sub-sampling", "a.caffemodel", lenet5())
+    refused(
+        "Caffe can't run lenet5: its SubSampling layers aren't written in Caffe's words; export it as .onnx",
+        "a.caffemodel",
+        lenet5(),
+    )
     refused("Caffe can't run lenet5: it has no trainable", "a.safetensors", lenet5(), names="caffe")
     net = create_model("googlenet_bn", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet_bn", net, pictures(net, mean=np.zeros((256, 256, 3), np.float32)), heads=False)
@@ -369,16 +373,7 @@ def test_a_mean_picture_inside_gives_evaluates_posteriors(tmp_path: Path, photos
 
 def own_names() -> list[str]:
     """The nets without the second names that lead to them: vgg11 is vgg_a."""
-    seen, found = set(), []
-    for name in sorted(
-        list_models(), key=lambda name: ("_" not in name and name.startswith("vgg"), name.startswith("vgg1"))
-    ):
-        made = MODELS[name]
-        key = (made.func, made.args) if isinstance(made, functools.partial) else made
-        if key not in seen:
-            found.append(name)
-        seen.add(key)
-    return found
+    return [name for name in list_models() if MODELS[name].name == name]
 
 
 def thin_kept(name: str, crop: int | None = None) -> tuple[Net, Checkpoint]:

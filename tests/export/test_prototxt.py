@@ -16,11 +16,9 @@ from convnet.errors import UsageError
 from convnet.export import caffe, export, prototxt
 from convnet.nets import MODELS, create_model, trace
 from convnet.nets.columns import Columns
-from convnet.nets.googlenet import HEADS
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.weights.caffe import read_net
-from convnet.weights.names import caffes_channels
 from thin import new_thin_net, shapes_of
 
 LACK = ("alexnet_bn", "cifar_11", "cifar_13", "googlenet_bn", "lenet5")
@@ -55,11 +53,9 @@ def compare(net: Net, name: str, folder: Path, crop: int | None = None) -> None:
     generator = torch.Generator().manual_seed(1)
     images = 65 * torch.randn(2, net.in_channels, side, side, generator=generator, dtype=torch.float64)
     with torch.inference_mode():
-        blobs, shapes, used = caffe_runner.run(
-            text, weights, images.flip(1) if caffes_channels(net) == "bgr" else images
-        )
+        blobs, shapes, used = caffe_runner.run(text, weights, images.flip(1) if net.caffe_channels == "bgr" else images)
     stages = trace(net, images)
-    heads = {stage for stage in stages if stage in HEADS.values()}
+    heads = {stage for stage in stages if stage in net.loss_weights}
     for stage, expected in stages.items():
         if stage not in heads and stage != "avgpool":
             found = blobs[stage].reshape(expected.shape)

@@ -15,15 +15,12 @@ from convnet.kernels.dropout import plain_dropout
 from convnet.kernels.plain import Block, plain_norm_pool, plain_response_norm
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.layers import (
-    RBF,
-    SparseConv2d,
-    SubSampling,
     ceil_avg_pool,
     rbf_loss,
     relu_norm_pool,
     response_norm,
-    scaled_tanh,
 )
+from convnet.nets.lenet5 import RBF, SparseConv2d, SubSampling, scaled_tanh
 from convnet.nets.local import LocallyConnected2d
 from convnet.nets.norms import response_norm_mean, within_map_norm
 from thin import images_for, new_thin_net

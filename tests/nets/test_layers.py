@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from convnet.errors import UsageError
 from convnet.nets import layers
 from convnet.nets.columns import Columns
-from convnet.nets.layers import RBF, SparseConv2d, SubSampling, plain_response_norm, response_norm
-from convnet.nets.lenet5 import TABLE
+from convnet.nets.layers import plain_response_norm, response_norm
+from convnet.nets.lenet5 import RBF, TABLE, SparseConv2d, SubSampling, scaled_tanh
 from convnet.nets.local import LocallyConnected2d, MLPConv
 from convnet.nets.norms import response_norm_mean, within_map_norm
 
@@ -347,7 +347,7 @@ def test_rbf_loss_is_equation_9() -> None:
 
 
 def test_scaled_tanh_keeps_one() -> None:
-    y = layers.scaled_tanh(torch.tensor([-1.0, 0.0, 1.0, 100.0]))
+    y = scaled_tanh(torch.tensor([-1.0, 0.0, 1.0, 100.0]))
     torch.testing.assert_close(y, torch.tensor([-1.0, 0.0, 1.0, 1.7159]), atol=1e-4, rtol=0)
 
 
@@ -367,15 +367,16 @@ def test_check_images_names_what_it_got_and_the_rule() -> None:
     three.in_channels, one.in_channels = 3, 1
     for net in (three, one):
         net.fc = nn.Linear(1, 1)
-    sizes = range(224, 256)
-    layers.check_images(torch.zeros(1, 3, 224, 230), three, "alexnet", sizes)
+    three.name, three.sides = "alexnet", range(224, 256)
+    one.name, one.sides = "lenet5", range(32, 33)
+    layers.check_images(torch.zeros(1, 3, 224, 230), three)
     with pytest.raises(UsageError, match=r"takes pictures \(N, C, H, W\), got a tensor of shape \(3, 224, 224\)"):
-        layers.check_images(torch.zeros(3, 224, 224), three, "alexnet", sizes)
+        layers.check_images(torch.zeros(3, 224, 224), three)
     with pytest.raises(UsageError, match=r"alexnet takes 3 channel\(s\), got 1"):
-        layers.check_images(torch.zeros(1, 1, 224, 224), three, "alexnet", sizes)
+        layers.check_images(torch.zeros(1, 1, 224, 224), three)
     with pytest.raises(UsageError, match=r"sides of 224 to 255 pixels, got 223 x 224"):
-        layers.check_images(torch.zeros(1, 3, 223, 224), three, "alexnet", sizes)
+        layers.check_images(torch.zeros(1, 3, 223, 224), three)
     with pytest.raises(UsageError, match=r"sides of 32 pixels, got 28 x 28"):
-        layers.check_images(torch.zeros(1, 1, 28, 28), one, "lenet5", range(32, 33))
+        layers.check_images(torch.zeros(1, 1, 28, 28), one)
     with pytest.raises(UsageError, match=r"alexnet is on cpu, the pictures on meta; move one: net.to\(images.device\)"):
-        layers.check_images(torch.zeros(1, 3, 224, 224, device="meta"), three, "alexnet", sizes)
+        layers.check_images(torch.zeros(1, 3, 224, 224, device="meta"), three)

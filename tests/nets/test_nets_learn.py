@@ -21,7 +21,7 @@ from convnet.data.prepare import prepare
 from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import Diverged, UsageError
-from convnet.nets import MODELS, RECIPES, SMALL_SETS, recipe_of
+from convnet.nets import MODELS, recipe_of
 from convnet.progress import SILENT
 from convnet.recipe import Recipe, list_recipes, load_recipe
 from convnet.training.run import Data, Run, begin
@@ -67,14 +67,9 @@ def stores(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
 
 def test_every_net_has_one_recipe_and_one_at_most_for_small_sets() -> None:
     """A recipe of its own name, or another's; with a crop, channels and initial values that the net takes."""
-    for table in (RECIPES, {recipe: nets for recipe, (_, nets) in SMALL_SETS.items()}):
-        listed = [net for nets in table.values() for net in nets]
-        assert len(listed) == len(set(listed))
-        assert set(listed) <= set(MODELS)
-    for net in MODELS:
-        others = [recipe for recipe, nets in RECIPES.items() if net in nets]
-        assert others == [recipe_of(net)] if others else net == recipe_of(net)
-        assert (net in list_recipes()) == (not others)
+    for net, made in MODELS.items():
+        assert recipe_of(net) == (made.recipe or net)
+        assert (net in list_recipes()) == (recipe_of(net) == net)
         for recipe in (load_recipe(recipe_of(net)), load_recipe(recipe_of(net, 8))):
             shapes = shapes_of(net)
             assert recipe.init in shapes.inits

@@ -218,7 +218,8 @@ def test_input_size_in_recipe_checkpoint_and_files(tmp_path: Path) -> None:
             assert found.recipe.net_options == {"input_size": 64}
             assert all(torch.equal(found.weights[key], kept.weights[key]) for key in kept.weights), name
         with pytest.raises(
-            UsageError, match="torchvision's vgg_a reads 7 x 7 maps, this one 2 x 2: use --names convnet"
+            UsageError,
+            match="torchvision's vgg_a takes pictures with sides of 224 pixels and more, this one of 64: use --names",
         ):
             export(kept, tmp_path / "b.safetensors", names="torchvision")
 

@@ -14,7 +14,7 @@ from convnet.errors import UsageError
 from convnet.evaluation.evaluate import NotFinite
 from convnet.evaluation.seen import Seen, net_input
 from convnet.nets import create_model, trace
-from convnet.nets.layers import scaled_tanh
+from convnet.nets.lenet5 import scaled_tanh
 from convnet.recipe import Recipe
 from convnet.visualize import plot
 from convnet.visualize.cam import ClassMap, cam, draw_cam, overlay

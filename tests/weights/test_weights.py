@@ -114,7 +114,8 @@ def test_files_that_are_something_else_are_named(
     Path("folder.pth").mkdir()
     for name in ("photo.jpg", "."):
         with pytest.raises(
-            UsageError, match=rf"{name}: its name must end in .caffemodel, .*; known files: alexnet.torch"
+            UsageError,
+            match=rf"{name}: its name must end in .caffemodel, .*; known files: alexnet.caffe, caffenet.caffe, alexnet.torchvision, ",
         ):
             import_weights(name, "nin_cifar10")
     Path("net.ckpt").write_bytes(checkpoint.MAGIC)

@@ -12,9 +12,10 @@ import pytest
 
 from convnet.errors import ConvnetError, DataError
 from convnet.nets import MODELS
+from convnet.nets.published import Known
 from convnet.progress import Silent
 from convnet.weights import download
-from convnet.weights.download import KNOWN, Known, fetch
+from convnet.weights.download import KNOWN, fetch
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
