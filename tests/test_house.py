@@ -88,18 +88,18 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 # Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
 LINES = {
     ".": 1440,
-    "benchmark": 1510,
+    "benchmark": 1480,
     "cli": 2200,
     "data": 8030,
     "evaluation": 1610,
-    "export": 810,
+    "export": 760,
     "io": 1070,
     "kernels": 2090,
-    "nets": 3380,
+    "nets": 3640,
     "report": 710,
     "training": 1490,
     "visualize": 3290,
-    "weights": 2360,
+    "weights": 2120,
 }
 
 
@@ -112,7 +112,7 @@ def test_no_folder_grows_unseen() -> None:
     assert set(LINES) == {".", *(path.name for path in PACKAGE.iterdir() if any(path.glob("*.py")))}
     for folder in {path.parent for _, path in modules()}:
         n_files = len([path for path in folder.iterdir() if path.is_file()])
-        most = {PACKAGE: 10, PACKAGE / "visualize": 3300}.get(folder, 20)
+        most = 10 if folder == PACKAGE else 20
         assert n_files <= most, f"{folder}: {n_files} files"
 
 

@@ -52,8 +52,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.errors import UsageError, unknown
+from convnet.errors import UsageError
 from convnet.nets.dropout import dropout
+from convnet.nets.initial import check_init
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
 from convnet.nets.published import of_berkeley, of_pytorch
@@ -235,8 +236,7 @@ class GoogLeNet(Net):
 
         Raises: UsageError for another name than "paper".
         """
-        if init not in self.inits:
-            raise UsageError(unknown("init", init, self.inits))
+        check_init(self, init)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):

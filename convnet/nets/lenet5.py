@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
 from convnet.kernels.plain import wide
+from convnet.nets.initial import check_init
 from convnet.nets.layers import Net, check_images, connected, record
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
@@ -189,8 +190,7 @@ class LeNet5(Net):
 
         Raises: UsageError for another name than "paper".
         """
-        if init not in self.inits:
-            raise UsageError(unknown("init", init, self.inits))
+        check_init(self, init)
         fan_in_c3 = torch.tensor([25.0 * len(inputs) for inputs in TABLE])
         fan_in = {"c1": 25.0 * self.in_channels, "s2": 4.0, "s4": 4.0, "c5": 400.0, "f6": 120.0, "output": 84.0}
         with torch.no_grad():

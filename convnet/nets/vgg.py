@@ -124,8 +124,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.errors import UsageError, unknown
+from convnet.errors import UsageError
 from convnet.nets.dropout import checked_rate, dropout
+from convnet.nets.initial import check_init
 from convnet.nets.layers import Net, check_images, connected, max_pool, record, relu_pool, response_norm
 from convnet.nets.published import of_oxford, of_pytorch
 
@@ -253,8 +254,7 @@ class VGG(Net):
 
         Raises: UsageError for another name.
         """
-        if init not in self.inits:
-            raise UsageError(unknown("init", init, self.inits))
+        check_init(self, init)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):

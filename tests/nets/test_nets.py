@@ -353,6 +353,7 @@ def test_alexnet_drops_half_of_the_hidden_units_in_training_only() -> None:
 HIDDEN = [(0.5, (4096,)), (0.5, (4096,))]  # the inputs of the last two fully connected layers: AlexNet 4.2
 HEADS = [(0.7, (1024,)), (0.7, (1024,))]  # the auxiliary heads: GoogLeNet section 5; the last layer has 40 % there
 DROPOUT: dict[str, list[tuple[float, tuple[int, ...]]]] = {
+    **{name: HIDDEN for pattern in ("alexnet*", "vgg*", "zfnet", "caffenet") for name in list_models(pattern)},
     **{name: [] for name in ("lenet5", "alexnet_bn", "nin_small", *list_models("cifar_*"))},
     "alexnet_owt": [(0.5, (256, 6, 6)), (0.5, (4096,))],  # as torchvision's: the inputs of the first two
     "alexnet_no_exchange_2012": [(0.5, (8192,)), (0.5, (4096,))],
@@ -366,7 +367,7 @@ DROPOUT: dict[str, list[tuple[float, tuple[int, ...]]]] = {
 
 @pytest.mark.parametrize("name", list_models())
 def test_what_is_dropped_and_where(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """(probability, shape of a picture's activation), in training only."""
+    """(probability, shape of a picture's activation), in training only; and as the net's class says, but for heads."""
     dropped: list[tuple[float, tuple[int, ...]]] = []
 
     def drop(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
@@ -378,7 +379,10 @@ def test_what_is_dropped_and_where(name: str, monkeypatch: pytest.MonkeyPatch) -
         net = MODELS[name]()
         images = torch.empty(2, net.in_channels, net.input_size, net.input_size)
     net.train().heads(images)
-    assert dropped == DROPOUT.get(name, HIDDEN)
+    shapes = {stage: tuple(x.shape[1:]) for stage, x in trace(net, images).items()}
+    stated = [(net.dropout, shapes[stage]) for stage in net.dropped if net.dropout]
+    assert [each for each in dropped if each not in HEADS] == stated
+    assert dropped == DROPOUT.get(name, stated)
     dropped.clear()
     net.eval().heads(images)
     assert dropped == []
