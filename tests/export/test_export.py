@@ -242,7 +242,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "a.caffemodel",
         lenet5(),
     )
-    refused("Caffe can't run lenet5: it has no trainable", "a.safetensors", lenet5(), names="caffe")
+    refused("Caffe can't run lenet5: its SubSampling layers", "a.safetensors", lenet5(), names="caffe")
     net = create_model("googlenet_bn", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet_bn", net, pictures(net, mean=np.zeros((256, 256, 3), np.float32)), heads=False)
     refused("this one has a mean picture", "a.safetensors", kept, names="torchvision")
