@@ -246,7 +246,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     net = create_model("googlenet_bn", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet_bn", net, pictures(net, mean=np.zeros((256, 256, 3), np.float32)), heads=False)
     refused("this one has a mean picture", "a.safetensors", kept, names="torchvision")
-    refused("Caffe can't run googlenet_bn: its layers for batch norm aren't written", "a.caffemodel", kept)
+    refused("Caffe can't run googlenet_bn: its BatchNorm2d layers aren't written", "a.caffemodel", kept)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     refused(r'pip install "convnet-classics\[onnx\]", in a checkout pip install -e "\.\[onnx\]"$', "a.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {f"old{ending}" for ending in ENDINGS}
