@@ -64,10 +64,10 @@ def test_the_fast_forms_train_as_the_plain_ones(monkeypatch: pytest.MonkeyPatch)
     four seeds they were 0.010 to 0.035 apart, the seeds 0.06 to 0.40. A rounding moves the fall by steps."""
     fast = smoothed(curve(BF16, 0, STEPS))
     without_fast_forms(monkeypatch)
-    plain, other = (smoothed(curve(FP32, seed, STEPS)) for seed in (0, 1))
-    gap, noise = (np.abs(losses - plain)[:ALIKE].mean() for losses in (fast, other))
+    plain, other = smoothed(curve(FP32, 0, STEPS)), smoothed(curve(FP32, 1, ALIKE + SMOOTH - 1))
+    gap, noise = (np.abs(losses[:ALIKE] - plain[:ALIKE]).mean() for losses in (fast, other))
     assert 0 < gap < noise
-    assert all(losses.min() < 0.5 * losses[0] for losses in (fast, plain, other))
+    assert all(losses.min() < 0.5 * losses[0] for losses in (fast, plain))
 
 
 def test_the_plain_forms_curve_is_golden(monkeypatch: pytest.MonkeyPatch) -> None:
