@@ -5,11 +5,14 @@ write, or the power goes. Every k in the large size, where each kind of fault is
 evenly, each kind in turn.
 """
 
+import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from PIL import Image
 from convnet import checkpoint
 from convnet.cli import app as cli
 from convnet.data import preprocess
+from convnet.io import atomic
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
@@ -175,6 +179,30 @@ def attack(ready: Ready, kind: str | None = None) -> None:
         came[each] += check(ready, each, at, whole)
     print(f"{ready.name}: {len(disk.changes)} changes, {len(made)} faults, of which came {dict(came)}")
     assert all(came[each] for each, _ in made), came
+
+
+@pytest.mark.parametrize("missing", ["file", "folder"])
+def test_a_missing_fsync_is_found(missing: str, ready: Callable[[str], Ready], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The atomic write without one of its two: what was said to be done is lost with the power."""
+    show = ready("show")
+    show.place.mkdir()
+    with Disk(show.place) as disk:
+        assert show.verb()[0] == 0
+    whole, after = show.contents(), len(disk.changes) + 1
+    assert check(show, "power: least", after, whole)
+    is_left_out = stat.S_ISREG if missing == "file" else stat.S_ISDIR
+
+    class Careless:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fsync(self, handle: int) -> None:
+            if not is_left_out(os.fstat(handle).st_mode):
+                os.fsync(handle)
+
+    monkeypatch.setattr(atomic, "os", Careless())
+    with pytest.raises(AssertionError, match="power: least at change"):
+        check(show, "power: least", after, whole)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -97,7 +97,7 @@ LINES = {
     "kernels": 2090,
     "nets": 3640,
     "report": 710,
-    "training": 1490,
+    "training": 1500,
     "visualize": 3290,
     "weights": 2120,
 }

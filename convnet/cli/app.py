@@ -281,10 +281,10 @@ def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
             yield stop
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: {again}") from error
-    except DiskError as error:
+    except (DataError, DiskError) as error:
         if not any((out / name).exists() for name in (LAST, PREVIOUS)):
             raise  # nothing is there to go on with
-        raise DiskError(str(error).replace("run the same command again", f"go on with: {again}")) from error
+        raise type(error)(str(error).replace("run the same command again", f"go on with: {again}")) from error
 
 
 def _threads(plan: "Recipe", resumed: Path | None) -> str:

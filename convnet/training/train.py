@@ -12,7 +12,7 @@ A run is a folder:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -121,10 +121,14 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
             _count(run, result, lr, loader)
             _show(run, progress, len(loader))
 
+    def log_time() -> None:
+        seconds, pictures = monotonic() - began, run.position.pictures - first
+        metrics_log.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
+
     try:
         for batch in loader.epoch(epoch, run.position.batch):
             number = run.position.step + steps.pending
-            steps.forward_backward(batch, number, partial(interruptible, run, stop))
+            steps.forward_backward(batch, number, partial(interruptible, run, stop, log_time))
             count(steps.update(lr))
             if stop:
                 raise Interrupted("stopped")
@@ -137,13 +141,15 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
         save(run)
         raise error if isinstance(error, DataError) else Interrupted(_stopped(run)) from None
     finally:
-        seconds, pictures = monotonic() - began, run.position.pictures - first
-        metrics_log.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
+        log_time()
 
 
 @contextmanager
-def interruptible(run: Run, stop: Stop | None) -> Iterator[None]:
-    """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers."""
+def interruptible(run: Run, stop: Stop | None, saved: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers.
+
+    saved: is called when the step is cut and the run is saved, before the process ends.
+    """
     if stop is None:
         yield
         return
@@ -151,6 +157,7 @@ def interruptible(run: Run, stop: Stop | None) -> Iterator[None]:
 
     def keep() -> str:
         save(run, buffers)
+        saved()
         return _stopped(run)
 
     with stop.may_cut(keep):

@@ -231,6 +231,9 @@ def test_sigterm_cuts_a_long_step_and_nothing_is_lost(digits: Store, whole: Path
     assert "go on with: convnet train --resume --out" in said
     kept = checkpoint.load(tmp_path / "run" / "last.ckpt")
     assert kept.position.step == 7
+    times = metrics_log.read(tmp_path / "run" / "timing.jsonl")  # of both epochs, the one that was cut too
+    assert [row["pictures"] for row in times] == [1259, 512]
+    assert all(row["seconds"] > 0 for row in times)
     resumed(tmp_path / "run")
     same = {name: data for name, data in bytes_of(tmp_path / "run").items() if not name.endswith("ckpt")}
     assert same == {name: data for name, data in bytes_of(whole).items() if name in same}
