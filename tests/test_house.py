@@ -99,7 +99,7 @@ LINES = {
     "report": 710,
     "training": 1500,
     "visualize": 3290,
-    "weights": 2120,
+    "weights": 2170,
 }
 
 
@@ -149,13 +149,13 @@ def test_public_names() -> None:
         assert getattr(convnet, name) is not None
 
 
-def test_no_file_is_longer_than_400_lines_and_no_function_than_80() -> None:
+def test_no_file_is_longer_than_400_lines_and_no_function_than_60() -> None:
     for name, path in modules():
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, f"{name} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 80, f"{name}: {node.name}"
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{name}: {node.name}"
 
 
 TEXT = {"read_text", "write_text"}  # of a Path

@@ -5,7 +5,7 @@ partial; then the report names it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +66,6 @@ def read_weights(
     entry    which of several sets of tensors in the file, as "state_dict_ema"
     channels  "rgb" or "bgr": the order in which the file's first layer and a mean's file have colours; None: BGR in
              Caffe's files, but for CIFAR's nets, whose data are RGB; RGB in others, with a mean of Caffe's in BGR
-
     fit      how pictures get their size, "crop", "pad" or "squash"; None: as one of our files says, or "crop"
 
     Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file, or
@@ -84,11 +83,7 @@ def read_weights(
     if told is not None and not told.is_sealed:
         notes = [*notes, "it has no sha256, being of an earlier version or changed: damage to it can't be told"]
     report = Report(path.name, net_name, writer, notes=notes)
-    chosen = match(net, naming, found, report)
-    if (report.missing or report.left_over) and not partial:
-        raise DataError(misfit(path, net_name, report, len(chosen), len(found)))
-    if not chosen:
-        raise DataError(f"{path}: no tensor of it fits {net_name}")
+    chosen = _matched(path, net, net_name, naming, found, partial, report)
     sha256 = atomic.sha256_file(path)
     order = _order(net, writer, told, channels, report)
     if told is not None:
@@ -104,9 +99,7 @@ def read_weights(
         weights = _convert(net, naming, chosen, order, factors, report)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    if report.missing:
-        fresh = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
-        weights |= {name: fresh[name] for name in report.missing}
+    weights |= _fresh(net_name, net, options, report.missing)
     kept = Checkpoint(
         recipe=pictures.recipe_of(net_name, options, preprocessing),
         preprocessing=preprocessing,
@@ -115,6 +108,26 @@ def read_weights(
         provenance={"convnet": __version__, "imported": {"file": path.name, "sha256": sha256, "writer": writer}},
     )
     return kept, report
+
+
+def _matched(
+    path: Path, net: Net, name: str, naming: names.Naming, found: list[Found], partial: bool, report: Report
+) -> dict[str, Found]:
+    """Which tensor of the file goes to which of the net. Raises: DataError when some are missing, unless `partial`."""
+    chosen = match(net, naming, found, report)
+    if (report.missing or report.left_over) and not partial:
+        raise DataError(misfit(path, name, report, len(chosen), len(found)))
+    if not chosen:
+        raise DataError(f"{path}: no tensor of it fits {name}")
+    return chosen
+
+
+def _fresh(name: str, net: Net, options: Mapping[str, Any], missing: Sequence[str]) -> dict[str, Tensor]:
+    """Initial values for what the file lacks."""
+    if not missing:
+        return {}
+    fresh = create_model(name, num_classes=net.num_classes, seed=0, **options).state_dict()
+    return {each: fresh[each] for each in missing}
 
 
 def import_weights(
