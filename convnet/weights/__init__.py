@@ -5,8 +5,8 @@ partial; then the report names it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -71,8 +71,6 @@ def read_weights(
     Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file, or
     where a choice must be made.
     """
-    if channels is not None and channels not in CHANNELS:
-        raise UsageError(unknown("order of colours", channels, CHANNELS))
     parts = read_parts(path)
     told = own.own_of(path)
     net_name = net_name or (told.net if told is not None else None)
@@ -80,8 +78,6 @@ def read_weights(
         raise UsageError(f"{path}: the file doesn't say which net it is for; give --net")
     found, notes = _chosen(path, parts, net_name, told, entry, rename)
     net, options, writer, naming = _net_of(path, net_name, found, told)
-    if told is not None and not told.is_sealed:
-        notes = [*notes, "it has no sha256, being of an earlier version or changed: damage to it can't be told"]
     report = Report(path.name, net_name, writer, notes=notes)
     chosen = _matched(path, net, net_name, naming, found, partial, report)
     sha256 = atomic.sha256_file(path)
@@ -91,14 +87,11 @@ def read_weights(
         preprocessing = replace(preprocessing, fit=fit or preprocessing.fit)
     else:
         scaling = pictures.pixels_of(net, writer, sha256, pixels)
-        mean_order = order if writer == "caffe" or channels else "bgr"
         preprocessing, factors = pictures.preprocessing_of(
-            net, writer, mean, mean_order, scaling, fit or "crop", report
+            net, writer, mean, order if writer == "caffe" or channels else "bgr", scaling, fit or "crop", report
         )
-    try:
+    with _of_file(path):
         weights = _convert(net, naming, chosen, order, factors, report)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
     weights |= _fresh(net_name, net, options, report.missing)
     kept = Checkpoint(
         recipe=pictures.recipe_of(net_name, options, preprocessing),
@@ -122,7 +115,16 @@ def _matched(
     return chosen
 
 
-def _fresh(name: str, net: Net, options: Mapping[str, Any], missing: Sequence[str]) -> dict[str, Tensor]:
+@contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """Within the block errors in a file's data name the file."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _fresh(name: str, net: Net, options: Mapping[str, Any], missing: Iterable[str]) -> dict[str, Tensor]:
     """Initial values for what the file lacks."""
     if not missing:
         return {}
@@ -218,7 +220,8 @@ def _chosen(
 ) -> tuple[list[Found], list[str]]:
     """The tensors that are the net's weights, by the names that it knows; and what must be told of the choice."""
     if told is not None and not renames:  # our own file has nothing but the weights
-        return parts[0].tensors, []
+        unsealed = "it has no sha256, being of an earlier version or changed: damage to it can't be told"
+        return parts[0].tensors, [] if told.is_sealed else [unsealed]
     net = _empty(net_name)
     found, notes = candidates.choose(path, parts, _namings(path, net, parts[0].tensors, told), entry)
     namings = _namings(path, net, found, told)
@@ -233,6 +236,8 @@ def _chosen(
 
 def _order(net: Net, writer: str, told: Own | None, channels: str | None, report: Report) -> str:
     """In which order the file's first layer reads colours; a choice that isn't the writer's rule is told."""
+    if channels is not None and channels not in CHANNELS:
+        raise UsageError(unknown("order of colours", channels, CHANNELS))
     if channels is not None:
         report.notes.append(f"the file's first layer is taken to read {channels.upper()} (--channels)")
         return channels
