@@ -24,6 +24,7 @@ from convnet import device
 from convnet.data.preprocess import Preprocessing
 from convnet.evaluation.inference import BATCH
 from convnet.evaluation.seen import Seen
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import create_model
 from convnet.visualize.occlusion import occlusion, places
 
@@ -54,7 +55,8 @@ def main() -> None:
                 net(images[: min(options.batch, n - first)])
 
     def everything() -> None:
-        occlusion(net, seen, pre, how, box=options.box, stride=options.stride, batch=options.batch)
+        trained = TrainedNet(net, pre, (), how)
+        occlusion(trained, seen, box=options.box, stride=options.stride, batch=options.batch)
 
     ways = {"forward": forward, "everything": everything}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

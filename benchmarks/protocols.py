@@ -7,8 +7,8 @@
     python benchmarks/protocols.py [--only alexnet|vgg_a|memory] [--repeats 5] [--precision auto|fp32|bf16] [--cpu-time]
 
 Pictures: synthetic photos of 500 x 375 in jpeg stores, so 4:3; for VGG-A also their central squares. Weights: random.
-forward: ready batches through the net, no more; compute: pictures in memory to posteriors; whole: `evaluate` from the
-store. All at the default batch. What is compared takes turns in one process; the median and the extremes are printed.
+forward: ready batches through the net, no more; compute: pictures in memory to probabilities; whole: `evaluate` from
+the store. All at the default batch. What is compared takes turns in one process; median and extremes are printed.
 --cpu-time counts seconds of all threads in place of the wall's: other processes disturb them less.
 """
 
@@ -33,9 +33,10 @@ from convnet.checkpoint import Checkpoint
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
-from convnet.data.store import Split, Store, centre_square
-from convnet.evaluation.evaluate import evaluate
-from convnet.evaluation.inference import BATCH, at_scales, posterior, posteriors
+from convnet.data.store import Split, centre_square
+from convnet.evaluation.inference import BATCH, infer, probabilities
+from convnet.evaluation.pictures import at_scales
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.evaluation.views import Look
 from convnet.nets import create_model
 from convnet.recipe import Recipe
@@ -79,15 +80,15 @@ def alexnet(folder: Path, how: device.Device, repeats: int, clock: Clock) -> Non
     def forward() -> None:
         with how.autocast():
             for first in range(0, n, BATCH):
-                posterior(net, images[first : first + BATCH], how)
+                probabilities(net, images[first : first + BATCH], how)
 
     seconds = measure(
         {
             "forward, one view": forward,
-            "compute, single": lambda: posteriors(net, pictures, [single], pre, how),
-            "compute, ten-crop": lambda: posteriors(net, pictures, [ten], pre, how),
-            "whole, single": lambda: evaluate(net, split, pre, how, views_name="single"),
-            "whole, ten-crop": lambda: evaluate(net, split, pre, how, views_name="ten-crop"),
+            "compute, single": lambda: infer(net, pictures, [single], pre, how),
+            "compute, ten-crop": lambda: infer(net, pictures, [ten], pre, how),
+            "whole, single": lambda: TrainedNet(net, pre, CLASSES, how).evaluate(split),
+            "whole, ten-crop": lambda: TrainedNet(net, pre, CLASSES, how).evaluate(split, views="ten-crop"),
         },
         repeats,
         clock,
@@ -114,8 +115,8 @@ def vgg_a(folder: Path, how: device.Device, repeats: int, clock: Clock) -> None:
         pictures = [{scale: each} for each in pixels]
         seconds = measure(
             {
-                "compute, dense": lambda pictures=pictures: posteriors(net, pictures, [dense], pre, how),
-                "compute, 50 crops": lambda pictures=pictures: posteriors(net, pictures, [crops], pre, how),
+                "compute, dense": lambda pictures=pictures: infer(net, pictures, [dense], pre, how),
+                "compute, 50 crops": lambda pictures=pictures: infer(net, pictures, [crops], pre, how),
             },
             repeats,
             clock,
@@ -145,10 +146,7 @@ def memory(folder: Path, how: device.Device, repeats: int, _: Clock) -> None:
 
 def peak_of_dense(folder: Path, how: device.Device) -> int:
     """KiB: tests the checkpoint in `folder` as the command does."""
-    kept = checkpoint.load(folder / "vgg_d.ckpt")
-    net = how.take(checkpoint.rebuild(kept))
-    split = Store(folder / "store").split("train")
-    evaluate(net, split, kept.preprocessing, how, views_name="dense", scales="512")
+    TrainedNet.load(folder / "vgg_d.ckpt", how).evaluate(folder / "store", "train", views="dense", scales="512")
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0])
 

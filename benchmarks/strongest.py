@@ -25,6 +25,7 @@ from convnet.data.prepare import prepare
 from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Split
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import create_model, trace
 from convnet.visualize import top_activations
 from convnet.visualize.top_activations import BATCH
@@ -58,7 +59,7 @@ def main() -> None:
                     for first in range(0, n, BATCH):
                         trace(net, images[: min(BATCH, n - first)])
                 else:
-                    top_activations(net, split, pre, how, dict.fromkeys(LAYERS[name]))
+                    top_activations(TrainedNet(net, pre, (), how), split, dict.fromkeys(LAYERS[name]))
                     counts[name].add(len(reads))
                 if repeat >= 0:
                     taken.append(clock() - began)

@@ -11,6 +11,9 @@ code  class         meaning
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ConvnetError(Exception):
@@ -47,6 +50,13 @@ class Interrupted(ConvnetError):  # noqa: N818
     """Stopped by a signal; what was done is saved."""
 
     exit_code = 130
+
+
+def check_type(name: str, value: T, kind: type | tuple[type, ...], rule: str) -> T:
+    """The value itself. Raises: UsageError when it is of another type than `kind`."""
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    raise UsageError(f"{name} is {value!r}, a {type(value).__name__}; it must be {rule}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

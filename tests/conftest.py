@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: small nets gain nothing by more
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # and crawl with threads that spin on busy cores
@@ -16,15 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
-from convnet import checkpoint
+from convnet import checkpoint, device
 from convnet.cli import app as cli
 from convnet.data import preprocess
 from convnet.data.prepare import prepare
+from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Store
+from convnet.evaluation.metrics import Scores
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
 
+CPU = device.choose("fp32", "cpu")
 Run = Callable[..., tuple[int, str, str]]
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -123,6 +128,21 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return code, captured.out, captured.err
 
     return command
+
+
+def trained_net(net: Any, preprocessing: Preprocessing, classes: tuple[str, ...] = ()) -> TrainedNet:
+    """A net in memory, on the CPU."""
+    return TrainedNet(net, preprocessing, classes, CPU)
+
+
+def scores_of(
+    classes: tuple[str, ...], labels: np.ndarray, predicted: np.ndarray, ranks: np.ndarray, split: str = "test"
+) -> Scores:
+    """Scores of which only the most probable class and the place of the true one matter."""
+    ones = np.ones(len(labels))
+    return Scores(
+        "single", split, classes, np.arange(len(labels)), labels, predicted[:, None], ones[:, None], ones, ranks
+    )
 
 
 def square(store: Store, split: str, i: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from convnet.evaluation.evaluate import evaluate
 from test_nets import NAMES
 from test_train import Notes, large_photos, result
 from torch import Tensor
@@ -19,7 +20,6 @@ from convnet import checkpoint, device
 from convnet.data.device_loader import Resident
 from convnet.data.store import Store
 from convnet.errors import Interrupted
-from convnet.evaluation.evaluate import evaluate
 from convnet.io.signals import Stop
 from convnet.nets import create_model, recipe_of
 from convnet.nets.layers import Net

@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 import convnet
+from conftest import trained_net
 from convnet import checkpoint, device
 from convnet.checkpoint import Checkpoint
 from convnet.cli.resolve import resume_run
@@ -191,8 +192,8 @@ class Mean(nn.Module):
 def answered(store: Store, file: Path, stop: Stop | None = None) -> None:
     recipe = replace(load_recipe("cifar_26"), size=SIZE, crop=SIZE, mean="rgb")
     done = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb)
-    member = Member("net", "sha", Mean(stop), done, (protocol("single", done),))
-    ask([member], store.split("val"), CPU, keep=file, stop=stop)
+    member = Member("net", "sha", trained_net(Mean(stop), done), (protocol("single", done),))
+    ask([member], store.split("val"), keep=file, stop=stop)
 
 
 def use_of_posteriors(folder: Path) -> Use:

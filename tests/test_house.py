@@ -2,8 +2,12 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import convnet
 
@@ -147,6 +151,13 @@ def test_public_names() -> None:
     assert {*convnet.__all__} <= {*dir(convnet)}
     for name in convnet.__all__:
         assert getattr(convnet, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
+        convnet.evaluat  # noqa: B018
+
+
+def test_the_face_loads_no_torch_until_a_name_is_used() -> None:
+    code = "import convnet, sys; dir(convnet); assert 'torch' not in sys.modules; convnet.load; sys.modules['torch']"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_file_is_longer_than_400_lines_and_no_function_than_60() -> None:

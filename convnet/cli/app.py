@@ -25,7 +25,7 @@ from convnet.cli.machine import benchmark, doctor
 from convnet.cli.progress_bar import columns, plain, shown
 from convnet.cli.report import after_training, report
 from convnet.cli.show import show
-from convnet.cli.verb import Place, checkpoint_at, guarded
+from convnet.cli.verb import Place, guarded
 from convnet.cli.weights import export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.progress import Progress
@@ -233,6 +233,7 @@ def train(
     from convnet import device
     from convnet.cli.resolve import free_folder, plan_run, resume_run
     from convnet.data.sources import ColumnNames
+    from convnet.evaluation.trained_net import checkpoint_at
     from convnet.training.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]

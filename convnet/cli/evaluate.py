@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from convnet.cli.progress_bar import plain, shown
-from convnet.cli.verb import Place, checkpoint_at, computing_at, trained_at
+from convnet.cli.verb import Place, computing_at, loaded
 from convnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def evaluate(
     """
     from convnet.data.store import Store
     from convnet.evaluation.ensemble import rows
-    from convnet.evaluation.evaluate import seen, split_to_test
+    from convnet.evaluation.pictures import seen, split_to_test
     from convnet.evaluation.predictions import ask
+    from convnet.evaluation.trained_net import checkpoint_at
     from convnet.io.signals import on_signals
 
     _one_of(as_json, as_csv, table)
@@ -83,8 +84,8 @@ def evaluate(
         if note:
             progress.note(note)
         with on_signals() as stop:
-            answers = ask(members, part, where, batch=batch, keep=posteriors, progress=progress, stop=stop)
-            table_rows = rows(answers, shares)
+            found = ask(members, part, batch=batch, keep=posteriors, progress=progress, stop=stop)
+            table_rows = rows(found, shares)
     counts = tested.header["counts"]
     left = {"skipped": counts["skipped"], "failed": counts["failed"]}
     _print(table_rows, left, table, as_json, as_csv)
@@ -106,8 +107,8 @@ def fuse(
 
     _one_of(as_json, as_csv, table)
     with shown(quiet=True) as progress:
-        answers = join([load(path, progress) for path in files])
-    _print(rows(answers, _numbers(weights, len(answers.members))), None, table, as_json, as_csv)
+        found = join([load(path, progress) for path in files])
+    _print(rows(found, _numbers(weights, len(found.members))), None, table, as_json, as_csv)
 
 
 def predict(
@@ -129,26 +130,26 @@ def predict(
     from convnet.training.metrics_log import inert
 
     _one_of(as_json, as_csv)
-    answers = trained_at(checkpoint, place).predict(pictures, top=top, views=views, scales=scales)
+    found = loaded(checkpoint, place).predictions(pictures, top, views=views, scales=scales)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         writer.writerow(["picture", "rank", "class", "probability"])
     rows, failed = [], 0
-    for answer in answers:
-        if answer.failed is not None:
+    for told in found:
+        if told.failed is not None:
             failed += 1
-            print(f"convnet: {plain(str(answer.path))}: {plain(answer.failed)}", file=sys.stderr)  # noqa: T201
-        for note in answer.notes:
-            print(f"convnet: {plain(str(answer.path))}: {plain(note)}", file=sys.stderr)  # noqa: T201
-        pairs = list(zip(answer.classes, answer.probabilities, strict=True))
+            print(f"convnet: {plain(told.name)}: {plain(told.failed)}", file=sys.stderr)  # noqa: T201
+        for note in told.notes:
+            print(f"convnet: {plain(told.name)}: {plain(note)}", file=sys.stderr)  # noqa: T201
+        pairs = list(zip(told.classes, told.probabilities, strict=True))
         if as_json:
             best = [{"class": name, "probability": p} for name, p in pairs]
-            rows.append({"picture": str(answer.path), "failed": answer.failed, "classes": best})
+            rows.append({"picture": told.name, "failed": told.failed, "classes": best})
         elif as_csv:
             for rank, (name, p) in enumerate(pairs, 1):
-                writer.writerow([inert(str(answer.path)), rank, inert(name), f"{p:.6f}"])
+                writer.writerow([inert(told.name), rank, inert(name), f"{p:.6f}"])
         elif pairs:
-            print(f"{plain(str(answer.path))}: " + ", ".join(f"{plain(name)} {p:.1%}" for name, p in pairs))  # noqa: T201
+            print(f"{plain(told.name)}: " + ", ".join(f"{plain(name)} {p:.1%}" for name, p in pairs))  # noqa: T201
     if as_json:
         print(json.dumps(rows, indent=1))  # noqa: T201
     if failed:
@@ -168,9 +169,10 @@ def _members(
 
     Raises: UsageError when the store has a class that a net lacks, or the nets have other classes than each other.
     """
-    from convnet.checkpoint import load, rebuild
+    from convnet.checkpoint import load
     from convnet.evaluation.predictions import Member
     from convnet.evaluation.restrict import restricted
+    from convnet.evaluation.trained_net import TrainedNet
     from convnet.evaluation.views import protocol
     from convnet.io.atomic import sha256_file
 
@@ -189,7 +191,7 @@ def _members(
             )
         looks = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
         identity = f"{sha256_file(file)} {where.dtype}"
-        members.append(Member(_name(file), identity, where.take(rebuild(kept)), kept.preprocessing, looks))
+        members.append(Member(_name(file), identity, TrainedNet.of(kept, where, str(file)), looks))
     return members, labelled
 
 
@@ -258,7 +260,7 @@ def _print_csv(table: Sequence["Row"]) -> None:
 
 
 def _print_table(table: Sequence["Row"]) -> None:
-    from convnet.evaluation.evaluate import sign_test
+    from convnet.evaluation.metrics import sign_test
 
     head = ("net", "S", "views", "Q", "top-1 error", "95 %", "top-5 error", "95 %", "p")
     tests = ["", *(f"{sign_test(table[0].scores, row.scores)[2]:.4f}" for row in table[1:])]

@@ -20,8 +20,8 @@ from convnet.cli.verb import guarded
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
-    from convnet import checkpoint
     from convnet.evaluation.seen import Seen
+    from convnet.evaluation.trained_net import TrainedNet
 
 P = ParamSpec("P")
 Out = Annotated[
@@ -77,31 +77,27 @@ def target(out: Path | None, what: str) -> Path:
     return path
 
 
-def seen_at(
-    paths: list[Path], kept: "checkpoint.Checkpoint", ids: str | None, split: str | None, most: int = 3
-) -> list["Seen"]:
+def seen_at(paths: list[Path], net: "TrainedNet", ids: str | None, split: str | None, most: int = 3) -> list["Seen"]:
     """The pictures, as the net sees them; without --ids `most` of a store's, evenly spaced.
 
     A file's true class is its folder's name where the net has a class of that name. Raises: UsageError, DataError.
     """
-    from convnet.data.store import Store, is_store
+    from convnet.data.store import is_store
     from convnet.evaluation import seen
-    from convnet.evaluation.evaluate import split_to_test
 
     if len(paths) == 1 and is_store(paths[0]):
-        store = Store(paths[0]).with_labels_of(kept.classes, "the net")
-        chosen = split_to_test(store, split)
+        chosen = net.split_of(paths[0], split)
         if chosen.n == 0:
             raise UsageError(f"{paths[0]} has no pictures in its split {chosen.name}; choose another with --split")
         places = _numbers(ids) if ids is not None else [i * chosen.n // most for i in range(min(most, chosen.n))]
         for i in places:
             if not 0 <= i < chosen.n:
                 raise UsageError(f"--ids {i}: {chosen.name} has the pictures 0 to {chosen.n - 1}")
-        return seen.from_store(chosen, places, kept.preprocessing)
+        return seen.from_store(chosen, places, net.preprocessing)
     if ids is not None or split is not None:
         raise UsageError("--ids and --split choose pictures of a store; here pictures are named")
-    numbers = {name: k for k, name in enumerate(kept.classes)}
-    found = seen.from_files(paths, kept.preprocessing)
+    numbers = {name: k for k, name in enumerate(net.classes)}
+    found = seen.from_files(paths, net.preprocessing)
     folders = [path.absolute().parent.name for path in paths]
     return [replace(picture, label=numbers.get(folder)) for picture, folder in zip(found, folders, strict=True)]
 

@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convnet.cli.progress_bar import plain, shown
 from convnet.cli.show import Checkpoint, Layer, Names, Out, Quiet, command, target, written
-from convnet.cli.verb import Place, checkpoint_at, trained_at
+from convnet.cli.verb import Place, loaded
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
-    from convnet.data.store import Split, Store
+    from convnet.data.store import Split
     from convnet.evaluation.trained_net import TrainedNet
-    from convnet.visualize.guesses import Guesses
 
 TOLD = 10  # lines of each kind of finding
 LETTERS = 40  # of a class's name in a line
@@ -44,25 +43,26 @@ def panels(
     AlexNet's figure 4, left: each picture with its true class, and the classes that the net holds most probable.
     """
     from convnet.data.store import is_store
-    from convnet.evaluation.seen import from_files, from_store
+    from convnet.evaluation.seen import from_files, from_store, some
     from convnet.visualize import panels as find
     from convnet.visualize import plot
+    from convnet.visualize.labels import first_names
     from convnet.visualize.panels import Which, choose, draw_panels
 
     which: Which = "confident errors" if most_confident_errors else "errors" if only_errors else "any"
     path = target(out, "panels")
-    net = _net(checkpoint, names, place)
+    net, called = _net(checkpoint, names, place)
     with shown(quiet) as progress:
         if len(pictures) == 1 and is_store(pictures[0]):
-            tested = _split(_store(pictures[0], net), split)
-            found = _guesses(net, tested, progress, None if which != "any" else (n, seed))
-            chosen = from_store(tested, choose(found, n, which, seed), net.trained.preprocessing)
+            tested = net.split_of(pictures[0], split)
+            ids = some(tested.n, n, seed) if which == "any" else None
+            found = net.evaluate(tested, ids=ids, progress=progress)
+            chosen = from_store(tested, choose(found, n, which, seed), net.preprocessing)
         elif which != "any":
             raise UsageError("errors are known of a store's pictures only: name a store in place of pictures")
         else:
-            chosen = from_files(pictures, net.trained.preprocessing)
-        found_panels = find(net.trained.net, chosen, net.trained.preprocessing, net.trained.device)
-        plot.save(draw_panels(found_panels, net.short), path)
+            chosen = from_files(pictures, net.preprocessing)
+        plot.save(draw_panels(find(net, chosen), first_names(called)), path)
     written(path)
 
 
@@ -85,31 +85,23 @@ def neighbours(
     AlexNet's figure 4, right: the six with the smallest Euclidean distance in the layer before the classes; for
     contrast the six whose pixels are nearest.
     """
-    from convnet.evaluation.seen import from_files, from_store
+    from convnet.evaluation.seen import from_files, from_store, some
     from convnet.visualize import neighbours as find
     from convnet.visualize import plot
-    from convnet.visualize.guesses import some
+    from convnet.visualize.labels import first_names
     from convnet.visualize.neighbours import draw_neighbours
 
     path = target(out, "neighbours")
-    net = _net(checkpoint, names, place)
-    opened = _store(store, net)
+    net, called = _net(checkpoint, names, place)
+    train = net.split_of(store, "train")
     if pictures:
-        queries = from_files(pictures, net.trained.preprocessing)
+        queries = from_files(pictures, net.preprocessing)
     else:
-        asked = _split(opened, split)
-        queries = from_store(asked, some(asked.n, n, seed), net.trained.preprocessing)
+        tested = net.split_of(store, split)
+        queries = from_store(tested, some(tested.n, n, seed), net.preprocessing)
     with shown(quiet) as progress:
-        found = find(
-            net.trained.net,
-            queries,
-            opened.split("train"),
-            net.trained.preprocessing,
-            net.trained.device,
-            layer=layer,
-            progress=progress,
-        )
-        plot.save(draw_neighbours(found, net.short), path)
+        found = find(net, queries, train, layer=layer, progress=progress)
+        plot.save(draw_neighbours(found, first_names(called)), path)
     written(path)
 
 
@@ -130,14 +122,15 @@ def confusion(
     from convnet.io import atomic
     from convnet.visualize import plot
     from convnet.visualize.confusion import confusion_csv, draw_confusion
+    from convnet.visualize.labels import first_names
 
     path = target(out, "confusion")
-    net = _net(checkpoint, names, place)
+    net, called = _net(checkpoint, names, place)
     with shown(quiet) as progress:
-        scores = _guesses(net, _split(_store(store, net), split), progress).scores
-        plot.save(draw_confusion(scores, net.short), path)
+        scores = net.evaluate(store, split=split, progress=progress)
+        plot.save(draw_confusion(scores, first_names(called)), path)
         table = path.with_suffix(".csv")
-        atomic.write_atomic(table, confusion_csv(scores, net.names))
+        atomic.write_atomic(table, confusion_csv(scores, called))
     written(path)
     written(table)
 
@@ -162,18 +155,18 @@ def classes(
     from convnet.visualize import plot
     from convnet.visualize.classes import classes_csv, draw_classes
     from convnet.visualize.duplicates import near_duplicates
+    from convnet.visualize.labels import first_names
 
     path = target(out, "classes")
-    net = _net(checkpoint, names, place)
-    opened = _store(store, net)
-    tested, train = _split(opened, split), opened.split("train")
+    net, called = _net(checkpoint, names, place)
+    short, tested, train = first_names(called), net.split_of(store, split), net.split_of(store, "train")
     with shown(quiet) as progress:
         twins = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
-        found = find(_guesses(net, tested, progress), twins)
-        plot.save(draw_classes(found, tested, train, net.trained.preprocessing, net.short), path)
+        found = find(net.evaluate(tested, progress=progress), twins)
+        plot.save(draw_classes(found, tested, train, net.preprocessing, short), path)
         table = path.with_suffix(".csv")
-        atomic.write_atomic(table, classes_csv(found.rows, net.names))
-    _tell(found, tested, train, net.short)
+        atomic.write_atomic(table, classes_csv(found.rows, called))
+    _tell(found, tested, train, short)
     written(path)
     written(table)
 
@@ -184,12 +177,12 @@ def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> 
     from convnet.visualize.duplicates import LIKE
     from convnet.visualize.plot import shortened
 
-    told, called = found.found, [shortened(name, LETTERS) for name in names]
+    scores, called = found.scores, [shortened(name, LETTERS) for name in names]
     pairs = [f"{called[p.label]} taken for {called[p.said]}: {p.count:,} of {p.n:,}" for p in found.pairs]
     _list("most often confused", pairs)
     doubts = [
-        f"{tested.keys[told.ids[row]]}: labelled {called[told.scores.labels[row]]}, the net says "
-        f"{called[told.classes[row, 0]]} ({told.probabilities[row, 0]:.1%})"
+        f"{tested.keys[scores.ids[row]]}: labelled {called[scores.labels[row]]}, the net says "
+        f"{called[scores.predicted[row]]} ({scores.probabilities[row, 0]:.1%})"
         for row in found.doubts
     ]
     _list(f"labels to look at ({DOUBT})", doubts)
@@ -216,40 +209,9 @@ def _list(title: str, lines: Sequence[str]) -> None:
         print(f"  ... and {len(lines) - TOLD:,} more")  # noqa: T201
 
 
-class _Loaded(NamedTuple):
-    """A checkpoint's net where it runs, and what its classes are called: with all synonyms, and short."""
+def _net(checkpoint: Path, names: Path | None, place: str) -> tuple["TrainedNet", tuple[str, ...]]:
+    """The net, and what its classes are called, with all synonyms."""
+    from convnet.visualize.labels import class_names
 
-    file: Path
-    trained: "TrainedNet"
-    names: tuple[str, ...]
-    short: tuple[str, ...]
-
-
-def _net(checkpoint: Path, names: Path | None, place: str) -> _Loaded:
-    from convnet.visualize.labels import class_names, first_names
-
-    file = checkpoint_at(checkpoint)
-    trained = trained_at(file, place)
-    called = class_names(trained.classes, names)
-    return _Loaded(file, trained, called, first_names(called))
-
-
-def _store(path: Path, net: _Loaded) -> "Store":
-    from convnet.data.store import Store
-
-    return Store(path).with_labels_of(net.trained.classes, str(net.file))
-
-
-def _split(store: "Store", name: str | None) -> "Split":
-    from convnet.evaluation.evaluate import split_to_test
-
-    return split_to_test(store, name)
-
-
-def _guesses(net: _Loaded, split: "Split", progress: Any, drawn: tuple[int, int] | None = None) -> "Guesses":
-    """What the net says of a split, or of so many of its pictures, drawn by a seed."""
-    from convnet.visualize import guesses
-    from convnet.visualize.guesses import some
-
-    ids = None if drawn is None else some(split.n, *drawn)
-    return guesses(net.trained.net, split, net.trained.preprocessing, net.trained.device, ids=ids, progress=progress)
+    net = loaded(checkpoint, place)
+    return net, class_names(net.classes, names)

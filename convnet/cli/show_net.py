@@ -3,16 +3,13 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from convnet.cli.show import Checkpoint, Out, command, target, written
-from convnet.cli.verb import checkpoint_at
+from convnet.cli.verb import loaded
 from convnet.errors import UsageError
-
-if TYPE_CHECKING:
-    from convnet.nets.layers import Net
 
 
 @command
@@ -34,7 +31,7 @@ def filters(
     path = target(out, "filters")
     if min(most, slices) < 1:
         raise UsageError("--most and --slices must be at least 1")
-    found = of(_net(checkpoint), layer)
+    found = of(loaded(checkpoint, "cpu").net, layer)
     plot.save(draw_filters(found, most, slices), path)
     for column in range(len(found.column_colour)):
         print(name_of(found, column) or f"{found.layer}: reads grey pictures")  # noqa: T201
@@ -55,7 +52,7 @@ def specialisation(checkpoint: Checkpoint, out: Out = None) -> None:
     from convnet.visualize.specialisation import specialisation as of
 
     path = target(out, "specialisation")
-    found = of(_net(checkpoint))
+    found = of(loaded(checkpoint, "cpu").net)
     plot.save(draw_specialisation(found), path)
     for i, each in enumerate(found.columns):
         medians = {name: float(np.nanmedian(getattr(each, name))) for name in ("colour", "selectivity", "frequency")}
@@ -85,9 +82,3 @@ def curves(
             found[i] = replace(found[i], name=f"{run.resolve().parent.name}/{found[i].name}")
     plot.save(draw_curves(found), path)
     written(path)
-
-
-def _net(checkpoint: Path) -> "Net":
-    from convnet.checkpoint import load, rebuild
-
-    return rebuild(load(checkpoint_at(checkpoint)))

@@ -1,7 +1,8 @@
 """The commands of `convnet show` that ask about single pictures: occlusion, cam."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +21,7 @@ from convnet.cli.show import (
     target,
     written,
 )
-from convnet.cli.verb import Place, checkpoint_at, computing_at
+from convnet.cli.verb import Place, loaded
 from convnet.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -56,19 +57,15 @@ def occlusion(
     from convnet.visualize.occlusion import occlusion as of
 
     path = target(out, "occlusion")
-    asked = _asked(checkpoint, pictures, ids, split, names, place)
-    net = asked.trained
+    net, called, chosen = _asked(checkpoint, pictures, ids, split, names, place)
     check(box, stride, net.preprocessing.crop)
-    label = _class(class_, asked)
+    label = _class(class_, net.classes, called)
     with shown(quiet) as progress:
-        found = [
-            of(net.net, seen, net.preprocessing, net.device, label=label, layer=layer, box=box, stride=stride,
-               progress=progress) for seen in asked.pictures
-        ]  # fmt: skip
-    plot.save(draw_occlusion(found, first_names(asked.names)), path)
+        found = [of(net, seen, label=label, layer=layer, box=box, stride=stride, progress=progress) for seen in chosen]
+    plot.save(draw_occlusion(found, first_names(called)), path)
     for each in found:
         least = f"{each.whole_probability:.1%}, at least {each.probability.min():.1%} with the square"
-        print(plain(f"{each.picture.name}: {asked.names[each.label]} {least}"))  # noqa: T201
+        print(plain(f"{each.picture.name}: {called[each.label]} {least}"))  # noqa: T201
     written(path)
 
 
@@ -100,57 +97,34 @@ def cam(
     path = target(out, "cam")
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    asked = _asked(checkpoint, pictures, ids, split, names, place)
-    label = _class(class_, asked)
-    net, labels = asked.trained, None if label is None else (label,)
-    found = [
-        of(
-            net.net,
-            seen,
-            net.preprocessing,
-            net.device,
-            labels=labels,
-            layer=layer,
-            top=top,
-        )
-        for seen in asked.pictures
-    ]
-    plot.save(draw_cam(found, first_names(asked.names)), path)
+    net, called, chosen = _asked(checkpoint, pictures, ids, split, names, place)
+    label = _class(class_, net.classes, called)
+    labels = None if label is None else (label,)
+    found = [of(net, seen, labels=labels, layer=layer, top=top) for seen in chosen]
+    plot.save(draw_cam(found, first_names(called)), path)
     print(f"{found[0][0].kind} of {found[0][0].layer}")  # noqa: T201
     written(path)
 
 
-class _Asked(NamedTuple):
-    """A net, the classes' names for the net and for people, and pictures."""
-
-    trained: "TrainedNet"
-    names: tuple[str, ...]
-    pictures: list["Seen"]
-
-
 def _asked(
     checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, place: str
-) -> _Asked:
-    from convnet.checkpoint import load
-    from convnet.evaluation.trained_net import trained
+) -> tuple["TrainedNet", tuple[str, ...], list["Seen"]]:
+    """The net, what its classes are called, and the pictures."""
     from convnet.visualize.labels import class_names
 
-    kept = load(checkpoint_at(checkpoint))
-    called = class_names(kept.classes, names)
-    seen = seen_at(pictures, kept, ids, split)
-    return _Asked(trained(kept, computing_at(place)), called, seen)
+    net = loaded(checkpoint, place)
+    return net, class_names(net.classes, names), seen_at(pictures, net, ids, split)
 
 
-def _class(name: str | None, asked: _Asked) -> int | None:
+def _class(name: str | None, classes: Sequence[str], called: Sequence[str]) -> int | None:
     """The class of that name: the net's own, one for people, or one of its synonyms. Raises: UsageError."""
     if name is None:
         return None
-    classes = asked.trained.classes
     if name in classes:
         return classes.index(name)
-    fits = [k for k, text in enumerate(asked.names) if name in (text, *(each.strip() for each in text.split(",")))]
+    fits = [k for k, text in enumerate(called) if name in (text, *(each.strip() for each in text.split(",")))]
     if len(fits) > 1:
         raise UsageError(f"--class {name}: names {', '.join(classes[k] for k in fits)}; choose one of these")
     if not fits:
-        raise UsageError(unknown("class", name, asked.names))
+        raise UsageError(unknown("class", name, called))
     return fits[0]

@@ -7,7 +7,7 @@ import typer
 
 from convnet.cli.progress_bar import shown
 from convnet.cli.show import Checkpoint, Layer, Out, Quiet, Split, command, target, written
-from convnet.cli.verb import Place, trained_at
+from convnet.cli.verb import Place, loaded
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def maps(
     from convnet.visualize.project import deepest
 
     path = target(out, "maps")
-    net = trained_at(checkpoint, place)
+    net = loaded(checkpoint, place)
     (seen,) = from_files([picture], net.preprocessing)
-    found = find(net.net, seen, layer or deepest(net.net), net.preprocessing, net.device, _numbers(maps))
+    found = find(net, seen, layer or deepest(net.net), _numbers(maps))
     plot.save(draw_maps(found), path)
     written(path)
 
@@ -79,8 +79,8 @@ def deconv(
     from convnet.visualize.deconv import checked_form
 
     path = target(out, "deconv")
-    asked = _Asked(layer.split(",") if layer else [], _numbers(maps), n, checked_form(form))
-    if asked.maps is not None and len(asked.layers) != 1:
+    wanted = _Wanted(layer.split(",") if layer else [], _numbers(maps), n, checked_form(form))
+    if wanted.maps is not None and len(wanted.layers) != 1:
         raise UsageError("--maps are those of one layer: name it with --layer")
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 map")
@@ -88,18 +88,18 @@ def deconv(
         if picture is not None:
             if store is not None or over_training or split is not None or among is not None:
                 raise UsageError("--picture takes the place of a store, --split, --among and --over-training")
-            made = _of_picture(trained_at(checkpoint, place), picture, asked)
+            made = _of_picture(loaded(checkpoint, place), picture, wanted)
         elif store is None:
             raise UsageError("name a store to search, or a picture with --picture")
         elif over_training:
-            made = _of_epochs(checkpoint, place, _pictures(store, split, among), asked, progress, stop)
+            made = _of_epochs(checkpoint, place, _pictures(store, split, among), wanted, progress, stop)
         else:
-            made = _of_store(trained_at(checkpoint, place), _pictures(store, split, among), asked, progress, stop)
+            made = _of_store(loaded(checkpoint, place), _pictures(store, split, among), wanted, progress, stop)
         plot.save(made, path)
     written(path)
 
 
-class _Asked(NamedTuple):
+class _Wanted(NamedTuple):
     """Of which layers (none: the last convolution), which maps, or how many, in which form."""
 
     layers: list[str]
@@ -121,51 +121,48 @@ class _Searched(NamedTuple):
     text: str
 
 
-def _of_store(net: "TrainedNet", where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop") -> "Figure":
+def _of_store(net: "TrainedNet", where: _Searched, wanted: _Wanted, progress: "Progress", stop: "Stop") -> "Figure":
     """Zeiler and Fergus, figure 2."""
     from convnet.visualize import top_activations
     from convnet.visualize.project import draw_features, project
 
-    found = top_activations(
-        net.net, where.split, net.preprocessing, net.device, asked.of(net.net), ids=where.ids, progress=progress,
-        stop=stop
-    )  # fmt: skip
+    found = top_activations(net, where.split, wanted.of(net.net), ids=where.ids, progress=progress, stop=stop)
     features = []
     for each in found.values():
-        which = range(len(each.maps)) if asked.maps is not None else each.most_excited(asked.n)
-        features += project(net.net, each, which, where.split, net.preprocessing, net.device, asked.form)
+        which = range(len(each.maps)) if wanted.maps is not None else each.most_excited(wanted.n)
+        features += project(net, each, which, where.split, wanted.form)
     best = f"the {found[features[0].stage].ids.shape[1]} pictures of {where.text}"
-    return draw_features(features, f"Left: {TITLES[asked.form]} of the strongest unit in each of {best} that excite "
+    return draw_features(features, f"Left: {TITLES[wanted.form]} of the strongest unit in each of {best} that excite "
                          "the map most, each scaled by itself. Right: what the unit sees. The numbers are the first "
                          "and the last of these activations.")  # fmt: skip
 
 
-def _of_picture(net: "TrainedNet", picture: Path, asked: _Asked) -> "Figure":
+def _of_picture(net: "TrainedNet", picture: Path, wanted: _Wanted) -> "Figure":
     from convnet.evaluation.seen import from_files
     from convnet.visualize.project import draw_features, project_picture
 
     (seen,) = from_files([picture], net.preprocessing)
     features = []
-    for stage, chosen in asked.of(net.net).items():
-        features += project_picture(net.net, seen, stage, chosen, net.preprocessing, net.device, asked.form, asked.n)
-    return draw_features(features, f"Left: {TITLES[asked.form]} of the map's strongest unit for this picture, each "
+    for stage, chosen in wanted.of(net.net).items():
+        features += project_picture(net, seen, stage, chosen, wanted.form, wanted.n)
+    return draw_features(features, f"Left: {TITLES[wanted.form]} of the map's strongest unit for this picture, each "
                          "scaled by itself. Right: what the unit sees. The number is its activation.")  # fmt: skip
 
 
 def _of_epochs(
-    checkpoint: Path, place: str, where: _Searched, asked: _Asked, progress: "Progress", stop: "Stop"
+    checkpoint: Path, place: str, where: _Searched, wanted: _Wanted, progress: "Progress", stop: "Stop"
 ) -> "Figure":
     """Zeiler and Fergus, figure 4."""
     from convnet.visualize.project import draw_evolution, kept_epochs, over_training
 
     kept = kept_epochs(checkpoint.parent if checkpoint.is_file() else checkpoint)
-    last = trained_at(kept[max(kept)], place)
+    last = loaded(kept[max(kept)], place)
     found = over_training(
-        kept, asked.of(last.net), where.split, last.device, most=asked.n, form=asked.form, ids=where.ids,
+        kept, wanted.of(last.net), where.split, last.device, most=wanted.n, form=wanted.form, ids=where.ids,
         progress=progress, stop=stop
     )  # fmt: skip
     return draw_evolution(found, f"After each epoch the picture of {where.text} that excited the map most, and its "
-                          f"activation. Above: {TITLES[asked.form]} of the unit, each scaled by itself. Below: what "
+                          f"activation. Above: {TITLES[wanted.form]} of the unit, each scaled by itself. Below: what "
                           "it sees.")  # fmt: skip
 
 
@@ -174,8 +171,8 @@ TITLES = {"deconv": "the deconvnet's projection", "guided": "the guided gradient
 
 def _pictures(path: Path, split: str | None, among: int | None) -> _Searched:
     from convnet.data.store import Store
-    from convnet.evaluation.evaluate import split_to_test
-    from convnet.visualize.guesses import some
+    from convnet.evaluation.pictures import split_to_test
+    from convnet.evaluation.seen import some
 
     found = split_to_test(Store(path), split)
     ids = some(found.n, among) if among is not None else None

@@ -31,19 +31,11 @@ def computing_at(place: str, precision: Literal["fp32", "bf16"] = "fp32") -> "De
     return device.choose(precision, place)
 
 
-def checkpoint_at(path: Path) -> Path:
-    """The checkpoint that a user means by a file or a run's folder. Raises: UsageError when there is none."""
-    from convnet.evaluation import trained_net
+def loaded(checkpoint: Path, place: str) -> "TrainedNet":
+    """The net of a checkpoint, or of a run's folder, at the device that --device names."""
+    from convnet.evaluation.trained_net import TrainedNet
 
-    return trained_net.checkpoint_at(path)
-
-
-def trained_at(path: Path, place: str) -> "TrainedNet":
-    """The net of a checkpoint or a run, on the device that --device names. Raises: UsageError, DataError."""
-    from convnet.checkpoint import load
-    from convnet.evaluation.trained_net import trained
-
-    return trained(load(checkpoint_at(path)), computing_at(place))
+    return TrainedNet.load(checkpoint, computing_at(place))
 
 
 def guarded(function: Callable[P, None]) -> Callable[P, None]:

@@ -1,4 +1,4 @@
-"""How good are several nets together? Their posteriors are averaged; each result alone stands beside."""
+"""How good are several nets together? Their probabilities are averaged; each result alone stands beside."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import Scores, Tally
-from convnet.evaluation.predictions import Answer, Answers, Block
+from convnet.evaluation.metrics import Scores, Tally
+from convnet.evaluation.predictions import Block, Predictions, Predictor
 from convnet.evaluation.views import Protocol
 
 
 class Line(NamedTuple):
-    """What a row of the table is about, and how its posteriors, float64 (m, K), come from those of m pictures."""
+    """What a row of the table is about, and how its probabilities, float64 (m, K), come from those of m pictures."""
 
     net: str
     trained: str
@@ -40,7 +40,7 @@ class Row:
         return names | self.scores.figures()
 
 
-def join(files: Sequence[Answers]) -> Answers:
+def join(files: Sequence[Predictions]) -> Predictions:
     """All members of several files. Raises: UsageError when they are not about the same pictures and classes."""
     first = files[0]
     for other in files[1:]:
@@ -52,38 +52,36 @@ def join(files: Sequence[Answers]) -> Answers:
             )
     members = tuple(member for each in files for member in each.members)
     blocks = partial(_side_by_side, files)
-    return Answers(first.store, first.split, first.classes, first.keys, first.labels, members, blocks)
+    return Predictions(first.store, first.split, first.classes, first.keys, first.labels, members, blocks)
 
 
-def _side_by_side(files: Sequence[Answers]) -> Iterator[Block]:
+def _side_by_side(files: Sequence[Predictions]) -> Iterator[Block]:
     for blocks in zip(*(each.blocks() for each in files), strict=True):
         yield [of_member for block in blocks for of_member in block]
 
 
-def rows(answers: Answers, weights: Sequence[float] | None = None) -> list[Row]:
+def rows(predictions: Predictions, weights: Sequence[float] | None = None) -> list[Row]:
     """The table (VGG tables 3 to 7): for each net each scale and part by itself, and together; then all nets fused.
 
     The last row is the whole: the last protocol, of all nets if there are several. weights: one for each net, of its
-    posteriors' share in the fusion; None: equal ones.
+    probabilities' share in the fusion; None: equal ones.
 
     Raises: UsageError for weights that don't fit.
     """
-    _check_weights(answers, weights)
-    lines = [line for i, member in enumerate(answers.members) for line in _member_lines(i, member)]
-    if len(answers.members) > 1:
-        lines += [_fused(answers, i, weights) for i in range(_n_protocols(answers))]
-    tallies = [Tally(answers.labels) for _ in lines]
-    for block in answers.blocks():
+    _check_weights(predictions, weights)
+    lines = [line for i, member in enumerate(predictions.members) for line in _member_lines(i, member)]
+    if len(predictions.members) > 1:
+        lines += [_fused(predictions, i, weights) for i in range(_n_protocols(predictions))]
+    labels, ids = predictions.labels, np.arange(len(predictions.labels))
+    tallies = [Tally(line.views, predictions.split, predictions.classes, labels, ids) for line in lines]
+    for block in predictions.blocks():
         for line, tally in zip(lines, tallies, strict=True):
             tally.add(line.mean(block))
-    return [
-        Row(*line[:4], tally.scores(line.views, answers.split, answers.classes))
-        for line, tally in zip(lines, tallies, strict=True)
-    ]
+    return [Row(*line[:4], tally.scores()) for line, tally in zip(lines, tallies, strict=True)]
 
 
-def _check_weights(answers: Answers, weights: Sequence[float] | None) -> None:
-    n = len(answers.members)
+def _check_weights(predictions: Predictions, weights: Sequence[float] | None) -> None:
+    n = len(predictions.members)
     if weights is None:
         return
     if len(weights) != n:
@@ -92,14 +90,14 @@ def _check_weights(answers: Answers, weights: Sequence[float] | None) -> None:
         raise UsageError("--weights: each must be at least 0, and one above 0")
 
 
-def _n_protocols(answers: Answers) -> int:
-    counts = {len(member.protocols) for member in answers.members}
+def _n_protocols(predictions: Predictions) -> int:
+    counts = {len(member.protocols) for member in predictions.members}
     if len(counts) > 1:
         raise UsageError("the nets were evaluated by different numbers of --views; use the same for all")
     return counts.pop()
 
 
-def _member_lines(i: int, member: Answer) -> list[Line]:
+def _member_lines(i: int, member: Predictor) -> list[Line]:
     """Each look by itself, each part over its scales, then the protocol; what was there already isn't repeated."""
     asked: dict[Protocol, None] = {}
     for each in member.protocols:
@@ -115,12 +113,12 @@ def _mean(i: int, asked: Protocol, block: Block) -> NDArray[np.float64]:
     return asked.mean(block[i])
 
 
-def _fused(answers: Answers, place: int, weights: Sequence[float] | None) -> Line:
-    protocols = [member.protocols[place] for member in answers.members]
-    names = " + ".join(member.name for member in answers.members)
+def _fused(predictions: Predictions, place: int, weights: Sequence[float] | None) -> Line:
+    protocols = [member.protocols[place] for member in predictions.members]
+    names = " + ".join(member.name for member in predictions.members)
     if weights is not None:
-        names = " + ".join(f"{w:g} {m.name}" for w, m in zip(weights, answers.members, strict=True))
-    trained = " + ".join(_once([str(member.trained) for member in answers.members]))
+        names = " + ".join(f"{w:g} {m.name}" for w, m in zip(weights, predictions.members, strict=True))
+    trained = " + ".join(_once([str(member.trained) for member in predictions.members]))
     scales = " | ".join(_scales(each) for each in (protocols[:1] if len(set(protocols)) == 1 else protocols))
     views = " | ".join(dict.fromkeys(each.name for each in protocols))
 

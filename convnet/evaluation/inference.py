@@ -1,4 +1,4 @@
-"""What does a net say of pictures, looked at by a test protocol? Posteriors, averaged over a picture's views.
+"""Inference: what does a net say of pictures, looked at by a test protocol? Probabilities, averaged over the views.
 
 A picture is decoded once and scaled once for each scale; crops are batched over pictures and views, whole pictures with
 others of their shape. No forward pass holds more pixels than `batch` crops of the net's own input, but at least one
@@ -6,7 +6,7 @@ picture.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -19,31 +19,23 @@ from torch import Tensor, nn
 
 from convnet.data.augment import to_input
 from convnet.data.preprocess import Preprocessing
-from convnet.data.resize import scaled
 from convnet.data.store import Pixels, centre_square
 from convnet.device import Device
+from convnet.errors import DataError
+from convnet.evaluation.pictures import Picture
 from convnet.evaluation.views import IN_SQUARE, WITHOUT_MIRRORS, Box, Look, boxes, fixed, square_at
 from convnet.nets.layers import Net, sliding
 
 BATCH = 32  # crops in a forward pass: VGG-D at 224 needs 2.5 GB for them
-Picture = Mapping[int, Pixels]  # {scale: uint8 (H, W, 3)}: one picture, its shorter side scaled, bicubic
 Weighted = tuple[int, Box, float]  # a picture, a crop of it, and its share in the mean
 
 
-def at_scales(pixels: Pixels, now: int, looks: Sequence[Look]) -> Picture:
-    """A picture at every scale that the looks need; its shorter side has (in a raw store: had) `now` pixels.
-
-    Raises: BadPicture if it is too elongated to be scaled.
-    """
-    image = Image.fromarray(pixels) if any(look.scale != now for look in looks) else None
-    return {
-        look.scale: pixels if image is None or look.scale == now else np.asarray(scaled(image, look.scale, now))
-        for look in looks
-    }
+class NotFinite(DataError):  # noqa: N818 - the state of the net
+    """The net's output for a picture is NaN or infinite."""
 
 
 @torch.no_grad()
-def posteriors(
+def infer(
     net: nn.Module,
     pictures: Sequence[Picture],
     looks: Sequence[Look],
@@ -51,7 +43,7 @@ def posteriors(
     device: Device,
     batch: int = BATCH,
 ) -> dict[Look, NDArray[np.float64]]:
-    """float64 (N, K) for each look: the posteriors of N pictures, averaged over the look's views.
+    """float64 (N, K) for each look: the probabilities of N pictures, averaged over the look's views.
 
     The net must be in eval mode. Crops of the central square are treated as in training, with its border; at another
     scale than the training's, and elsewhere, they lose the mean picture's mean colour.
@@ -72,7 +64,7 @@ def posteriors(
     return found
 
 
-def posterior(net: nn.Module, images: Tensor, device: Device) -> NDArray[np.float64]:
+def probabilities(net: nn.Module, images: Tensor, device: Device) -> NDArray[np.float64]:
     """float64 (N, K): the softmax of the net's logits; of a map of class scores its mean over space (VGG 3.2)."""
     with device.autocast():
         logits = net(images)
@@ -95,18 +87,18 @@ def _crops(
         tops, lefts = np.array([(box.top, box.left) for _, box, _ in part]).T
         images = to_input(crops, fixed(tops, lefts), how, device.device)
         alone = look.name in WITHOUT_MIRRORS
-        rows = posterior(net, images, device) if alone else _with_mirrors(net, images, device, batch)
+        rows = probabilities(net, images, device) if alone else _with_mirrors(net, images, device, batch)
         mean = mean if first else np.zeros((len(frames), rows.shape[1]))
         np.add.at(mean, [i for i, _, _ in part], rows * np.array([share for _, _, share in part])[:, None])
     return mean
 
 
 def _with_mirrors(net: nn.Module, images: Tensor, device: Device, most: int) -> NDArray[np.float64]:
-    """The posteriors of N pictures and of their mirrors, averaged; in one pass if 2 N are not more than `most`."""
+    """The probabilities of N pictures and of their mirrors, averaged; in one pass if 2 N are not more than `most`."""
     mirrors, n = images.flip(3), len(images)
     if 2 * n > most:
-        return (posterior(net, images, device) + posterior(net, mirrors, device)) / 2
-    both = posterior(net, torch.cat([images, mirrors]), device)
+        return (probabilities(net, images, device) + probabilities(net, mirrors, device)) / 2
+    both = probabilities(net, torch.cat([images, mirrors]), device)
     return (both[:n] + both[n:]) / 2
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet.evaluation.evaluate import PICTURES
+from convnet.evaluation.pictures import PICTURES
 from convnet.io import atomic
 from convnet.progress import Progress
 

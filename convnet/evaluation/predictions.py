@@ -1,4 +1,4 @@
-"""What did several nets say of the same pictures? Their posteriors, asked for once, and kept in a file if one wants.
+"""What do several nets say of the same pictures? Their probabilities, asked for once, and kept in a file if one wants.
 
 They are never all in memory: who reads them gets those of some pictures at a time.
 
@@ -23,18 +23,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split
-from convnet.device import Device
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation import prediction_records
-from convnet.evaluation.evaluate import PICTURES, check_gives, finite, read
-from convnet.evaluation.inference import BATCH, posteriors
+from convnet.evaluation.inference import BATCH
+from convnet.evaluation.pictures import PICTURES, check_gives
 from convnet.evaluation.prediction_records import Floats
+from convnet.evaluation.trained_net import TrainedNet, infer_split
 from convnet.evaluation.views import Look, Protocol
 from convnet.io import atomic, safetensors, strict_json
 from convnet.io.signals import Stop
-from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 
 Block = list[dict[Look, Floats]]  # for each member, float32 (m, K) of each look: what it says of the next m pictures
@@ -48,8 +46,7 @@ class Member:
 
     name: str
     identity: str
-    net: Net
-    preprocessing: Preprocessing
+    net: TrainedNet
     protocols: tuple[Protocol, ...]
 
     @property
@@ -58,8 +55,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Whom one asked, and how it looked. `trained`: the shorter side S of its training, pixels."""
+class Predictor:
+    """A net that was asked, and how it looked. `trained`: the shorter side S of its training, pixels."""
 
     name: str
     identity: str
@@ -68,11 +65,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What nets say of the n pictures `keys` of a store's split, whose classes are `labels`, int64 (n,).
 
-    blocks: gives their posteriors, PICTURES pictures at a time, each time that it is called: read from a file, or asked
-    of the nets again. Raises what `ask` says.
+    blocks: gives their probabilities, PICTURES pictures at a time, each time that it is called: read from a file, or
+    asked of the nets again. Raises what `ask` says.
     """
 
     store: str
@@ -80,35 +77,33 @@ class Answers:
     classes: tuple[str, ...]
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
-    members: tuple[Answer, ...]
+    members: tuple[Predictor, ...]
     blocks: Callable[[], Iterator[Block]]
 
 
 def ask(
     members: Sequence[Member],
     split: Split,
-    device: Device,
     *,
     batch: int = BATCH,
     keep: Path | None = None,
     progress: Progress = SILENT,
     stop: Stop | None = None,
-) -> Answers:
+) -> Predictions:
     """What every member says about every picture of a split; each picture is decoded once for all of them.
 
-    keep: the file of the answers, which is made now; what it holds already isn't asked again. Without one the nets are
-    asked whenever `blocks` is called. batch: crops in a forward pass.
+    keep: the file of the predictions, which is made now; what it holds already isn't asked again. Without one the nets
+    are asked whenever `blocks` is called. batch: crops in a forward pass.
 
     Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `keep` holds something else or is
     being made by another process; DataError when it is damaged; NotFinite; Interrupted.
     """
     for member in members:
-        check_gives(split, member.looks, member.preprocessing)
-        member.net.eval()
+        check_gives(split, member.looks, member.net.preprocessing)
     meta = _meta(members, split)
-    blocks = partial(_asked, members, split, device, batch, progress, stop)
+    blocks = partial(_asked, members, split, batch, progress, stop)
     if keep is None:
-        return _answers(meta, split.labels, blocks)
+        return _predictions(meta, split.labels, blocks)
     is_new = not keep.exists()
     if is_new or prediction_records.part_of(keep).exists():
         with atomic.lock(keep, "evaluating", is_folder=False):
@@ -127,7 +122,6 @@ def ask(
 def _asked(
     members: Sequence[Member],
     split: Split,
-    device: Device,
     batch: int,
     progress: Progress,
     stop: Stop | None,
@@ -135,30 +129,23 @@ def _asked(
     further: str = "--posteriors FILE would let it go on",
 ) -> Iterator[Block]:
     """Asks the nets about the pictures from `done` on."""
-    looks = tuple(dict.fromkeys(look for member in members for look in member.looks))
-    nets = [device.narrowed(member.net)[0] for member in members]
     several = f", {len(members)} nets" if len(members) > 1 else ""
-    progress.start(f"testing ({split.name}{several})", split.n, done)
+    title, asked = f"testing ({split.name}{several})", [(member.net, member.looks) for member in members]
     try:
-        for ids, pictures in read(split, np.arange(done, split.n), looks, stop):
-            block: Block = []
-            for net, member in zip(nets, members, strict=True):
-                found = posteriors(net, pictures, member.looks, member.preprocessing, device, batch)
-                block.append({look: rows.astype(np.float32) for look, rows in finite(split, ids, found).items()})
-            yield block
+        for ids, found in infer_split(
+            asked, split, np.arange(done, split.n), title=title, done=done, batch=batch, progress=progress, stop=stop
+        ):
+            yield [{look: rows.astype(np.float32) for look, rows in of_net.items()} for of_net in found]
             split.passed(int(ids[0]))
-            done += len(ids)
-            progress.update(done)
-    except Interrupted:
-        raise Interrupted(f"stopped after {done:,} of {split.n:,} pictures; {further}") from None
-    progress.finish()
+    except Interrupted as error:
+        raise Interrupted(f"{error}; {further}") from None
 
 
 # the file
 
 
-def load(path: Path, progress: Progress = SILENT) -> Answers:
-    """The answers in a file. Raises: DataError when it isn't one, or is damaged; of its posteriors, in `blocks`."""
+def load(path: Path, progress: Progress = SILENT) -> Predictions:
+    """The predictions in a file. Raises: DataError when it isn't one, or is damaged; of its posteriors, in `blocks`."""
     with _reading(path):
         with open(path, "rb", opener=atomic.regular) as file:
             size = os.fstat(file.fileno()).st_size
@@ -181,7 +168,7 @@ def load(path: Path, progress: Progress = SILENT) -> Answers:
         digests = _digests(found, header, labels, text)
         if digests is None:
             progress.warn(f"{path} is of an earlier version, without sha256: damage to it can't be told")
-        return _answers(meta, labels, partial(_read, path, meta, places, digests))
+        return _predictions(meta, labels, partial(_read, path, meta, places, digests))
 
 
 def _digests(
@@ -229,14 +216,16 @@ def _check_labels(labels: NDArray[np.int64], n: int, k: int) -> None:
 
 
 def _meta(members: Sequence[Member], split: Split) -> dict[str, Any]:
-    """What is asked of whom, as JSON can hold it: equal questions have equal answers."""
-    asked = [(m.name, m.identity, m.preprocessing.shorter_side or m.preprocessing.size, m.protocols) for m in members]
+    """What is asked of whom, as JSON can hold it: equal questions have equal predictions."""
+    asked = [
+        (m.name, m.identity, m.net.preprocessing.shorter_side or m.net.preprocessing.size, m.protocols) for m in members
+    ]
     return _described(split.store.identity, split.name, split.store.classes, split.keys, asked)
 
 
-def _meta_of(answers: Answers) -> dict[str, Any]:
-    asked = [(m.name, m.identity, m.trained, m.protocols) for m in answers.members]
-    return _described(answers.store, answers.split, answers.classes, answers.keys, asked)
+def _meta_of(predictions: Predictions) -> dict[str, Any]:
+    asked = [(m.name, m.identity, m.trained, m.protocols) for m in predictions.members]
+    return _described(predictions.store, predictions.split, predictions.classes, predictions.keys, asked)
 
 
 def _described(
@@ -280,11 +269,15 @@ def _all_looks(meta: Mapping[str, Any]) -> list[tuple[int, Look]]:
     ]
 
 
-def _answers(meta: Mapping[str, Any], labels: NDArray[np.int64], blocks: Callable[[], Iterator[Block]]) -> Answers:
+def _predictions(
+    meta: Mapping[str, Any], labels: NDArray[np.int64], blocks: Callable[[], Iterator[Block]]
+) -> Predictions:
     members = tuple(
-        Answer(str(m["name"]), str(m["identity"]), int(m["trained"]), _protocols(m)) for m in meta["members"]
+        Predictor(str(m["name"]), str(m["identity"]), int(m["trained"]), _protocols(m)) for m in meta["members"]
     )
-    return Answers(meta["store"], meta["split"], tuple(meta["classes"]), tuple(meta["keys"]), labels, members, blocks)
+    return Predictions(
+        meta["store"], meta["split"], tuple(meta["classes"]), tuple(meta["keys"]), labels, members, blocks
+    )
 
 
 def _block(meta: Mapping[str, Any], rows: Sequence[Floats]) -> Block:

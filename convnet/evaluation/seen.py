@@ -5,21 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet.data.augment import to_input
-from convnet.data.decode import BadPicture, opened
-from convnet.data.frames import Settings, fit
 from convnet.data.preprocess import Preprocessing
-from convnet.data.sources.listing import LARGEST
-from convnet.data.store import Pixels, Split, centre_square, crop_square
-from convnet.errors import DataError, UsageError
-from convnet.evaluation.evaluate import check_gives
-from convnet.evaluation.inference import at_scales
-from convnet.evaluation.views import centre, protocol
-from convnet.io.atomic import read
+from convnet.data.store import Pixels, Split
+from convnet.errors import ConvnetError, UsageError
+from convnet.evaluation.pictures import at_scales, centre_crop, check_gives, read_picture
+from convnet.evaluation.trained_net import TrainedNet
+from convnet.evaluation.views import protocol
+from convnet.io import rng
 from convnet.io.prefetch import in_order
 
 
@@ -42,7 +37,7 @@ def from_store(split: Split, ids: Iterable[int], preprocessing: Preprocessing) -
     found = []
     for i in map(int, ids):
         frame = at_scales(split.picture(i), side, looks)[looks[0].scale]
-        found.append(Seen(split.keys[i], _crop(frame, preprocessing), int(split.labels[i])))
+        found.append(Seen(split.keys[i], centre_crop(frame, preprocessing), int(split.labels[i])))
     return found
 
 
@@ -55,31 +50,28 @@ def in_parts(
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:
-    """Pictures in files, scaled as in preparation. Raises: DataError, or UsageError for a folder, naming the file."""
-    return [Seen(str(path), _crop(_square(path, preprocessing), preprocessing)) for path in paths]
+    """Pictures in files, fitted as in preparation. Raises: DataError, or UsageError for a folder, naming the file."""
+    looks, found = protocol("single", preprocessing).looks, []
+    for path in paths:
+        try:
+            frame = read_picture(path, looks, preprocessing.fit)[0][looks[0].scale]
+        except ConvnetError as error:
+            raise type(error)(f"{path}: {error}") from error
+        found.append(Seen(str(path), centre_crop(frame, preprocessing)))
+    return found
 
 
-def net_input(pictures: Sequence[Seen], preprocessing: Preprocessing, device: torch.device) -> Tensor:
+def net_input(pictures: Sequence[Seen], net: TrainedNet) -> Tensor:
     """float32 (N, C, crop, crop): what the net takes."""
-    crops = np.stack([picture.pixels for picture in pictures])
-    return to_input(crops, centre(preprocessing, len(pictures)), preprocessing, device)
+    return net.to_input([picture.pixels for picture in pictures])
 
 
-def _square(path: Path, preprocessing: Preprocessing) -> Pixels:
-    side = preprocessing.shorter_side or preprocessing.size
-    settings = Settings(preprocessing.size, side, "raw", fit=preprocessing.fit)
-    try:
-        with opened(read(path, LARGEST)) as (picture, _):
-            return np.asarray(fit(picture, settings))
-    except BadPicture as error:
-        raise DataError(f"{path}: {error}") from error
-    except IsADirectoryError as error:
-        raise UsageError(f"{path} is a folder, neither a picture nor a store; name pictures in it") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+def some(n: int, most: int, seed: int = 0) -> NDArray[np.int64]:
+    """int64: `most` of the positions 0 .. n-1 in rising order, sampled by the seed; all where there are no more.
 
-
-def _crop(square: Pixels, preprocessing: Preprocessing) -> Pixels:
-    how = centre(preprocessing, 1)
-    square = centre_square(square, preprocessing.size)
-    return np.array(crop_square(square, int(how.tops[0]), int(how.lefts[0]), preprocessing.crop))
+    >>> some(10, 3).tolist(), some(2, 3).tolist()
+    ([4, 7, 8], [0, 1])
+    """
+    if most < 1:
+        raise UsageError(f"{most} pictures: at least 1 must be looked at")
+    return np.sort(rng.permutation(n, seed, rng.stream("look"))[:most])

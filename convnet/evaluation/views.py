@@ -8,8 +8,8 @@
                  and the square itself, resized; and their mirrors (GoogLeNet section 7)
     dense        the whole picture and its mirror: the net slides over it (VGG section 3.2)
 
-The posteriors of a picture's views are averaged, over the scales too; dense averages the class scores over space before
-the softmax. `a+b` is the mean of the protocols a and b (VGG table 5: multi-crop & dense).
+The probabilities of a picture's views are averaged, over the scales too; dense averages the class scores over space
+before the softmax. `a+b` is the mean of the protocols a and b (VGG table 5: multi-crop & dense).
 
 A scale Q is the number of pixels that the picture's shorter side is scaled to. The central square then has the side of
 the training square, times Q, divided by the training's own shorter side.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from convnet.data.augment import Augmentation
 from convnet.data.preprocess import MAX_SIDE, Preprocessing
-from convnet.errors import UsageError, unknown
+from convnet.errors import UsageError, check_type, unknown
 
 NAMES = ("single", "ten-crop", "nine", "multi-crop", "144-crop", "dense")
 IN_SQUARE = ("single", "ten-crop", "nine")  # their crops lie in the central square, where the mean picture is known
@@ -83,9 +83,9 @@ class Protocol:
         """Everything that is looked at, once each."""
         return tuple(dict.fromkeys(look for part in self.parts for look in part))
 
-    def mean(self, posteriors: Mapping[Look, NDArray[np.floating]]) -> NDArray[np.float64]:
-        """float64 (N, K) from the posteriors (N, K) of each look."""
-        means = [np.mean([posteriors[look] for look in part], axis=0, dtype=np.float64) for part in self.parts]
+    def mean(self, probabilities: Mapping[Look, NDArray[np.floating]]) -> NDArray[np.float64]:
+        """float64 (N, K) from the probabilities (N, K) of each look."""
+        means = [np.mean([probabilities[look] for look in part], axis=0, dtype=np.float64) for part in self.parts]
         return np.asarray(np.mean(means, axis=0))
 
 
@@ -98,7 +98,7 @@ def protocol(name: str, preprocessing: Preprocessing, scales: str | None = None)
 
     Raises: UsageError for a name that isn't known, or scales at which the crop doesn't fit.
     """
-    names = name.split("+")
+    names = check_type("views", name, str, f"text, as ten-crop; known: {', '.join(NAMES)}").split("+")
     for each in names:
         if each not in NAMES:
             raise UsageError(unknown("views", each, NAMES))
@@ -132,7 +132,7 @@ def parse_scales(text: str, trained: int) -> list[int]:
             "vgg-fixed": [trained - 32, trained, trained + 32],
             "vgg-jittered": [trained, trained * 3 // 2, trained * 2],
         }[text]
-    sides = [word.strip() for word in text.split(",")]
+    sides = [word.strip() for word in check_type("scales", text, str, "text, as 256,384,512").split(",")]
     if not all(side.isascii() and side.isdigit() and 1 <= int(side) <= MAX_SIDE for side in sides):
         raise UsageError(
             f"--scales {text}: numbers of pixels from 1 to {MAX_SIDE}, as 256,384,512, or {', '.join(RULES)}"

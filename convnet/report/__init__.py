@@ -7,6 +7,7 @@ lets that one script run and nothing be fetched. What is missing (the store, the
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from convnet import __version__, device
-from convnet.checkpoint import rebuild
 from convnet.errors import ConvnetError, Interrupted, UsageError
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic
 from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
@@ -79,10 +80,10 @@ def _look(
 ) -> dict[str, Any]:
     """The sections for which the net is needed, and of them those for which its pictures are."""
     assert told.checkpoint is not None
-    kept, where = told.checkpoint, device.choose("fp32", place)
+    kept = told.checkpoint
     called = first_names(class_names(kept.classes, names))
-    net = where.take(rebuild(kept))
-    made: dict[str, Any] = {"kernels": attempt(told, "the kernels", lambda: findings.kernels(net))}
+    net = TrainedNet.of(kept, device.choose("fp32", place))
+    made: dict[str, Any] = {"kernels": attempt(told, "the kernels", lambda: findings.kernels(net.net))}
     if told.store is None:
         return made
     try:
@@ -90,9 +91,7 @@ def _look(
         split, ids, total, train_ids = findings.pictures_of_run(kept.recipe, store, pictures)
         asked = Asked(
             net,
-            kept.preprocessing,
-            where,
-            device.choose("auto", place),
+            replace(net, device=device.choose("auto", place)),
             called,
             split,
             ids,
@@ -115,7 +114,7 @@ def _sections(asked: Asked, found: Any, progress: Progress, stop: Stop | None) -
         "n": len(asked.ids),
         "total": asked.total,
         "rules": findings.rules(asked),
-        "panels": findings.panels(asked, found.found),
+        "panels": findings.panels(asked, found.scores),
         "mistakes": findings.mistakes(asked, found),
         "n_mistakes": len(found.mistakes),
         "n_doubts": len(found.doubts),
@@ -123,8 +122,8 @@ def _sections(asked: Asked, found: Any, progress: Progress, stop: Stop | None) -
         "table": findings.table(asked, found),
         "twins": findings.twins(asked, found),
         "n_twins": len(found.twins or ()),
-        "nearest": findings.nearest(asked, found.found, progress, stop),
-        "matrix": {"names": asked.names, "entries": findings.matrix(found.found)},
+        "nearest": findings.nearest(asked, found.scores, progress, stop),
+        "matrix": {"names": asked.names, "entries": found.scores.confused().tolist()},
     }
 
 

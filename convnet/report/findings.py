@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Pixels, Split, Store
-from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import split_to_test
-from convnet.evaluation.seen import Seen, from_store
+from convnet.evaluation.metrics import Scores
+from convnet.evaluation.pictures import split_to_test
+from convnet.evaluation.seen import Seen, from_store, some
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
 from convnet.nets.layers import Net
 from convnet.progress import Progress
@@ -25,7 +25,6 @@ from convnet.visualize import plot
 from convnet.visualize.classes import DOUBT, Classes, classes
 from convnet.visualize.duplicates import LIKE, near_duplicates
 from convnet.visualize.filters import filters, name_of, pictures_of
-from convnet.visualize.guesses import Guesses, guesses, some
 from convnet.visualize.neighbours import Neighbours, neighbours
 from convnet.visualize.panels import choose, percent
 
@@ -42,13 +41,11 @@ COARSE = 64  # pixels: pictures up to this side are kept as they are and shown e
 class Asked:
     """A run's net and what it is asked about: pictures `ids` of `tested` (of `total`), training pictures `train_ids`.
 
-    device: as in a test. quick: for what needs no exact figure.
+    net: computes as in a test. quick: for what needs no exact figure.
     """
 
-    net: Net
-    preprocessing: Preprocessing
-    device: Device
-    quick: Device
+    net: TrainedNet
+    quick: TrainedNet
     names: tuple[str, ...]
     tested: Split
     ids: NDArray[np.int64]
@@ -86,7 +83,7 @@ def kernels(net: Net) -> list[dict[str, Any]]:
     return sheets
 
 
-def panels(asked: Asked, found: Guesses) -> list[dict[str, Any]]:
+def panels(asked: Asked, found: Scores) -> list[dict[str, Any]]:
     """Some pictures, drawn by chance, each with its true class and bars."""
     places = {int(i): row for row, i in enumerate(found.ids)}
     rows = [places[int(i)] for i in choose(found, PANELS)]
@@ -96,7 +93,7 @@ def panels(asked: Asked, found: Guesses) -> list[dict[str, Any]]:
 def mistakes(asked: Asked, found: Classes) -> list[dict[str, Any]]:
     """The most confident mistakes; `doubt` marks those whose label is to be looked at."""
     doubts = set(found.doubts.tolist())
-    return [_panel(asked, found.found, row) | {"doubt": row in doubts} for row in found.mistakes[:MISTAKES].tolist()]
+    return [_panel(asked, found.scores, row) | {"doubt": row in doubts} for row in found.mistakes[:MISTAKES].tolist()]
 
 
 def pairs(asked: Asked, found: Classes) -> list[dict[str, Any]]:
@@ -108,8 +105,8 @@ def pairs(asked: Asked, found: Classes) -> list[dict[str, Any]]:
             "count": pair.count,
             "n": pair.n,
             "pictures": [
-                _shot(_tested(asked, found.found, row), SMALL)
-                | {"text": percent(float(found.found.probabilities[row, 0]))}
+                _shot(_tested(asked, found.scores, row), SMALL)
+                | {"text": percent(float(found.scores.probabilities[row, 0]))}
                 for row in pair.rows[:EXAMPLES].tolist()
             ],
         }
@@ -141,8 +138,8 @@ def twins(asked: Asked, found: Classes) -> list[dict[str, Any]]:
     """Pictures that are in the training pictures too, the surest first."""
     rows = []
     for twin in (found.twins or ())[:TWINS]:
-        ours = from_store(asked.tested, [twin.first], asked.preprocessing)[0]
-        theirs = from_store(asked.train, [twin.second], asked.preprocessing)[0]
+        ours = from_store(asked.tested, [twin.first], asked.net.preprocessing)[0]
+        theirs = from_store(asked.train, [twin.second], asked.net.preprocessing)[0]
         alike = "the same bytes" if twin.exact else f"correlation {twin.likeness:.3f}"
         rows.append(
             {
@@ -154,19 +151,11 @@ def twins(asked: Asked, found: Classes) -> list[dict[str, Any]]:
     return rows
 
 
-def matrix(found: Guesses) -> list[list[int]]:
-    """The entries [true class, said class, pictures] of the confusion matrix that are not 0."""
-    entries: list[list[int]] = found.scores.confused().tolist()
-    return entries
-
-
-def nearest(asked: Asked, found: Guesses, progress: Progress, stop: Stop | None) -> list[dict[str, Any]]:
+def nearest(asked: Asked, found: Scores, progress: Progress, stop: Stop | None) -> list[dict[str, Any]]:
     """Some pictures with their neighbours, by features and by pixels."""
-    queries = from_store(asked.tested, found.ids[some(len(found.ids), QUERIES, seed=1)], asked.preprocessing)
+    queries = from_store(asked.tested, found.ids[some(len(found.ids), QUERIES, seed=1)], asked.net.preprocessing)
     ids = asked.train_ids[some(len(asked.train_ids), SEARCHED)]
-    both = neighbours(
-        asked.net, queries, asked.train, asked.preprocessing, asked.quick, ids=ids, progress=progress, stop=stop
-    )
+    both = neighbours(asked.quick, queries, asked.train, ids=ids, progress=progress, stop=stop)
     return [
         {"query": _shot(query, LARGE) | {"label": _label(asked, query)}, "by": [_row(asked, each, q) for each in both]}
         for q, query in enumerate(queries)
@@ -176,9 +165,7 @@ def nearest(asked: Asked, found: Guesses, progress: Progress, stop: Stop | None)
 def ask(asked: Asked, progress: Progress, stop: Stop | None) -> Classes:
     """What the net says of its pictures, and which of them are in the training pictures too."""
     among = asked.train_ids[some(len(asked.train_ids), TRAINED)]
-    found = guesses(
-        asked.net, asked.tested, asked.preprocessing, asked.device, ids=asked.ids, progress=progress, stop=stop
-    )
+    found = asked.net.evaluate(asked.tested, ids=asked.ids, progress=progress, stop=stop)
     alike = near_duplicates(
         asked.tested, asked.train, first_ids=asked.ids, second_ids=among, progress=progress, stop=stop
     )
@@ -193,7 +180,7 @@ def rules(asked: Asked) -> dict[str, str]:
         "twins": f"the same bytes in the store, or grey thumbnails that correlate by {LIKE} or more; "
         f"{len(asked.ids):,} pictures against {among:,} of {len(asked.train_ids):,} training pictures",
         "nearest": f"among {min(SEARCHED, len(asked.train_ids)):,} of {len(asked.train_ids):,} training pictures"
-        + (", computed in bf16" if asked.quick.dtype != torch.float32 else ""),
+        + (", computed in bf16" if asked.quick.device.dtype != torch.float32 else ""),
     }
 
 
@@ -206,17 +193,17 @@ def _row(asked: Asked, found: Neighbours, q: int) -> dict[str, Any]:
     return {"measure": found.measure, "pictures": shots}
 
 
-def _panel(asked: Asked, found: Guesses, row: int) -> dict[str, Any]:
-    label = int(found.scores.labels[row])
+def _panel(asked: Asked, found: Scores, row: int) -> dict[str, Any]:
+    label = int(found.labels[row])
     bars = [
         {"name": asked.names[k], "p": p, "text": percent(p), "right": k == label}
-        for k, p in zip(found.classes[row].tolist(), found.probabilities[row].tolist(), strict=True)
+        for k, p in zip(found.top[row].tolist(), found.probabilities[row].tolist(), strict=True)
     ]
     return _shot(_tested(asked, found, row), LARGE) | {"label": asked.names[label], "bars": bars, "doubt": False}
 
 
-def _tested(asked: Asked, found: Guesses, row: int) -> Seen:
-    return from_store(asked.tested, [int(found.ids[row])], asked.preprocessing)[0]
+def _tested(asked: Asked, found: Scores, row: int) -> Seen:
+    return from_store(asked.tested, [int(found.ids[row])], asked.net.preprocessing)[0]
 
 
 def _label(asked: Asked, picture: Seen) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from convnet.checkpoint import BEST, LAST, Checkpoint, load
 from convnet.data.store import Store, is_store
 from convnet.errors import ConvnetError, UsageError
-from convnet.evaluation.evaluate import interval
+from convnet.evaluation.metrics import interval
 from convnet.io import atomic
 from convnet.io.strict_json import unseal
 from convnet.progress import clock

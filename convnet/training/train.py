@@ -28,12 +28,14 @@ from convnet.data.device_loader import Feed, Resident
 from convnet.data.loader import Loader
 from convnet.data.store import Store
 from convnet.errors import DataError, Diverged, Interrupted
-from convnet.evaluation.evaluate import NotFinite, Scores, evaluate
+from convnet.evaluation.inference import NotFinite
+from convnet.evaluation.metrics import Scores
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, strict_json
 from convnet.io.signals import Stop
 from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
-from convnet.recipe import Recipe
+from convnet.recipe import Recipe, load_recipe
 from convnet.training import metrics_log, micro_batch, optim, step
 from convnet.training.micro_batch import AtOnce
 from convnet.training.run import (
@@ -58,8 +60,8 @@ STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 
 
 def train(
-    recipe: Recipe,
-    store: Store,
+    recipe: Recipe | atomic.PathLike,
+    store: Store | atomic.PathLike,
     out: atomic.PathLike,
     *,
     resume: bool = False,
@@ -72,7 +74,7 @@ def train(
     stop: Stop | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Trains by `recipe` on `store` in the run folder `out`; returns what summary.json holds.
+    """Trains by `recipe` (or the one of that name or file) on `store` in the run folder `out`; returns its summary.
 
     resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
     threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (init_from.py).
@@ -82,7 +84,8 @@ def train(
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
-    out = atomic.as_path(out, "the run's folder")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(atomic.as_path(recipe, "the recipe"))
+    store, out = store if isinstance(store, Store) else Store(store), atomic.as_path(out, "the run's folder")
     start = None if start is None else atomic.as_path(start, "start")
     data = choose_data(recipe, store)
     where = device.choose(recipe.precision, place)
@@ -213,7 +216,9 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     if data.val is not None:
         try:
             with interruptible(run, stop):
-                scores = evaluate(run.net, data.val, run.preprocessing, run.where, ids=data.val_ids, stop=stop)
+                scores = TrainedNet(run.net, run.preprocessing, run.classes, run.where).evaluate(
+                    data.val, ids=data.val_ids, stop=stop
+                )
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again
             raise
@@ -278,15 +283,14 @@ def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | N
     has_best = (run.out / BEST).exists()
     chosen = run.out / (BEST if has_best else LAST)
     kept = checkpoint.load(chosen)
-    exact = device.choose("fp32", place)  # as `convnet evaluate` does
-    net = exact.take(checkpoint.rebuild(kept))
+    net = TrainedNet.of(kept, device.choose("fp32", place))  # as `convnet evaluate` does
     times = metrics_log.read(run.out / TIMING)
     seconds, pictures = (sum(float(row[name] or 0) for row in times) for name in ("seconds", "pictures"))
     counts = data.store.header["counts"]
     summary: dict[str, Any] = {
         "net": run.recipe.net,
         "recipe": run.recipe.name,
-        "parameters": sum(p.numel() for p in net.parameters()),
+        "parameters": sum(p.numel() for p in net.net.parameters()),
         "classes": len(run.classes),
         "epochs": run.position.epoch - 1,
         "steps": run.position.step,
@@ -297,12 +301,10 @@ def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | N
         "left_out": {"skipped": counts["skipped"], "failed": counts["failed"]},
     }
     if data.val is not None:
-        scores = evaluate(net, data.val, run.preprocessing, exact, ids=data.val_ids, stop=stop)
+        scores = net.evaluate(data.val, ids=data.val_ids, stop=stop)
         summary["validation"] = _figures(scores)
     if "test" in data.store.splits and data.store.splits["test"].n:
-        summary["test"] = _figures(
-            evaluate(net, data.store.split("test"), run.preprocessing, exact, progress=progress, stop=stop)
-        )
+        summary["test"] = _figures(net.evaluate(data.store.split("test"), progress=progress, stop=stop))
     for name in (METRICS, TIMING):  # until the run has ended, resuming repairs them
         atomic.sync_file(run.out / name)
     atomic.write_atomic(run.out / "summary.json", strict_json.seal(summary))

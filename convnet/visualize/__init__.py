@@ -7,7 +7,6 @@ from convnet.visualize.deconv import Unit as Unit
 from convnet.visualize.deconv import deconv as deconv
 from convnet.visualize.duplicates import near_duplicates as near_duplicates
 from convnet.visualize.filters import filters as filters
-from convnet.visualize.guesses import guesses as guesses
 from convnet.visualize.maps import maps as maps
 from convnet.visualize.neighbours import neighbours as neighbours
 from convnet.visualize.occlusion import occlusion as occlusion

@@ -26,10 +26,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convnet.data.preprocess import Preprocessing
-from convnet.device import Device
-from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.last_maps import check_has_maps, last_maps
@@ -60,10 +59,8 @@ class ClassMap:
 
 
 def cam(
-    net: Net,
+    net: TrainedNet,
     picture: Seen,
-    preprocessing: Preprocessing,
-    device: Device,
     *,
     labels: tuple[int, ...] | None = None,
     layer: str | None = None,
@@ -76,17 +73,17 @@ def cam(
 
     Raises: UsageError for a stage without maps; NotFinite.
     """
-    image = net_input([picture], preprocessing, device.device).requires_grad_()
+    image = net_input([picture], net).requires_grad_()
     stages: dict[str, Tensor] = {}
     with torch.enable_grad():
-        logits = net(image, stages)[0]
+        logits = net.net(image, stages)[0]
     if not torch.isfinite(logits).all():
         raise NotFinite(f"the net's output for {picture.name} is not finite; its weights may be damaged")
     if layer is not None:
         check_has_maps(stages, layer)
     if labels is None:
         labels = tuple(logits.detach().argsort(descending=True, stable=True)[:top].tolist())
-    head = _head(net, stages) if layer is None else None
+    head = _head(net.net, stages) if layer is None else None
     name = head.stage if head else layer or last_maps(stages)
     found = []
     for label in labels:
@@ -97,7 +94,7 @@ def cam(
             weights, bias = gradient[0].mean((1, 2)), float("nan")
         values = torch.einsum("chw,c->hw", stages[name].detach()[0], weights.detach())
         kind: Kind = "CAM" if head else "Grad-CAM"
-        found.append(_class_map(picture, kind, name, label, logits.detach(), values, bias, preprocessing.crop))
+        found.append(_class_map(picture, kind, name, label, logits.detach(), values, bias, net.preprocessing.crop))
     return found
 
 

@@ -1,6 +1,6 @@
 """Which classes does a net get wrong, what does it take them for, and where may the labels be to blame?
 
-From the `guesses` about a split: errors class by class, the most confused pairs, the most confident mistakes, and
+From the scores of a split: errors class by class, the most confused pairs, the most confident mistakes, and
 pictures whose label is in doubt. Doubt is a hint, no verdict: the net gives another class at least 90 % and the label
 at most 1 %; a net can be sure and wrong. Pictures that are in the training split too are found by `duplicates`.
 """
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split
-from convnet.evaluation.evaluate import interval
+from convnet.evaluation.metrics import Scores, interval
 from convnet.evaluation.seen import Seen, from_store
 from convnet.training.metrics_log import inert
 from convnet.visualize import plot
 from convnet.visualize.duplicates import Twin
-from convnet.visualize.guesses import Guesses, mistakes
 from convnet.visualize.panels import percent
 
 SURE, UNLIKELY = 0.9, 0.01  # of another class and of the label: the label is in doubt
@@ -46,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """`count` of the `n` pictures of class `label` were taken for `said`. rows: theirs in the guesses, surest first."""
+    """`count` of the `n` pictures of class `label` were taken for `said`. rows: theirs in the scores, surest first."""
 
     label: int
     said: int
@@ -57,13 +56,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a test says of the classes. mistakes, doubts: int64, rows of `found`, the net's most confident first.
+    """What a test says of the classes. mistakes, doubts: int64, rows of `scores`, the net's most confident first.
 
-    rows: the K classes in order. pairs: the most frequent first. twins: pictures of `found`'s split (first) that are in
+    rows: the K classes in order. pairs: the most frequent first. twins: pictures of `scores`' split (first) that are in
     the training split (second) too; None where nobody looked.
     """
 
-    found: Guesses
+    scores: Scores
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
     mistakes: NDArray[np.int64]
@@ -71,26 +70,26 @@ class Classes:
     twins: tuple[Twin, ...] | None
 
 
-def classes(found: Guesses, twins: Sequence[Twin] | None = None, pairs: int = 20) -> Classes:
-    """What guesses say of the classes; of the pairs of classes so many."""
+def classes(found: Scores, twins: Sequence[Twin] | None = None, pairs: int = 20) -> Classes:
+    """What scores say of the classes; of the pairs of classes so many."""
     return Classes(
         found,
         class_rows(found),
         confused_pairs(found, pairs),
-        mistakes(found),
+        found.mistakes(),
         label_doubts(found),
         None if twins is None else tuple(twins),
     )
 
 
-def class_rows(found: Guesses) -> tuple[Row, ...]:
+def class_rows(found: Scores) -> tuple[Row, ...]:
     """A row for each class, in order."""
     taken_for: dict[int, tuple[int, int]] = {}
-    for label, said, n in found.scores.confused().tolist():  # of equals the first
+    for label, said, n in found.confused().tolist():  # of equals the first
         if label != said and n > taken_for.get(label, (0, 0))[1]:
             taken_for[label] = said, n
     rows = []
-    for k, each in enumerate(found.scores.per_class()):
+    for k, each in enumerate(found.per_class()):
         error = each["top1_error"]
         rows.append(
             Row(
@@ -105,23 +104,23 @@ def class_rows(found: Guesses) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def confused_pairs(found: Guesses, most: int) -> tuple[Pair, ...]:
+def confused_pairs(found: Scores, most: int) -> tuple[Pair, ...]:
     """The pairs (true class, another that was said) with the most pictures; of equals the larger share of the class."""
-    entries = found.scores.confused()
+    entries = found.confused()
     labels, said, counts = entries[entries[:, 0] != entries[:, 1]].T
-    sizes = np.bincount(found.scores.labels)
+    sizes = np.bincount(found.labels)
     order = np.lexsort((said, labels, -counts / sizes[labels], -counts))[:most]
-    wrong = mistakes(found)
+    wrong = found.mistakes()
     pairs = []
     for i, j in zip(labels[order].tolist(), said[order].tolist(), strict=True):
-        rows = wrong[(found.scores.labels[wrong] == i) & (found.classes[wrong, 0] == j)]
+        rows = wrong[(found.labels[wrong] == i) & (found.predicted[wrong] == j)]
         pairs.append(Pair(i, j, len(rows), int(sizes[i]), rows))
     return tuple(pairs)
 
 
-def label_doubts(found: Guesses) -> NDArray[np.int64]:
+def label_doubts(found: Scores) -> NDArray[np.int64]:
     """int64: the rows whose label is in doubt, the net's most confident first: see DOUBT."""
-    wrong = mistakes(found)
+    wrong = found.mistakes()
     return np.asarray(wrong[(found.probabilities[wrong, 0] >= SURE) & (found.of_label[wrong] <= UNLIKELY)], np.int64)
 
 
@@ -157,7 +156,7 @@ class _Sheet:
     names: tuple[str, ...]
 
     def tested(self, row: int) -> Seen:
-        return from_store(self.split, [int(self.found.found.ids[row])], self.preprocessing)[0]
+        return from_store(self.split, [int(self.found.scores.ids[row])], self.preprocessing)[0]
 
     def name(self, label: int, letters: int = LETTERS) -> str:
         return plot.shortened(self.names[label], letters)
@@ -185,7 +184,7 @@ def draw_classes(
 
 
 def _sections(found: Classes, n_classes: int) -> list[Section]:
-    scores, n_tested = found.found.scores, sum(row.n > 0 for row in found.rows)
+    scores, n_tested = found.scores, sum(row.n > 0 for row in found.rows)
     which = f"the {WORST} worst of {n_tested:,} classes" if n_tested > WORST else "class by class"
     title = f"Top-1 error, {which}, with 95 % intervals ({scores.split}, n {scores.n:,}: {scores.top1:.1%})"
     sections: list[Section] = [(title, BAR * min(n_tested, WORST) + 0.5, _errors)]
@@ -236,16 +235,16 @@ def _pairs(part: SubFigure, sheet: _Sheet) -> None:
         for place, row in zip(places, pair.rows[:half].tolist(), strict=False):
             place.set_axis_on()
             plot.show_picture(place, sheet.tested(row).pixels)
-            place.set_xlabel(percent(sheet.found.found.probabilities[row, 0]), labelpad=2, color=plot.FAINT)
+            place.set_xlabel(percent(sheet.found.scores.probabilities[row, 0]), labelpad=2, color=plot.FAINT)
 
 
 def _mistakes(part: SubFigure, sheet: _Sheet) -> None:
-    found, rows = sheet.found.found, sheet.found.mistakes[: 2 * ACROSS].tolist()
+    found, rows = sheet.found.scores, sheet.found.mistakes[: 2 * ACROSS].tolist()
     doubts = set(sheet.found.doubts.tolist())
     if doubts:
         part.supxlabel(f"In doubt: {DOUBT}", x=0.01, ha="left", fontsize=7, color=plot.FAINT)
     for axes, row in zip(_axes(part, -(-len(rows) // ACROSS)), rows, strict=False):
-        label, said = int(found.scores.labels[row]), int(found.classes[row, 0])
+        label, said = int(found.labels[row]), int(found.predicted[row])
         plot.show_picture(axes, sheet.tested(row).pixels, sheet.name(label))
         axes.set_axis_on()
         text = f"{sheet.name(said)}\n{percent(found.probabilities[row, 0])}"

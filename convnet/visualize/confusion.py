@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import MATRIX, Scores
+from convnet.evaluation.metrics import MATRIX, Scores
 from convnet.training.metrics_log import inert
 from convnet.visualize import plot
 

@@ -11,13 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from convnet.data.preprocess import Preprocessing
-from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import Seen, net_input
-from convnet.nets import trace
-from convnet.nets.layers import Net
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.visualize import plot
 from convnet.visualize.deconv import check_maps
 
@@ -41,28 +38,21 @@ class Maps:
     columns: int
 
 
-def maps(
-    net: Net,
-    picture: Seen,
-    stage: str,
-    preprocessing: Preprocessing,
-    device: Device,
-    chosen: Sequence[int] | None = None,
-) -> Maps:
+def maps(net: TrainedNet, picture: Seen, stage: str, chosen: Sequence[int] | None = None) -> Maps:
     """The activations of the maps `chosen` of a stage, or of all.
 
     stage: of the net, or of a column of it, as "conv2.0". Raises: UsageError for a stage or map that the net doesn't
     have; NotFinite.
     """
-    activation = trace(net, net_input([picture], preprocessing, device.device), [stage])[stage][0]
+    activation = net.trace(net_input([picture], net), [stage])[stage][0]
     values = np.asarray(activation.float().cpu().numpy())
     values = values[:, None, None] if values.ndim == 1 else values
     if not np.isfinite(values).all():
         raise NotFinite(f"{stage} of {picture.name!r} is not finite; the net's weights may be damaged")
     check_maps(stage, len(values), chosen or ())
     numbers = np.arange(len(values)) if chosen is None else np.array(chosen, np.int64)
-    whole = chosen is None and "." not in stage and stage != net.last
-    return Maps(stage, picture, numbers, np.ascontiguousarray(values[numbers]), net.columns if whole else 1)
+    whole = chosen is None and "." not in stage and stage != net.net.last
+    return Maps(stage, picture, numbers, np.ascontiguousarray(values[numbers]), net.net.columns if whole else 1)
 
 
 def most_active(found: Maps, n: int) -> Maps:

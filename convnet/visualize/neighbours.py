@@ -17,13 +17,14 @@ from torch import Tensor
 
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split
-from convnet.device import Device
 from convnet.errors import Interrupted, UsageError
-from convnet.evaluation.evaluate import NotFinite, check_gives
+from convnet.evaluation.inference import NotFinite
+from convnet.evaluation.pictures import check_gives
 from convnet.evaluation.seen import Seen, from_store, in_parts, net_input
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.evaluation.views import protocol
 from convnet.io.signals import Stop
-from convnet.nets import features, trace
+from convnet.nets import trace
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
@@ -52,11 +53,9 @@ class Neighbours:
 
 
 def neighbours(
-    net: Net,
+    net: TrainedNet,
     queries: Sequence[Seen],
     split: Split,
-    preprocessing: Preprocessing,
-    device: Device,
     *,
     layer: str | None = None,
     n: int = NEAREST,
@@ -73,16 +72,16 @@ def neighbours(
     """
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 neighbour")
-    check_gives(split, protocol("single", preprocessing).looks, preprocessing)
-    layer = layer or before_classes(net, net_input(queries[:1], preprocessing, device.device))
+    check_gives(split, protocol("single", net.preprocessing).looks, net.preprocessing)
+    layer = layer or before_classes(net.net, net_input(queries[:1], net))
     chosen = np.arange(split.n) if ids is None else ids
     nearest = {measure: _Nearest(len(queries), n) for measure in (layer, PIXELS)}
-    asked = _features(net, queries, layer, preprocessing, device)
+    asked = _features(net, queries, layer)
     asked_pixels = _pixels(queries)
     done = 0
     progress.start(f"searching ({split.name})", len(chosen))
-    for part, pictures in in_parts(split, chosen, preprocessing, BATCH):
-        nearest[layer].add(part, _distances(asked, _features(net, pictures, layer, preprocessing, device)))
+    for part, pictures in in_parts(split, chosen, net.preprocessing, BATCH):
+        nearest[layer].add(part, _distances(asked, _features(net, pictures, layer)))
         nearest[PIXELS].add(part, _distances(asked_pixels, _pixels(pictures)))
         done += len(part)
         progress.update(done)
@@ -90,7 +89,9 @@ def neighbours(
             raise Interrupted(f"stopped after {done:,} of {len(chosen):,} pictures")
     progress.finish()
     by_layer, by_pixels = (
-        Neighbours(measure, tuple(queries), found.ids, found.distances, _seen(split, found.ids, preprocessing), done)
+        Neighbours(
+            measure, tuple(queries), found.ids, found.distances, _seen(split, found.ids, net.preprocessing), done
+        )
         for measure, found in nearest.items()
     )
     return by_layer, by_pixels
@@ -119,13 +120,12 @@ class _Nearest:
         self.distances = np.take_along_axis(everything, places, 1)
 
 
-def _features(net: Net, pictures: Sequence[Seen], layer: str, preprocessing: Preprocessing, device: Device) -> Tensor:
+def _features(net: TrainedNet, pictures: Sequence[Seen], layer: str) -> Tensor:
     """float64 (N, D), on the CPU. Raises: NotFinite naming the picture."""
     blocks = []
     for first in range(0, len(pictures), BATCH):
-        images = net_input(pictures[first : first + BATCH], preprocessing, device.device)
-        with device.autocast():
-            blocks.append(features(net, images, layer).cpu().double())  # a device synchronisation
+        images = net_input(pictures[first : first + BATCH], net)
+        blocks.append(net.features(images, layer).cpu().double())  # a device synchronisation
     found = torch.cat(blocks)
     good = found.isfinite().all(1)
     if not bool(good.all()):

@@ -31,13 +31,11 @@ from torch import Tensor
 
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Pixels
-from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import NotFinite
-from convnet.evaluation.inference import BATCH
+from convnet.evaluation.inference import BATCH, NotFinite
 from convnet.evaluation.seen import Seen, net_input
-from convnet.nets import Only, trace
-from convnet.nets.layers import Net
+from convnet.evaluation.trained_net import TrainedNet
+from convnet.nets import Only
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
 from convnet.visualize.last_maps import check_has_maps, last_maps
@@ -83,10 +81,8 @@ class Occlusion:
 
 
 def occlusion(
-    net: Net,
+    net: TrainedNet,
     picture: Seen,
-    preprocessing: Preprocessing,
-    device: Device,
     *,
     label: int | None = None,
     layer: str | None = None,
@@ -101,10 +97,9 @@ def occlusion(
 
     Raises: UsageError for a square or stride that doesn't fit, or a stage without maps; NotFinite.
     """
-    check(box, stride, preprocessing.crop)
-    image = net_input([picture], preprocessing, device.device)
-    with device.autocast():
-        found = trace(net, image)
+    check(box, stride, net.preprocessing.crop)
+    image = net_input([picture], net)
+    found = net.trace(image)
     layer = last_maps(found) if layer is None else layer
     check_has_maps(found, layer)
     sums = found[layer].float().sum((2, 3))[0]
@@ -112,14 +107,13 @@ def occlusion(
     whole = next(reversed(found.values())).float().softmax(1)[0].double().cpu().numpy()
     label = label if label is not None else picture.label if picture.label is not None else int(whole.argmax())
 
-    grey = level(preprocessing)
-    square = net_input([Seen("", np.full_like(picture.pixels, grey))], preprocessing, device.device)
-    tops = lefts = places(preprocessing.crop, box, stride)
-    activity, posteriors = _slide(
-        net, image, square, list(product(tops.tolist(), lefts.tolist())), (layer, chosen, box), device, batch, progress
-    )
-    if not np.isfinite(posteriors).all():
-        raise NotFinite(f"the net's posterior of {picture.name} is not finite; its weights may be damaged")
+    grey = level(net.preprocessing)
+    square = net_input([Seen("", np.full_like(picture.pixels, grey))], net)
+    tops = lefts = places(net.preprocessing.crop, box, stride)
+    corners = list(product(tops.tolist(), lefts.tolist()))
+    activity, probabilities = _slide(net, image, square, corners, (layer, chosen, box), batch, progress)
+    if not np.isfinite(probabilities).all():
+        raise NotFinite(f"the net's output for {picture.name} is not finite; its weights may be damaged")
     shape = len(tops), len(lefts)
     return Occlusion(
         picture=picture,
@@ -131,8 +125,8 @@ def occlusion(
         tops=tops,
         lefts=lefts,
         activity=activity.reshape(shape),
-        probability=posteriors[:, label].reshape(shape).copy(),
-        best=posteriors.argmax(1).reshape(shape),
+        probability=probabilities[:, label].reshape(shape).copy(),
+        best=probabilities.argmax(1).reshape(shape),
         whole_activity=float(sums[chosen]),
         whole_probability=float(whole[label]),
         whole_best=int(whole.argmax()),
@@ -169,31 +163,30 @@ def check(box: int, stride: int, side: int) -> None:
 
 @torch.no_grad()
 def _slide(
-    net: Net,
+    net: TrainedNet,
     image: Tensor,
     square: Tensor,
     corners: Sequence[tuple[int, int]],
     what: tuple[str, int, int],
-    device: Device,
     batch: int,
     progress: Progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """float32 (places,): the sum over the map; float64 (places, K): the posteriors. what: stage, map, side of the box.
+    """float32 (places,): the sum over the map; float64 (places, K): probabilities. what: stage, map, side of the box.
 
     The pictures of a batch differ only under their squares, which are painted and wiped off in place.
     """
     layer, chosen, box = what
     images = image.repeat(min(batch, len(corners)), 1, 1, 1)
-    images = images.contiguous(memory_format=device.memory_format)
+    images = images.contiguous(memory_format=net.device.memory_format)
     sums, rows = [], []
     progress.start("occlusion", len(corners), unit="places")
-    with device.autocast():  # around all passes, so that weights are cast once
+    with net.device.autocast():  # around all passes, so that weights are cast once
         for first in range(0, len(corners), batch):
             part = corners[first : first + batch]
             for i, (top, left) in enumerate(part):
                 images[i, :, top : top + box, left : left + box] = square[0, :, top : top + box, left : left + box]
             stages = Only([layer])  # the others' memory is used again
-            logits = net(images[: len(part)], stages)
+            logits = net.net(images[: len(part)], stages)
             sums.append(stages[layer][:, chosen].float().sum((1, 2)))
             rows.append(logits.float().softmax(1))
             for i, (top, left) in enumerate(part):

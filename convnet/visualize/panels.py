@@ -10,17 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convnet.data.preprocess import Preprocessing
-from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluation.inference import posterior
+from convnet.evaluation.inference import probabilities
+from convnet.evaluation.metrics import TOP, Scores, most_probable
 from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import rng
-from convnet.nets.layers import Net
+from convnet.nets import evaluating
 from convnet.visualize import plot
-from convnet.visualize.guesses import Guesses, mistakes
 
-TOP = 5  # bars, as in the paper
 BATCH = 32  # pictures at a time
 COLUMNS = 4  # panels side by side
 LETTERS = 24  # of a class's name
@@ -42,28 +40,26 @@ class Panel:
         return found.index(self.picture.label) if self.picture.label in found else None
 
 
-def panels(net: Net, pictures: Sequence[Seen], preprocessing: Preprocessing, device: Device) -> list[Panel]:
+def panels(net: TrainedNet, pictures: Sequence[Seen]) -> list[Panel]:
     """What a net says of pictures, one look at each; of equally probable classes the lower is first. Paper: fig. 4."""
-    net.eval()
     found = []
     for first in range(0, len(pictures), BATCH):
         part = pictures[first : first + BATCH]
-        with torch.no_grad():
-            rows = posterior(net, net_input(part, preprocessing, device.device), device)
-        for picture, row in zip(part, rows, strict=True):
-            best = np.argsort(-row, kind="stable")[:TOP]
+        with torch.no_grad(), evaluating(net.net):
+            rows = probabilities(net.net, net_input(part, net), net.device)
+        for picture, row, best in zip(part, rows, most_probable(rows, TOP), strict=True):
             found.append(Panel(picture, best, row[best]))
     return found
 
 
-def choose(found: Guesses, n: int, which: Which = "any", seed: int = 0) -> NDArray[np.int64]:
+def choose(found: Scores, n: int, which: Which = "any", seed: int = 0) -> NDArray[np.int64]:
     """int64 (<= n,): positions in the split: any, or errors, both drawn by the seed; or the most confident errors.
 
     Raises: UsageError when there are none.
     """
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 picture")
-    rows = np.arange(len(found.ids)) if which == "any" else mistakes(found)
+    rows = np.arange(len(found.ids)) if which == "any" else found.mistakes()
     if not len(rows):
         raise UsageError(f"all {len(found.ids):,} pictures are right: there is no error to show")
     if which != "confident errors":

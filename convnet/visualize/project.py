@@ -17,14 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from convnet.checkpoint import KEPT, load, rebuild
-from convnet.data.preprocess import Preprocessing
+from convnet.checkpoint import KEPT
 from convnet.data.store import Pixels, Split
 from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.seen import Seen, from_store, net_input
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
-from convnet.nets import trace
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
@@ -66,13 +65,7 @@ class Evolution:
 
 
 def project(
-    net: Net,
-    found: Strongest,
-    which: Sequence[int] | Ints,
-    split: Split,
-    preprocessing: Preprocessing,
-    device: Device,
-    form: Form = "deconv",
+    net: TrainedNet, found: Strongest, which: Sequence[int] | Ints, split: Split, form: Form = "deconv"
 ) -> list[Feature]:
     """The strongest pictures of some maps of a stage, projected; `which` are positions in `found.maps`.
 
@@ -80,19 +73,17 @@ def project(
     """
     jobs = [(i, unit) for m in which for i, unit in zip(found.ids[m].tolist(), found.units(m), strict=True)]
     ids = sorted({i for i, _ in jobs})
-    pictures = dict(zip(ids, from_store(split, ids, preprocessing), strict=True))
+    pictures = dict(zip(ids, from_store(split, ids, net.preprocessing), strict=True))
     pairs = [(pictures[i], unit) for i, unit in jobs]
-    everything = _project(net, found.stage, pairs, preprocessing, device, form)
+    everything = _project(net, found.stage, pairs, form)
     return [_joined([next(everything) for _ in found.ids[m]]) for m in which]
 
 
 def project_picture(
-    net: Net,
+    net: TrainedNet,
     picture: Seen,
     stage: str,
     maps: Sequence[int] | None,
-    preprocessing: Preprocessing,
-    device: Device,
     form: Form = "deconv",
     most: int = 8,
 ) -> list[Feature]:
@@ -100,13 +91,13 @@ def project_picture(
 
     Raises: UsageError for a stage or map that the net doesn't have.
     """
-    activation = trace(net, net_input([picture], preprocessing, device.device), [stage])[stage]
+    activation = net.trace(net_input([picture], net), [stage])[stage]
     check_maps(stage, activation.shape[1], maps or ())
     if maps is None:
         strength = activation[0].reshape(activation.shape[1], -1).amax(1)
         maps = strength.argsort(descending=True, stable=True)[:most].tolist()
     units = [peaks(activation, [channel])[0] for channel in maps]
-    return list(_project(net, stage, [(picture, unit) for unit in units], preprocessing, device, form))
+    return list(_project(net, stage, [(picture, unit) for unit in units], form))
 
 
 def deepest(net: Net) -> str:
@@ -153,13 +144,10 @@ def over_training(
     n = split.n if ids is None else len(ids)
     for later, epoch in enumerate(sorted(kept, reverse=True), 1):  # the last chooses the maps
         progress.note(f"epoch {epoch}")
-        checkpoint = load(kept[epoch])
-        net, how = device.take(rebuild(checkpoint)), checkpoint.preprocessing
+        net = TrainedNet.load(kept[epoch], device)
         found = top_activations(
             net,
             split,
-            how,
-            device,
             chosen or wanted,
             n=1,
             ids=ids,
@@ -172,29 +160,23 @@ def over_training(
             if stage not in chosen:
                 places = each.most_excited(most) if wanted[stage] is None else places
                 chosen[stage] = each.maps[places].tolist()
-            at[stage].insert(0, project(net, each, places, split, how, device, form))
+            at[stage].insert(0, project(net, each, places, split, form))
     return [
         Evolution(stage, tuple(sorted(kept)), tuple(chosen[stage]), tuple(zip(*features, strict=True)))
         for stage, features in at.items()
     ]
 
 
-def _project(
-    net: Net,
-    stage: str,
-    jobs: Sequence[tuple[Seen, Unit]],
-    preprocessing: Preprocessing,
-    device: Device,
-    form: Form,
-) -> Iterator[Feature]:
+def _project(net: TrainedNet, stage: str, jobs: Sequence[tuple[Seen, Unit]], form: Form) -> Iterator[Feature]:
     """A feature of one picture for each job, some at a time."""
-    fields = fields_of(net, stage, preprocessing.crop)
+    crop = net.preprocessing.crop
+    fields = fields_of(net.net, stage, crop)
     for first in range(0, len(jobs), BATCH):
         part = jobs[first : first + BATCH]
-        images = net_input([picture for picture, _ in part], preprocessing, device.device)
-        found = deconv(net, images, stage, [unit for _, unit in part], form)
+        images = net_input([picture for picture, _ in part], net)
+        found = deconv(net.net, images, stage, [unit for _, unit in part], form)
         for n, (picture, unit) in enumerate(part):
-            field, frame = _bounds(fields, unit, preprocessing.crop)
+            field, frame = _bounds(fields, unit, crop)
             yield Feature(
                 stage,
                 unit.map,

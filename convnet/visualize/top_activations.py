@@ -12,15 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split
-from convnet.device import Device
 from convnet.errors import Interrupted, UsageError
-from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import in_parts, net_input
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
-from convnet.nets import trace
-from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize.deconv import Unit, check_maps
 
@@ -56,10 +53,8 @@ class Strongest:
 
 
 def top_activations(
-    net: Net,
+    net: TrainedNet,
     split: Split,
-    preprocessing: Preprocessing,
-    device: Device,
     wanted: Mapping[str, Sequence[int] | None],
     *,
     n: int = NINE,
@@ -82,8 +77,8 @@ def top_activations(
     best: dict[str, _Best] = {}
     done = 0
     progress.start(f"searching ({split.name})", len(chosen), after=after)
-    for part, pictures in in_parts(split, chosen, preprocessing, BATCH):
-        for stage, maps in trace(net, net_input(pictures, preprocessing, device.device), wanted).items():
+    for part, pictures in in_parts(split, chosen, net.preprocessing, BATCH):
+        for stage, maps in net.trace(net_input(pictures, net), wanted).items():
             if stage not in best:
                 best[stage] = _Best(stage, wanted[stage], maps, n)
             best[stage].add(part, maps, [picture.name for picture in pictures])

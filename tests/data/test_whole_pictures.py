@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import trained_net
 from convnet import checkpoint, device
 from convnet.checkpoint import Checkpoint
 from convnet.data import preprocess
@@ -22,9 +23,8 @@ from convnet.data.store import Store
 from convnet.data.store_header import read_header
 from convnet.errors import DataError, UsageError
 from convnet.evaluation import seen
-from convnet.evaluation.evaluate import check_gives, read
-from convnet.evaluation.inference import posteriors
-from convnet.evaluation.predict import predict
+from convnet.evaluation.inference import infer
+from convnet.evaluation.pictures import check_gives, read
 from convnet.evaluation.views import protocol
 from convnet.export import export
 from convnet.export.onnx import metadata
@@ -123,8 +123,8 @@ def test_prediction_equals_evaluation_bitwise(photos: Path, tmp_path: Path, fit:
         ((_, pictures),) = read(split, np.arange(split.n), asked.looks)
         if views == "dense":  # a raw store has what was cut off no more
             pictures = [{S: split.square(i)} for i in range(split.n)] if fit != "crop" else []
-        found = asked.mean(posteriors(net, pictures, asked.looks, kept.preprocessing, CPU)) if pictures else []
-        answers = list(predict(net, kept.preprocessing, kept.classes, paths, CPU, top=2, views_name=views))
+        found = asked.mean(infer(net, pictures, asked.looks, kept.preprocessing, CPU)) if pictures else []
+        answers = list(trained_net(net, kept.preprocessing, kept.classes).predict(paths, top=2, views=views))
         for row, answer in zip(found, answers, strict=False):
             best = np.argsort(-row, kind="stable")
             assert answer.classes == tuple(kept.classes[k] for k in best)

@@ -15,6 +15,7 @@ import safetensors.numpy
 import torch
 from torch import nn
 
+from conftest import scores_of, trained_net
 from convnet import checkpoint, device
 from convnet.checkpoint import Checkpoint
 from convnet.cli import app as cli
@@ -26,8 +27,8 @@ from convnet.data.store import Split, Store
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation import predictions as kept
 from convnet.evaluation.ensemble import join, rows
-from convnet.evaluation.evaluate import Scores, evaluate, interval, rank, sign_test
-from convnet.evaluation.predictions import Answers, Member, ask, load
+from convnet.evaluation.metrics import Scores, interval, rank, sign_test
+from convnet.evaluation.predictions import Member, Predictions, ask, load
 from convnet.evaluation.views import Look, Protocol, protocol
 from convnet.io import safetensors as tensors
 from convnet.io.signals import Stop
@@ -52,35 +53,35 @@ def net(seed: int) -> Net:
 def members(store: Store, *views: str) -> list[Member]:
     pre = preprocess.of_recipe(Recipe(**NET), store.mean_picture, store.statistics.mean_rgb)
     asked = tuple(protocol(name, pre) for name in views)
-    return [Member(f"net{seed}", f"sha{seed}", net(seed), pre, asked) for seed in range(3)]
+    return [Member(f"net{seed}", f"sha{seed}", trained_net(net(seed), pre), asked) for seed in range(3)]
 
 
 def alone(store: Store, member: Member, name: str) -> np.ndarray:
     """float (n, K), picture by picture in plain torch; at 32 of 32 pixels all crops are the whole picture."""
     out = []
-    mean = member.preprocessing.mean
+    mean = member.net.preprocessing.mean
     for i in range(store.split("test").n):
         pixels = (store.split("test").square(i).astype(np.float32) - mean) * np.float32(0.01)
         image = torch.tensor(pixels).permute(2, 0, 1)[None]
         looks = [image] if name == "single" else [image, image.flip(3)]
         with torch.inference_mode():
-            out.append(np.mean([member.net(look).softmax(1)[0].numpy() for look in looks], axis=0))
+            out.append(np.mean([member.net.net(look).softmax(1)[0].numpy() for look in looks], axis=0))
     return np.array(out)
 
 
 @pytest.fixture(scope="module")
 def file(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("answers") / "a"
-    ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), CPU, keep=path)
+    ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), keep=path)
     return path
 
 
 @pytest.fixture(scope="module")
-def asked(file: Path) -> Answers:
+def asked(file: Path) -> Predictions:
     return load(file)
 
 
-def whole(answers: Answers) -> list[dict[Look, np.ndarray]]:
+def whole(answers: Predictions) -> list[dict[Look, np.ndarray]]:
     """All posteriors in memory, float32 (n, K), by member and look."""
     blocks = list(answers.blocks())
     return [
@@ -89,7 +90,7 @@ def whole(answers: Answers) -> list[dict[Look, np.ndarray]]:
     ]
 
 
-def test_a_fusion_of_three_nets_is_the_mean_of_their_posteriors(photos: Store, asked: Answers) -> None:
+def test_a_fusion_of_three_nets_is_the_mean_of_their_posteriors(photos: Store, asked: Predictions) -> None:
     for place, name in ((0, "single"), (1, "ten-crop")):
         each = [alone(photos, member, name) for member in members(photos, "single")]
         for member, posteriors, expected in zip(asked.members, whole(asked), each, strict=True):
@@ -104,21 +105,21 @@ def test_a_fusion_of_three_nets_is_the_mean_of_their_posteriors(photos: Store, a
             assert row.scores.loss == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_table_has_every_scale_and_part_of_every_net_and_the_fusion(photos: Store, asked: Answers) -> None:
+def test_the_table_has_every_scale_and_part_of_every_net_and_the_fusion(photos: Store, asked: Predictions) -> None:
     table = [(row.net, row.views, row.scales) for row in rows(asked)]
     one = ["single", "ten-crop", "dense", "ten-crop+dense"]
     expected = [(f"net{i}", name, "32") for i in range(3) for name in one]
     fused = "net0 + net1 + net2"
     assert table == [*expected, (fused, "single", "32"), (fused, "ten-crop+dense", "32")]
-    scores = evaluate(net(1), photos.split("test"), members(photos, "single")[1].preprocessing, CPU)
+    scores = trained_net(net(1), members(photos, "single")[1].net.preprocessing).evaluate(photos.split("test"))
     row = next(row for row in rows(asked) if (row.net, row.views) == ("net1", "single"))
     assert (row.scores.top1, row.scores.loss) == (scores.top1, pytest.approx(scores.loss, rel=1e-6))
 
 
-def test_the_file_gives_everything_back(tmp_path: Path, photos: Store, file: Path, asked: Answers) -> None:
+def test_the_file_gives_everything_back(tmp_path: Path, photos: Store, file: Path, asked: Predictions) -> None:
     """Its bytes are those of a plain safetensors file of the whole arrays, here written by their own library."""
     nets = members(photos, "single", "ten-crop+dense")
-    live = ask(nets, photos.split("test"), CPU)
+    live = ask(nets, photos.split("test"))
     assert (live.classes, live.keys, live.store, live.split, live.members) == (
         asked.classes,
         asked.keys,
@@ -144,21 +145,22 @@ def test_the_file_gives_everything_back(tmp_path: Path, photos: Store, file: Pat
     content = {name: torch.from_numpy(array) for name, array in read.items()}
     assert file.read_bytes() == b"".join(map(bytes, tensors.pieces(content, {"format": kept.FORMAT})))
     for i in range(3):
-        ask(nets[i : i + 1], photos.split("test"), CPU, keep=tmp_path / str(i))
+        ask(nets[i : i + 1], photos.split("test"), keep=tmp_path / str(i))
     joined = join([load(tmp_path / str(i)) for i in range(3)])
     assert [row.to_dict() for row in rows(joined)] == [row.to_dict() for row in rows(asked)]
 
 
-def former_scores(views: str, asked: Answers, mean: np.ndarray) -> Scores:
+def former_scores(views: str, asked: Predictions, mean: np.ndarray) -> Scores:
     """As all posteriors, float64 (n, K), were counted at once before they were counted as they come."""
-    labels = asked.labels
-    loss = float(-np.log(np.maximum(mean[np.arange(len(labels)), labels], 1e-300)).mean())
-    return Scores(views, asked.split, asked.classes, labels, mean.argmax(1), rank(mean, labels), loss)
+    labels, ids = asked.labels, np.arange(len(asked.labels))
+    top = np.argsort(-mean, axis=1, kind="stable")[:, :5]
+    parts = np.take_along_axis(mean, top, 1), mean[ids, labels]
+    return Scores(views, asked.split, asked.classes, ids, labels, top, *parts, rank(mean, labels))
 
 
 @pytest.mark.parametrize("weights", [None, [3.0, 0.5, 1.0]])
 def test_posteriors_counted_as_they_come_give_the_figures_of_all_at_once(
-    asked: Answers, weights: list[float] | None
+    asked: Predictions, weights: list[float] | None
 ) -> None:
     """To the last bit, classes, confusion and fusion too."""
     posteriors, found = whole(asked), iter(rows(asked, weights))
@@ -198,7 +200,8 @@ def test_memory_does_not_grow_with_the_posteriors(tmp_path: Path) -> None:
     store = prepare(source, tmp_path / "store", size=8)
     done = Preprocessing(8, 0, 8, "rgb", None, 1 / 64, -2.0)
     torch.manual_seed(0)
-    members = [Member(f"net{i}", f"sha{i}", Many(n_classes), done, (protocol("single", done),)) for i in range(2)]
+    nets = [trained_net(Many(n_classes), done) for _ in range(2)]
+    members = [Member(f"net{i}", f"sha{i}", net, (protocol("single", done),)) for i, net in enumerate(nets)]
 
     def peak(work: Callable[[Split], object], split: str) -> int:
         store.split(split).keys  # noqa: B018 - read once, for all
@@ -210,11 +213,11 @@ def test_memory_does_not_grow_with_the_posteriors(tmp_path: Path) -> None:
             tracemalloc.stop()
 
     for split in ("val", "test"):
-        ask(members, store.split(split), CPU, keep=tmp_path / f"{split} made")
+        ask(members, store.split(split), keep=tmp_path / f"{split} made")
     for work in (
-        lambda split: evaluate(members[0].net, split, done, CPU).to_dict(),
-        lambda split: rows(ask(members, split, CPU))[-1].scores.to_dict(),
-        lambda split: ask(members, split, CPU, keep=tmp_path / split.name),
+        lambda split: members[0].net.evaluate(split).to_dict(),
+        lambda split: rows(ask(members, split))[-1].scores.to_dict(),
+        lambda split: ask(members, split, keep=tmp_path / split.name),
         lambda split: rows(join([load(tmp_path / f"{split.name} made")] * 2))[-1].scores.to_dict(),
     ):
         grown = peak(work, "test") - peak(work, "val")
@@ -235,44 +238,49 @@ class Counting(nn.Module):
         return self.inner(images)
 
 
+def of(member: Member, net: nn.Module) -> Member:
+    """The member with another net."""
+    return replace(member, net=replace(member.net, net=net))
+
+
 def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Path, photos: Store) -> None:
     split, file = photos.split("test"), tmp_path / "a"
     part = tmp_path / "a.part"
-    undisturbed = whole(ask(members(photos, "single")[:1], split, CPU, keep=tmp_path / "b"))
+    undisturbed = whole(ask(members(photos, "single")[:1], split, keep=tmp_path / "b"))
     stop = Stop()
     (member,) = members(photos, "single")[:1]
-    stopping = replace(member, net=Counting(member.net, stop, 10))
+    stopping = of(member, Counting(member.net.net, stop, 10))
     with pytest.raises(Interrupted, match=r"stopped after 64 of 100 pictures; the same command goes on"):
-        ask([stopping], split, CPU, keep=file, stop=stop)
+        ask([stopping], split, keep=file, stop=stop)
     assert not file.exists()
     data = part.read_bytes()
     assert len(data) == 65 + 64 * (3 * 4 + 4)
     for torn, n_left in ((data, 36), (data + b"torn", 36), (data[:-5], 100), (data[:200] + b"?" + data[201:], 100)):
         part.write_bytes(torn)  # a record that was cut off, or damaged: its batch is asked again
         file.unlink(missing_ok=True)
-        counting = replace(member, net=Counting(member.net))
-        ask([counting], split, CPU, keep=file)
-        assert counting.net.seen == n_left
+        counting = of(member, Counting(member.net.net))
+        ask([counting], split, keep=file)
+        assert counting.net.net.seen == n_left
         assert file.read_bytes() == (tmp_path / "b").read_bytes()
         assert not part.exists()
-    again = replace(member, net=Counting(member.net))
-    found = ask([again], split, CPU, keep=file)
-    assert again.net.seen == 0
+    again = of(member, Counting(member.net.net))
+    found = ask([again], split, keep=file)
+    assert again.net.net.seen == 0
     assert np.array_equal(whole(found)[0][Look("single", 32)], undisturbed[0][Look("single", 32)])
 
 
 def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
     one, two = members(photos, "single")[:2]
-    ask([one], photos.split("test"), CPU, keep=tmp_path / "a")
+    ask([one], photos.split("test"), keep=tmp_path / "a")
     with pytest.raises(UsageError, match=r"a holds the answers to other questions; choose another file"):
-        ask([two], photos.split("test"), CPU, keep=tmp_path / "a")
-    ask([two], photos.split("val"), CPU, keep=tmp_path / "v")
+        ask([two], photos.split("test"), keep=tmp_path / "a")
+    ask([two], photos.split("val"), keep=tmp_path / "v")
     with pytest.raises(UsageError, match=r"the files are about other pictures: 100 of split test .* and 30 of val"):
         join([load(tmp_path / "a"), load(tmp_path / "v")])
     other = Stop()
     other.ask(15)
     with pytest.raises(Interrupted, match="--posteriors FILE would let it go on"):
-        rows(ask([one], photos.split("test"), CPU, stop=other))
+        rows(ask([one], photos.split("test"), stop=other))
 
 
 def test_an_evaluation_that_is_being_made_is_not_made_twice(tmp_path: Path, photos: Store) -> None:
@@ -284,12 +292,12 @@ def test_an_evaluation_that_is_being_made_is_not_made_twice(tmp_path: Path, phot
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             for other in (one, two):
                 with pytest.raises(UsageError) as caught:
-                    ask([other], photos.split("test"), CPU, keep=tmp_path / "a")
+                    ask([other], photos.split("test"), keep=tmp_path / "a")
                 refused.append(str(caught.value))
             return super().forward(images)
 
-    net = Meanwhile(one.net)
-    ask([replace(one, net=net)], photos.split("test"), CPU, keep=tmp_path / "a")
+    net = Meanwhile(one.net.net)
+    ask([of(one, net)], photos.split("test"), keep=tmp_path / "a")
     assert net.seen == 100
     text = f"a is in use by process {os.getpid()} (evaluating); wait for it, or choose another file"
     assert len(refused) >= 4
@@ -309,14 +317,14 @@ def test_answers_to_other_questions_that_were_begun_go_with_a_word(tmp_path: Pat
     one, two = members(photos, "single")[:2]
     stop, warned = Stop(), Warned()
     with pytest.raises(Interrupted):
-        ask([replace(one, net=Counting(one.net, stop, 10))], photos.split("test"), CPU, keep=tmp_path / "a", stop=stop)
-    ask([two], photos.split("test"), CPU, keep=tmp_path / "a", progress=warned)
+        ask([of(one, Counting(one.net.net, stop, 10))], photos.split("test"), keep=tmp_path / "a", stop=stop)
+    ask([two], photos.split("test"), keep=tmp_path / "a", progress=warned)
     assert ["a.part holds the answers to other questions, or is damaged" in line for line in warned.lines] == [True]
-    ask([two], photos.split("test"), CPU, keep=tmp_path / "b")
+    ask([two], photos.split("test"), keep=tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_file_of_an_earlier_version_is_read_with_a_word(tmp_path: Path, file: Path, asked: Answers) -> None:
+def test_a_file_of_an_earlier_version_is_read_with_a_word(tmp_path: Path, file: Path, asked: Predictions) -> None:
     """It had no sha256."""
     content = {name: torch.from_numpy(array) for name, array in safetensors.numpy.load_file(file).items()}
     for name, less in (("a", {"sha256"}), ("b", {"sha256", "1/single at 32"})):
@@ -360,7 +368,7 @@ def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, file: Path) -> 
         load(tmp_path / "missing")
 
 
-def test_weights_must_fit(asked: Answers) -> None:
+def test_weights_must_fit(asked: Predictions) -> None:
     for weights, text in (
         ([1.0], "1 numbers for 3 nets"),
         ([1.0, -1.0, 1.0], "at least 0"),
@@ -386,7 +394,7 @@ def test_the_sign_test_counts_all_outcomes() -> None:
         one, other = truth.copy(), truth.copy()
         one[:mended], other[mended : mended + broken] = 1, 1
         one[30:35] = other[30:35] = 1  # both wrong
-        scores = [Scores("v", "s", ("a", "b"), truth, ranks, ranks, 0.0) for ranks in (one, other)]
+        scores = [scores_of(("a", "b"), truth, ranks, ranks) for ranks in (one, other)]
         n, least = mended + broken, min(mended, broken)
         falls = [bin(fall).count("1") for fall in range(2**n)]
         extreme = sum(heads <= least for heads in falls) + sum(heads >= n - least for heads in falls)

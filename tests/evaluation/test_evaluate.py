@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from conftest import square
+from conftest import scores_of, square, trained_net
 from convnet import device
 from convnet.data import preprocess
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluation.evaluate import MATRIX, Scores, evaluate, interval, rank, split_to_test
-from convnet.evaluation.predict import predict
+from convnet.evaluation.metrics import MATRIX, interval, rank
+from convnet.evaluation.pictures import split_to_test
 from convnet.evaluation.views import protocol
 from convnet.io.signals import Stop
 from convnet.nets import create_model
@@ -56,7 +56,7 @@ def brute_force(net: nn.Module, store: Store, name: str) -> tuple[np.ndarray, np
 @pytest.mark.parametrize("name", ["single", "ten-crop"])
 def test_scores_equal_a_brute_force_on_100_pictures(photos: Store, name: str) -> None:
     net = small_net().eval()
-    scores = evaluate(net, photos.split("test"), preprocessing(photos), CPU, views_name=name)
+    scores = trained_net(net, preprocessing(photos)).evaluate(photos.split("test"), views=name)
     posteriors, labels = brute_force(net, photos, name)
     assert scores.n == len(labels) == 100
     order = np.argsort(-posteriors, axis=1, kind="stable")
@@ -87,7 +87,7 @@ def test_top5_of_many_classes_and_ties() -> None:
     ranks = rank(posteriors, labels)
     for row, label, found in zip(posteriors, labels, ranks, strict=True):
         assert sorted(range(12), key=lambda k: (-row[k], k)).index(label) == found
-    scores = Scores("single", "test", tuple("abcdefghijkl"), labels, posteriors.argmax(1), ranks, 0.0)
+    scores = scores_of(tuple("abcdefghijkl"), labels, posteriors.argmax(1), ranks)
     expected = [label not in np.argsort(-row, kind="stable")[:5] for row, label in zip(posteriors, labels, strict=True)]
     assert scores.top5 == np.mean(expected) > 0
     told = scores.figures()
@@ -109,7 +109,7 @@ def test_of_many_classes_the_matrix_is_told_by_its_entries() -> None:
     generator = np.random.default_rng(0)
     classes = tuple(f"class{k}" for k in range(MATRIX + 1))
     labels, said = (generator.integers(0, 40, 300) * 50 for _ in range(2))
-    scores = Scores("single", "test", classes, labels, said, np.ones(300, np.int64), 0.0)
+    scores = scores_of(classes, labels, said, np.ones(300, np.int64))
     told = scores.to_dict()
     assert "confusion" not in told
     assert len(told["confused"]) < 300
@@ -130,7 +130,7 @@ def test_alexnet_ten_crop_equals_single_crops(photos: Store) -> None:
     path = photos.path.parent / "large.png"
     pixels = np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8)
     Image.fromarray(pixels).save(path)
-    (found,) = predict(net, pre, ("a", "b", "c"), [path], CPU, top=3, views_name="ten-crop")
+    (found,) = trained_net(net, pre, ("a", "b", "c")).predict([path], top=3, views="ten-crop")
     outputs = []
     for top, left in [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]:
         crop = torch.tensor(pixels[top : top + 224, left : left + 224].transpose(2, 0, 1).copy()).float() - 120
@@ -145,7 +145,7 @@ def test_alexnet_ten_crop_equals_single_crops(photos: Store) -> None:
 
 def test_the_net_is_left_in_its_mode_and_some_pictures_can_be_chosen(photos: Store) -> None:
     net = small_net().train()
-    scores = evaluate(net, photos.split("test"), preprocessing(photos), CPU, ids=np.array([3, 1, 2]))
+    scores = trained_net(net, preprocessing(photos)).evaluate(photos.split("test"), ids=np.array([3, 1, 2]))
     assert net.training
     assert scores.labels.tolist() == photos.split("test").labels[[3, 1, 2]].tolist()
 
@@ -155,17 +155,17 @@ def test_evaluation_refuses_what_it_can_not_do(photos: Store, digits: Store) -> 
     with pytest.raises(
         UsageError, match=r"holds pictures of 28 pixels .* prepare the source with --size 32 --shorter-side 32"
     ):
-        evaluate(net, digits.split("test"), preprocessing(photos), CPU)
+        trained_net(net, preprocessing(photos)).evaluate(digits.split("test"))
     with pytest.raises(UsageError, match=r"unknown views 'tencrop': did you mean 'ten-crop'\?"):
         protocol("tencrop", preprocessing(photos))
     with torch.no_grad():
         net[4].bias[1] = float("nan")
     with pytest.raises(DataError, match=r"the net's output for 'test/.*' is not finite"):
-        evaluate(net, photos.split("test"), preprocessing(photos), CPU)
+        trained_net(net, preprocessing(photos)).evaluate(photos.split("test"))
     stop = Stop()
     stop.ask(15)
     with pytest.raises(Interrupted):
-        evaluate(small_net(), photos.split("test"), preprocessing(photos), CPU, stop=stop)
+        trained_net(small_net(), preprocessing(photos)).evaluate(photos.split("test"), stop=stop)
 
 
 def test_the_split_to_test_is_the_first_that_has_pictures(photos: Store) -> None:
@@ -175,7 +175,7 @@ def test_the_split_to_test_is_the_first_that_has_pictures(photos: Store) -> None
         assert split_to_test(store, "val").name == "val"
         store.splits[name].n = 0
         with pytest.raises(UsageError, match=f"has no pictures in its split {name}; choose another with --split"):
-            evaluate(small_net(), store.split(name), preprocessing(photos), CPU)
+            trained_net(small_net(), preprocessing(photos)).evaluate(store.split(name))
 
 
 def test_predictions_keep_their_order_around_bad_pictures(photos: Store, tmp_path: Path) -> None:
@@ -188,9 +188,9 @@ def test_predictions_keep_their_order_around_bad_pictures(photos: Store, tmp_pat
             Image.fromarray(square(photos, "test", i)).save(path)
         paths.append(path)
     paths += [tmp_path / "missing.png", tmp_path]
-    answers = list(predict(small_net().eval(), preprocessing(photos), photos.classes, paths, CPU, top=2))
-    assert [answer.path for answer in answers] == paths
-    scores = evaluate(small_net(), photos.split("test"), preprocessing(photos), CPU)
+    answers = list(trained_net(small_net().eval(), preprocessing(photos), photos.classes).predict(paths, top=2))
+    assert [answer.name for answer in answers] == [str(path) for path in paths]
+    scores = trained_net(small_net(), preprocessing(photos)).evaluate(photos.split("test"))
     for i, answer in enumerate(answers[:70]):
         if i % 9 == 4:
             assert answer.failed == "not a picture: begins with 'no picture'"

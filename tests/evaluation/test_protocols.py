@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from conftest import square
+from conftest import square, trained_net
 from convnet import device
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Split, Store
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import evaluate, read, seen
-from convnet.evaluation.inference import at_scales, posteriors
+from convnet.evaluation.inference import infer
+from convnet.evaluation.pictures import at_scales, read, seen
 from convnet.evaluation.views import Look, protocol, square_at
 from convnet.nets import create_model
 from convnet.nets.layers import Net, connected, record, sliding
@@ -338,7 +338,7 @@ def ours(
     asked = protocol(name, pre, scales)
     rows = []
     for _, pictures in read(split, np.arange(split.n if n is None else n), asked.looks):
-        rows.append(asked.mean(posteriors(net, pictures, asked.looks, pre, CPU, batch)))
+        rows.append(asked.mean(infer(net, pictures, asked.looks, pre, CPU, batch)))
     return np.concatenate(rows)
 
 
@@ -415,7 +415,7 @@ def test_every_preprocessing_equals_the_brute_force(frames: Store, kind: str) ->
 def test_scores_are_those_of_the_averaged_posteriors(frames: Store, truth: Truth) -> None:
     found = truth["multi-crop+dense", "40, 60, 80"]
     split = frames.split("test")
-    scores = evaluate(small_net(), split, PICTURE, CPU, views_name="multi-crop+dense", scales="40, 60, 80", batch=11)
+    scores = trained_net(small_net(), PICTURE).evaluate(split, views="multi-crop+dense", scales="40, 60, 80", batch=11)
     assert scores.predicted.tolist() == found.argmax(1).tolist()
     assert scores.top1 == np.mean(found.argmax(1) != split.labels) > 0
     assert scores.loss == pytest.approx(-np.log(found[np.arange(50), split.labels]).mean(), abs=1e-4)
@@ -519,7 +519,7 @@ def assert_dense_is_the_net_itself(name: str, net: Net) -> None:
         torch.testing.assert_close(sliding(net)(images), plain, rtol=0, atol=1e-5)
     mean = (plain.softmax(1) + mirrored.softmax(1)) / 2
     look = Look("dense", side)
-    found = posteriors(net, [{side: each} for each in pictures], [look], pre, CPU)[look]
+    found = infer(net, [{side: each} for each in pictures], [look], pre, CPU)[look]
     np.testing.assert_allclose(found, mean.numpy(), rtol=0, atol=1e-5)
     assert np.ptp(found, axis=0).max() > 0.01, name
 
@@ -600,7 +600,7 @@ def test_in_bf16_the_protocols_are_the_same_but_for_rounding(frames: Store, trut
     split, name, scales = frames.split("test"), "multi-crop+dense", "40, 60, 80"
     asked = protocol(name, PICTURE, scales)
     pictures = [at_scales(split.picture(i), 80, asked.looks) for i in range(10)]
-    found = asked.mean(posteriors(small_net(), pictures, asked.looks, PICTURE, bf16))
+    found = asked.mean(infer(small_net(), pictures, asked.looks, PICTURE, bf16))
     assert 1e-6 < np.abs(found - truth[name, scales][:10]).max() < 0.03
 
 
@@ -686,7 +686,7 @@ def test_what_a_store_cannot_give_names_the_preparation_that_would_do(frames: St
     raw = prepare(open_source(tmp_path / "source", split=0), tmp_path / "raw", size=256)
     net = small_net()
     with pytest.raises(UsageError) as caught:
-        evaluate(net, raw.split("train"), PAPERS, CPU, views_name="dense", scales="256, 512")
+        trained_net(net, PAPERS).evaluate(raw.split("train"), views="dense", scales="256, 512")
     assert str(caught.value) == (
         f"{raw.path} holds pictures of 256 pixels in a shorter side of 256, and dense at 512 needs 512 in 512: "
         "prepare the source with --encoding jpeg --size 256 --shorter-side 512"
@@ -694,9 +694,9 @@ def test_what_a_store_cannot_give_names_the_preparation_that_would_do(frames: St
     jpeg = prepare(
         open_source(tmp_path / "source", split=0), tmp_path / "jpeg", size=256, shorter_side=512, encoding="jpeg"
     )
-    evaluate(net, jpeg.split("train"), PAPERS, CPU, views_name="dense", scales="256, 512")
+    trained_net(net, PAPERS).evaluate(jpeg.split("train"), views="dense", scales="256, 512")
     with pytest.raises(UsageError) as caught:
-        evaluate(net, frames.split("test"), PICTURE, CPU, views_name="dense", scales="96, 100")
+        trained_net(net, PICTURE).evaluate(frames.split("test"), views="dense", scales="96, 100")
     assert str(caught.value) == (
         f"{frames.path} holds pictures with a shorter side of 80 pixels, too small for dense at 96: "
         "prepare the source with --encoding jpeg --size 36 --shorter-side 100"

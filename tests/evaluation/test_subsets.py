@@ -8,16 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from convnet import checkpoint, device
+from convnet import checkpoint
 from convnet.checkpoint import Checkpoint
 from convnet.cli import app as cli
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Store
+from convnet.device import choose
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import evaluate
 from convnet.evaluation.restrict import restricted
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import create_model
 from convnet.recipe import Recipe
 
@@ -66,7 +67,7 @@ def test_labels_are_matched_by_name(some: Store) -> None:
     assert [NAMES[k] for k in split.labels] == truth
     assert [some.classes[k] for k in some.split("val").labels] == truth  # the store itself is as it was
     assert some.with_labels_of(some.classes, "x") is some
-    scores = evaluate(checkpoint.rebuild(kept), split, kept.preprocessing, device.choose("fp32"))
+    scores = TrainedNet.of(kept, choose("fp32", "cpu")).evaluate(split)
     wrong = np.mean([NAMES[k] != name for k, name in zip(found.argmax(1), truth, strict=True)])
     assert 0 < wrong < 1
     assert scores.top1 == wrong
@@ -78,7 +79,7 @@ def test_restricted_outputs_are_those_of_the_stores_classes(some: Store) -> None
     found, truth = logits(kept, some)
     columns = found[:, [NAMES.index(name) for name in some.classes]]
     part = restricted(kept, some.classes)
-    scores = evaluate(checkpoint.rebuild(part), some.split("val"), part.preprocessing, device.choose("fp32"))
+    scores = TrainedNet.of(part, choose("fp32", "cpu")).evaluate(some.split("val"))
     assert [some.classes[k] for k in scores.predicted] == [some.classes[k] for k in columns.argmax(1)]
     assert scores.top1 == np.mean([some.classes[k] != name for k, name in zip(columns.argmax(1), truth, strict=True)])
 

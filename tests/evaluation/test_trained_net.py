@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 
 import convnet
+from conftest import trained_net
 from convnet import checkpoint, device
 from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
-from convnet.evaluation.evaluate import evaluate
 
 CPU = device.choose("fp32", "cpu")
 
 
 def test_a_run_is_loaded_and_tested_by_text_and_by_path(untrained: Path, digits: Store, tmp_path: Path) -> None:
     kept = checkpoint.load(untrained)
-    expected = evaluate(checkpoint.rebuild(kept), digits.split("test"), kept.preprocessing, CPU)
+    expected = trained_net(checkpoint.rebuild(kept), kept.preprocessing).evaluate(digits.split("test"))
     (tmp_path / "best.ckpt").write_bytes(untrained.read_bytes())
     for place in (str(untrained), untrained, tmp_path):
         trained = convnet.load(place, device="cpu")

@@ -22,8 +22,8 @@ from convnet.cli import app as cli
 from convnet.data.preprocess import Preprocessing, of_recipe
 from convnet.data.store import Split, Store
 from convnet.errors import ConvnetError, UsageError
-from convnet.evaluation.inference import at_scales
-from convnet.evaluation.inference import posteriors as evaluated
+from convnet.evaluation.inference import infer as evaluated
+from convnet.evaluation.pictures import at_scales
 from convnet.evaluation.views import centre, protocol
 from convnet.export import ENDINGS, caffe, export, named
 from convnet.export import onnx as to_onnx

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from conftest import Run
-from convnet import device
-from convnet.checkpoint import load, rebuild
 from convnet.cli import report as cli_report
 from convnet.data.store import Store
 from convnet.errors import DataError, Interrupted, UsageError
-from convnet.evaluation.evaluate import evaluate, interval
+from convnet.evaluation.metrics import interval
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import strict_json
 from convnet.io.signals import Stop
 from convnet.progress import Silent
@@ -144,8 +143,7 @@ def test_it_says_what_the_run_says(page: Page, trained: Path) -> None:
 
 
 def test_its_matrix_and_table_are_those_of_a_test(page: Page, trained: Path, digits: Store) -> None:
-    kept = load(trained / "best.ckpt")
-    scores = evaluate(rebuild(kept), digits.split("test"), kept.preprocessing, device.choose("fp32", "cpu"))
+    scores = TrainedNet.load(trained, "cpu").evaluate(digits)
     matrix = page.data["matrix"]
     assert matrix["names"] == list(digits.classes)  # type: ignore[index,call-overload]
     found = np.zeros((10, 10), int)

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from browser import MISSING, Browser, browser
-from convnet import device
-from convnet.checkpoint import load, rebuild
-from convnet.data.store import Store
-from convnet.evaluation.evaluate import Scores, evaluate
+from convnet.evaluation.metrics import Scores
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.report import report
 from convnet.visualize.curves import curves
 from runs import SCRIPT, hostile_run
@@ -32,8 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(run: Path) -> Scores:
-    kept, store = load(run / "best.ckpt"), Store(run.parent / "store")
-    return evaluate(rebuild(kept), store.split("val"), kept.preprocessing, device.choose("fp32", "cpu"))
+    return TrainedNet.load(run, "cpu").evaluate(run.parent / "store", split="val")
 
 
 @pytest.fixture(scope="module")

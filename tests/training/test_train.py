@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from convnet import checkpoint, device
+from convnet import checkpoint
 from convnet.data.prepare import prepare
 from convnet.data.sources import open_source
 from convnet.data.store import Split, Store
 from convnet.errors import DataError, DiskError, Diverged, Interrupted, UsageError
-from convnet.evaluation.evaluate import evaluate
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, prefetch
 from convnet.io.signals import Stop
 from convnet.nets import create_model
@@ -431,10 +431,9 @@ def test_what_is_told_at_the_end_is_the_best_nets(few_digits: Store, undisturbed
     checkpoint.save(out / "last.ckpt", kept)
     summary = train(replace(FEW, epochs=3), few_digits, out, resume=True)
     assert (summary["epochs"], summary["best_epoch"], summary["checkpoint"]) == (3, 2, "best.ckpt")
-    best = checkpoint.load(out / "best.ckpt")
-    cpu = device.choose("fp32", "cpu")
+    best = TrainedNet.load(out, "cpu")
     for name, split in {"validation": "val", "test": "test"}.items():
-        scores = evaluate(checkpoint.rebuild(best), few_digits.split(split), best.preprocessing, cpu)
+        scores = best.evaluate(few_digits.split(split))
         told = {"n": scores.n, "top1_error": scores.top1, "top5_error": scores.top5, "loss": scores.loss}
         assert summary[name] == pytest.approx(told)
     errors = [row["val_top1_error"] for row in epochs_of(out)]

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import trained_net
 from convnet import checkpoint, device
 from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
-from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import Seen, net_input
 from convnet.nets import create_model, trace
 from convnet.nets.lenet5 import scaled_tanh
@@ -47,8 +48,8 @@ def made(name: str, **options: object) -> torch.nn.Module:
 )
 def test_the_mean_of_a_class_map_is_the_logit(name: str, layer: str) -> None:
     net, seen = made(name), picture(name)
-    logits = net(net_input([seen], how(name), CPU.device))[0].detach().numpy()
-    found = cam(net, seen, how(name), CPU, labels=tuple(range(10)))
+    logits = net(net_input([seen], trained_net(net, how(name))))[0].detach().numpy()
+    found = cam(trained_net(net, how(name)), seen, labels=tuple(range(10)))
     assert {(each.kind, each.layer) for each in found} == {("CAM", layer)}
     for k, each in enumerate(found):
         assert each.map.mean(dtype=float) + each.bias == pytest.approx(float(logits[k]), rel=1e-4, abs=1e-5)
@@ -61,9 +62,9 @@ def test_the_mean_of_a_class_map_is_the_logit(name: str, layer: str) -> None:
 
 def test_the_map_of_googlenet_equals_a_loop() -> None:
     net, seen = made("googlenet_bn"), picture("googlenet_bn")
-    maps = trace(net, net_input([seen], how("googlenet_bn"), CPU.device))["inception_5b"][0].double().numpy()
+    maps = trace(net, net_input([seen], trained_net(net, how("googlenet_bn"))))["inception_5b"][0].double().numpy()
     weights = net.fc.weight.detach().double().numpy()
-    (found,) = cam(net, seen, how("googlenet_bn"), CPU, labels=(7,))
+    (found,) = cam(trained_net(net, how("googlenet_bn")), seen, labels=(7,))
     for y in range(maps.shape[1]):
         for x in range(maps.shape[2]):
             value = sum(weights[7, c] * maps[c, y, x] for c in range(len(maps)))
@@ -73,8 +74,8 @@ def test_the_map_of_googlenet_equals_a_loop() -> None:
 @pytest.mark.parametrize(("name", "layer"), [("nin_small", "cccp3"), ("googlenet", "inception_5b")])
 def test_grad_cam_of_pooled_nets_is_cam_up_to_the_number_of_places(name: str, layer: str) -> None:
     net, seen = made(name), picture(name)
-    plain = cam(net, seen, how(name), CPU, top=10)
-    by_gradient = cam(net, seen, how(name), CPU, top=10, layer=layer)
+    plain = cam(trained_net(net, how(name)), seen, top=10)
+    by_gradient = cam(trained_net(net, how(name)), seen, top=10, layer=layer)
     for a, b in zip(plain, by_gradient, strict=True):
         assert (a.kind, b.kind, a.label) == ("CAM", "Grad-CAM", b.label)
         np.testing.assert_allclose(a.map, b.map * a.map.size, rtol=1e-4, atol=1e-5)
@@ -84,7 +85,7 @@ def test_grad_cam_of_pooled_nets_is_cam_up_to_the_number_of_places(name: str, la
 def test_grad_cam_equals_finite_differences() -> None:
     """The mean of the derivatives by a map's places is that by the whole map, divided by the number of places."""
     net, seen = made("lenet5"), picture("lenet5")
-    maps = trace(net, net_input([seen], how("lenet5"), CPU.device))["c3"].double()
+    maps = trace(net, net_input([seen], trained_net(net, how("lenet5"))))["c3"].double()
     net = net.double()
 
     @torch.no_grad()
@@ -100,7 +101,7 @@ def test_grad_cam_equals_finite_differences() -> None:
             down[:, c] -= 1e-4
             slope = (logit(up, k) - logit(down, k)) / 2e-4 / maps[0, 0].numel()
             expected += slope * maps[0, c].numpy()
-        (found,) = cam(net.float(), seen, how("lenet5"), CPU, labels=(k,))
+        (found,) = cam(trained_net(net.float(), how("lenet5")), seen, labels=(k,))
         net.double()
         assert (found.kind, found.layer) == ("Grad-CAM", "c3")
         np.testing.assert_allclose(found.map, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
@@ -108,7 +109,7 @@ def test_grad_cam_equals_finite_differences() -> None:
 
 def test_the_map_on_the_picture_is_bilinear() -> None:
     net, seen = made("cifar_11"), picture("cifar_11")
-    (found,) = cam(net, seen, how("cifar_11"), CPU, top=1)
+    (found,) = cam(trained_net(net, how("cifar_11")), seen, top=1)
     assert (found.kind, found.layer) == ("Grad-CAM", "relu4")
     side, n = 24, len(found.map)
 
@@ -126,8 +127,8 @@ def test_the_map_on_the_picture_is_bilinear() -> None:
 def test_the_most_probable_classes_come_first_and_the_net_stays_as_it_was() -> None:
     net, seen = made("nin_small"), picture("nin_small")
     net.requires_grad_(False)
-    found = cam(net, seen, how("nin_small"), CPU, top=3, layer="conv2")
-    logits = net(net_input([seen], how("nin_small"), CPU.device))[0].tolist()
+    found = cam(trained_net(net, how("nin_small")), seen, top=3, layer="conv2")
+    logits = net(net_input([seen], trained_net(net, how("nin_small"))))[0].tolist()
     assert [each.label for each in found] == sorted(range(10), key=lambda k: -logits[k])[:3]
     assert all(parameter.grad is None for parameter in net.parameters())
     assert len({each.map.tobytes() for each in found}) == 3
@@ -136,11 +137,11 @@ def test_the_most_probable_classes_come_first_and_the_net_stays_as_it_was() -> N
 def test_what_cannot_be_shown() -> None:
     net = made("nin_small")
     with pytest.raises(UsageError, match="unknown stage with maps 'fc'"):
-        cam(net, picture("nin_small"), how("nin_small"), CPU, layer="fc")
+        cam(trained_net(net, how("nin_small")), picture("nin_small"), layer="fc")
     with torch.no_grad():
         net.conv1.bias[0] = float("nan")
     with pytest.raises(NotFinite, match=r"the net's output for a\.png is not finite"):
-        cam(net, picture("nin_small"), how("nin_small"), CPU)
+        cam(trained_net(net, how("nin_small")), picture("nin_small"))
 
 
 # The picture and the command
@@ -164,7 +165,7 @@ def test_the_colour_lies_where_the_map_is_positive() -> None:
 def test_the_figure_says_which_map_it_is(tmp_path: Path) -> None:
     net, names = made("nin_small"), [f"<i>{k}" for k in range(10)]
     for layer, kind in ((None, "CAM of cccp3"), ("conv2", "Grad-CAM of conv2")):
-        found = [cam(net, picture("nin_small", label=4), how("nin_small"), CPU, layer=layer) for _ in range(2)]
+        found = [cam(trained_net(net, how("nin_small")), picture("nin_small", label=4), layer=layer) for _ in range(2)]
         figure = draw_cam(found, names)
         assert figure.get_supxlabel().startswith(f"{kind}: ")
         titles = [axes.get_title() for axes in figure.axes if axes.images]
@@ -187,4 +188,4 @@ def test_the_command(run, untrained: Path, tmp_path: Path) -> None:
     code, _, err = run("show", "cam", "nin.ckpt", "a.png", "--top", 0)
     assert (code, err) == (2, "convnet: --top 0: must be at least 1\n")
     code, _, err = run("show", "cam", "nin.ckpt", "b.png")
-    assert (code, err) == (3, "convnet: b.png: cannot be read: No such file or directory\n")
+    assert (code, err) == (3, "convnet: b.png: no such file\n")

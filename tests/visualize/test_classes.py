@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from convnet.data.preprocess import of_recipe
 from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import Interrupted
-from convnet.evaluation.evaluate import Scores, interval
+from convnet.evaluation.metrics import Scores, interval
 from convnet.io.signals import Stop
 from convnet.recipe import Recipe
 from convnet.visualize import classes as find
@@ -24,11 +25,10 @@ from convnet.visualize import near_duplicates, plot
 from convnet.visualize.classes import classes_csv, draw_classes
 from convnet.visualize.confusion import confusion_csv, draw_confusion, shares
 from convnet.visualize.duplicates import LIKE, Twin, thumbnail
-from convnet.visualize.guesses import Guesses
 
 
-def made_up(n: int = 200, k: int = 7, seed: int = 0, empty: int | None = 4) -> Guesses:
-    """Guesses of a net that is right in about half of the pictures; class `empty` has none."""
+def made_up(n: int = 200, k: int = 7, seed: int = 0, empty: int | None = 4) -> Scores:
+    """Scores of a net that is right in about half of the pictures; class `empty` has none."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, k, n)
     if empty is not None:
@@ -39,15 +39,15 @@ def made_up(n: int = 200, k: int = 7, seed: int = 0, empty: int | None = 4) -> G
     order = np.argsort(-rows, axis=1, kind="stable")
     ranks = np.argmax(order == labels[:, None], axis=1)
     classes = tuple(f"class {i}" for i in range(k))
-    scores = Scores("single", "val", classes, labels, order[:, 0], ranks, 1.0)
-    best = order[:, :5]
-    return Guesses(np.arange(n), best, np.take_along_axis(rows, best, 1), rows[np.arange(n), labels], scores)
+    best, of_label = order[:, :5], rows[np.arange(n), labels]
+    probabilities = np.take_along_axis(rows, best, 1)
+    return Scores("single", "val", classes, np.arange(n), labels, best, probabilities, of_label, ranks)
 
 
 def test_classes_pairs_and_doubts_equal_loops_over_the_pictures() -> None:
-    guesses = made_up()
-    labels, said = guesses.scores.labels.tolist(), guesses.classes[:, 0].tolist()
-    found = find(guesses, pairs=1000)
+    scores = made_up()
+    labels, said = scores.labels.tolist(), scores.predicted.tolist()
+    found = find(scores, pairs=1000)
     for k, row in enumerate(found.rows):
         own = [i for i in range(200) if labels[i] == k]
         wrong = [i for i in own if said[i] != k]
@@ -57,7 +57,7 @@ def test_classes_pairs_and_doubts_equal_loops_over_the_pictures() -> None:
             continue
         assert row.top1 == pytest.approx(len(wrong) / len(own))
         assert row.interval == interval(len(wrong) / len(own), len(own))
-        assert row.top5 == pytest.approx(sum(k not in guesses.classes[i] for i in own) / len(own))
+        assert row.top5 == pytest.approx(sum(k not in scores.top[i] for i in own) / len(own))
         counts = {j: sum(said[i] == j for i in wrong) for j in range(7)}
         assert row.taken_for == (max(counts, key=lambda j: counts[j]), max(counts.values()))
     right = {(i, j): [p for p in range(200) if labels[p] == i and said[p] == j]
@@ -65,40 +65,38 @@ def test_classes_pairs_and_doubts_equal_loops_over_the_pictures() -> None:
     assert {(p.label, p.said): sorted(p.rows.tolist()) for p in found.pairs} == {a: b for a, b in right.items() if b}
     assert all(pair.count == len(pair.rows) for pair in found.pairs)
     assert [pair.count for pair in found.pairs] == sorted((len(rows) for rows in right.values() if rows), reverse=True)
-    confidence = guesses.probabilities[:, 0]
+    confidence = scores.probabilities[:, 0]
     assert all((np.diff(confidence[pair.rows]) <= 0).all() for pair in found.pairs)
-    doubts = [i for i in range(200) if said[i] != labels[i] and confidence[i] >= 0.9 and guesses.of_label[i] <= 0.01]
+    doubts = [i for i in range(200) if said[i] != labels[i] and confidence[i] >= 0.9 and scores.of_label[i] <= 0.01]
     assert doubts
     assert found.doubts.tolist() == sorted(doubts, key=lambda i: -confidence[i])
     assert found.twins is None
 
 
 def test_a_net_without_mistakes_has_nothing_to_find() -> None:
-    guesses = made_up()
-    right = np.flatnonzero(guesses.scores.ranks == 0)
-    scores = Scores("single", "val", guesses.scores.classes, guesses.scores.labels[right], guesses.classes[right, 0],
-                    guesses.scores.ranks[right], 0.1)  # fmt: skip
-    parts = (guesses.classes[right], guesses.probabilities[right], guesses.of_label[right])
-    found = find(Guesses(right, *parts, scores), [])
+    scores = made_up()
+    right = np.flatnonzero(scores.ranks == 0)
+    arrays = ("labels", "top", "probabilities", "of_label", "ranks")
+    found = find(replace(scores, ids=right, **{name: getattr(scores, name)[right] for name in arrays}), [])
     assert (found.pairs, found.mistakes.tolist(), found.doubts.tolist()) == ((), [], [])
     assert all(row.taken_for is None for row in found.rows)
 
 
 def test_the_tables_say_the_same_and_no_cell_is_a_formula() -> None:
-    guesses = made_up()
+    scores = made_up()
     names = ["=1+1", "a,b", 'c"d', "<b>", "x", "-", "@x"]
-    rows = list(csv.reader(io.StringIO(confusion_csv(guesses.scores, names).decode())))
+    rows = list(csv.reader(io.StringIO(confusion_csv(scores, names).decode())))
     assert rows[0] == ["true class", "'=1+1", "a,b", 'c"d', "<b>", "x", "'-", "'@x"]
-    assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == guesses.scores.confusion.tolist()
-    table = list(csv.DictReader(io.StringIO(classes_csv(find(guesses).rows, names).decode())))
-    for row, right in zip(table, find(guesses).rows, strict=True):
+    assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == scores.confusion.tolist()
+    table = list(csv.DictReader(io.StringIO(classes_csv(find(scores).rows, names).decode())))
+    for row, right in zip(table, find(scores).rows, strict=True):
         assert int(row["n"]) == right.n
         assert row["top1_error"] == ("" if right.top1 is None else str(right.top1))
         assert not row["taken_for"].startswith(("=", "-", "@"))
 
 
 def test_shares_of_the_matrix() -> None:
-    scores = made_up().scores
+    scores = made_up()
     for i, j in product(range(7), repeat=2):
         own = scores.labels == i
         share = (scores.predicted[own] == j).mean() if own.any() else 0
@@ -107,7 +105,7 @@ def test_shares_of_the_matrix() -> None:
 
 @pytest.mark.parametrize("k", [7, 60])
 def test_the_matrix_has_numbers_where_they_fit(k: int) -> None:
-    scores = made_up(400, k, empty=None).scores
+    scores = made_up(400, k, empty=None)
     axes, bar = draw_confusion(scores, scores.classes).axes
     image = axes.images[0].get_array()
     np.testing.assert_allclose(np.asarray(image), shares(scores))
@@ -230,9 +228,9 @@ def test_a_product_in_blocks_is_the_whole(
 
 
 def test_the_sheet_shows_what_was_found(photos: Store) -> None:
-    guesses = made_up(100, 3, empty=None)
+    scores = made_up(100, 3, empty=None)
     split, train = photos.split("test"), photos.split("train")
-    found = find(guesses, [Twin(0, 3, 1.0, True, False), Twin(1, 2, 0.98, False, True)])
+    found = find(scores, [Twin(0, 3, 1.0, True, False), Twin(1, 2, 0.98, False, True)])
     how = of_recipe(Recipe(size=32, crop=32), photos.mean_picture, None, 32)
     names = ["$x$", "<b>y</b>", "z" * 50]
     made = draw_classes(found, split, train, how, names)

@@ -9,7 +9,7 @@ import torch
 from matplotlib.colors import same_color
 from PIL import Image
 
-from conftest import Run, square
+from conftest import Run, square, trained_net
 from convnet import device
 from convnet.data import preprocess
 from convnet.data.prepare import prepare
@@ -17,7 +17,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import Interrupted, UsageError
-from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import from_store
 from convnet.io.signals import Stop
 from convnet.nets import create_model
@@ -62,7 +62,7 @@ def brute_force(net: Net, store: Store, query: np.ndarray, stage: str | None) ->
 def test_neighbours_equal_brute_force(net: Net, photos: Store, layer: str | None) -> None:
     how = preprocessing(photos)
     queries = from_store(photos.split("test"), [3, 50, 99], how)
-    by_layer, by_pixels = find(net, queries, photos.split("train"), how, CPU, layer=layer, n=6)
+    by_layer, by_pixels = find(trained_net(net, how), queries, photos.split("train"), layer=layer, n=6)
     assert (by_layer.measure, by_pixels.measure) == (layer or "pool3", "pixels")
     for found, stage in ((by_layer, layer or "pool3"), (by_pixels, None)):
         assert found.searched == 90
@@ -87,7 +87,7 @@ def test_a_training_picture_is_its_own_nearest_and_equals_come_in_the_stores_ord
             Image.fromarray(pixels[i]).save(place / f"{i}.png")  # each picture three times, under three labels
     store = prepare(open_source(tmp_path / "source", split=0), tmp_path / "store", size=32)
     how, split = preprocessing(store), store.split("train")
-    for found in find(net, from_store(split, [7], how), split, how, CPU, n=4):
+    for found in find(trained_net(net, how), from_store(split, [7], how), split, n=4):
         twins = [i for i, key in enumerate(split.keys) if key.split("/")[-1] == split.keys[7].split("/")[-1]]
         assert len(twins) == 3
         assert found.ids[0, :3].tolist() == twins
@@ -99,7 +99,7 @@ def test_the_search_can_be_limited_and_there_may_be_few_pictures(net: Net, photo
     how, split = preprocessing(photos), photos.split("train")
     queries = from_store(photos.split("test"), [0], how)
     ids = np.array([4, 30, 31, 77])
-    for part in find(net, queries, split, how, CPU, n=6, ids=ids):
+    for part in find(trained_net(net, how), queries, split, n=6, ids=ids):
         assert part.searched == 4
         assert sorted(part.ids[0].tolist()) == ids.tolist()
         assert (np.diff(part.distances[0]) >= 0).all()
@@ -115,7 +115,7 @@ def test_no_more_than_a_batch_is_held(net: Net, photos: Store, monkeypatch: pyte
     for name in ("seen", "neighbours"):
         monkeypatch.setattr(sys.modules[f"convnet.visualize.{name}"], "from_store", counted)
     how = preprocessing(photos)
-    find(net, from_store(photos.split("test"), [0], how), photos.split("train"), how, CPU)
+    find(trained_net(net, how), from_store(photos.split("test"), [0], how), photos.split("train"))
     assert max(sizes) == BATCH
     assert sum(sizes) == 90 + 2 * 6, "each picture is read once for both measures, and the nearest to be shown"
 
@@ -136,24 +136,24 @@ def test_errors(net: Net, photos: Store) -> None:
     how, split = preprocessing(photos), photos.split("train")
     queries = from_store(photos.split("test"), [0], how)
     with pytest.raises(UsageError, match="unknown stage 'fc7'"):
-        find(net, queries, split, how, CPU, layer="fc7")
+        find(trained_net(net, how), queries, split, layer="fc7")
     with pytest.raises(UsageError, match="--n 0: at least 1 neighbour"):
-        find(net, queries, split, how, CPU, n=0)
+        find(trained_net(net, how), queries, split, n=0)
     stop = Stop()
     stop.ask(2)
     with pytest.raises(Interrupted, match="stopped after 16 of 90 pictures"):
-        find(net, queries, split, how, CPU, stop=stop)
+        find(trained_net(net, how), queries, split, stop=stop)
     broken = create_model("cifar_relu", num_classes=3, seed=0).eval()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(NotFinite, match=r"pool3 of .*is not finite; the net's weights may be damaged"):
-        find(broken, queries, split, how, CPU)
+        find(trained_net(broken, how), queries, split)
 
 
 def test_a_frame_marks_the_querys_own_class(net: Net, photos: Store) -> None:
     how = preprocessing(photos)
     queries = from_store(photos.split("test"), [0, 60], how)
-    found = find(net, queries, photos.split("train"), how, CPU, n=6)
+    found = find(trained_net(net, how), queries, photos.split("train"), n=6)
     made = draw_neighbours(found, photos.classes)
     framed = [axes for axes in made.axes if same_color(axes.spines["left"].get_edgecolor(), SAME)]
     own = [p.label == q.label for each in found for q, row in zip(each.queries, each.nearest, strict=True) for p in row]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import trained_net
 from convnet import device
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
@@ -40,7 +41,7 @@ def picture(label: int | None = None) -> Seen:
 def by_hand(net: torch.nn.Module, seen: Seen, how: Preprocessing, layer: str, box: int, stride: int) -> dict:
     """Each place alone: its pixels are painted, and the net is asked about that one picture."""
     grey = 128 if how.mean is None else round(float(np.mean(how.mean, dtype=float)))
-    whole = {name: x[0].numpy() for name, x in trace(net, net_input([seen], how, CPU.device)).items()}
+    whole = {name: x[0].numpy() for name, x in trace(net, net_input([seen], trained_net(net, how))).items()}
     chosen = max(range(len(whole[layer])), key=lambda k: float(whole[layer][k].sum()))
     corners = [at for at in range(32) if at + box <= 32 and (at % stride == 0 or at + box == 32)]
     activity, posteriors = np.empty((len(corners),) * 2), np.empty((len(corners), len(corners), 5))
@@ -50,7 +51,7 @@ def by_hand(net: torch.nn.Module, seen: Seen, how: Preprocessing, layer: str, bo
             for y in range(top, top + box):
                 for x in range(left, left + box):
                     pixels[y, x] = (grey, grey, grey)
-            found = trace(net, net_input([Seen("", pixels)], how, CPU.device))
+            found = trace(net, net_input([Seen("", pixels)], trained_net(net, how)))
             activity[i, j] = found[layer][0, chosen].double().sum()
             logits = list(found.values())[-1][0].double()
             posteriors[i, j] = torch.exp(logits) / torch.exp(logits).sum()
@@ -62,7 +63,7 @@ def by_hand(net: torch.nn.Module, seen: Seen, how: Preprocessing, layer: str, bo
 def test_the_maps_equal_a_loop_of_single_predictions(name: str, box: int, stride: int, batch: int) -> None:
     how, seen = HOWS[name], picture(label=3)
     net = small(how)
-    found = occlusion(net, seen, how, CPU, layer="cccp2", box=box, stride=stride, batch=batch)
+    found = occlusion(trained_net(net, how), seen, layer="cccp2", box=box, stride=stride, batch=batch)
     truth = by_hand(net, seen, how, "cccp2", box, stride)
     assert (found.layer, found.map, found.label, found.grey) == ("cccp2", truth["map"], 3, truth["grey"])
     assert found.tops.tolist() == found.lefts.tolist() == truth["corners"]
@@ -98,7 +99,7 @@ def test_a_class_that_hangs_on_one_corner() -> None:
 
     net.__class__ = Corner
     seen = Seen("white", np.full((32, 32, 3), 255, np.uint8))
-    found = occlusion(net, seen, how, CPU, box=8, stride=4)
+    found = occlusion(trained_net(net, how), seen, box=8, stride=4)
     assert found.label == found.whole_best == 0  # the most probable, as no class is known
     assert (found.probability < found.whole_probability - 0.01).tolist() == [
         [i < 1 and j < 1 for j in range(7)] for i in range(7)
@@ -134,7 +135,7 @@ def test_which_stage_is_looked_at_without_a_word() -> None:
 def test_what_does_not_fit(options: dict, text: str) -> None:
     how = HOWS["no mean"]
     with pytest.raises(UsageError) as caught:
-        occlusion(small(how), picture(), how, CPU, **options)
+        occlusion(trained_net(small(how), how), picture(), **options)
     assert str(caught.value).startswith(text)
 
 
@@ -143,7 +144,7 @@ def test_what_does_not_fit(options: dict, text: str) -> None:
 
 def test_the_figure_is_the_papers(tmp_path: Path) -> None:
     how = HOWS["mean colour"]
-    found = occlusion(small(how), picture(label=2), how, CPU, box=8, stride=4)
+    found = occlusion(trained_net(small(how), how), picture(label=2), box=8, stride=4)
     names = ["a", "b", "<i>c $x$", "d", "e"]
     made = draw_occlusion([found, found], names)
     titles = [axes.get_title() for axes in made.axes if axes.get_title()]
@@ -209,10 +210,7 @@ def test_pictures_of_a_store(run, untrained: Path, digits: Store, photos: Store,
         ((digits.path, "--ids", "359"), "--ids 359: test has the pictures 0 to 358"),
         ((digits.path, "--ids", "one"), "--ids one: whole numbers with commas between them"),
         (("a.png", "--ids", "1"), "--ids and --split choose pictures of a store; here pictures are named"),
-        (
-            (photos.path,),
-            f"{photos.path} has {len(photos.classes)} classes that the net lacks, as {photos.classes[0]!r}, ",
-        ),
+        ((photos.path,), f"{photos.path} has 3 classes that {untrained} lacks, as {photos.classes[0]!r}, "),
     ):
         code, _, err = run("show", "occlusion", untrained, *words)
         assert (code, err.removesuffix("\n")[: len(text) + 9]) == (2, f"convnet: {text}")

@@ -10,7 +10,7 @@ from matplotlib.colors import same_color, to_rgb
 from PIL import Image
 from torch import nn
 
-from conftest import Run, square
+from conftest import Run, square, trained_net
 from convnet import device
 from convnet.data import preprocess
 from convnet.data.prepare import prepare
@@ -18,15 +18,14 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
-from convnet.evaluation.evaluate import evaluate
-from convnet.evaluation.inference import at_scales, posteriors
-from convnet.evaluation.seen import Seen, from_files, from_store, net_input
+from convnet.evaluation.inference import infer
+from convnet.evaluation.metrics import Scores
+from convnet.evaluation.pictures import at_scales
+from convnet.evaluation.seen import Seen, from_files, from_store, net_input, some
 from convnet.evaluation.views import protocol
 from convnet.recipe import Recipe
-from convnet.visualize import guesses as ask
 from convnet.visualize import panels as look
 from convnet.visualize import plot
-from convnet.visualize.guesses import Guesses, mistakes, some
 from convnet.visualize.labels import class_names
 from convnet.visualize.panels import Panel, choose, draw_panels
 
@@ -52,44 +51,45 @@ def posterior_of(net: nn.Module, store: Store, i: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def found(photos: Store) -> Guesses:
-    return ask(small_net(), photos.split("test"), preprocessing(photos), CPU)
+def found(photos: Store) -> Scores:
+    return trained_net(small_net(), preprocessing(photos)).evaluate(photos.split("test"))
 
 
-def test_guesses_equal_a_computation_picture_by_picture(photos: Store, found: Guesses) -> None:
+def test_scores_equal_a_computation_picture_by_picture(photos: Store, found: Scores) -> None:
     net, labels = small_net(), photos.split("test").labels
     for i in range(100):
         row = posterior_of(net, photos, i)
         order = np.argsort(-row, kind="stable")
-        assert found.classes[i].tolist() == order.tolist()
+        assert found.top[i].tolist() == order.tolist()
         np.testing.assert_allclose(found.probabilities[i], row[order], atol=1e-6)
         assert found.of_label[i] == pytest.approx(row[labels[i]], abs=1e-6)
-        assert found.scores.ranks[i] == order.tolist().index(labels[i])
+        assert found.ranks[i] == order.tolist().index(labels[i])
 
 
-def test_their_scores_are_those_of_evaluate(photos: Store, found: Guesses) -> None:
-    scores = evaluate(small_net(), photos.split("test"), preprocessing(photos), CPU)
-    assert found.scores.top1 == scores.top1
-    assert (found.scores.top5, found.scores.loss) == (scores.top5, scores.loss)
-    assert np.array_equal(found.scores.confusion, scores.confusion)
-    part = ask(small_net(), photos.split("test"), preprocessing(photos), CPU, ids=np.array([70, 3]), batch=1)
+def test_their_scores_are_those_of_evaluate(photos: Store, found: Scores) -> None:
+    scores = trained_net(small_net(), preprocessing(photos)).evaluate(photos.split("test"))
+    assert found.top1 == scores.top1
+    assert (found.top5, found.loss) == (scores.top5, scores.loss)
+    assert np.array_equal(found.confusion, scores.confusion)
+    net, ids = trained_net(small_net(), preprocessing(photos)), np.array([70, 3])
+    part = net.evaluate(photos.split("test"), ids=ids, batch=1)
     np.testing.assert_allclose(part.probabilities, found.probabilities[[70, 3]], atol=1e-6)
     assert part.ids.tolist() == [70, 3]
-    assert part.scores.labels.tolist() == photos.split("test").labels[[70, 3]].tolist()
+    assert part.labels.tolist() == photos.split("test").labels[[70, 3]].tolist()
 
 
-def test_panels_say_what_the_guesses_say(photos: Store, found: Guesses) -> None:
+def test_panels_say_what_the_scores_say(photos: Store, found: Scores) -> None:
     how, split = preprocessing(photos), photos.split("test")
     ids = [5, 60, 99]
-    for panel, i in zip(look(small_net(), from_store(split, ids, how), how, CPU), ids, strict=True):
-        assert panel.classes.tolist() == found.classes[i].tolist()
+    for panel, i in zip(look(trained_net(small_net(), how), from_store(split, ids, how)), ids, strict=True):
+        assert panel.classes.tolist() == found.top[i].tolist()
         np.testing.assert_allclose(panel.probabilities, found.probabilities[i], atol=1e-6)
-        assert panel.right == found.scores.ranks[i]
+        assert panel.right == found.ranks[i]
         assert panel.picture.name == split.keys[i]
 
 
-def test_pictures_are_chosen_by_the_seed_or_by_confidence(found: Guesses) -> None:
-    wrong = set(np.flatnonzero(found.classes[:, 0] != found.scores.labels).tolist())
+def test_pictures_are_chosen_by_the_seed_or_by_confidence(found: Scores) -> None:
+    wrong = set(np.flatnonzero(found.predicted != found.labels).tolist())
     assert 0 < len(wrong) < 100
     some_ids = choose(found, 12)
     assert choose(found, 12).tolist() == some_ids.tolist()
@@ -101,16 +101,16 @@ def test_pictures_are_chosen_by_the_seed_or_by_confidence(found: Guesses) -> Non
     assert set(choose(found, 5, "errors").tolist()) <= wrong
     surest = sorted(wrong, key=lambda i: (-found.probabilities[i, 0], i))
     assert choose(found, 7, "confident errors").tolist() == surest[:7]
-    assert mistakes(found).tolist() == surest
+    assert found.mistakes().tolist() == surest
     with pytest.raises(UsageError, match="--n 0: at least 1 picture"):
         choose(found, 0)
 
 
 def test_a_net_without_an_error_has_none_to_show(photos: Store) -> None:
     split = photos.split("test")
-    right = ask(small_net(), split, preprocessing(photos), CPU)
-    ids = np.flatnonzero(right.scores.ranks == 0)
-    only = ask(small_net(), split, preprocessing(photos), CPU, ids=ids)
+    right = trained_net(small_net(), preprocessing(photos)).evaluate(split)
+    ids = np.flatnonzero(right.ranks == 0)
+    only = trained_net(small_net(), preprocessing(photos)).evaluate(split, ids=ids)
     with pytest.raises(UsageError, match=f"all {len(ids)} pictures are right: there is no error to show"):
         choose(only, 3, "errors")
 
@@ -131,9 +131,10 @@ def test_what_is_shown_is_what_the_net_is_given(encoding: str, photos: Store, tm
     store = prepare(source, tmp_path / "store", size=32, shorter_side=side, encoding=encoding)
     how, split = preprocessing(photos), store.split("test")
     looks = protocol("single", how).looks
-    rows = posteriors(small_net(), [at_scales(split.picture(i), side, looks) for i in range(9)], looks, how, CPU)
+    rows = infer(small_net(), [at_scales(split.picture(i), side, looks) for i in range(9)], looks, how, CPU)
     with torch.no_grad():
-        shown = small_net()(net_input(from_store(split, range(9), how), how, CPU.device)).double().softmax(1)
+        images = net_input(from_store(split, range(9), how), trained_net(small_net(), how))
+        shown = small_net()(images).double().softmax(1)
     np.testing.assert_allclose(rows[looks[0]], shown.numpy(), atol=1e-6)
 
 
@@ -223,7 +224,7 @@ def test_the_command(run: Run, untrained: Path, digits: Store, tmp_path: Path) -
         (["NET", "STORE", "--out", "a.jpg"], "a.jpg: a picture's name ends in .png or .svg"),
         (["NET", "STORE", "--n", "0"], "at least 1"),
         (["NET", "STORE", "--split", "tests"], "unknown split 'tests': did you mean 'test'?"),
-        (["NET", "none.png"], "none.png: cannot be read: No such file or directory"),
+        (["NET", "none.png"], "none.png: no such file"),
         (["NET", "none.png", "--only-errors"], "errors are known of a store's pictures only"),
         (["none.ckpt", "STORE"], "none.ckpt: no such checkpoint"),
         (["NET", "OTHER"], "prepare a store with classes of the net"),

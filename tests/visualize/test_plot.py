@@ -1,20 +1,19 @@
 """Pictures in common: letters that no font has, labels that fit, classes that share a name, what the commands tell."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.transforms import Bbox
 
-from conftest import Run
+from conftest import Run, scores_of
 from convnet.data.preprocess import of_recipe
 from convnet.data.store import Store
-from convnet.evaluation.evaluate import Scores
 from convnet.evaluation.seen import Seen
 from convnet.recipe import Recipe
 from convnet.visualize import plot
 from convnet.visualize.classes import classes, draw_classes
-from convnet.visualize.guesses import Guesses
 from convnet.visualize.panels import Panel, draw_panels
 
 
@@ -71,9 +70,9 @@ def test_classes_that_share_their_first_name_are_told_apart(run: Run, untrained:
 @pytest.mark.parametrize("name", ["L" * 80, "乾酪" * 40, "Mm" * 40])
 def test_labels_of_mistakes_do_not_touch(name: str, photos: Store) -> None:
     labels = np.zeros(12, np.int64)
-    said = np.ones((12, 1), np.int64)
-    scores = Scores("single", "test", photos.classes, labels, said[:, 0], np.ones(12, np.int64), 1.0)
-    found = classes(Guesses(np.arange(12), said, np.full((12, 1), 0.999), np.full(12, 0.001), scores), None)
+    said = np.ones(12, np.int64)
+    scores = scores_of(photos.classes, labels, said, np.ones(12, np.int64))
+    found = classes(replace(scores, probabilities=np.full((12, 1), 0.999), of_label=np.full(12, 0.001)))
     how = of_recipe(Recipe(size=32, crop=32), photos.mean_picture, None, 32)
     made = draw_classes(found, photos.split("test"), photos.split("train"), how, [name, name, name])
     plot.encoded(made, "svg")  # without a word of letters that have no font

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conftest import Run, square
+from conftest import Run, square, trained_net
 from convnet import checkpoint, device
 from convnet.data import preprocess
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
 from convnet.errors import Interrupted, UsageError
-from convnet.evaluation.evaluate import NotFinite
+from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import Seen, from_store, net_input
 from convnet.io.signals import Stop
 from convnet.nets import create_model, trace
@@ -69,7 +69,7 @@ def activations_of(net: Net, store: Store, i: int) -> dict[str, Tensor]:
 def test_equal_to_a_search_picture_by_picture(photos: Store) -> None:
     net, split = small(), photos.split("test")
     wanted = {"relu3": [7, 0, 63], "conv2": None, "fc64": [5]}
-    found = top_activations(net, split, preprocessing(photos), CPU, wanted)
+    found = top_activations(trained_net(net, preprocessing(photos)), split, wanted)
     assert list(found) == list(wanted)
     everything = [activations_of(net, photos, i) for i in range(split.n)]
     for stage, numbers in wanted.items():
@@ -93,7 +93,7 @@ def test_pictures_that_are_equal_come_in_the_stores_order_and_most_excited_by_th
         net.conv3.weight[1:4] = 0.0  # every picture's units are the bias
         net.conv3.bias[1:4] = torch.tensor([1e6, -1.0, 2e6])
     split, maps = photos.split("test"), {"conv3": [0, 1, 2, 3]}
-    found = top_activations(net, split, preprocessing(photos), CPU, maps, n=4)["conv3"]
+    found = top_activations(trained_net(net, preprocessing(photos)), split, maps, n=4)["conv3"]
     for m in (1, 2, 3):
         assert found.ids[m].tolist() == [0, 1, 2, 3]
         assert found.units(m) == [Unit(m, 0, 0)] * 4
@@ -113,7 +113,7 @@ def test_the_store_is_read_once_for_all_layers_and_maps(
     photos: Store, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, list[int] | None]
 ) -> None:
     reads = counted(monkeypatch)
-    top_activations(small(), photos.split("test"), preprocessing(photos), CPU, wanted)
+    top_activations(trained_net(small(), preprocessing(photos)), photos.split("test"), wanted)
     assert sorted(reads) == list(range(100))
 
 
@@ -144,7 +144,7 @@ def test_activations_that_nobody_asked_for_are_not_held() -> None:
 
 def test_a_part_of_the_pictures_and_fewer_than_nine(photos: Store) -> None:
     found = top_activations(
-        small(), photos.split("test"), preprocessing(photos), CPU, {"conv1": [0]}, ids=np.array([50, 3, 99])
+        trained_net(small(), preprocessing(photos)), photos.split("test"), {"conv1": [0]}, ids=np.array([50, 3, 99])
     )["conv1"]
     assert sorted(found.ids[0].tolist()) == [3, 50, 99]
 
@@ -153,12 +153,12 @@ def test_a_stop_and_a_damaged_net_end_the_search(photos: Store) -> None:
     stop = Stop()
     stop.signal = 15
     with pytest.raises(Interrupted, match="stopped after 16 of 100 pictures"):
-        top_activations(small(), photos.split("test"), preprocessing(photos), CPU, {"conv1": None}, stop=stop)
+        top_activations(trained_net(small(), preprocessing(photos)), photos.split("test"), {"conv1": None}, stop=stop)
     net = small()
     with torch.no_grad():
         net.conv2.bias[4] = torch.nan
     with pytest.raises(NotFinite, match=r"conv2 of '.*png' is not finite"):
-        top_activations(net, photos.split("test"), preprocessing(photos), CPU, {"conv2": None})
+        top_activations(trained_net(net, preprocessing(photos)), photos.split("test"), {"conv2": None})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_stop_and_a_damaged_net_end_the_search(photos: Store) -> None:
 )
 def test_what_the_net_does_not_have(photos: Store, wanted: dict[str, list[int] | None], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        top_activations(small(), photos.split("test"), preprocessing(photos), CPU, wanted)
+        top_activations(trained_net(small(), preprocessing(photos)), photos.split("test"), wanted)
 
 
 # projections beside patches
@@ -179,9 +179,9 @@ def test_what_the_net_does_not_have(photos: Store, wanted: dict[str, list[int] |
 
 def test_a_feature_is_each_pictures_projection_and_patch_within_the_exact_field(photos: Store) -> None:
     net, split, how = small(), photos.split("test"), preprocessing(photos)
-    found = top_activations(net, split, how, CPU, {"conv2": None})["conv2"]
+    found = top_activations(trained_net(net, how), split, {"conv2": None})["conv2"]
     which = found.most_excited(3)
-    features = project(net, found, which, split, how, CPU)
+    features = project(trained_net(net, how), found, which, split)
     n_cut = 0
     for m, feature in zip(which, features, strict=True):
         assert (feature.stage, feature.map) == ("conv2", found.maps[m])
@@ -190,7 +190,7 @@ def test_a_feature_is_each_pictures_projection_and_patch_within_the_exact_field(
             field = receptive_fields(net)["conv2"].of(unit.row, unit.column)
             whole = receptive_fields(net)["conv2"].whole(unit.row, unit.column)
             assert (feature.names[k], feature.units[k], feature.fields[k]) == (seen.name, unit, field)
-            projection = deconv(net, net_input([seen], how, CPU.device), "conv2", [unit]).pixels[0]
+            projection = deconv(net, net_input([seen], trained_net(net, how)), "conv2", [unit]).pixels[0]
             n_cut += field != whole
             for y in range(15):
                 for x in range(15):
@@ -210,7 +210,7 @@ def test_a_feature_is_each_pictures_projection_and_patch_within_the_exact_field(
 def test_a_field_as_large_as_the_picture_is_the_picture(photos: Store) -> None:
     net, how = small(), preprocessing(photos)
     (picture,) = from_store(photos.split("test"), [8], how)
-    (feature,) = project_picture(net, picture, "fc64", [5], how, CPU)
+    (feature,) = project_picture(trained_net(net, how), picture, "fc64", [5])
     np.testing.assert_array_equal(feature.patches[0], picture.pixels)
     assert feature.fields[0] == (0, 0, 32, 32)
 
@@ -218,14 +218,14 @@ def test_a_field_as_large_as_the_picture_is_the_picture(photos: Store) -> None:
 def test_the_strongest_maps_of_one_picture(photos: Store) -> None:
     net, how = small(), preprocessing(photos)
     (picture,) = from_store(photos.split("test"), [8], how)
-    features = project_picture(net, picture, "conv3", None, how, CPU, most=4)
+    features = project_picture(trained_net(net, how), picture, "conv3", None, most=4)
     strengths = activations_of(net, photos, 8)["conv3"][0].amax((1, 2))
     assert [feature.map for feature in features] == strengths.argsort(descending=True)[:4].tolist()
     np.testing.assert_allclose(
         [float(f.activations[0]) for f in features], strengths.sort(descending=True)[0][:4], rtol=1e-5
     )
     with pytest.raises(UsageError, match="no map 64"):
-        project_picture(net, picture, "conv3", [64], how, CPU)
+        project_picture(trained_net(net, how), picture, "conv3", [64])
 
 
 @pytest.fixture(scope="module")
@@ -248,13 +248,13 @@ def test_over_training_each_epochs_own_strongest_picture_of_the_maps_that_the_la
     assert list(found) == [1, 5, 12000]
     split, how = photos.split("val"), preprocessing(photos)
     (conv1, conv2) = over_training(found, {"conv1": [3], "conv2": None}, split, CPU, most=2)
-    last = top_activations(small(12000), split, how, CPU, {"conv2": None}, n=1)["conv2"]
+    last = top_activations(trained_net(small(12000), how), split, {"conv2": None}, n=1)["conv2"]
     assert conv1.maps == (3,)
     assert conv2.maps == tuple(last.maps[last.most_excited(2)])
     assert conv1.epochs == conv2.epochs == (1, 5, 12000)
     for m, channel in enumerate(conv2.maps):
         for e, epoch in enumerate(conv2.epochs):
-            own = top_activations(small(epoch), split, how, CPU, {"conv2": [channel]}, n=1)["conv2"]
+            own = top_activations(trained_net(small(epoch), how), split, {"conv2": [channel]}, n=1)["conv2"]
             assert conv2.features[m][e].names == (split.keys[own.ids[0, 0]],)
             assert conv2.features[m][e].units == tuple(own.units(0))
 
@@ -280,21 +280,21 @@ def test_maps_are_the_activations(photos: Store) -> None:
     (picture,) = from_store(photos.split("test"), [8], how)
     expected = activations_of(net, photos, 8)
     for stage in ("conv2", "fc64"):
-        found = find_maps(net, picture, stage, how, CPU)
+        found = find_maps(trained_net(net, how), picture, stage)
         assert found.activations.shape == ((32, 16, 16) if stage == "conv2" else (64, 1, 1))
         np.testing.assert_allclose(found.activations.ravel(), expected[stage].ravel(), rtol=1e-4, atol=1e-4)
-    some = find_maps(net, picture, "conv2", how, CPU, [30, 2])
+    some = find_maps(trained_net(net, how), picture, "conv2", [30, 2])
     np.testing.assert_allclose(some.activations, expected["conv2"][0, [30, 2]], rtol=1e-4, atol=1e-4)
     assert some.maps.tolist() == [30, 2]
     with pytest.raises(UsageError, match="no map 32"):
-        find_maps(net, picture, "conv2", how, CPU, [32])
+        find_maps(trained_net(net, how), picture, "conv2", [32])
 
 
 def test_a_net_s_columns_are_drawn_apart() -> None:
     net = create_model("alexnet", num_classes=4, init="fan-in", seed=0).eval()
     how = Preprocessing(224, 0, 224, "rgb", None, 1.0, -120.0)
     picture = Seen("<b>$x$.png", np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8))
-    found = find_maps(net, picture, "relu3", how, CPU)
+    found = find_maps(trained_net(net, how), picture, "relu3")
     assert found.columns == 2
     drawn = draw_maps(found)
     sheets = [axes for axes in drawn.axes if axes.get_title("left") or axes.get_title()]
@@ -305,9 +305,9 @@ def test_a_net_s_columns_are_drawn_apart() -> None:
             top, left = i // 24 * 14, i % 24 * 14
             np.testing.assert_array_equal(shown[top : top + 13, left : left + 13], found.activations[192 * c + i])
         assert [label.get_text() for label in axes.get_yticklabels()] == [str(192 * c + 24 * row) for row in range(8)]
-    part = find_maps(net, picture, "conv3.1", how, CPU)
+    part = find_maps(trained_net(net, how), picture, "conv3.1")
     assert (part.columns, part.activations.shape) == (1, (192, 13, 13))
-    chosen = draw_maps(find_maps(net, picture, "conv3", how, CPU, [7, 300]))
+    chosen = draw_maps(find_maps(trained_net(net, how), picture, "conv3", [7, 300]))
     assert [text.get_text() for axes in chosen.axes for text in axes.texts] == ["7", "300"]
 
 
@@ -317,7 +317,7 @@ def test_a_net_s_columns_are_drawn_apart() -> None:
 def test_projections_are_scaled_by_themselves_and_what_is_outside_is_light(photos: Store) -> None:
     net, how = small(), preprocessing(photos)
     (picture,) = from_store(photos.split("test"), [8], how)
-    (feature,) = project_picture(net, picture, "conv1", [0], how, CPU)
+    (feature,) = project_picture(trained_net(net, how), picture, "conv1", [0])
     values = np.zeros((1, 5, 5, 3), np.float32)
     values[0, 2, 2], values[0, 0] = (4.0, -4.0, 0.0), np.nan
     (shown,) = shown_projections(replace(feature, projections=values))
@@ -334,10 +334,9 @@ def test_projections_are_scaled_by_themselves_and_what_is_outside_is_light(photo
 
 def test_figures_name_layers_maps_and_epochs(photos: Store, kept: Path) -> None:
     net, split, how = small(), photos.split("val"), preprocessing(photos)
-    found = top_activations(net, split, how, CPU, {"conv1": [3, 4, 5], "conv3": [1]})
-    features = [
-        each for stage in found.values() for each in project(net, stage, range(len(stage.maps)), split, how, CPU)
-    ]
+    found = top_activations(trained_net(net, how), split, {"conv1": [3, 4, 5], "conv3": [1]})
+    net = trained_net(net, how)
+    features = [each for stage in found.values() for each in project(net, stage, range(len(stage.maps)), split)]
     drawn = draw_features(features, "a note")
     svg = plot.encoded(drawn, "svg").decode()
     for text in (
@@ -392,8 +391,8 @@ def test_the_commands_write_a_picture(run: Callable[..., Run], photos: Store, ke
         (("deconv", "RUN", "STORE", "--picture", "PHOTO"), "--picture takes the place of a store"),
         (("deconv", "RUN", "STORE", "--out", "a.jpg"), "a picture's name ends in .png or .svg"),
         (("maps", "RUN", "PHOTO", "--layer", "conv9"), "unknown stage 'conv9'"),
-        (("maps", "RUN", "nowhere.png"), "nowhere.png: cannot be read"),
-        (("maps", "RUN", "."), ". is a folder, neither a picture nor a store; name pictures in it"),
+        (("maps", "RUN", "nowhere.png"), "nowhere.png: no such file"),
+        (("maps", "RUN", "."), ".: a folder; name its pictures, as FOLDER/*"),
         (("deconv", "nowhere", "STORE", "--over-training"), "nowhere: no such folder; name a run"),
     ],
 )
