@@ -93,16 +93,16 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 LINES = {
     ".": 1440,
     "benchmark": 1480,
-    "cli": 2200,
+    "cli": 2090,
     "data": 8030,
-    "evaluation": 1610,
+    "evaluation": 1690,
     "export": 760,
     "io": 1070,
     "kernels": 2090,
     "nets": 3640,
-    "report": 710,
+    "report": 670,
     "training": 1500,
-    "visualize": 3290,
+    "visualize": 3130,
     "weights": 2170,
 }
 
