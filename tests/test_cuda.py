@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from convnet.evaluation.evaluate import evaluate
 from test_nets import NAMES
 from test_train import Notes, large_photos, result
 from torch import Tensor
@@ -20,6 +19,7 @@ from convnet import checkpoint, device
 from convnet.data.device_loader import Resident
 from convnet.data.store import Store
 from convnet.errors import Interrupted
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
 from convnet.nets import create_model, recipe_of
 from convnet.nets.layers import Net
@@ -135,11 +135,7 @@ def test_the_runs_numbers_are_the_cpus(runs: dict[str, Path]) -> None:
 
 
 def test_one_net_is_tested_alike_on_both(runs: dict[str, Path], digits: Store) -> None:
-    kept = checkpoint.load(runs["cpu"] / "best.ckpt")
-    where = [device.choose("fp32", place) for place in runs]
-    one, other = (
-        evaluate(each.take(checkpoint.rebuild(kept)), digits.split("test"), kept.preprocessing, each) for each in where
-    )
+    one, other = (TrainedNet.load(runs["cpu"], place).evaluate(digits) for place in runs)
     assert other.n == one.n == 359
     assert other.loss == pytest.approx(one.loss, rel=1e-3)
     assert (other.predicted != one.predicted).sum() <= 1  # two classes may be equally likely

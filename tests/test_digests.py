@@ -364,7 +364,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """4 pictures to a shard, and to a block of posteriors; what reaches the disk when is not in question."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(preparing, "SHARD_BYTES", 4 * (3 * SIZE**2 + 128 + 3 * 512))
-    for module in ("predictions", "prediction_records", "evaluate"):
+    for module in ("predictions", "prediction_records", "pictures"):
         monkeypatch.setattr(f"convnet.evaluation.{module}.PICTURES", 4)
 
 

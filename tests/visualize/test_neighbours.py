@@ -112,8 +112,8 @@ def test_no_more_than_a_batch_is_held(net: Net, photos: Store, monkeypatch: pyte
         sizes.append(len(list(arguments[1])))  # type: ignore[call-overload]
         return from_store(*arguments)  # type: ignore[arg-type]
 
-    for name in ("seen", "neighbours"):
-        monkeypatch.setattr(sys.modules[f"convnet.visualize.{name}"], "from_store", counted)
+    for name in ("evaluation.seen", "visualize.neighbours"):
+        monkeypatch.setattr(sys.modules[f"convnet.{name}"], "from_store", counted)
     how = preprocessing(photos)
     find(trained_net(net, how), from_store(photos.split("test"), [0], how), photos.split("train"))
     assert max(sizes) == BATCH
