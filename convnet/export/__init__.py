@@ -58,16 +58,16 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
     if path.exists():
         raise UsageError(f"{path} exists; choose another name, or remove it")
     net, new = rebuild(kept), [each for each in written if not each.exists()]
-    if ending == ".onnx":
-        difference = onnx.write(net, kept, path, floats)
-        return Exported(written, [_classes_in("its metadata", kept)], difference)
+    difference, notes = None, list[str]()
     try:
         if mean is not None:
             order = net.caffe_channels if ending == ".caffemodel" else "bgr"
             named.write_mean(kept.preprocessing, mean, order)
         if classes is not None:
             named.write_classes(kept.classes, classes)
-        if text is not None:  # the file itself is the last: until it's there, the same export may be tried again
+        if ending == ".onnx":
+            difference = onnx.write(net, kept, path, floats)
+        elif text is not None:  # the file itself is the last: until it's there, the same export may be tried again
             notes = caffe.write(net, kept, path, text)
         elif ending == ".safetensors":
             notes = named.write_safetensors(net, kept, path, names, mean)
@@ -81,7 +81,7 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
             with suppress(OSError):
                 each.unlink(missing_ok=True)
         raise
-    return Exported(written, notes)
+    return Exported(written, notes, difference)
 
 
 def _classes_in(place: str, kept: Checkpoint) -> str:

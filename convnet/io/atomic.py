@@ -46,9 +46,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` when the block ends well, and vanishes when it doesn't.
 
-    Raises: DiskError when anything on the way to the disk fails; the former file is then untouched.
+    Raises: DiskError when anything on the way to the disk fails; the former file is then untouched, and where there was
+    none there is none. Only when its new name can't be made durable the new one may stay in its place.
     """
     part = path.with_name(f".{path.name}.part")
+    new = not os.path.lexists(path)
     done = False
     try:
         with disk_errors(path):
@@ -59,10 +61,11 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-            done = True
+            part = path
             sync_folder(path.parent)
+            done = True
     finally:
-        if not done:
+        if not done and (new or part != path):  # or the same command would find it there
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 

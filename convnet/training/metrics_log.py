@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,7 +51,12 @@ def read(path: Path) -> list[dict[str, Value]]:
 
     Raises: DataError naming the line that isn't a row.
     """
-    return [_row(path, number, line) for number, line in enumerate(_whole_lines(path), 1)]
+    return rows(path, _whole_lines(path))
+
+
+def rows(path: Path, lines: Iterable[bytes]) -> list[dict[str, Value]]:
+    """Of lines of the file, with their newlines or without. Raises: DataError naming the line that isn't a row."""
+    return [_row(path, number, line.rstrip(b"\n")) for number, line in enumerate(lines, 1)]
 
 
 def keep_whole(path: Path, most: int | None = None) -> int:

@@ -55,6 +55,7 @@ from convnet.training.run import (
 from convnet.training.step import StepResult, Steps
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
+FEWER_FROM = 100  # epoch from which they get fewer, and metrics.csv rarer: what each epoch writes must not grow with them
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 
@@ -186,7 +187,8 @@ def _count(run: Run, result: StepResult, lr: float, loader: Feed) -> None:
         errors=at.errors + wrong,
         pictures=at.pictures + n,
     )
-    if at.batch % max(1, len(loader) // ROWS_AN_EPOCH) == 0:
+    n_rows = max(1, ROWS_AN_EPOCH * FEWER_FROM // max(at.epoch, FEWER_FROM))
+    if at.batch % max(1, len(loader) // n_rows) == 0:
         row: dict[str, metrics_log.Value] = {"kind": "step", "epoch": at.epoch, "step": at.step + 1, "lr": lr}
         _log(run, row | {"loss": loss, "error": wrong / n})
 
@@ -242,7 +244,8 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
     if epoch in run.recipe.keep_epochs:
         checkpoint.save(run.out / KEPT.format(epoch), snapshot(run, velocity=False))
-    write_table(run)
+    if epoch % max(1, epoch // FEWER_FROM) == 0:
+        write_table(run)
     save(run)  # last: a run that is killed before it does this epoch's end again
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
@@ -280,6 +283,7 @@ def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) ->
 
 def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | None) -> dict[str, Any]:
     """Tests the best net once on the pictures that had no part in training; writes summary.json."""
+    write_table(run)  # of a long run the last epochs may be missing
     has_best = (run.out / BEST).exists()
     chosen = run.out / (BEST if has_best else LAST)
     kept = checkpoint.load(chosen)
