@@ -101,7 +101,7 @@ LINES = {
     "kernels": 2090,
     "nets": 3640,
     "report": 670,
-    "training": 1500,
+    "training": 1510,
     "visualize": 3130,
     "weights": 2170,
 }

@@ -55,7 +55,9 @@ from convnet.training.run import (
 from convnet.training.step import StepResult, Steps
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
-FEWER_FROM = 100  # epoch from which they get fewer, and metrics.csv rarer: what each epoch writes must not grow with them
+FEWER_FROM = (
+    100  # epoch from which they get fewer, and metrics.csv rarer: what each epoch writes must not grow with them
+)
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 

@@ -105,6 +105,20 @@ def test_every_failure_of_the_disk_names_the_path(tmp_path, monkeypatch, number,
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_new_file_whose_name_cannot_be_made_durable_is_not_left(tmp_path, monkeypatch):
+    """What writes only where nothing is must find nothing when it is tried again."""
+
+    def fail(folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "old").write_bytes(b"old")
+    monkeypatch.setattr(atomic, "sync_folder", fail)
+    for name in ("old", "new"):
+        with pytest.raises(DiskError, match=f"{name}: cannot be written"):
+            atomic.write_atomic(tmp_path / name, b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"new"}
+
+
 def test_sha256_of_a_file(tmp_path):
     data, told = os.urandom(atomic.CHUNK * 2 + 5), []
     (tmp_path / "a").write_bytes(data)

@@ -30,6 +30,7 @@ from convnet.nets import create_model
 from convnet.progress import Silent
 from convnet.recipe import Recipe, list_recipes, load_recipe, with_settings
 from convnet.training import metrics_log
+from convnet.training import train as loop
 from convnet.training.run import choose_data
 from convnet.training.train import train
 
@@ -541,6 +542,18 @@ def test_what_differs_from_the_run_before_is_told(
         train(replace(FEW, epochs=3), few_digits, out, resume=True, progress=notes, stop=stop)
     (warning,) = (line for line in notes.lines if line.startswith("warning"))
     assert warning.startswith(f"warning: {name} was another and is {kept.provenance.get(name)}: the run goes on, but")
+
+
+def test_a_long_runs_record_gets_fewer_rows_an_epoch_and_its_table_is_whole_at_the_end(
+    few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FEWER_FROM", 1)
+    train(replace(FEW, epochs=5, save_minutes=60.0), few_digits, tmp_path / "run")
+    rows = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
+    numbers = [sum(row["kind"] == "step" and row["epoch"] == epoch for row in rows) for epoch in range(1, 6)]
+    assert numbers == [20, 10, 7, 5, 4]
+    table = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[1] for line in table] == ["epoch", "1", "2", "3", "4", "5"]
 
 
 def test_the_epochs_that_the_recipe_keeps_are_kept(undisturbed: Path, few_digits: Store, tmp_path: Path) -> None:
