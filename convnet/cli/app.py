@@ -233,13 +233,11 @@ def train(
     from convnet import device
     from convnet.cli.resolve import free_folder, plan_run, resume_run
     from convnet.data.sources import ColumnNames
-    from convnet.evaluation.trained_net import checkpoint_at
     from convnet.training.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     at_once = _at_once(batch)
     device.choose(device=place)  # one that isn't there is told before pictures are prepared
-    start = checkpoint_at(start_from) if start_from is not None else None
     columns = ColumnNames(name_column, label_column, split_column)
     with shown(quiet) as progress:
         if resume:
@@ -247,14 +245,14 @@ def train(
                 raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
             store, plan, out = resume_run(data, out, changes, progress)
         else:
-            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start, layout, columns)
+            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start_from, layout, columns)
             out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
         workers = 1 if store.encoding == "raw" else threads.most()
         working = _threads(plan, out if resume else None)
         progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}; {working}")
         with _stopping(out, progress) as stop:
-            summary = run(plan, store, out, resume=resume, start=start, place=place, workers=workers, at_once=at_once,
-                          keep=cast(Any, resident), progress=progress, stop=stop,
+            summary = run(plan, store, out, resume=resume, start=start_from, place=place, workers=workers,
+                          at_once=at_once, keep=cast(Any, resident), progress=progress, stop=stop,
                           command=shlex.join(["convnet", *sys.argv[1:]]))  # fmt: skip
         page = after_training(out, progress, place)
     if as_json:

@@ -16,6 +16,7 @@ from torch import Tensor
 from convnet import checkpoint
 from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
+from convnet.evaluation.trained_net import checkpoint_at
 from convnet.io import atomic
 from convnet.nets.describe import own_name
 from convnet.nets.layers import Net
@@ -58,13 +59,14 @@ class Start:
 
 
 def take_over(net: Net, recipe: Recipe, classes: tuple[str, ...], path: Path) -> Start:
-    """Copies into `recipe`'s fresh net, on the CPU, what it may begin with from the checkpoint at `path`.
+    """Copies into `recipe`'s fresh net, on the CPU, what it may begin with from the checkpoint or run at `path`.
 
     classes: those of the net; what belongs to the classes of the checkpoint is taken only where they are the same.
 
     Raises: DataError for a damaged file; UsageError when it holds a net with which this one doesn't begin, or when
     nothing of it fits.
     """
+    path = checkpoint_at(path)
     sha256, kept = atomic.sha256_file(path), checkpoint.load(path)
     here, there = own_name(recipe.net), own_name(kept.recipe.net)
     if there != here and there not in net.starts:
