@@ -218,11 +218,10 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     best = False
     errors = at.validation_errors
     if data.val is not None:
+        net = TrainedNet(run.net, run.preprocessing, run.classes, run.where)
         try:
             with interruptible(run, stop):
-                scores = TrainedNet(run.net, run.preprocessing, run.classes, run.where).evaluate(
-                    data.val, ids=data.val_ids, stop=stop
-                )
+                scores = net.evaluate(data.val, ids=data.val_ids, stop=stop)
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again
             raise
