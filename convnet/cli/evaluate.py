@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print a table for programs.")]
-Table = Annotated[bool, typer.Option("--table", help="A row for each net, view and scale, and for the fusion.")]
-Weights = Annotated[str | None, typer.Option(help="Each net's share in the fusion, as 2,1 [equal].")]
+Table = Annotated[bool, typer.Option("--table", help="A row for each net, view and scale, and for the ensemble.")]
+Weights = Annotated[str | None, typer.Option(help="Each net's weight in the ensemble, as 2,1 [equal].")]
 Views = Annotated[
     str, typer.Option(help="single, ten-crop, nine, multi-crop, 144-crop, dense; a+b: their mean; a,b: each.")
 ]
@@ -44,7 +44,7 @@ def evaluate(
     table: Table = False,
     posteriors: Annotated[
         Path | None,
-        typer.Option(help="Keep every posterior in this file: for convnet fuse, and to go on after a stop."),
+        typer.Option(help="Keep every class probability in this file: for convnet fuse, and to go on after a stop."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Crops in a forward pass; bounds memory.")] = 32,
     restrict: Annotated[
@@ -58,8 +58,8 @@ def evaluate(
 ) -> None:
     """Tests nets by the papers' protocols: convnet evaluate runs/photos stores/photos --views ten-crop
 
-    Several nets are fused: their posteriors are averaged. Error rates have n and a 95 % interval. A store with some of
-    the net's classes is matched by name.
+    Several nets are an ensemble: their probabilities are averaged. Error rates have n and a 95 % interval. A store with
+    some of the net's classes is matched by name.
     """
     from convnet.data.store import Store
     from convnet.evaluation.ensemble import rows
@@ -98,9 +98,9 @@ def fuse(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Nets fused without asking them again: convnet fuse a.posteriors b.posteriors --weights 2,1
+    """An ensemble, without running its nets again: convnet fuse a.posteriors b.posteriors --weights 2,1
 
-    Averages the posteriors that several evaluations of the same pictures kept.
+    Averages the probabilities that several evaluations of the same pictures kept.
     """
     from convnet.evaluation.ensemble import join, rows
     from convnet.evaluation.predictions import load
@@ -186,9 +186,7 @@ def _members(
             labelled = store.with_labels_of(kept.classes, str(file))
             _say_which_classes(store, labelled, n_all, progress)
         elif kept.classes != labelled.classes:
-            raise UsageError(
-                f"{file} and {files[0]} have other classes, or their order; nets are fused by their outputs"
-            )
+            raise UsageError(f"{file} and {files[0]} have other classes, or their order; an ensemble needs one list")
         looks = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
         identity = f"{sha256_file(file)} {where.dtype}"
         members.append(Member(_name(file), identity, TrainedNet.of(kept, where, str(file)), looks))

@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a net (or several, fused), its training's S, the views, at which Q, and the result."""
+    """A line of a table: a net (or several, averaged), its training's S, the views, at which Q, and the result."""
 
     net: str
     trained: str
@@ -61,17 +61,17 @@ def _side_by_side(files: Sequence[Predictions]) -> Iterator[Block]:
 
 
 def rows(predictions: Predictions, weights: Sequence[float] | None = None) -> list[Row]:
-    """The table (VGG tables 3 to 7): for each net each scale and part by itself, and together; then all nets fused.
+    """The table (VGG tables 3 to 7): for each net each scale and part by itself, and together; then all nets' ensemble.
 
     The last row is the whole: the last protocol, of all nets if there are several. weights: one for each net, of its
-    probabilities' share in the fusion; None: equal ones.
+    probabilities' share in the ensemble; None: equal ones.
 
     Raises: UsageError for weights that don't fit.
     """
     _check_weights(predictions, weights)
     lines = [line for i, member in enumerate(predictions.members) for line in _member_lines(i, member)]
     if len(predictions.members) > 1:
-        lines += [_fused(predictions, i, weights) for i in range(_n_protocols(predictions))]
+        lines += [_ensemble(predictions, i, weights) for i in range(_n_protocols(predictions))]
     labels, ids = predictions.labels, np.arange(len(predictions.labels))
     tallies = [Tally(line.views, predictions.split, predictions.classes, labels, ids) for line in lines]
     for block in predictions.blocks():
@@ -113,7 +113,7 @@ def _mean(i: int, asked: Protocol, block: Block) -> NDArray[np.float64]:
     return asked.mean(block[i])
 
 
-def _fused(predictions: Predictions, place: int, weights: Sequence[float] | None) -> Line:
+def _ensemble(predictions: Predictions, place: int, weights: Sequence[float] | None) -> Line:
     protocols = [member.protocols[place] for member in predictions.members]
     names = " + ".join(member.name for member in predictions.members)
     if weights is not None:

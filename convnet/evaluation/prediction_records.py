@@ -1,6 +1,6 @@
-"""What is whole of the posteriors that an evaluation which was stopped had asked for? The records in FILE.part.
+"""What is whole of the probabilities that a stopped evaluation has already? The records in FILE.part.
 
-FILE.part holds a line that says what is asked, and a record a picture: all its posteriors and their CRC-32. Who asks
+FILE.part holds a line that says what is asked, and a record a picture: all its probabilities and their CRC-32. Who asks
 the same again goes on behind the last whole record.
 """
 
@@ -24,8 +24,8 @@ Floats = NDArray[np.float32]
 
 
 class Records:
-    """A picture's posteriors of all looks, float32 (width,), and their CRC-32; `n` of them, in a file that outlives a
-    stop. start: the first record's place, bytes. digests: the sha256 of PICTURES pictures' posteriors at a time."""
+    """A picture's probabilities of all looks, float32 (width,), and their CRC-32; `n` of them, in a file that outlives
+    a stop. start: the first record's place, bytes. digests: the sha256 of PICTURES pictures' at a time."""
 
     def __init__(self, file: IO[bytes], start: int, width: int) -> None:
         self.file, self.start, self.width, self.n = file, start, width, 0
@@ -56,7 +56,7 @@ class Records:
             yield os.pread(self.file.fileno(), 4 * n, self.start + i * self.size + 4 * first)
 
     def _whole(self) -> Floats | None:
-        """The next PICTURES records' posteriors; None where one is missing or damaged."""
+        """The next PICTURES records' probabilities; None where one is missing or damaged."""
         data = self.file.read(PICTURES * self.size)
         records = [data[i : i + self.size] for i in range(0, len(data), self.size)]
         if len(data) < PICTURES * self.size or any(zlib.crc32(r[:-4]).to_bytes(4, "little") != r[-4:] for r in records):
@@ -69,7 +69,7 @@ class Records:
 
 
 def digest(rows: Floats) -> bytes:
-    """The sha256 of some pictures' posteriors, picture by picture."""
+    """The sha256 of some pictures' probabilities, picture by picture."""
     return hashlib.sha256(np.ascontiguousarray(rows).data).digest()
 
 
@@ -94,7 +94,7 @@ def opened(path: Path, meta: Mapping[str, Any], width: int, progress: Progress) 
             records = Records(file, len(question), width)
             if (there := file.read(len(question))) != question:
                 if there:
-                    progress.warn(f"{part} holds the answers to other questions, or is damaged; it is begun anew")
+                    progress.warn(f"{part} is about other nets, views or pictures, or damaged; it is written anew")
                 file.seek(0)
                 file.write(question)
                 file.truncate()

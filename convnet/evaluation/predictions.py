@@ -4,8 +4,8 @@ They are never all in memory: who reads them gets those of some pictures at a ti
 
 The file (safetensors) holds `meta`, JSON as uint8: split, store, classes, keys and for each member its name, checkpoint
 and protocols; `labels`, int64 (n,); `MEMBER/LOOK`, float32 (n, K), as `0/ten-crop at 256`; and `sha256`, uint8
-(B + 1, 32): of each PICTURES pictures' posteriors (picture by picture, all looks in meta's order), and the last of the
-file's header, labels, meta and the rows before. A block is held against its own when it is read.
+(B + 1, 32): of each PICTURES pictures' probabilities (picture by picture, all looks in meta's order), and the last of
+the file's header, labels, meta and the rows before. A block is held against its own when it is read.
 """
 
 import hashlib
@@ -113,9 +113,9 @@ def ask(
                 _make(keep, meta, split.labels, blocks, progress)
     kept = load(keep, progress)
     if _meta_of(kept) != meta:
-        raise UsageError(f"{keep} holds the answers to other questions; choose another file with --posteriors")
+        raise UsageError(f"{keep} is about other nets, views or pictures; choose another file with --posteriors")
     if not is_new:
-        progress.note(f"{keep} holds these answers already")
+        progress.note(f"{keep} holds these predictions already")
     return kept
 
 
@@ -145,7 +145,7 @@ def _asked(
 
 
 def load(path: Path, progress: Progress = SILENT) -> Predictions:
-    """The predictions in a file. Raises: DataError when it isn't one, or is damaged; of its posteriors, in `blocks`."""
+    """The predictions in a file. Raises: DataError when it isn't one, or is damaged; of its rows, in `blocks`."""
     with _reading(path):
         with open(path, "rb", opener=atomic.regular) as file:
             size = os.fstat(file.fileno()).st_size
@@ -160,7 +160,7 @@ def load(path: Path, progress: Progress = SILENT) -> Predictions:
         for i, look in _all_looks(meta):
             rows = found[f"{i}/{look}"]
             if rows.dtype != torch.float32 or rows.shape != shape:
-                raise DataError(f"its posteriors are not {shape[0]} rows of {shape[1]} classes")
+                raise DataError(f"its probabilities are not {shape[0]} rows of {shape[1]} classes")
             places.append(rows.data_ptr() - whole.data_ptr())
         if others := found.keys() - {"meta", "labels", DIGESTS, *(f"{i}/{look}" for i, look in _all_looks(meta))}:
             raise DataError(f"it holds {min(others)!r}, which no evaluation writes")
@@ -184,7 +184,7 @@ def _digests(
 
 
 def _read(path: Path, meta: dict[str, Any], places: Sequence[int], digests: Sequence[bytes] | None) -> Iterator[Block]:
-    """The blocks of a file; places: of each look's posteriors in it, bytes."""
+    """The blocks of a file; places: of each look's probabilities in it, bytes."""
     n, k = len(meta["keys"]), len(meta["classes"])
     with _reading(path), open(path, "rb", opener=atomic.regular) as file:
         for number, first in enumerate(range(0, n, PICTURES)):
@@ -194,7 +194,7 @@ def _read(path: Path, meta: dict[str, Any], places: Sequence[int], digests: Sequ
             if digests is not None and prediction_records.digest(np.concatenate(rows, 1)) != digests[number]:
                 raise DataError(f"it is damaged: the sha256 of pictures {first:,} to {first + m - 1:,} does not match")
             if not all(np.isfinite(each).all() for each in rows):
-                raise DataError("its posteriors are not finite")
+                raise DataError("its probabilities are not finite")
             yield _block(meta, rows)
 
 
@@ -206,7 +206,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (DataError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(
-            f"{path} is no file of posteriors that convnet evaluate wrote: {error}; evaluate again"
+            f"{path} is no file that convnet evaluate --posteriors wrote: {error}; evaluate again"
         ) from error
 
 
@@ -281,7 +281,7 @@ def _predictions(
 
 
 def _block(meta: Mapping[str, Any], rows: Sequence[Floats]) -> Block:
-    """The posteriors of some pictures by member and look, from those of all looks in the order of `_all_looks`."""
+    """The probabilities of some pictures by member and look, from those of all looks in the order of `_all_looks`."""
     block: Block = [{} for _ in meta["members"]]
     for (i, look), own in zip(_all_looks(meta), rows, strict=True):
         block[i][look] = own
@@ -317,5 +317,5 @@ def _make(
 
 
 def _seal(header: bytes, labels: NDArray[np.int64], meta: bytes, digests: Sequence[bytes]) -> bytes:
-    """The sha256 of all of a file but its posteriors, whose own are `digests`."""
+    """The sha256 of all of a file but its probabilities, whose own are `digests`."""
     return hashlib.sha256(b"".join([header, labels.tobytes(), meta, *digests])).digest()

@@ -272,7 +272,7 @@ def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Pat
 def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
     one, two = members(photos, "single")[:2]
     ask([one], photos.split("test"), keep=tmp_path / "a")
-    with pytest.raises(UsageError, match=r"a holds the answers to other questions; choose another file"):
+    with pytest.raises(UsageError, match=r"a is about other nets, views or pictures; choose another file"):
         ask([two], photos.split("test"), keep=tmp_path / "a")
     ask([two], photos.split("val"), keep=tmp_path / "v")
     with pytest.raises(UsageError, match=r"the files are about other pictures: 100 of split test .* and 30 of val"):
@@ -319,7 +319,7 @@ def test_answers_to_other_questions_that_were_begun_go_with_a_word(tmp_path: Pat
     with pytest.raises(Interrupted):
         ask([of(one, Counting(one.net.net, stop, 10))], photos.split("test"), keep=tmp_path / "a", stop=stop)
     ask([two], photos.split("test"), keep=tmp_path / "a", progress=warned)
-    assert ["a.part holds the answers to other questions, or is damaged" in line for line in warned.lines] == [True]
+    assert ["a.part is about other nets, views or pictures, or damaged" in line for line in warned.lines] == [True]
     ask([two], photos.split("test"), keep=tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -334,15 +334,15 @@ def test_a_file_of_an_earlier_version_is_read_with_a_word(tmp_path: Path, file: 
     found = rows(load(tmp_path / "a", warned))
     assert [row.to_dict() for row in found] == [row.to_dict() for row in rows(asked)]
     assert ["a is of an earlier version, without sha256" in line for line in warned.lines] == [True]
-    with pytest.raises(DataError, match="b is no file of posteriors"):
+    with pytest.raises(DataError, match="b is no file that convnet evaluate"):
         load(tmp_path / "b")
     data = bytearray((tmp_path / "a").read_bytes())
     place = 8 + int.from_bytes(data[:8], "little") + 8 * 100 + 4 * 1000  # behind the header and the labels
     (tmp_path / "a").write_bytes(data[:place] + np.float32("nan").tobytes() + data[place + 4 :])
-    with pytest.raises(DataError, match=r"a is no file of posteriors .*: its posteriors are not finite"):
+    with pytest.raises(DataError, match=r"a is no file that convnet evaluate .*: its probabilities are not finite"):
         rows(load(tmp_path / "a"))
     (tmp_path / "c").write_bytes(b"".join(map(bytes, tensors.pieces(old | {"1/single at 33": content["labels"]}))))
-    with pytest.raises(DataError, match="c is no file of posteriors"):
+    with pytest.raises(DataError, match="c is no file that convnet evaluate"):
         load(tmp_path / "c")
 
 
@@ -354,7 +354,7 @@ def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, file: Path) -> 
         changed[generator.integers(0, len(data))] ^= 1 + generator.integers(0, 255)
         cut = generator.integers(1, len(data))
         (tmp_path / "b").write_bytes(changed[:cut] if generator.random() < 0.2 else changed)
-        with pytest.raises(DataError, match=r"b is no file of posteriors .*; evaluate again"):
+        with pytest.raises(DataError, match=r"b is no file that convnet evaluate .*; evaluate again"):
             rows(load(tmp_path / "b"))
     place = 8 + int.from_bytes(data[:8], "little") + 8 * 100 + 4 * 1000  # behind the header and the labels
     (tmp_path / "b").write_bytes(data[: place - 40] + np.float32(0.5).tobytes() + data[place - 36 :])
@@ -362,7 +362,7 @@ def test_a_damaged_file_of_posteriors_is_refused(tmp_path: Path, file: Path) -> 
         rows(load(tmp_path / "b"))
     for name, content in {"empty": b"", "text": b"no posteriors" * 99}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=f"{name} is no file of posteriors"):
+        with pytest.raises(DataError, match=f"{name} is no file that convnet evaluate"):
             load(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read"):
         load(tmp_path / "missing")

@@ -131,7 +131,7 @@ def test_the_command_says_which_outputs_count(
     assert f"only the outputs of {some.path}'s 3 of the net's 10 classes count (--restrict)" in err
     assert [row["class"] for row in json.loads(out)["per_class"]] == list(some.classes)
     code, _, err = run(tmp_path / "a.ckpt", tmp_path / "b.ckpt", some.path)
-    assert (code, "have other classes, or their order; nets are fused by their outputs" in err) == (2, True)
+    assert (code, "have other classes, or their order; an ensemble needs one list" in err) == (2, True)
     code, _, err = run(tmp_path / "a.ckpt", tmp_path / "b.ckpt", some.path, "--restrict")
     assert code == 0, err
     checkpoint.save(
