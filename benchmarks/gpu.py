@@ -54,7 +54,7 @@ from convnet.data import device_loader
 from convnet.data.loader import Loader
 from convnet.data.preprocess import of_recipe
 from convnet.kernels.cuda import available as on_cuda
-from convnet.kernels.one_pass import in_one_pass
+from convnet.kernels.ops import norm_pool
 from convnet.kernels.plain import Block
 from convnet.nets import create_model
 from convnet.progress import Silent
@@ -276,9 +276,7 @@ class OnePass(nn.Module):
     """ReLU, norm and pooling of the paper."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = in_one_pass(x, PAPER)
-        assert y is not None
-        return y
+        return norm_pool(x, PAPER)
 
 
 def with_blocks(net: nn.Module) -> nn.Module:
@@ -466,7 +464,7 @@ def curve(recipe: Recipe, fast: bool) -> list[float]:
     step.net.train()
     with ExitStack() as stack:
         if not fast:
-            stack.enter_context(mock.patch.object(on_cuda, "take", return_value=False))
+            stack.enter_context(mock.patch.object(on_cuda, "serve", return_value=False))
             stack.enter_context(mock.patch("convnet.kernels.cuda.update.available", return_value=False))
         run, losses = GraphStep(step, recipe.batch, print, record=fast), []
         noise = torch.Generator(PLACE).manual_seed(recipe.seed)

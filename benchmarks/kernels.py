@@ -22,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convnet.kernels.conv1 import conv1_of_blocks, n_blocks, plain_conv1, to_blocks
-from convnet.kernels.cuda import norm, norm_pool
+from convnet.kernels import ops
+from convnet.kernels.conv1 import conv1_of_blocks, n_blocks, plain_conv1
 from convnet.kernels.cuda import triton as cuda
 from convnet.kernels.cuda.augment import augment, plain_augment
-from convnet.kernels.cuda.dropout import dropout
 from convnet.kernels.cuda.update import plain_step, step
 from convnet.kernels.dropout import plain_dropout
 from convnet.kernels.plain import Block, plain_response_norm
@@ -114,19 +113,19 @@ def norms(layer: str, batch: int, maps: int, side: int) -> Iterator[Case]:
     def plain_block(x: Tensor) -> Tensor:
         return F.max_pool2d(plain_response_norm(F.relu(x)), 3, 2)
 
-    fast, plain = norm_pool.norm_pool(x, PAPER), plain_block(x)
+    fast, plain = ops.norm_pool(x, PAPER), plain_block(x)
     g = torch.randn_like(fast)
     n_forward, n_backward = 2 * x.numel() + 3 * n_pooled, 4 * x.numel() + 3 * n_pooled
-    forward = (lambda: norm_pool.norm_pool(x, PAPER)), (lambda: plain_block(x))
+    forward = (lambda: ops.norm_pool(x, PAPER)), (lambda: plain_block(x))
     yield Case(f"norm_pool {layer}, forward", n_forward, *forward)
     yield Case(f"norm_pool {layer}, backward", n_backward, backward(fast, x, g), backward(plain, x, g))
     released = replace(PAPER, groups=2, relu_before=False, relu_after=True)
-    columns = (lambda: norm_pool.norm_pool(x, released)), (lambda: plain_block(x))
+    columns = (lambda: ops.norm_pool(x, released)), (lambda: plain_block(x))
     yield Case(f"norm_pool {layer}, released", n_forward, *columns)
 
-    fast, plain = norm.response_norm(x), plain_response_norm(x)
+    fast, plain = ops.response_norm(x), plain_response_norm(x)
     g = torch.randn_like(fast)
-    yield Case(f"norm {layer}, forward", 4 * x.numel(), lambda: norm.response_norm(x), lambda: plain_response_norm(x))
+    yield Case(f"norm {layer}, forward", 4 * x.numel(), lambda: ops.response_norm(x), lambda: plain_response_norm(x))
     yield Case(f"norm {layer}, backward", 6 * x.numel(), backward(fast, x, g), backward(plain, x, g))
 
 
@@ -154,7 +153,7 @@ def first_layers(batch: int) -> Iterator[Case]:
     """Bytes: pictures and maps; it's arithmetic that takes the time."""
     images = randn(batch, 3, CROP, CROP).to(memory_format=torch.channels_last)
     side = n_blocks(CROP, 11)
-    blocks = to_blocks(images, 4, side, side)
+    blocks = ops.to_blocks(images, 4, side, side)
     weight, bias = randn(96, 3, 11, 11).requires_grad_(), randn(96).requires_grad_()
 
     def form(function: Callable[..., Tensor], x: Tensor) -> Callable[[], object]:
@@ -170,8 +169,8 @@ def first_layers(batch: int) -> Iterator[Case]:
 
 def dropouts(batch: int) -> Iterator[Case]:
     x, state = randn(batch, 9216), torch.ones((), dtype=torch.int64, device=GPU)
-    yield Case("dropout", 2 * x.nbytes, lambda: dropout(x, 0.5, state), lambda: plain_dropout(x, 0.5, state))
-    yield Case("dropout, torch's", 2 * x.nbytes, lambda: dropout(x, 0.5, state), lambda: F.dropout(x, 0.5, True))
+    yield Case("dropout", 2 * x.nbytes, lambda: ops.dropout(x, 0.5, state), lambda: plain_dropout(x, 0.5, state))
+    yield Case("dropout, torch's", 2 * x.nbytes, lambda: ops.dropout(x, 0.5, state), lambda: F.dropout(x, 0.5, True))
 
 
 def updates() -> Iterator[Case]:

@@ -40,7 +40,7 @@ class Absent:
 
 
 def maps(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty(shape, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    return torch.empty(shape, dtype=dtype).to(memory_format=torch.channels_last)
 
 
 def launch_all() -> None:
@@ -52,9 +52,10 @@ def launch_all() -> None:
         (maps(1, 256, 27, 27), released),
         (maps(1, 6, 7, 7, dtype=torch.float32), replace(paper, beta=0.5, relu_before=False)),
     ):
-        norm.response_norm(x, block.n, block.k, block.alpha, block.beta, block.groups).sum().backward()
-        norm_pool.norm_pool(x, block).sum().backward()
-    dropout_cuda.dropout(torch.empty(1, 9216, dtype=torch.bfloat16), 0.5, torch.zeros((), dtype=torch.int64))
+        norm.backward(x, norm.forward(x, block), block)
+        y, places = norm_pool.forward(x, block, True)
+        norm_pool.backward(x, places, y, block)
+    dropout_cuda.forward(torch.empty(1, 9216, dtype=torch.bfloat16), 0.5, torch.zeros((), dtype=torch.int64), 0)
     buffers = [torch.empty(4096, dtype=dtype) for dtype in [torch.float32] * 2 + [torch.bfloat16] * 2]
     sgd.step(*buffers, torch.zeros(()), torch.zeros(()))
     sgd.step(*buffers[:2], None, None, torch.zeros(()))

@@ -1,5 +1,6 @@
 """ReLU, response normalisation and max-pooling as their formulas read: the truth for the fast forms."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,15 +24,51 @@ class Block:
     relu_before: bool = False
     relu_after: bool = False
 
+    @property
+    def norm(self) -> tuple[int, float, float, float]:
+        return self.n, self.k, self.alpha, self.beta
 
-def plain_norm_pool(x: Tensor, block: Block) -> Tensor:
-    """(N, C, H, W) -> (N, C, H', W'): what `block` says, step by step."""
+    @property
+    def fields(self) -> tuple[int | float | bool, ...]:
+        """All of them, as the arguments of `torch.ops.convnet.norm_pool`."""
+        pooling = self.size, self.stride, self.ceil
+        return *self.norm, self.groups, *pooling, self.relu_before, self.relu_after
+
+    def pooled(self, side: int) -> int:
+        """Windows along a side of so many pixels. As in torch: with ceil a last partial one counts if it begins inside.
+
+        >>> Block(size=3, stride=2).pooled(56), Block(size=3, stride=2, ceil=True).pooled(56)
+        (27, 28)
+        """
+        room = side - self.size
+        n = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
+        return n - 1 if self.ceil and (n - 1) * self.stride >= side else n
+
+
+Norm = Callable[[Tensor, int, float, float, float], Tensor]
+
+
+def plain_norm_pool(x: Tensor, block: Block, norm: Norm | None = None) -> Tensor:
+    """(N, C, H, W) -> (N, C, H', W'): what `block` says, step by step, by `plain_response_norm` or another form."""
     x = F.relu(x) if block.relu_before else x
-    if block.n:
-        constants = (block.n, block.k, block.alpha, block.beta)
-        x = torch.cat([plain_response_norm(part, *constants) for part in x.chunk(block.groups, 1)], 1)
-    x = F.max_pool2d(x, block.size, block.stride, ceil_mode=block.ceil)
+    x = norm_in_groups(x, block, norm or plain_response_norm) if block.n else x
+    if block.size > 1 or block.stride > 1:
+        x = F.max_pool2d(x, block.size, block.stride, ceil_mode=block.ceil)
     return F.relu(x) if block.relu_after else x
+
+
+def norm_in_groups(x: Tensor, block: Block, norm: Norm) -> Tensor:
+    """Response normalisation of each of the block's equal groups of maps."""
+    if block.groups == 1:
+        return norm(x, *block.norm)
+    parts = x.chunk(block.groups, 1)
+    return torch.cat([norm(parts[i], *block.norm) for i in range(block.groups)], 1)
+
+
+def empty(x: Tensor, block: Block) -> Tensor:
+    """Room for the result, channels-last."""
+    shape = (*x.shape[:2], *map(block.pooled, x.shape[2:]))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
@@ -54,3 +91,20 @@ def window_sum(x: Tensor, n: int) -> Tensor:
     for first in range(1, 2 * half + 1):
         total += padded[..., first : first + length]
     return total
+
+
+def plain_to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
+    """Pictures (N, C, H, W) as (N, stride^2 C, rows, columns), channels-last.
+
+    Map (dy stride + dx) C + c of a block is map c of its pixel in row dy, column dx: as they lie in memory. What is
+    missing at the right and bottom edges is 0, what is too much is left out.
+    """
+    n, maps, height, width = images.shape
+    if height % stride or width % stride:
+        images = F.pad(images, (0, -width % stride, 0, -height % stride))
+    images = images[:, :, : rows * stride, : columns * stride]
+    n_rows, n_columns = (side // stride for side in images.shape[2:])
+    cut = images.movedim(1, -1).reshape(n, n_rows, stride, n_columns, stride * maps)
+    blocks = cut.new_zeros(n, rows, columns, stride, stride * maps)
+    blocks[:, :n_rows, :n_columns] = cut.transpose(2, 3)
+    return blocks.view(n, rows, columns, stride**2 * maps).permute(0, 3, 1, 2)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.kernels.conv1 import in_bf16
-from convnet.kernels.cpu.compiled import hooked, watched
-from convnet.nets.layers import connected
+from convnet.kernels.ops import layer_by_layer
+from convnet.nets.layers import connected, hooked
 
 
 class Columns(nn.ModuleList):
@@ -30,12 +30,15 @@ class Columns(nn.ModuleList):
         if self._as_one(x):
             weight, bias = (torch.cat([getattr(conv, name) for conv in self]) for name in ("weight", "bias"))
             return F.conv2d(x, weight, bias, padding=cast(nn.Conv2d, self[0]).padding, groups=len(self))
-        return exchange([conv(own) for conv, own in zip(self, x.chunk(len(self), 1), strict=True)])
+        parts = x.chunk(len(self), 1)
+        return exchange([conv(parts[i]) for i, conv in enumerate(self)])
 
     def _as_one(self, x: Tensor) -> bool:
         """Whether one grouped convolution is faster: on the CPU in bfloat16, where it saves the maps' copies. Not where
         someone looks at the columns one by one."""
-        return x.device.type == "cpu" and in_bf16(x) and not any(map(hooked, self)) and not watched(x)
+        if layer_by_layer(x) or any(map(hooked, self)):
+            return False
+        return x.device.type == "cpu" and in_bf16(x)
 
 
 class ConnectedColumns(nn.ModuleList):
@@ -53,8 +56,8 @@ class ConnectedColumns(nn.ModuleList):
         super().__init__(nn.Linear(inputs // n, outputs // n) for _ in range(n))
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = zip(self, x.chunk(len(self), 1), strict=True)
-        return exchange([connected(cast(nn.Linear, layer), own) for layer, own in parts])
+        parts = x.chunk(len(self), 1)
+        return exchange([connected(layer, parts[i]) for i, layer in enumerate(self)])
 
 
 def convolution(n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> nn.Module:

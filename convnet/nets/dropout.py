@@ -6,7 +6,7 @@ Paper: Krizhevsky, Sutskever and Hinton 2012, section 4.2. Differs: what stays i
 the paper multiplies by 1 - p in testing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from convnet.errors import UsageError
 from convnet.io import rng
-from convnet.kernels import dropout as plain_form
-from convnet.kernels.cpu import dropout as dropout_cpu
-from convnet.kernels.cuda import available as on_cuda
+from convnet.kernels import dropout as kernel
+from convnet.kernels import ops
 
 STREAM = rng.stream("dropout")
 LAYERS = 16  # of dropout in a net, at most
@@ -84,19 +83,9 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     layer, first = place.layer, place.first * x[:1].numel()
     place.layer += 1
     rows = x if x.ndim == 2 else x.movedim(1, -1)  # the order in which channels-last maps lie in memory
-    if place.states is None and dropout_cpu.available(rows):
-        y = dropout_cpu.dropout(rows, p, plain_form.state(place.seed, STREAM, place.step, layer), first)
+    if place.states is None:
+        state = torch.tensor(kernel.state(place.seed, STREAM, place.step, layer), device=x.device)
     else:
-        state = (states(place.seed, place.step).to(x.device) if place.states is None else place.states)[layer]
-        y = _form(rows)(rows, p, state, first)
+        state = place.states[layer]
+    y = ops.dropout(rows, p, state, first)
     return y if x.ndim == 2 else y.movedim(-1, 1)
-
-
-def _form(x: Tensor) -> Callable[[Tensor, float, Tensor, int], Tensor]:
-    """The kernel in Triton or the plain form."""
-    if on_cuda.take(x):
-        from convnet.kernels.cuda import dropout as dropout_cuda  # which loads Triton
-
-        if dropout_cuda.available(x):
-            return dropout_cuda.dropout
-    return plain_form.plain_dropout

@@ -12,14 +12,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
-from convnet.kernels import conv1
-from convnet.kernels.cpu import linear as linear_cpu
-from convnet.kernels.cpu.compiled import hooked
-from convnet.kernels.one_pass import in_one_pass
-from convnet.kernels.plain import Block, plain_response_norm, wide, window_sum
+from convnet.kernels import conv1, ops
+from convnet.kernels import plain as plain_forms
+from convnet.kernels.ops import response_norm as response_norm
+from convnet.kernels.plain import Block
 from convnet.nets.published import Known
 
 
@@ -121,6 +119,8 @@ def check_images(images: Tensor, net: Net, hint: str = "") -> None:
 
     Raises: UsageError with the shape and the rule.
     """
+    if ops.is_proxy(images):
+        return
     shape = tuple(images.shape)
     if images.ndim != 4:
         raise UsageError(f"{net.name} takes pictures (N, C, H, W), got a tensor of shape {shape}")
@@ -161,6 +161,8 @@ def connected(layer: nn.Module, x: Tensor) -> Tensor:
     """
     if not isinstance(layer, nn.Linear):
         return cast(Tensor, layer(x))
+    if ops.is_proxy(x):  # of a net's own size
+        return cast(Tensor, layer(x.flatten(1)))
     if x.ndim == 2:
         return _linear(layer, x)
     side = math.isqrt(layer.in_features // x.shape[1])
@@ -173,9 +175,12 @@ def connected(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    if linear_cpu.available(x, layer.weight) and layer.bias is not None and not hooked(layer):
-        return linear_cpu.linear(x, layer.weight, layer.bias)
-    return cast(Tensor, layer(x))
+    return cast(Tensor, layer(x)) if hooked(layer) else ops.linear(x, layer.weight, layer.bias)
+
+
+def hooked(layer: nn.Module) -> bool:
+    """Whether someone waits for the layer's own call, which a faster form would not make."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def sliding(net: Net) -> Net:
@@ -193,36 +198,13 @@ def sliding(net: Net) -> Net:
     return slid
 
 
-def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
-    """Local response normalisation across maps, of (N, C, ...); `x`'s shape and dtype; the sums are float32 or better.
-
-    Map i is divided by (k + alpha * sum of x_j^2 over the maps j = i - n//2 .. i + n//2 that exist)^beta. For odd n
-    that's n maps; for even n it's n + 1, as the paper's formula says when n/2 is whole.
-
-    torch's `F.local_response_norm` divides alpha by n, so that its `alpha` is n times this one: the paper's 1e-4 is
-    torch's 5e-4. For even n its window has n maps, and it raises on bfloat16 on the CPU.
-
-    Paper: AlexNet 3.3.
-    """
-    if has_torch_function_unary(x):  # who looks inside sees one layer, as with torch's own
-        seen: Tensor = handle_torch_function(response_norm, (x,), x, n, k, alpha, beta)
-        return seen
-    fast = in_one_pass(x, Block(n, k, alpha, beta))
-    if fast is not None:
-        return fast
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        return cast(Tensor, _BlockedResponseNorm.apply(x, n, k, alpha, beta))  # type: ignore[no-untyped-call]
-    return plain_response_norm(x, n, k, alpha, beta)
-
-
 def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, block: Block = PAPER_BLOCK) -> Tensor:
     """What `block` says of ReLU, response normalisation and max-pooling: `relu1`, `norm1`, `pool1`, or ReLU at the end.
 
     In one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5.
     """
-    fast = in_one_pass(x, block) if stages is None else None
-    if fast is not None:
-        return fast
+    if stages is None:
+        return ops.norm_pool(x, block)
     if block.relu_before:
         x = record(stages, f"relu{number}", F.relu(x))
     if block.n:
@@ -233,76 +215,16 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, blo
 
 def norm_in_groups(x: Tensor, block: Block) -> Tensor:
     """`response_norm` of each of the block's equal groups of maps."""
-    constants = block.n, block.k, block.alpha, block.beta
-    if block.groups == 1:
-        return response_norm(x, *constants)
-    return torch.cat([response_norm(part, *constants) for part in x.chunk(block.groups, 1)], 1)
+    return plain_forms.norm_in_groups(x, block, response_norm)
 
 
 def relu_pool(
     x: Tensor, stages: dict[str, Tensor] | None, relu: str, pool: str, size: int, stride: int = 2, ceil: bool = False
 ) -> Tensor:
     """ReLU and max-pooling, noted as `relu` and `pool`; in one pass as above."""
-    fast = in_one_pass(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True)) if stages is None else None
-    if fast is not None:
-        return fast
+    if stages is None:
+        return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True))
     return record(stages, pool, pooled(record(stages, relu, F.relu(x)), size, stride, ceil))
-
-
-BLOCK = 2**16  # elements per thread: what one block's intermediate results may be, so that they stay in the cache
-
-
-class _BlockedResponseNorm(torch.autograd.Function):
-    """`response_norm` for the CPU, block by block of pixels, keeping nothing for the gradient but `x`.
-
-    With S_i = k + alpha * sum over j in W(i) of x_j^2, y_i = x_i S_i^-beta and the gradient g of y:
-    dx_i = g_i S_i^-beta - 2 alpha beta x_i * sum over j in W(i) of g_j y_j / S_j, as i is in W(j) where j is in W(i).
-
-    Forward and backward at (64, 96, 55, 55) bfloat16 on 2 cores: 120 ms, plain 665 ms, as a 1x1 convolution with a
-    banded kernel 250 to 310 ms.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
-        pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
-        ctx.save_for_backward(x)
-        ctx.constants = n, k, alpha, beta
-        y = torch.empty_like(pixels)
-        for block, out in zip(_blocks(pixels), _blocks(y), strict=True):
-            a = wide(block)
-            scale = window_sum(a.square(), n).mul_(alpha).add_(k)
-            out.copy_(_inverse_power(scale, beta).mul_(a))
-        return y.view(x.movedim(1, -1).shape).movedim(-1, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (x,) = ctx.saved_tensors
-        n, k, alpha, beta = ctx.constants
-        if torch.is_grad_enabled():  # someone will differentiate the gradient
-            y = plain_response_norm(x, n, k, alpha, beta)
-            return torch.autograd.grad(y, x, grads[0], create_graph=True)[0], None, None, None, None
-        pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
-        g_pixels = grads[0].movedim(1, -1).reshape(pixels.shape)
-        dx = torch.empty_like(pixels)
-        for block, g, out in zip(_blocks(pixels), _blocks(g_pixels), _blocks(dx), strict=True):
-            a = wide(block)
-            scale = window_sum(a.square(), n).mul_(alpha).add_(k)
-            g_scaled = _inverse_power(scale, beta).mul_(g)
-            others = window_sum((a * g_scaled).div_(scale), n)
-            out.copy_(g_scaled.addcmul_(a, others, value=-2 * alpha * beta))
-        return dx.view(x.movedim(1, -1).shape).movedim(-1, 1), None, None, None, None
-
-
-def _blocks(pixels: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(pixels, max(1, BLOCK * torch.get_num_threads() // pixels.shape[1]))
-
-
-def _inverse_power(x: Tensor, beta: float) -> Tensor:
-    """x^-beta; for the paper's 0.75 by square roots, which took 0.8 of the time of `pow`."""
-    if beta == 0.75:
-        root = x.rsqrt()
-        return root.sqrt().mul_(root)
-    return x.pow(-beta)
 
 
 def max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
@@ -323,8 +245,7 @@ def ceil_max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
 
 def pooled(x: Tensor, size: int, stride: int, ceil: bool = False) -> Tensor:
     """The largest value of each window; ceil: partial windows at the right and bottom edges are kept."""
-    fast = in_one_pass(x, Block(size=size, stride=stride, ceil=ceil))
-    return F.max_pool2d(x, size, stride, ceil_mode=ceil) if fast is None else fast
+    return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil))
 
 
 def ceil_avg_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:

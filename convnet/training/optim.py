@@ -55,7 +55,7 @@ class Momentum:
         lr may be a tensor, float32 () on the parameters' device, and then `skip_update` another: where it isn't 0, and
         NaN isn't, nothing moves.
         """
-        if isinstance(lr, Tensor) or any(on_cuda.take(weight) for weight in self.parameters.values()):
+        if isinstance(lr, Tensor) or any(on_cuda.serve(weight.device) for weight in self.parameters.values()):
             self._step_on_device(lr, skip_update)
             return
         for name, weight in self.parameters.items():

@@ -24,7 +24,7 @@ from convnet.benchmark.plain import Plain, grouped, plain_alexnet
 from convnet.benchmark.turns import Budget, Turns, by_turns, spread
 from convnet.data.store import Store
 from convnet.errors import UsageError
-from convnet.kernels.cpu.compiled import watched
+from convnet.kernels.ops import layer_by_layer
 from convnet.nets import create_model, evaluating
 from convnet.nets.columns import Columns
 from convnet.nets.describe import multiply_adds
@@ -125,7 +125,7 @@ def test_plain_alexnet_is_alexnet() -> None:
 
 def test_plain_form_runs_nothing_of_ours() -> None:
     with Plain():
-        assert watched(torch.zeros(1))  # what every kernel asks first
+        assert layer_by_layer(torch.zeros(1))  # what every kernel asks first
     form = forms.plain(forms.case("cifar_11", 2, "fp32"))
     assert ours_in(form.net, nullcontext) != set()  # so the next line can fail
     assert ours_in(form.net, Plain) == set()

@@ -51,7 +51,7 @@ def curve(where: Device, seed: int, steps: int, weights: torch.dtype = torch.flo
 
 def without_fast_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "library", lambda: (None, "plain forms, as a test asks"))
-    for name in ("norm_pool", "dropout", "update", "augment"):
+    for name in ("norm_pool", "dropout", "update", "augment", "blocks"):
         monkeypatch.setattr(f"convnet.kernels.cpu.{name}.library", compiled.library)
 
 

@@ -13,9 +13,9 @@ from convnet.data.augment import Augmentation, to_input
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import crop_square
 from convnet.kernels import planes
-from convnet.kernels.conv1 import to_blocks
 from convnet.kernels.cuda import augment as augmentation
 from convnet.kernels.cuda.augment import augment, plain_augment
+from convnet.kernels.plain import plain_to_blocks as to_blocks
 from kernel_place import PLACE, needs_kernels
 
 FORMS = [plain_augment, pytest.param(augment, marks=needs_kernels)]

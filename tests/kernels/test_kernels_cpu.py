@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
-from convnet.kernels.cpu.norm_pool import norm_pool
+from convnet.kernels.ops import norm_pool
 from convnet.kernels.plain import Block, plain_response_norm
 from convnet.nets import create_model, trace
 
@@ -160,7 +160,7 @@ def test_threads_change_nothing() -> None:
 
 FORKED = """
 import os, torch
-from convnet.kernels.cpu.norm_pool import norm_pool
+from convnet.kernels.ops import norm_pool
 from convnet.kernels.plain import Block
 torch.set_num_threads(2)
 x, block = torch.ones(4, 3, 5, 5), Block(size=2)

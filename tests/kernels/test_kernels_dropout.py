@@ -9,9 +9,8 @@ from torch import Tensor
 
 from convnet.errors import UsageError
 from convnet.io import rng
-from convnet.kernels.cuda import dropout as kernel
-from convnet.kernels.cuda.dropout import dropout
 from convnet.kernels.dropout import plain_dropout, state
+from convnet.kernels.ops import dropout
 from kernel_place import PLACE, needs_kernels, randn
 
 FORMS = [plain_dropout, pytest.param(dropout, marks=needs_kernels)]
@@ -78,4 +77,4 @@ def test_a_wrong_p(form, p: float) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch's own check, from 2.15 on
 def test_torch_can_trace_it(form) -> None:  # type: ignore[no-untyped-def]
-    torch.library.opcheck(kernel._dropped, (randn(3, 5).requires_grad_(), 0.5, at(0), 0))
+    torch.library.opcheck(torch.ops.convnet.dropout.default, (randn(3, 5).requires_grad_(), 0.5, at(0), 0))

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from convnet.kernels import ops
 from convnet.kernels.cuda import norm_pool
-from convnet.kernels.cuda.norm_pool import ORDERS, pooled_side
 from convnet.kernels.plain import Block, plain_response_norm
 from kernel_place import PLACE, assert_near, needs_kernels, randn
 
@@ -48,9 +48,7 @@ def at_places(x: Tensor, places: Tensor, block: Block) -> Tensor:
 
 def kept(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """The kernel's pooled values and places."""
-    order = ORDERS[0 if block.relu_before else 1 if block.relu_after else 2]
-    y, places = norm_pool._pooled(x, block.n, block.k, block.alpha, block.beta, block.groups, order, block.ceil, True)
-    return y, places
+    return norm_pool.forward(x.contiguous(memory_format=torch.channels_last), block, True)
 
 
 @settings(max_examples=6, deadline=None)
@@ -90,7 +88,7 @@ def test_the_fused_form_and_its_gradient(block: Block, shape: tuple[int, ...], d
     assert_near(y, chosen.detach())  # the places are those of largest values
     g = randn(*y.shape, seed=1, dtype=dtype)
     chosen.backward(g.double())
-    norm_pool.norm_pool(x.requires_grad_(), block).backward(g)
+    ops.norm_pool(x.requires_grad_(), block).backward(g)
     assert x.grad is not None
     assert exact.grad is not None
     assert_near(x.grad, exact.grad)
@@ -111,7 +109,7 @@ def test_of_equal_values_torch_and_the_kernel_choose_the_same(block: Block) -> N
     expected, found = x.clone().requires_grad_(), x.clone().requires_grad_()
     g = randn(*places.shape, seed=3)
     plain(expected, block).backward(g)
-    norm_pool.norm_pool(found, block).backward(g)
+    ops.norm_pool(found, block).backward(g)
     assert expected.grad is not None
     assert found.grad is not None
     assert_near(found.grad, expected.grad)
@@ -130,7 +128,7 @@ def test_values_that_are_equal_in_bfloat16_count_as_equal() -> None:
 def test_nan_is_the_largest(block: Block) -> None:
     x = randn(1, 4, 5, 5)
     x[0, 2, 2, 2] = torch.nan
-    found = norm_pool.norm_pool(x, block)
+    found = ops.norm_pool(x, block)
     assert torch.equal(found.isnan(), plain(x, block).isnan())
     assert found[:, 1:].isnan().all()
     assert not found[:, 0].isnan().any()
@@ -138,9 +136,9 @@ def test_nan_is_the_largest(block: Block) -> None:
 
 def test_without_a_gradient_nothing_is_kept() -> None:
     x = randn(1, 4, 5, 5)
-    assert norm_pool._pooled(x, 5, 2.0, 1e-4, 0.75, 1, "before", False, False)[1].numel() == 0
-    found = norm_pool.norm_pool(x.clone().requires_grad_(), PAPER)
-    assert torch.equal(norm_pool.norm_pool(x, PAPER), found.detach())
+    assert norm_pool.forward(x.contiguous(memory_format=torch.channels_last), PAPER, False)[1].numel() == 0
+    found = ops.norm_pool(x.clone().requires_grad_(), PAPER)
+    assert torch.equal(ops.norm_pool(x, PAPER), found.detach())
 
 
 def test_the_same_bits_every_time() -> None:
@@ -148,17 +146,17 @@ def test_the_same_bits_every_time() -> None:
     grads = []
     for _ in range(2):
         own = x.clone().requires_grad_()
-        norm_pool.norm_pool(own, PAPER).backward(g)
+        ops.norm_pool(own, PAPER).backward(g)
         grads.append(own.grad)
     assert torch.equal(*grads)
 
 
 def test_the_result_is_channels_last_and_takes_any_layout() -> None:
     x = randn(2, 3, 3, 5)
-    found = norm_pool.norm_pool(x, PAPER)
+    found = ops.norm_pool(x, PAPER)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, norm_pool.norm_pool(x.to(memory_format=torch.channels_last), PAPER))
-    assert norm_pool.norm_pool(x[:0], PAPER).shape == (0, 3, 1, 2)
+    assert torch.equal(found, ops.norm_pool(x.to(memory_format=torch.channels_last), PAPER))
+    assert ops.norm_pool(x[:0], PAPER).shape == (0, 3, 1, 2)
 
 
 def test_what_is_available() -> None:
@@ -175,10 +173,11 @@ def test_what_is_available() -> None:
 @given(side=st.integers(2, 60), ceil=st.booleans())
 def test_the_pooled_side_is_torchs(side: int, ceil: bool) -> None:
     if side > 2 or ceil:
-        assert pooled_side(side, ceil) == F.max_pool2d(torch.zeros(1, side, side), 3, 2, ceil_mode=ceil).shape[1]
+        expected = F.max_pool2d(torch.zeros(1, side, side), 3, 2, ceil_mode=ceil).shape[1]
+        assert Block(size=3, stride=2, ceil=ceil).pooled(side) == expected
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch's own check, from 2.15 on
 def test_torch_can_trace_it() -> None:
     x = randn(1, 2, 3, 3).requires_grad_()
-    torch.library.opcheck(norm_pool._pooled, (x, 5, 2.0, 1e-4, 0.75, 2, "after", True, True))
+    torch.library.opcheck(torch.ops.convnet.norm_pool.default, (x, *RELEASED.fields))

@@ -35,7 +35,7 @@ def test_it_is_the_rule_that_trains(
     decays: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(on_cuda, "take", lambda x: False)
+    monkeypatch.setattr(on_cuda, "serve", lambda device: False)
     layers, other = net(), net()
     parameters, own = dict(layers.named_parameters()), dict(other.named_parameters())
     rule = Momentum(parameters.items(), momentum=0.8, decay=0.01, bias_lr_factor=factor, decay_biases=decays)

@@ -8,17 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.kernels.conv1 import conv1
-from convnet.kernels.cpu import dropout as dropout_cpu
 from convnet.kernels.cpu import linear as linear_cpu
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.dropout import plain_dropout
+from convnet.kernels.ops import dropout, norm_pool, response_norm
 from convnet.kernels.plain import Block, plain_norm_pool, plain_response_norm
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.layers import (
     ceil_avg_pool,
     rbf_loss,
     relu_norm_pool,
-    response_norm,
 )
 from convnet.nets.lenet5 import RBF, SparseConv2d, SubSampling, scaled_tanh
 from convnet.nets.local import LocallyConnected2d
@@ -88,8 +87,8 @@ def test_the_compiled_forms_second_derivatives_are_the_plain_ones() -> None:
     if not norm_pool_cpu.available(x, block):
         pytest.skip("no compiler: there are no compiled forms")
     pairs: list[tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor], float]] = [
-        (lambda x: norm_pool_cpu.norm_pool(x, block), lambda x: plain_norm_pool(x, block), [x], 1e-5),
-        (lambda x: dropout_cpu.dropout(x, 0.5, 7, 3), lambda x: plain_dropout(x, 0.5, torch.tensor(7), 3), [x], 1e-6),
+        (lambda x: norm_pool(x, block), lambda x: plain_norm_pool(x, block), [x], 1e-5),
+        (lambda x: dropout(x, 0.5, torch.tensor(7), 3), lambda x: plain_dropout(x, 0.5, torch.tensor(7), 3), [x], 1e-6),
         (linear_cpu.linear, F.linear, [randn(*s, seed=i, dtype=torch.bfloat16) for i, s in
                                        enumerate([(4, 8), (6, 8), (6,)])], 0.05),
     ]  # fmt: skip

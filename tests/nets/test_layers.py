@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
+from convnet.kernels.cpu.response_norm import blocked_response_norm
+from convnet.kernels.ops import response_norm
+from convnet.kernels.plain import plain_response_norm
 from convnet.nets import layers
 from convnet.nets.columns import Columns
-from convnet.nets.layers import plain_response_norm, response_norm
+from convnet.nets.layers import PAPER_LRN
 from convnet.nets.lenet5 import RBF, TABLE, SparseConv2d, SubSampling, scaled_tanh
 from convnet.nets.local import LocallyConnected2d, MLPConv
 from convnet.nets.norms import response_norm_mean, within_map_norm
@@ -69,11 +72,11 @@ def test_response_norm_has_the_formulas_gradient(maps: int, n: int, beta: float)
 def test_fast_response_norm_equals_plain_across_blocks(
     dtype: torch.dtype, tolerance: float, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "BLOCK", 100)  # several blocks, the last one short
+    monkeypatch.setattr("convnet.kernels.cpu.response_norm.BLOCK", 100)  # several blocks, the last one short
     x = (40 * randn(3, 12, 5, 7)).to(dtype).to(memory_format=layout)
     g = randn(3, 12, 5, 7, seed=1).to(dtype)
     fast, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
-    y_fast, y_plain = response_norm(fast), plain_response_norm(plain)
+    y_fast, y_plain = blocked_response_norm(fast, *PAPER_LRN), plain_response_norm(plain)
     y_fast.backward(g)
     y_plain.backward(g)
     assert y_fast.dtype == dtype

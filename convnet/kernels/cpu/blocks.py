@@ -1,23 +1,20 @@
-"""Pictures as blocks of pixels on the CPU, in C (blocks.c). The plain form is `to_blocks` of conv1.py."""
+"""Pictures as blocks of pixels on the CPU, in C (blocks.c). The plain form is `plain_to_blocks` of conv1.py."""
 
 import ctypes
 
-import torch
 from torch import Tensor
 
-from convnet.kernels.cpu.compiled import in_parts, library, watched
+from convnet.kernels.cpu.compiled import in_parts, library
 
 
 def available(images: Tensor) -> bool:
-    """Whether `blocks` takes these: channels-last in memory, on the CPU, and no gradient is wanted of them."""
-    if images.device.type != "cpu" or images.ndim != 4 or (images.requires_grad and torch.is_grad_enabled()):
-        return False
-    rows = images.movedim(1, -1)
-    return rows.is_contiguous() and not watched(images) and library()[0] is not None
+    """Whether `blocks` takes these: (N, C, H, W), channels-last in memory, on the CPU."""
+    fits = images.device.type == "cpu" and images.ndim == 4 and images.movedim(1, -1).is_contiguous()
+    return fits and library()[0] is not None
 
 
 def blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
-    """`to_blocks` of what `available` says yes to."""
+    """`plain_to_blocks` of what `available` says yes to."""
     loaded = library()[0]
     assert loaded is not None
     function = loaded.blocks

@@ -23,8 +23,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import has_torch_function_unary
 
 from convnet.errors import DiskError
 from convnet.io import atomic
@@ -80,16 +78,6 @@ def cache() -> tuple[Path | None, str]:
 def state() -> str:
     """Whether fast forms in C are in use on the CPU, and why (not)."""
     return library()[1]
-
-
-def watched(x: Tensor) -> bool:
-    """Whether torch traces what is done to `x`, or someone looks at it layer by layer: then the plain forms serve."""
-    return torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or has_torch_function_unary(x)
-
-
-def hooked(layer: nn.Module) -> bool:
-    """Whether someone waits for the layer's own call, which a fast form would not make."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def in_parts(n: int, part: Callable[[int, int], None]) -> None:

@@ -5,13 +5,12 @@ such block at (32, 96, 55, 55) bfloat16 on one core of an Intel Xeon: 43 ms, pla
 """
 
 import ctypes
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from convnet.kernels.cpu.compiled import in_parts, library, watched
-from convnet.kernels.plain import Block, plain_norm_pool
+from convnet.kernels.cpu.compiled import in_parts, library
+from convnet.kernels.plain import Block
 
 LIMIT = 2**31  # more than these elements are left to the plain form
 SIZE = 15  # and larger windows: a place in one is a byte, and 255 stands for none
@@ -30,47 +29,35 @@ class _Shape(ctypes.Structure):
 
 
 def available(x: Tensor, block: Block) -> bool:
-    """Whether `norm_pool` takes `x`: float32 or bfloat16 (N, C, H, W) on the CPU, and a compiler was at hand.
-
-    Not where torch traces the net, or someone looks at its layers one by one.
-    """
+    """Whether `forward` takes `x`: float32 or bfloat16 (N, C, H, W) on the CPU, and a compiler was at hand."""
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.ndim == 4
-    if not fits or watched(x) or not block.size <= min(*x.shape[2:], SIZE):
+    if not fits or not block.size <= min(*x.shape[2:], SIZE):
         return False
     return 0 < x.numel() < LIMIT and library()[0] is not None
 
 
-def norm_pool(x: Tensor, block: Block) -> Tensor:
-    """(N, C, H, W) -> (N, C, H', W') in channels-last layout and `x`'s dtype; the sums are float32."""
-    result: Tensor = _NormPool.apply(x.contiguous(memory_format=torch.channels_last), block)  # type: ignore[no-untyped-call]
-    return result
+def forward(x: Tensor, block: Block, keep: bool) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W), channels-last -> (N, C, H', W') alike, in `x`'s dtype; the sums are float32. With `keep` also uint8
+    of its shape: where in its window each value comes from; else an empty tensor."""
+    shape = _shape(x, block)
+    pixels = x.new_empty(len(x), shape.out_height, shape.out_width, x.shape[1])
+    places = torch.empty_like(pixels, dtype=torch.uint8) if keep else None
+    _run("forward", shape, x, pixels, places)
+    kept = x.new_empty(0, dtype=torch.uint8) if places is None else places.permute(0, 3, 1, 2)
+    return pixels.permute(0, 3, 1, 2), kept
 
 
-class _NormPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, block: Block) -> Tensor:
-        shape = _shape(x, block)
-        pixels = x.new_empty(len(x), shape.out_height, shape.out_width, x.shape[1])
-        where = torch.empty_like(pixels, dtype=torch.uint8) if ctx.needs_input_grad[0] else None
-        _run("forward", shape, x, pixels, where)
-        ctx.save_for_backward(x, where)
-        ctx.shape, ctx.block = shape, block
-        return pixels.permute(0, 3, 1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        x, where = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone will differentiate the gradient
-            return torch.autograd.grad(plain_norm_pool(x, ctx.block), x, grads[0], create_graph=True)[0], None
-        g = grads[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
-        dx = torch.empty_like(x, memory_format=torch.channels_last)
-        _run("backward", ctx.shape, x, where, g, dx)
-        return dx, None
+def backward(x: Tensor, places: Tensor, g: Tensor, block: Block) -> Tensor:
+    """The gradient of x from that of the result."""
+    g = g.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    _run("backward", _shape(x, block), x, places, g, dx)
+    return dx
 
 
 def _shape(x: Tensor, block: Block) -> _Shape:
     _, maps, height, width = x.shape
-    out = [_pooled(side, block) for side in (height, width)]
+    out = [block.pooled(side) for side in (height, width)]
     flags = (x.dtype == torch.bfloat16, block.relu_before, block.relu_after)
     constants = (block.k, block.alpha, block.beta)
     return _Shape(
@@ -85,13 +72,6 @@ def _shape(x: Tensor, block: Block) -> _Shape:
         *flags,
         *constants,
     )
-
-
-def _pooled(side: int, block: Block) -> int:
-    """As torch: with ceil a last partial window counts if it begins inside."""
-    room = side - block.size
-    n = (-(-room // block.stride) if block.ceil else room // block.stride) + 1
-    return n - 1 if block.ceil and (n - 1) * block.stride >= side else n
 
 
 def _run(name: str, shape: _Shape, x: Tensor, *others: Tensor | None) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from convnet.kernels import planes
-from convnet.kernels.conv1 import to_blocks
 from convnet.kernels.cuda.triton import is_float, jit, launch, runs_on, tl
+from convnet.kernels.plain import plain_to_blocks
 
 BLOCK = 1024  # elements of a program
 
@@ -49,7 +49,7 @@ def plain_augment(
     mirrored, bool (N,); colour, float32 (N, 3), what is added in grey levels; mean, float32 (3,) or (S, S, 3), what is
     subtracted (of a mean picture 0 in the border).
 
-    block: pixels of a block's side, n_blocks: blocks of a side, both as `conv1.to_blocks` says.
+    block: pixels of a block's side, n_blocks: blocks of a side, both as `plain_to_blocks` says.
     """
     if pictures.ndim == 2:
         pictures = planes.unpack(pictures[rows.to(pictures.device)])
@@ -69,7 +69,7 @@ def plain_augment(
     if n_blocks is None:
         assert block == 1
         return images
-    return to_blocks(images, block, n_blocks, n_blocks)
+    return plain_to_blocks(images, block, n_blocks, n_blocks)
 
 
 def augment(

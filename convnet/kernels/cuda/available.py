@@ -10,9 +10,7 @@ from functools import cache
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
 
-from convnet.kernels.cpu.compiled import watched
 from convnet.kernels.cuda import INTERPRETED
 
 
@@ -21,11 +19,6 @@ def serve(place: torch.device) -> bool:
     if place.type != ("cpu" if INTERPRETED else "cuda"):
         return False
     return _tried(place.type, place.index)[0]
-
-
-def take(x: Tensor) -> bool:
-    """Whether a kernel may have this tensor: it lies where they serve, and nobody watches what is done to it."""
-    return not watched(x) and serve(x.device)
 
 
 def state(place: torch.device) -> str:

@@ -6,8 +6,6 @@ microseconds for AlexNet's fc6 at 1024 pictures and 4.3 TB/s (computed). Torch's
 The state is read from memory, so that a captured CUDA graph draws anew at each step.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,44 +16,18 @@ BLOCK = 1024  # elements of a program
 
 
 def available(x: Tensor) -> bool:
-    """Whether `dropout` takes this tensor."""
+    """Whether `forward` takes this tensor."""
     return runs_on(x.device) and is_float(x)
 
 
-def dropout(x: Tensor, p: float, state: Tensor, first: int = 0) -> Tensor:
+def forward(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     """`plain_dropout`, contiguous, of what `available` says yes to."""
-    y: Tensor = _dropped(x, p, state, first)
-    return y
-
-
-# torch
-
-
-@torch.library.custom_op("convnet::dropout", mutates_args=())
-def _dropped(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     x = x.contiguous()
     y = torch.empty_like(x)
     if x.numel():
         grid = (-(-x.numel() // BLOCK),)
         launch(_dropout, grid, x.device, x, y, state, x.numel(), first, threshold(p), scale(p), BLOCK)
     return y
-
-
-@_dropped.register_fake
-def _like(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[2])
-    ctx.p, ctx.first = inputs[1], inputs[3]
-
-
-def _backpropagate(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return _dropped(g, ctx.p, ctx.saved_tensors[0], ctx.first), None, None, None
-
-
-_dropped.register_autograd(_backpropagate, setup_context=_keep)
 
 
 # Triton

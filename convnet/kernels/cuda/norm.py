@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from convnet.kernels.cuda.triton import LANES, is_float, jit, launch, power_of_two, runs_on, tl
+from convnet.kernels.plain import Block
 
 REACH = 8  # maps: half of the largest window
 GROUP = 8  # maps of a lane: 16 bytes of 16-bit numbers, which it reads at once
@@ -53,20 +54,33 @@ class Sizes:
 
 
 def available(x: Tensor, n: int = 5, columns: int = 1) -> bool:
-    """Whether `response_norm` takes this tensor (N, C, ...) and this window."""
+    """Whether `forward` takes this tensor (N, C, ...) and this window."""
     maps = x.shape[1] // columns if x.ndim > 1 else 0
     return runs_on(x.device) and is_float(x) and maps > 0 and _reach(n, maps) <= REACH
 
 
-def response_norm(
-    x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, columns: int = 1
-) -> Tensor:
-    """`plain_response_norm` of each column of (N, C, ...); `x`'s shape and dtype, channels-last.
+def forward(x: Tensor, block: Block) -> Tensor:
+    """The response norm of `block` alone, of each of its groups of maps; `x`'s shape and dtype, channels-last."""
+    pixels = x.movedim(1, -1).contiguous()
+    y = torch.empty_like(pixels)
+    _launch(_norm_forward, block, pixels, y)
+    return y.movedim(-1, 1)
 
-    columns: equal parts of the maps; windows end at a column's edge.
-    """
-    y: Tensor = _normalised(x, n, k, alpha, beta, columns)
-    return y
+
+def backward(x: Tensor, g: Tensor, block: Block) -> Tensor:
+    """The gradient of x from that of the result."""
+    pixels, slopes = x.movedim(1, -1).contiguous(), g.movedim(1, -1).contiguous()
+    dx = torch.empty_like(pixels)
+    _launch(_norm_backward, block, pixels, slopes, dx)
+    return dx.movedim(-1, 1)
+
+
+def _launch(kernel: Any, block: Block, pixels: Tensor, *others: Tensor) -> None:
+    of = sizes(block.n, block.beta, pixels.shape[-1], block.groups)
+    groups = pixels.numel() // of.maps * of.groups
+    if groups:
+        constants = (groups, block.k, block.alpha, block.beta, of)
+        launch(kernel, (-(-groups // LANES),), pixels.device, pixels, *others, *constants)
 
 
 def sizes(n: int, beta: float, maps: int, columns: int) -> Sizes:
@@ -78,49 +92,6 @@ def sizes(n: int, beta: float, maps: int, columns: int) -> Sizes:
 
 def _reach(n: int, maps: int) -> int:
     return min(n // 2, maps - 1)
-
-
-# torch
-
-
-@torch.library.custom_op("convnet::response_norm", mutates_args=())
-def _normalised(x: Tensor, n: int, k: float, alpha: float, beta: float, columns: int) -> Tensor:
-    pixels = x.movedim(1, -1).contiguous()
-    y = torch.empty_like(pixels)
-    of = sizes(n, beta, x.shape[1], columns)
-    groups = x.numel() // of.maps * of.groups
-    if groups:
-        launch(_norm_forward, (-(-groups // LANES),), x.device, pixels, y, groups, k, alpha, beta, of)
-    return y.movedim(-1, 1)
-
-
-@torch.library.custom_op("convnet::response_norm_gradient", mutates_args=())
-def _gradient(x: Tensor, g: Tensor, n: int, k: float, alpha: float, beta: float, columns: int) -> Tensor:
-    pixels, slopes = x.movedim(1, -1).contiguous(), g.movedim(1, -1).contiguous()
-    dx = torch.empty_like(pixels)
-    of = sizes(n, beta, x.shape[1], columns)
-    groups = x.numel() // of.maps * of.groups
-    if groups:
-        launch(_norm_backward, (-(-groups // LANES),), x.device, pixels, slopes, dx, groups, k, alpha, beta, of)
-    return dx.movedim(-1, 1)
-
-
-def _like(x: Tensor, *others: object) -> Tensor:
-    return torch.empty_like(x.movedim(1, -1), memory_format=torch.contiguous_format).movedim(-1, 1)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
-    ctx.constants = inputs[1:]
-
-
-def _backpropagate(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return _gradient(ctx.saved_tensors[0], g, *ctx.constants), None, None, None, None, None
-
-
-_normalised.register_fake(_like)
-_gradient.register_fake(_like)
-_normalised.register_autograd(_backpropagate, setup_context=_keep)
 
 
 # Triton: the two kernels, then their parts, which norm_pool.py shares; of: Sizes

@@ -18,110 +18,70 @@ row of 5 pixels once and keeps its largest values, as the row may belong to the 
 always the same.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from convnet.kernels.cuda import norm
 from convnet.kernels.cuda.norm import gradient, group_of, load_span, normalise, store_group
 from convnet.kernels.cuda.triton import LANES, jit, launch, tl
-from convnet.kernels.plain import Block
+from convnet.kernels.plain import Block, empty
 
 SIZE, STRIDE = 3, 2  # pixels, of the windows
 ROWS = 8  # windows of a strip, at most
-ORDERS = ("before", "after", "none")  # where the ReLU is
 
 
 def available(x: Tensor, block: Block) -> bool:
-    """Whether `norm_pool` takes this tensor (N, C, H, W) and what is to be done to it."""
-    fits = x.ndim == 4 and (block.size, block.stride) == (SIZE, STRIDE) and min(x.shape[2:]) >= SIZE - block.ceil
-    return fits and norm.available(x, block.n, block.groups)
+    """Whether `forward` takes this tensor (N, C, H, W) and what is to be done to it."""
+    if not block.n or x.ndim != 4 or not norm.available(x, block.n, block.groups):
+        return False
+    pools = (block.size, block.stride) == (SIZE, STRIDE) and min(x.shape[2:]) >= SIZE - block.ceil
+    return pools or _alone(block)
 
 
-def norm_pool(x: Tensor, block: Block) -> Tensor:
-    """(N, C, H, W) -> (N, C, H', W'), channels-last, in `x`'s dtype, of what `available` says yes to."""
-    order = "before" if block.relu_before else "after" if block.relu_after else "none"
-    keep = torch.is_grad_enabled() and x.requires_grad
-    constants = (block.n, block.k, block.alpha, block.beta, block.groups)
-    y: Tensor = _pooled(x, *constants, order, block.ceil, keep)[0]
-    return y
-
-
-def pooled_side(side: int, ceil: bool) -> int:
-    """How many windows lie side by side on at least 3 pixels (ceil: 2); with `ceil` the last may be partial.
-
-    >>> pooled_side(55, ceil=False), pooled_side(56, ceil=False), pooled_side(56, ceil=True)
-    (27, 27, 28)
-    """
-    return side // 2 if ceil else (side - 1) // 2
-
-
-# torch
-
-
-@torch.library.custom_op("convnet::norm_pool", mutates_args=())
-def _pooled(
-    x: Tensor, n: int, k: float, alpha: float, beta: float, columns: int, relu: str, ceil: bool, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """The pooled maps and, with `keep`, uint8 of their shape: which pixel of its window, 0 to 8."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    y, places = _empty(x, n, k, alpha, beta, columns, relu, ceil, keep)
-    of, (height, width) = norm.sizes(n, beta, x.shape[1], columns), y.shape[2:]
+def forward(x: Tensor, block: Block, keep: bool) -> tuple[Tensor, Tensor]:
+    """The pooled maps, channels-last and in `x`'s dtype; with `keep` also uint8 of their shape: which pixel of its
+    window, 0 to 8; else an empty tensor."""
+    y = empty(x, block)
+    places = torch.empty_like(y, dtype=torch.uint8) if keep else y.new_empty(0, dtype=torch.uint8)
+    if _alone(block):
+        return norm.forward(x, block), places
+    of, (height, width) = norm.sizes(block.n, block.beta, x.shape[1], block.groups), y.shape[2:]
     strips, pairs = -(-height // ROWS), -(-width // 2)
-    blocks = -(-strips * pairs * columns * of.groups // LANES)
+    blocks = -(-strips * pairs * block.groups * of.groups // LANES)
     if y.numel():
         sides = (*x.shape[2:], height, width, strips, pairs)
-        order, rows = ORDERS.index(relu), -(-height // strips)
-        constants = (k, alpha, beta, of, order, ceil, rows)
+        constants = (block.k, block.alpha, block.beta, of, _order(block), block.ceil, -(-height // strips))
         launch(_norm_pool_forward, (len(x), blocks), x.device, x, y, places if keep else None, *sides, *constants)
     return y, places
 
 
-@torch.library.custom_op("convnet::norm_pool_gradient", mutates_args=())
-def _gradient(
-    x: Tensor, places: Tensor, g: Tensor, n: int, k: float, alpha: float, beta: float, columns: int, relu: str
-) -> Tensor:
-    x, places, g = (each.contiguous(memory_format=torch.channels_last) for each in (x, places, g))
-    dx = torch.empty_like(x)
-    of, (height, width) = norm.sizes(n, beta, x.shape[1], columns), x.shape[2:]
+def backward(x: Tensor, places: Tensor, g: Tensor, block: Block) -> Tensor:
+    """The gradient of x from that of the result."""
+    if _alone(block):
+        return norm.backward(x, g, block)
+    g = g.contiguous(memory_format=torch.channels_last)
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    of, (height, width) = norm.sizes(block.n, block.beta, x.shape[1], block.groups), x.shape[2:]
     down, across = -(-height // 2), -(-width // 2)
-    blocks = -(-down * across * columns * of.groups // LANES)
+    blocks = -(-down * across * block.groups * of.groups // LANES)
     if x.numel():
         sides = (height, width, *g.shape[2:], down, across)
-        constants = (k, alpha, beta, of, ORDERS.index(relu))
+        constants = (block.k, block.alpha, block.beta, of, _order(block))
         launch(_norm_pool_backward, (len(x), blocks), x.device, x, places, g, dx, *sides, *constants)
     return dx
 
 
-def _empty(
-    x: Tensor, n: int, k: float, alpha: float, beta: float, columns: int, relu: str, ceil: bool, keep: bool
-) -> tuple[Tensor, Tensor]:
-    shape = (*x.shape[:2], *(pooled_side(side, ceil) for side in x.shape[2:]))
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    return y, torch.empty_like(y, dtype=torch.uint8) if keep else y.new_empty(0, dtype=torch.uint8)
+def _alone(block: Block) -> bool:
+    """Whether the norm is all that is asked for."""
+    return block.size == block.stride == 1 and not (block.relu_before or block.relu_after)
 
 
-def _like(x: Tensor, *others: object) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.channels_last)
+def _order(block: Block) -> int:
+    """0: ReLU before the norm, 1: after the pooling, 2: none."""
+    return 0 if block.relu_before else 1 if block.relu_after else 2
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[0], output[1])
-    ctx.constants = inputs[1:7]
-
-
-def _backpropagate(ctx: Any, g: Tensor, _: Tensor) -> tuple[Any, ...]:
-    x, places = ctx.saved_tensors
-    return _gradient(x, places, g, *ctx.constants), *[None] * 8
-
-
-_pooled.register_fake(_empty)
-_gradient.register_fake(_like)
-_pooled.register_autograd(_backpropagate, setup_context=_keep)
-
-
-# Triton; of: norm.Sizes, order: the place in ORDERS, h and w: rows and columns, H2 and W2: the pooled maps' sides
+# Triton; of: norm.Sizes, order: of the ReLU (`_order`), h and w: rows and columns, H2 and W2: the pooled maps' sides
 
 
 @jit

@@ -1,0 +1,250 @@
+"""The nets' operations as torch knows them, `torch.ops.convnet`: nets call these functions and know no kernels.
+
+    norm_pool     ReLU, response normalisation and max-pooling as a `Block` says   in C, in Triton
+    dropout       from a counter                                                   in C, in Triton
+    to_blocks     pictures as blocks of pixels                                     in C
+    linear        a fully connected layer on few pictures                          in oneDNN's order
+
+An operation is composed of torch's own operations and of kernels (`..._forward`, `..._backward`), which are registered
+for the CPU and CUDA. Where no kernel serves (another device or dtype, no compiler), it is its plain form.
+torch.jit.trace, torch.export and torch.compile see one operation. Transforms of torch.func (grad, vmap, jvp) get the
+plain form, and so do second derivatives and who looks at torch's functions one by one: torch.fx, function modes, ONNX.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from convnet.kernels.cpu import blocks as blocks_cpu
+from convnet.kernels.cpu import dropout as dropout_cpu
+from convnet.kernels.cpu import linear as linear_cpu
+from convnet.kernels.cpu import norm_pool as norm_pool_cpu
+from convnet.kernels.cpu.response_norm import blocked_response_norm
+from convnet.kernels.cuda import available as on_cuda
+from convnet.kernels.dropout import plain_dropout
+from convnet.kernels.plain import Block, empty, plain_norm_pool, plain_response_norm, plain_to_blocks
+
+LIBRARY: Any = torch.library.Library("convnet", "DEF")  # type: ignore[no-untyped-call]
+OPS: Any = torch.ops.convnet
+
+
+def norm_pool(x: Tensor, block: Block) -> Tensor:
+    """(N, C, H, W) -> (N, C, H', W') in `x`'s dtype: what `block` says; the norm's sums are float32 or better."""
+    if layer_by_layer(x):
+        return plain_norm_pool(x, block, response_norm)
+    y: Tensor = OPS.norm_pool(x, *block.fields)
+    return y
+
+
+def response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
+    """Local response normalisation across maps, of (N, C, ...); `x`'s shape and dtype; the sums are float32 or better.
+
+    Map i is divided by (k + alpha * sum of x_j^2 over the maps j = i - n//2 .. i + n//2 that exist)^beta. For odd n
+    that's n maps; for even n it's n + 1, as the paper's formula says when n/2 is whole.
+
+    torch's `F.local_response_norm` divides alpha by n, so that its `alpha` is n times this one: the paper's 1e-4 is
+    torch's 5e-4. For even n its window has n maps, and it raises on bfloat16 on the CPU.
+
+    Paper: AlexNet 3.3.
+    """
+    if has_torch_function_unary(x):  # who looks inside sees one layer, as with torch's own
+        seen: Tensor = handle_torch_function(response_norm, (x,), x, n, k, alpha, beta)
+        return seen
+    if layer_by_layer(x):
+        return plain_response_norm(x, n, k, alpha, beta)
+    maps = x if x.ndim == 4 else x.unsqueeze(2).flatten(2).unsqueeze(3)
+    y: Tensor = OPS.norm_pool(maps, *Block(n, k, alpha, beta).fields)
+    return y if x.ndim == 4 else y.reshape(x.shape)
+
+
+def dropout(x: Tensor, p: float, state: Tensor, first: int = 0) -> Tensor:
+    """`plain_dropout`: `x` with each element 0 with probability p, and otherwise divided by 1 - p."""
+    y: Tensor = plain_dropout(x, p, state, first) if layer_by_layer(x) else OPS.dropout(x, p, state, first)
+    return y
+
+
+def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
+    """`plain_to_blocks`: pictures (N, C, H, W) as (N, stride^2 C, rows, columns), channels-last."""
+    form = plain_to_blocks if layer_by_layer(images) else OPS.to_blocks
+    blocks: Tensor = form(images, stride, rows, columns)
+    return blocks
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Features (N, D) times (D', D) and plus (D',) -> (N, D')."""
+    if bias is None or layer_by_layer(x) or not linear_cpu.available(x, weight):
+        return F.linear(x, weight, bias)
+    y: Tensor = OPS.linear(x, weight, bias)
+    return y
+
+
+def layer_by_layer(x: Tensor) -> bool:
+    """Whether someone looks at torch's functions one by one, or writes them as ONNX, which knows none of ours."""
+    onnx = None if torch.compiler.is_dynamo_compiling() else sys.modules.get("torch.onnx")
+    if onnx is not None and onnx.is_in_onnx_export():
+        return True
+    return has_torch_function_unary(x) and not torch.compiler.is_exporting()  # which has a function mode of its own
+
+
+def is_proxy(x: object) -> bool:
+    """Whether torch.fx has put a proxy in a tensor's place, which has neither shape nor device."""
+    return has_torch_function_unary(x) and not isinstance(x, Tensor)
+
+
+def _operation(schema: str, function: Callable[..., Tensor], plain: Callable[..., Tensor]) -> None:
+    """Registers an operation that is composed of others; the transforms of torch.func get its plain form."""
+    name = schema.split("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, function, "CompositeImplicitAutograd")
+    LIBRARY.impl(name, plain, "FuncTorchDynamicLayerFrontMode")
+
+
+def _kernel(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Registers a kernel, which has no gradient, for the CPU and CUDA. fake: what comes out, without its values."""
+    name = schema.split("(")[0]
+    LIBRARY.define(schema)
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, kernel, key)
+    torch.library.register_fake(f"convnet::{name}", fake, lib=LIBRARY)
+
+
+# ReLU, response norm, pooling
+
+FIELDS = "int n, float k, float alpha, float beta, int groups, int size, int stride, bool ceil, bool relu_before"
+FIELDS += ", bool relu_after"  # of `Block`
+
+
+class _NormPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *fields: Any) -> Tensor:
+        y, places = OPS.norm_pool_forward(x, *fields, True)
+        ctx.save_for_backward(x, places)
+        ctx.fields = fields
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, places = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone will differentiate the gradient
+            (dx,) = torch.autograd.grad(plain_norm_pool(x, Block(*ctx.fields)), x, grads[0], create_graph=True)
+        else:
+            dx = OPS.norm_pool_backward(x, places, grads[0], *ctx.fields)
+        return dx, *[None] * len(ctx.fields)
+
+
+def _norm_pool(x: Tensor, *fields: Any) -> Tensor:
+    block = Block(*fields)
+    if _norm_pool_kernels(x, block) is None:
+        return plain_norm_pool(x, block, blocked_response_norm if x.device.type == "cpu" else None)
+    x = x.contiguous(memory_format=torch.channels_last)
+    if torch.is_grad_enabled() and x.requires_grad:
+        y: Tensor = _NormPool.apply(x, *fields)  # type: ignore[no-untyped-call]
+    else:
+        y = OPS.norm_pool_forward(x, *fields, False)[0]
+    return y
+
+
+def _norm_pool_kernels(x: Tensor, block: Block) -> Any:
+    """The file whose `forward` and `backward` serve here, or None."""
+    if on_cuda.serve(x.device):
+        from convnet.kernels.cuda import norm_pool as norm_pool_cuda  # which loads Triton
+
+        if norm_pool_cuda.available(x, block):
+            return norm_pool_cuda
+    return norm_pool_cpu if norm_pool_cpu.available(x, block) else None
+
+
+def _norm_pool_forward(x: Tensor, *arguments: Any) -> Any:
+    block, keep = Block(*arguments[:-1]), arguments[-1]
+    return _norm_pool_kernels(x, block).forward(x, block, keep)
+
+
+def _norm_pool_backward(x: Tensor, places: Tensor, g: Tensor, *fields: Any) -> Any:
+    block = Block(*fields)
+    return _norm_pool_kernels(x, block).backward(x, places, g, block)
+
+
+def _norm_pool_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *fields, keep = arguments
+    y = empty(x, Block(*fields))
+    return y, torch.empty_like(y, dtype=torch.uint8) if keep else y.new_empty(0, dtype=torch.uint8)
+
+
+def _plain_norm_pool(x: Tensor, *fields: Any) -> Tensor:
+    return plain_norm_pool(x, Block(*fields))
+
+
+_operation(f"norm_pool(Tensor x, {FIELDS}) -> Tensor", _norm_pool, _plain_norm_pool)
+_kernel(f"norm_pool_forward(Tensor x, {FIELDS}, bool keep) -> (Tensor, Tensor)", _norm_pool_forward, _norm_pool_fake)
+_kernel(
+    f"norm_pool_backward(Tensor x, Tensor places, Tensor g, {FIELDS}) -> Tensor",
+    _norm_pool_backward,
+    lambda x, *others: torch.empty_like(x, memory_format=torch.channels_last),
+)
+
+
+# Dropout
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
+        ctx.save_for_backward(state)
+        ctx.constants = p, first
+        return OPS.dropout_forward(x, p, state, first)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        p, first = ctx.constants
+        return OPS.dropout(grads[0], p, ctx.saved_tensors[0], first), None, None, None  # which has a gradient too
+
+
+def _dropout(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
+    if _dropout_kernel(x) is None:
+        return plain_dropout(x, p, state, first)
+    y: Tensor = _Dropout.apply(x, p, state, first)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _dropout_kernel(x: Tensor) -> Any:
+    """The file whose `forward` serves here, or None."""
+    if on_cuda.serve(x.device):
+        from convnet.kernels.cuda import dropout as dropout_cuda  # which loads Triton
+
+        if dropout_cuda.available(x):
+            return dropout_cuda
+    return dropout_cpu if dropout_cpu.available(x) else None
+
+
+_operation("dropout(Tensor x, float p, Tensor state, int first) -> Tensor", _dropout, plain_dropout)
+_kernel(
+    "dropout_forward(Tensor x, float p, Tensor state, int first) -> Tensor",
+    lambda x, *drawn: _dropout_kernel(x).forward(x, *drawn),
+    lambda x, *drawn: torch.empty_like(x, memory_format=torch.contiguous_format),
+)
+
+
+# Blocks of pixels; fully connected layers
+
+
+def _to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
+    differentiated = torch.is_grad_enabled() and images.requires_grad
+    form = plain_to_blocks if differentiated or not blocks_cpu.available(images) else OPS.to_blocks_forward
+    blocks: Tensor = form(images, stride, rows, columns)
+    return blocks
+
+
+def _to_blocks_fake(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
+    return images.new_empty(len(images), rows, columns, stride**2 * images.shape[1]).permute(0, 3, 1, 2)
+
+
+_operation("to_blocks(Tensor images, int stride, int rows, int columns) -> Tensor", _to_blocks, plain_to_blocks)
+_kernel(
+    "to_blocks_forward(Tensor images, int stride, int rows, int columns) -> Tensor", blocks_cpu.blocks, _to_blocks_fake
+)
+_operation("linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", linear_cpu.linear, F.linear)
