@@ -35,7 +35,7 @@ from convnet.data.prepare import prepare
 from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import DataError
-from convnet.evaluation import predict, predictions
+from convnet.evaluation import pictures, predictions
 from convnet.evaluation.ensemble import rows
 from convnet.evaluation.views import Look
 from convnet.export import export
@@ -304,9 +304,7 @@ def of_picture(kind: str, options: dict[str, object], _: Path) -> bytes:
 
 def read_picture(path: Path) -> None:
     """As `convnet predict` does."""
-    told = predict.read_picture(path, (Look("single", 16),), "crop")
-    if isinstance(told, str):
-        raise BadPicture(told)
+    pictures.read_picture(path, (Look("single", 16),), "crop")
 
 
 # Of each format: bytes of memory a pixel (docs/pictures.md), and pixels that a byte can stand for at most: PNG 1,032

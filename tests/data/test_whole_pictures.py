@@ -34,7 +34,7 @@ from convnet.weights import read_weights
 
 SIZES = ((90, 60), (40, 71), (64, 64), (300, 7), (20, 33), (33, 32))  # width, height
 S = 32
-CPU = device.choose("fp32")
+CPU = device.choose("fp32", "cpu")
 fits = pytest.mark.parametrize("fit", get_args(Fit))
 
 
