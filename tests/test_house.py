@@ -93,16 +93,16 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 LINES = {
     ".": 1440,
     "benchmark": 1480,
-    "cli": 2090,
+    "cli": 2080,
     "data": 8030,
-    "evaluation": 1690,
+    "evaluation": 1680,
     "export": 760,
     "io": 1070,
     "kernels": 2250,
     "nets": 3640,
     "report": 670,
     "training": 1510,
-    "visualize": 3130,
+    "visualize": 3120,
     "weights": 2170,
 }
 

@@ -148,7 +148,7 @@ def most_probable(probabilities: NDArray[np.float64], n: int) -> NDArray[np.int6
     """
     rest, rows = probabilities.copy(), np.arange(len(probabilities))
     best = np.empty((len(rest), min(n, rest.shape[1])), np.int64)
-    for place in range(best.shape[1]):  # of 21,841 classes a tenth of the time of sorting them
+    for place in range(best.shape[1]):  # 5 of 21,841 classes, 64 pictures: 31 ms; sorting them takes 850
         best[:, place] = rest.argmax(1)
         rest[rows, best[:, place]] = -np.inf
     return best

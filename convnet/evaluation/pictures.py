@@ -10,14 +10,15 @@ from convnet.data.decode import BadPicture, opened
 from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import Fit, fitted, scaled
 from convnet.data.sources.listing import LARGEST
-from convnet.data.store import Pixels, Split, Store, centre_square, crop_square
+from convnet.data.store import Pixels, Split, Store
 from convnet.errors import DataError, UsageError, check_type
-from convnet.evaluation.views import IN_SQUARE, Look, centre, square_at
+from convnet.evaluation.views import IN_SQUARE, Look, square_at
 from convnet.io import atomic
 from convnet.io.prefetch import in_order
 from convnet.io.signals import Stop
 
 PICTURES = 64  # read at a time
+Source = atomic.PathLike | Pixels  # a picture: a file, or uint8 (H, W, 3)
 Picture = Mapping[int, Pixels]  # {scale: uint8 (H, W, 3)}: one picture, its shorter side scaled, bicubic
 
 
@@ -98,7 +99,7 @@ def at_scales(pixels: Pixels, now: int, looks: Sequence[Look]) -> Picture:
     }
 
 
-def read_picture(source: atomic.PathLike | Pixels, looks: Sequence[Look], fit: Fit) -> tuple[Picture, tuple[str, ...]]:
+def read_picture(source: Source, looks: Sequence[Look], fit: Fit) -> tuple[Picture, tuple[str, ...]]:
     """The picture in a file, or uint8 (H, W, 3), at the looks' scales, fitted as in preparation; and notes.
 
     Raises: DataError with the reason why there is none, without the file's name; UsageError for no picture at all.
@@ -119,11 +120,9 @@ def read_picture(source: atomic.PathLike | Pixels, looks: Sequence[Look], fit: F
         raise DataError(f"cannot be read: {error.strerror}") from error
 
 
-def centre_crop(frame: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """uint8 (crop, crop, 3): the centre crop, the view `single`, of a picture at the training's scale."""
-    place = centre(preprocessing, 1)
-    square = centre_square(frame, preprocessing.size)
-    return np.array(crop_square(square, int(place.tops[0]), int(place.lefts[0]), preprocessing.crop))
+def name_of(source: Source, place: int) -> str:
+    """What messages call a picture: its path, or `picture 3`."""
+    return f"picture {place}" if isinstance(source, np.ndarray) else str(atomic.as_path(source, "a picture"))
 
 
 def _image(pixels: Pixels) -> Image.Image:

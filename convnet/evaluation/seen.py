@@ -1,19 +1,16 @@
-"""What does a net see of a picture? The centre crop, as pixels to show and as the net's input."""
+"""What does a net see of a picture? The centre crop, in pixels."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, Split
+from convnet.data.store import Pixels, Split, centre_square, crop_square
 from convnet.errors import ConvnetError, UsageError
-from convnet.evaluation.pictures import at_scales, centre_crop, check_gives, read_picture
-from convnet.evaluation.trained_net import TrainedNet
-from convnet.evaluation.views import protocol
+from convnet.evaluation.pictures import Source, at_scales, check_gives, name_of, read_picture
+from convnet.evaluation.views import centre, protocol
 from convnet.io import rng
 from convnet.io.prefetch import in_order
 
@@ -49,21 +46,30 @@ def in_parts(
     yield from zip(parts, in_order(lambda part: from_store(split, part, preprocessing), parts, split.told), strict=True)
 
 
-def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Seen]:
-    """Pictures in files, fitted as in preparation. Raises: DataError, or UsageError for a folder, naming the file."""
+def from_files(sources: Iterable[Source | Seen], preprocessing: Preprocessing) -> list[Seen]:
+    """Pictures in files, or uint8 (H, W, 3) each, fitted as in preparation; what is `Seen` already stays as it is.
+
+    Raises: DataError, or UsageError for a folder, naming the file.
+    """
     looks, found = protocol("single", preprocessing).looks, []
-    for path in paths:
+    for i, source in enumerate(sources):
+        if isinstance(source, Seen):
+            found.append(source)
+            continue
+        name = name_of(source, i)
         try:
-            frame = read_picture(path, looks, preprocessing.fit)[0][looks[0].scale]
+            frame = read_picture(source, looks, preprocessing.fit)[0][looks[0].scale]
         except ConvnetError as error:
-            raise type(error)(f"{path}: {error}") from error
-        found.append(Seen(str(path), centre_crop(frame, preprocessing)))
+            raise type(error)(f"{name}: {error}") from error
+        found.append(Seen(name, centre_crop(frame, preprocessing)))
     return found
 
 
-def net_input(pictures: Sequence[Seen], net: TrainedNet) -> Tensor:
-    """float32 (N, C, crop, crop): what the net takes."""
-    return net.to_input([picture.pixels for picture in pictures])
+def centre_crop(frame: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """uint8 (crop, crop, 3): the centre crop, the view `single`, of a picture at the training's scale."""
+    place = centre(preprocessing, 1)
+    square = centre_square(frame, preprocessing.size)
+    return np.array(crop_square(square, int(place.tops[0]), int(place.lefts[0]), preprocessing.crop))
 
 
 def some(n: int, most: int, seed: int = 0) -> NDArray[np.int64]:

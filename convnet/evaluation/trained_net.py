@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ from convnet import checkpoint, device, nets
 from convnet.checkpoint import BEST, LAST, Checkpoint
 from convnet.data.augment import to_input
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, Split, Store
+from convnet.data.store import Split, Store
 from convnet.device import Device
 from convnet.errors import ConvnetError, Interrupted, UsageError, check_type
 from convnet.evaluation.inference import BATCH, NotFinite, infer
 from convnet.evaluation.metrics import Scores, Tally, most_probable
-from convnet.evaluation.pictures import Picture, centre_crop, check_gives, read, read_picture, split_to_test
+from convnet.evaluation.pictures import Picture, Source, check_gives, name_of, read, read_picture, split_to_test
+from convnet.evaluation.seen import Seen, from_files
 from convnet.evaluation.views import Look, Protocol, centre, protocol
 from convnet.io import atomic
 from convnet.io.signals import Stop
@@ -36,8 +37,8 @@ from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
 
 PICTURES = 32  # files that are read and predicted at a time
-Source = atomic.PathLike | Pixels  # a picture: a file, or uint8 (H, W, 3)
-Sources = Source | Iterable[Source] | Tensor
+Sources = Source | Iterable[Source] | Iterable[Seen] | Tensor
+T = TypeVar("T")
 Probabilities = dict[Look, NDArray[np.float64]]  # (N, K) of each look
 
 
@@ -153,7 +154,7 @@ class TrainedNet:
     def _predict(self, pictures: Iterable[Source], top: int, asked: Protocol) -> Iterator[Prediction]:
         computing, batch = self.narrowed(), list[tuple[Prediction, Picture | None]]()
         for i, source in enumerate(pictures):
-            name = _name(source, i)
+            name = name_of(source, i)
             try:
                 picture, notes = read_picture(source, asked.looks, self.preprocessing.fit)
                 batch.append((Prediction(name, notes=notes), picture))
@@ -194,17 +195,7 @@ class TrainedNet:
         """float32 (N, C, crop, crop) on the device: the centre crops of pictures, fitted as in preparation."""
         if isinstance(pictures, Tensor):
             return pictures.to(self.device.device)
-        crops, looks = [], protocol("single", self.preprocessing).looks
-        for i, source in enumerate(_several(pictures)):
-            try:
-                frame = read_picture(source, looks, self.preprocessing.fit)[0][looks[0].scale]
-            except ConvnetError as error:
-                raise type(error)(f"{_name(source, i)}: {error}") from error
-            crops.append(centre_crop(frame, self.preprocessing))
-        return self.to_input(crops)
-
-    def to_input(self, crops: Sequence[Pixels]) -> Tensor:
-        """float32 (N, C, crop, crop) on the device, of centre crops: uint8 (crop, crop, 3) each."""
+        crops = [picture.pixels for picture in from_files(_several(pictures), self.preprocessing)]
         if not crops:
             raise UsageError("no pictures: name at least one")
         return to_input(np.stack(crops), centre(self.preprocessing, len(crops)), self.preprocessing, self.device.device)
@@ -278,11 +269,7 @@ def choose(where: str | Device, precision: Literal["auto", "fp32", "bf16"]) -> D
     return device.choose(precision, check_type("device", where, str, "auto, cpu, cuda, cuda:N or mps"))
 
 
-def _name(source: Source, place: int) -> str:
-    return f"picture {place}" if isinstance(source, np.ndarray) else str(atomic.as_path(source, "a picture"))
-
-
-def _several(pictures: Source | Iterable[Source]) -> Iterable[Source]:
+def _several(pictures: Source | Iterable[T]) -> Iterable[T | Source]:
     """A single picture is a list of one."""
     if isinstance(pictures, np.ndarray):
         return list(pictures) if pictures.ndim == 4 else [pictures]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convnet.evaluation.inference import NotFinite
-from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets.layers import Net
 from convnet.visualize import plot
@@ -73,7 +73,7 @@ def cam(
 
     Raises: UsageError for a stage without maps; NotFinite.
     """
-    image = net_input([picture], net).requires_grad_()
+    image = net.images([picture]).requires_grad_()
     stages: dict[str, Tensor] = {}
     with torch.enable_grad():
         logits = net.net(image, stages)[0]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from convnet.errors import UsageError
 from convnet.evaluation.inference import NotFinite
-from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.visualize import plot
 from convnet.visualize.deconv import check_maps
@@ -44,7 +44,7 @@ def maps(net: TrainedNet, picture: Seen, stage: str, chosen: Sequence[int] | Non
     stage: of the net, or of a column of it, as "conv2.0". Raises: UsageError for a stage or map that the net doesn't
     have; NotFinite.
     """
-    activation = net.trace(net_input([picture], net), [stage])[stage][0]
+    activation = net.trace(net.images([picture]), [stage])[stage][0]
     values = np.asarray(activation.float().cpu().numpy())
     values = values[:, None, None] if values.ndim == 1 else values
     if not np.isfinite(values).all():

@@ -20,7 +20,7 @@ from convnet.data.store import Split
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.pictures import check_gives
-from convnet.evaluation.seen import Seen, from_store, in_parts, net_input
+from convnet.evaluation.seen import Seen, from_store, in_parts
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.evaluation.views import protocol
 from convnet.io.signals import Stop
@@ -73,7 +73,7 @@ def neighbours(
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 neighbour")
     check_gives(split, protocol("single", net.preprocessing).looks, net.preprocessing)
-    layer = layer or before_classes(net.net, net_input(queries[:1], net))
+    layer = layer or before_classes(net.net, net.images(queries[:1]))
     chosen = np.arange(split.n) if ids is None else ids
     nearest = {measure: _Nearest(len(queries), n) for measure in (layer, PIXELS)}
     asked = _features(net, queries, layer)
@@ -124,7 +124,7 @@ def _features(net: TrainedNet, pictures: Sequence[Seen], layer: str) -> Tensor:
     """float64 (N, D), on the CPU. Raises: NotFinite naming the picture."""
     blocks = []
     for first in range(0, len(pictures), BATCH):
-        images = net_input(pictures[first : first + BATCH], net)
+        images = net.images(pictures[first : first + BATCH])
         blocks.append(net.features(images, layer).cpu().double())  # a device synchronisation
     found = torch.cat(blocks)
     good = found.isfinite().all(1)

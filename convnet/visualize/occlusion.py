@@ -33,7 +33,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Pixels
 from convnet.errors import UsageError
 from convnet.evaluation.inference import BATCH, NotFinite
-from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import Only
 from convnet.progress import SILENT, Progress
@@ -98,7 +98,7 @@ def occlusion(
     Raises: UsageError for a square or stride that doesn't fit, or a stage without maps; NotFinite.
     """
     check(box, stride, net.preprocessing.crop)
-    image = net_input([picture], net)
+    image = net.images([picture])
     found = net.trace(image)
     layer = last_maps(found) if layer is None else layer
     check_has_maps(found, layer)
@@ -108,7 +108,7 @@ def occlusion(
     label = label if label is not None else picture.label if picture.label is not None else int(whole.argmax())
 
     grey = level(net.preprocessing)
-    square = net_input([Seen("", np.full_like(picture.pixels, grey))], net)
+    square = net.images([Seen("", np.full_like(picture.pixels, grey))])
     tops = lefts = places(net.preprocessing.crop, box, stride)
     corners = list(product(tops.tolist(), lefts.tolist()))
     activity, probabilities = _slide(net, image, square, corners, (layer, chosen, box), batch, progress)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from convnet.errors import UsageError
 from convnet.evaluation.inference import probabilities
 from convnet.evaluation.metrics import TOP, Scores, most_probable
-from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import rng
 from convnet.nets import evaluating
@@ -46,7 +46,7 @@ def panels(net: TrainedNet, pictures: Sequence[Seen]) -> list[Panel]:
     for first in range(0, len(pictures), BATCH):
         part = pictures[first : first + BATCH]
         with torch.no_grad(), evaluating(net.net):
-            rows = probabilities(net.net, net_input(part, net), net.device)
+            rows = probabilities(net.net, net.images(part), net.device)
         for picture, row, best in zip(part, rows, most_probable(rows, TOP), strict=True):
             found.append(Panel(picture, best, row[best]))
     return found

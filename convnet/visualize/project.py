@@ -21,7 +21,7 @@ from convnet.checkpoint import KEPT
 from convnet.data.store import Pixels, Split
 from convnet.device import Device
 from convnet.errors import UsageError
-from convnet.evaluation.seen import Seen, from_store, net_input
+from convnet.evaluation.seen import Seen, from_store
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
 from convnet.nets.layers import Net
@@ -91,7 +91,7 @@ def project_picture(
 
     Raises: UsageError for a stage or map that the net doesn't have.
     """
-    activation = net.trace(net_input([picture], net), [stage])[stage]
+    activation = net.trace(net.images([picture]), [stage])[stage]
     check_maps(stage, activation.shape[1], maps or ())
     if maps is None:
         strength = activation[0].reshape(activation.shape[1], -1).amax(1)
@@ -173,7 +173,7 @@ def _project(net: TrainedNet, stage: str, jobs: Sequence[tuple[Seen, Unit]], for
     fields = fields_of(net.net, stage, crop)
     for first in range(0, len(jobs), BATCH):
         part = jobs[first : first + BATCH]
-        images = net_input([picture for picture, _ in part], net)
+        images = net.images([picture for picture, _ in part])
         found = deconv(net.net, images, stage, [unit for _, unit in part], form)
         for n, (picture, unit) in enumerate(part):
             field, frame = _bounds(fields, unit, crop)

@@ -15,7 +15,7 @@ from torch import Tensor
 from convnet.data.store import Split
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.inference import NotFinite
-from convnet.evaluation.seen import in_parts, net_input
+from convnet.evaluation.seen import in_parts
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
@@ -78,7 +78,7 @@ def top_activations(
     done = 0
     progress.start(f"searching ({split.name})", len(chosen), after=after)
     for part, pictures in in_parts(split, chosen, net.preprocessing, BATCH):
-        for stage, maps in net.trace(net_input(pictures, net), wanted).items():
+        for stage, maps in net.trace(net.images(pictures), wanted).items():
             if stage not in best:
                 best[stage] = _Best(stage, wanted[stage], maps, n)
             best[stage].add(part, maps, [picture.name for picture in pictures])

@@ -13,7 +13,7 @@ from convnet import checkpoint, device
 from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
 from convnet.evaluation.inference import NotFinite
-from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.seen import Seen
 from convnet.nets import create_model, trace
 from convnet.nets.lenet5 import scaled_tanh
 from convnet.recipe import Recipe
@@ -48,7 +48,7 @@ def made(name: str, **options: object) -> torch.nn.Module:
 )
 def test_the_mean_of_a_class_map_is_the_logit(name: str, layer: str) -> None:
     net, seen = made(name), picture(name)
-    logits = net(net_input([seen], trained_net(net, how(name))))[0].detach().numpy()
+    logits = net(trained_net(net, how(name)).images([seen]))[0].detach().numpy()
     found = cam(trained_net(net, how(name)), seen, labels=tuple(range(10)))
     assert {(each.kind, each.layer) for each in found} == {("CAM", layer)}
     for k, each in enumerate(found):
@@ -62,7 +62,7 @@ def test_the_mean_of_a_class_map_is_the_logit(name: str, layer: str) -> None:
 
 def test_the_map_of_googlenet_equals_a_loop() -> None:
     net, seen = made("googlenet_bn"), picture("googlenet_bn")
-    maps = trace(net, net_input([seen], trained_net(net, how("googlenet_bn"))))["inception_5b"][0].double().numpy()
+    maps = trace(net, trained_net(net, how("googlenet_bn")).images([seen]))["inception_5b"][0].double().numpy()
     weights = net.fc.weight.detach().double().numpy()
     (found,) = cam(trained_net(net, how("googlenet_bn")), seen, labels=(7,))
     for y in range(maps.shape[1]):
@@ -85,7 +85,7 @@ def test_grad_cam_of_pooled_nets_is_cam_up_to_the_number_of_places(name: str, la
 def test_grad_cam_equals_finite_differences() -> None:
     """The mean of the derivatives by a map's places is that by the whole map, divided by the number of places."""
     net, seen = made("lenet5"), picture("lenet5")
-    maps = trace(net, net_input([seen], trained_net(net, how("lenet5"))))["c3"].double()
+    maps = trace(net, trained_net(net, how("lenet5")).images([seen]))["c3"].double()
     net = net.double()
 
     @torch.no_grad()
@@ -128,7 +128,7 @@ def test_the_most_probable_classes_come_first_and_the_net_stays_as_it_was() -> N
     net, seen = made("nin_small"), picture("nin_small")
     net.requires_grad_(False)
     found = cam(trained_net(net, how("nin_small")), seen, top=3, layer="conv2")
-    logits = net(net_input([seen], trained_net(net, how("nin_small"))))[0].tolist()
+    logits = net(trained_net(net, how("nin_small")).images([seen]))[0].tolist()
     assert [each.label for each in found] == sorted(range(10), key=lambda k: -logits[k])[:3]
     assert all(parameter.grad is None for parameter in net.parameters())
     assert len({each.map.tobytes() for each in found}) == 3

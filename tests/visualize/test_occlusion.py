@@ -12,7 +12,7 @@ from convnet import device
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
 from convnet.errors import UsageError
-from convnet.evaluation.seen import Seen, net_input
+from convnet.evaluation.seen import Seen
 from convnet.nets import create_model, trace
 from convnet.visualize import plot
 from convnet.visualize.last_maps import last_maps
@@ -41,7 +41,7 @@ def picture(label: int | None = None) -> Seen:
 def by_hand(net: torch.nn.Module, seen: Seen, how: Preprocessing, layer: str, box: int, stride: int) -> dict:
     """Each place alone: its pixels are painted, and the net is asked about that one picture."""
     grey = 128 if how.mean is None else round(float(np.mean(how.mean, dtype=float)))
-    whole = {name: x[0].numpy() for name, x in trace(net, net_input([seen], trained_net(net, how))).items()}
+    whole = {name: x[0].numpy() for name, x in trace(net, trained_net(net, how).images([seen])).items()}
     chosen = max(range(len(whole[layer])), key=lambda k: float(whole[layer][k].sum()))
     corners = [at for at in range(32) if at + box <= 32 and (at % stride == 0 or at + box == 32)]
     activity, posteriors = np.empty((len(corners),) * 2), np.empty((len(corners), len(corners), 5))
@@ -51,7 +51,7 @@ def by_hand(net: torch.nn.Module, seen: Seen, how: Preprocessing, layer: str, bo
             for y in range(top, top + box):
                 for x in range(left, left + box):
                     pixels[y, x] = (grey, grey, grey)
-            found = trace(net, net_input([Seen("", pixels)], trained_net(net, how)))
+            found = trace(net, trained_net(net, how).images([Seen("", pixels)]))
             activity[i, j] = found[layer][0, chosen].double().sum()
             logits = list(found.values())[-1][0].double()
             posteriors[i, j] = torch.exp(logits) / torch.exp(logits).sum()

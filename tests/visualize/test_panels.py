@@ -21,7 +21,7 @@ from convnet.errors import DataError, UsageError
 from convnet.evaluation.inference import infer
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.pictures import at_scales
-from convnet.evaluation.seen import Seen, from_files, from_store, net_input, some
+from convnet.evaluation.seen import Seen, from_files, from_store, some
 from convnet.evaluation.views import protocol
 from convnet.recipe import Recipe
 from convnet.visualize import panels as look
@@ -133,7 +133,7 @@ def test_what_is_shown_is_what_the_net_is_given(encoding: str, photos: Store, tm
     looks = protocol("single", how).looks
     rows = infer(small_net(), [at_scales(split.picture(i), side, looks) for i in range(9)], looks, how, CPU)
     with torch.no_grad():
-        images = net_input(from_store(split, range(9), how), trained_net(small_net(), how))
+        images = trained_net(small_net(), how).images(from_store(split, range(9), how))
         shown = small_net()(images).double().softmax(1)
     np.testing.assert_allclose(rows[looks[0]], shown.numpy(), atol=1e-6)
 

@@ -18,7 +18,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
 from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.inference import NotFinite
-from convnet.evaluation.seen import Seen, from_store, net_input
+from convnet.evaluation.seen import Seen, from_store
 from convnet.io.signals import Stop
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net, record
@@ -190,7 +190,7 @@ def test_a_feature_is_each_pictures_projection_and_patch_within_the_exact_field(
             field = receptive_fields(net)["conv2"].of(unit.row, unit.column)
             whole = receptive_fields(net)["conv2"].whole(unit.row, unit.column)
             assert (feature.names[k], feature.units[k], feature.fields[k]) == (seen.name, unit, field)
-            projection = deconv(net, net_input([seen], trained_net(net, how)), "conv2", [unit]).pixels[0]
+            projection = deconv(net, trained_net(net, how).images([seen]), "conv2", [unit]).pixels[0]
             n_cut += field != whole
             for y in range(15):
                 for x in range(15):
