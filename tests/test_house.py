@@ -77,7 +77,7 @@ def test_imports_go_down_the_floors() -> None:
 
 def test_the_tree_is_the_one_that_is_drawn() -> None:
     """Each folder and file of the top has its floor, each file of the folders that are drawn whole its line."""
-    here = {top(path.name) for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.rglob("*.py"))}
+    here = {top(path.name) for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.rglob("[!_]*.*[!c]"))}
     assert here - {"__init__", "__main__"} == set(floors())
     folder, drawn = "", set()
     for line in tree():
