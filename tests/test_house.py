@@ -98,7 +98,7 @@ LINES = {
     "evaluation": 1680,
     "export": 760,
     "io": 1070,
-    "kernels": 2250,
+    "kernels": 2220,
     "nets": 3640,
     "report": 670,
     "training": 1510,

@@ -74,8 +74,8 @@ def empty(x: Tensor, block: Block) -> Tensor:
 def plain_response_norm(x: Tensor, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> Tensor:
     """`response_norm` as the formula reads: the truth that the fast form is held against."""
     x_wide = wide(x)
-    squares = x_wide.square().movedim(1, -1)
-    return (x_wide * (k + alpha * window_sum(squares, n).movedim(-1, 1)) ** -beta).to(x.dtype)
+    squares = x_wide.square().movedim(1, x.ndim - 1)
+    return (x_wide * (k + alpha * window_sum(squares, n).movedim(x.ndim - 1, 1)) ** -beta).to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:

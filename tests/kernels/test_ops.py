@@ -4,6 +4,7 @@ import io
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,6 +129,21 @@ def test_exported_it_is_one_operation(name: str) -> None:
     targets = [node.target for node in program.graph.nodes]
     assert OPS.norm_pool.default in targets
     alike(program.module()(images), net(images))
+
+
+@traced
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # torch's
+@pytest.mark.parametrize("name", ["alexnet", "caffenet"])
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx_by_both_of_torchs_ways(name: str, dynamo: bool, tmp_path: Path) -> None:
+    """ONNX knows no operation of ours: it gets the plain form."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    net, images = example(name)
+    torch.onnx.export(net, (images,), tmp_path / "net.onnx", dynamo=dynamo, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "net.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.contiguous().numpy()})
+    alike(torch.from_numpy(found), net(images).detach())
 
 
 @pytest.mark.parametrize("name", NETS)
