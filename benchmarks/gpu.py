@@ -564,7 +564,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help=f"of {','.join(PARTS)}")
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
-    if SMALL and "TRITON_INTERPRET" not in os.environ:  # which Triton and on_cuda.py look at when they are loaded
+    if SMALL and "TRITON_INTERPRET" not in os.environ:  # which Triton and kernels/cuda look at when they are loaded
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "TRITON_INTERPRET": "1"})
     chosen = given.only.split(",") if given.only else list(PARTS)
     if PLACE.type == "cpu" and not given.small:

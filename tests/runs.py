@@ -1,4 +1,4 @@
-"""Small runs for tests of what is shown of them: hostile names, and as many classes as one likes."""
+"""Small runs for tests of what is shown of them, with hostile names and many classes; what remembers what is told."""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from convnet.data.prepare import prepare
 from convnet.data.sources import open_source
 from convnet.data.store import Store, header_bytes
 from convnet.io.atomic import write_atomic
+from convnet.io.signals import Stop
+from convnet.progress import Silent
 from convnet.recipe import Recipe
 from convnet.training.train import train
 
@@ -48,3 +50,22 @@ def hostile_run(
     )  # fmt: skip
     train(recipe, Store(folder / "store"), folder / "run", command=f"convnet train {SCRIPT}")
     return folder / "run"
+
+
+class Notes(Silent):
+    """Remembers notes and warnings; asks `stop` after some updates."""
+
+    def __init__(self, stop: Stop | None = None, after: int = 0) -> None:
+        self.lines: list[str] = []
+        self.stop, self.after = stop, after
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(f"warning: {text}")
+
+    def update(self, done: int, **values: str) -> None:
+        self.after -= 1
+        if self.stop is not None and self.after == 0:
+            self.stop.ask(15)

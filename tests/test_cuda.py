@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_nets import NAMES
-from test_train import Notes, large_photos, result
+from test_train import large_photos, result
 from torch import Tensor
 
 from conftest import Run
@@ -26,6 +26,7 @@ from convnet.nets.layers import Net
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.training.step import EagerSteps
 from convnet.training.train import train
+from runs import Notes
 from thin import SMALL, shapes_of, thinned
 
 __all__ = ["large_photos"]

@@ -50,7 +50,7 @@ def scale(p: float) -> float:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """splitmix64 (see draws.py) on int64, whose arithmetic is modulo 2^64 as well."""
+    """splitmix64 (see io/rng.py) on int64, whose arithmetic is modulo 2^64 as well."""
     x = x + _signed(rng.GOLDEN)
     x = (x ^ _shifted(x, 30)) * _signed(FIRST)
     x = (x ^ _shifted(x, 27)) * _signed(SECOND)

@@ -55,12 +55,6 @@ def maps(net: TrainedNet, picture: Seen, stage: str, chosen: Sequence[int] | Non
     return Maps(stage, picture, numbers, np.ascontiguousarray(values[numbers]), net.net.columns if whole else 1)
 
 
-def most_active(found: Maps, n: int) -> Maps:
-    """The n maps with the largest activations, largest first."""
-    order = np.argsort(-found.activations.max((1, 2)), kind="stable")[:n]
-    return Maps(found.stage, found.picture, found.maps[order], found.activations[order], 1)
-
-
 def draw_maps(found: Maps) -> Figure:
     """The picture, and each map as a tile, all on one scale; a net's columns one below the other.
 

@@ -1,4 +1,4 @@
-"""Dropout from a counter: plain and fast form against draws.py, bit by bit."""
+"""Dropout from a counter: plain and fast form against io/rng.py, bit by bit."""
 
 import numpy as np
 import pytest

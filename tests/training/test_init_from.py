@@ -17,10 +17,10 @@ from convnet.io import atomic
 from convnet.io.signals import Stop
 from convnet.nets import create_model
 from convnet.nets.layers import Net
-from convnet.progress import Silent
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.training.init_from import take_over
 from convnet.training.train import train
+from runs import Notes
 from thin import THINNER, new_thin_net, thinned
 
 CLASSES = ("a", "b", "c", "d")
@@ -167,25 +167,6 @@ def test_pixels_that_the_weights_did_not_learn_from_are_told(tmp_path: Path) -> 
 
 
 # In training
-
-
-class Notes(Silent):
-    """Remembers notes and warnings; asks `stop` after some updates."""
-
-    def __init__(self, stop: Stop | None = None, after: int = 0) -> None:
-        self.lines: list[str] = []
-        self.stop, self.after = stop, after
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(f"warning: {text}")
-
-    def update(self, done: int, **values: str) -> None:
-        self.after -= 1
-        if self.stop is not None and self.after == 0:
-            self.stop.ask(15)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import SMALL, Notes
+from test_train import SMALL
 
 from convnet import hardware
 from convnet.data.store import Store
@@ -17,6 +17,7 @@ from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log, micro_batch
 from convnet.training.step import EagerSteps
 from convnet.training.train import train
+from runs import Notes
 
 CPU = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 MIB = 2**20

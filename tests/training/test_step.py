@@ -185,7 +185,7 @@ def test_micro_batches_add_up_in_float32() -> None:
 def test_dropout_is_counted(
     shape: tuple[int, ...], dtype: torch.dtype, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By brute force from draws.py: over (seed, stream, step, layer), then the element in the order (N, H, W, C)."""
+    """By brute force from io/rng.py: over (seed, stream, step, layer), then the element in the order (N, H, W, C)."""
     if not fast:
         monkeypatch.setattr("convnet.kernels.cpu.dropout.available", lambda x: False)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()

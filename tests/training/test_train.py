@@ -33,28 +33,10 @@ from convnet.training import metrics_log
 from convnet.training import train as loop
 from convnet.training.run import choose_data
 from convnet.training.train import train
+from runs import Notes
 
 SMALL = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64"])
 FEW = replace(SMALL, batch=16)  # of a quarter of the pictures: 20 steps an epoch too
-
-
-class Notes(Silent):
-    """Remembers notes and warnings; asks `stop` after some updates."""
-
-    def __init__(self, stop: Stop | None = None, after: int = 0) -> None:
-        self.lines: list[str] = []
-        self.stop, self.after = stop, after
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(f"warning: {text}")
-
-    def update(self, done: int, **values: str) -> None:
-        self.after -= 1
-        if self.stop is not None and self.after == 0:
-            self.stop.ask(15)
 
 
 def result(out: Path) -> dict[str, bytes]:

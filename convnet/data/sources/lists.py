@@ -20,7 +20,7 @@ from pathlib import Path
 
 from convnet.data.sources.columns import ANY, ColumnNames, columns_of, header_key
 from convnet.data.sources.folders import walk
-from convnet.data.sources.labels import CHECKSUM, NAME_FILES, NOTHING, Line, read_lines
+from convnet.data.sources.labels import CHECKSUM, NAME_FILES, NOTHING, read_lines
 from convnet.data.sources.listed import Listed, name_of, source_of
 from convnet.data.sources.listing import SPELLINGS, Found, Source, has_picture_suffix, shown
 from convnet.data.sources.names import Names
@@ -99,15 +99,6 @@ def open_lists(folder: Path, paths: Sequence[Path], chosen: ColumnNames = ANY) -
             listed.append(Listed(path, part, columns, read_lines(_table(path), columns), "has no classes"))
     notes = [f"{name_of(path)} is a form to fill in; it was not used" for path in fillers]
     return source_of(folder, names, [_without_fillers(one, listed) for one in listed], notes)
-
-
-def read_list(path: Path) -> list[Line]:
-    """The lines of a list, without its header.
-
-    Raises: UsageError that names the line and what it lacks; DataError when the file is no text.
-    """
-    table = _table(path)
-    return read_lines(table, columns_of(table, has_picture_suffix, ANY))
 
 
 def _table(path: Path) -> Table:

@@ -45,7 +45,7 @@ def _dropout(x, y, state, n, first, threshold, scale, block: tl.constexpr):
 
 @jit
 def _mixed(x):
-    """splitmix64; the numbers are GOLDEN, FIRST and SECOND of draws.py and dropout.py."""
+    """splitmix64; the numbers are GOLDEN, FIRST and SECOND of io/rng.py and kernels/dropout.py."""
     x = x + 0x9E3779B97F4A7C15
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB
