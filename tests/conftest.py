@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ Run = Callable[..., tuple[int, str, str]]
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 N_GPUS = torch.cuda.device_count()  # which loads the driver as well: it reads the variable once
-HAS_MPS = torch.backends.mps.is_available()
+MPS = torch.backends.mps.is_available
+HAS_MPS = MPS()
 
 torch.set_warn_always(True)  # else once a process, in whichever test comes first
 
@@ -62,9 +64,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def show_gpus(shown: bool) -> None:
     """Whether this process and those that it starts find the machine's GPUs."""
-    torch.cuda.is_available = lambda: shown and N_GPUS > 0
-    torch.cuda.device_count = lambda: N_GPUS if shown else 0
-    torch.backends.mps.is_available = lambda: shown and HAS_MPS
+    if N_GPUS:
+        torch.cuda.is_available = lambda: shown
+        torch.cuda.device_count = lambda: N_GPUS if shown else 0
+    if HAS_MPS:
+        torch.backends.mps.is_available = wraps(MPS)(lambda: shown)  # torch's compiler looks at what is wrapped
     if shown and VISIBLE is None:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
