@@ -18,7 +18,7 @@ from thin import images_for, new_thin_net
 NETS = ["alexnet", "alexnet_2012", "caffenet", "zfnet", "cifar_11", "nin_imagenet", "vgg_a", "googlenet", "lenet5"]
 OPERATIONS = ("alexnet", "caffenet", "cifar_11", "vgg_a")  # with norm and pool, in groups, pool alone, ReLU and pool
 BLOCK = Block(5, 2.0, 0.1, 0.75, size=3, stride=2, relu_before=True)
-traced = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+traced = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.*is deprecated")
 OPS = torch.ops.convnet
 
 
@@ -89,7 +89,7 @@ def test_gradients_of_single_pictures_by_vmap(name: str) -> None:
     assert near(found, own.grad)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")
 def test_forward_mode_and_hessians_by_torch_func() -> None:
     x, v = randn(1, 4, 7, 7).double(), randn(1, 4, 7, 7, seed=1).double()
 
