@@ -5,8 +5,10 @@ import json
 import math
 from typing import Any
 
+Json = dict[str, Any]  # an object of JSON; whoever reads a field checks what it is
 
-def parse(data: bytes | str) -> dict[str, Any]:
+
+def parse(data: bytes | str) -> Json:
     """The object in a JSON text. Raises: ValueError for bad syntax, a name given twice, NaN, infinity, deep nesting.
 
     >>> parse('{"a": [1, 2.5]}')
@@ -26,7 +28,7 @@ def value(data: bytes | str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def seal(content: dict[str, Any]) -> bytes:
+def seal(content: Json) -> bytes:
     """An object as indented JSON whose last name is `sha256`: of the same text with an empty one.
 
     >>> unseal(seal({"epochs": 3}))
@@ -36,7 +38,7 @@ def seal(content: dict[str, Any]) -> bytes:
     return _sealed(content, digest)
 
 
-def unseal(data: bytes) -> dict[str, Any]:
+def unseal(data: bytes) -> Json:
     """The object that `seal` wrote, without its digest; one without a digest, of an earlier version, as it is.
 
     Raises: ValueError for what is no JSON, and where the digest doesn't match.
@@ -53,7 +55,7 @@ def unseal(data: bytes) -> dict[str, Any]:
     return content
 
 
-def _sealed(content: dict[str, Any], digest: str) -> bytes:
+def _sealed(content: Json, digest: str) -> bytes:
     return json.dumps({**content, "sha256": digest}, indent=1).encode()
 
 
