@@ -83,6 +83,27 @@ class SubSampling(nn.Module):
         return F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution that learns as a product of its kernels with the patches under them.
+
+    torch's own takes twice as long for the gradient of the kernels of a single map, and three times for that of C5,
+    whose maps are no larger than its kernels (docs/speed.md).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        size = self.kernel_size[0]
+        if x.shape[2:] == self.kernel_size:
+            return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        patches = x.unfold(2, size, 1).unfold(3, size, 1)  # (N, C, h, w, size, size)
+        n, _, h, w = patches.shape[:4]
+        columns = patches.permute(0, 1, 4, 5, 2, 3).reshape(n, -1, h * w)
+        kernels = self.weight.flatten(1).expand(n, -1, -1)
+        assert self.bias is not None
+        return torch.baddbmm(self.bias[:, None], kernels, columns).view(n, -1, h, w)
+
+
 class SparseConv2d(nn.Module):
     """A convolution whose map o sees only the input maps `table[o]`; it holds the kernels of these connections alone.
 
@@ -161,11 +182,11 @@ class LeNet5(Net):
                              "use output=linear")  # fmt: skip
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.c1 = nn.Conv2d(in_channels, 6, 5)
+        self.c1 = Conv2d(in_channels, 6, 5)
         self.s2 = SubSampling(6)
         self.c3 = SparseConv2d(6, TABLE, 5)
         self.s4 = SubSampling(16)
-        self.c5 = nn.Conv2d(16, 120, 5)
+        self.c5 = Conv2d(16, 120, 5)
         self.f6 = nn.Linear(120, 84)
         self.output = RBF(digit_codes()) if output == "rbf" else nn.Linear(84, num_classes)
 

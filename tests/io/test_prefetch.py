@@ -14,7 +14,7 @@ from convnet.io.prefetch import in_order
 from convnet.io.signals import Stop
 
 HANGS = """
-import sys, threading
+import signal, sys, threading
 from convnet.cli.verb import guarded
 from convnet.errors import ConvnetError
 from convnet.io.prefetch import in_order
@@ -23,6 +23,7 @@ def work(n):
     print("reading", flush=True)
     threading.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it's ignored where a shell began all this with &
 try:
     guarded(lambda: list(in_order(work, range(3), "picture {}".format)))()
 except ConvnetError as error:
