@@ -27,7 +27,7 @@ from test_sources_ilsvrc import KIT, class_folders, flat, meta, truth_text, writ
 from test_sources_sets import picture, tar_bytes, write_cifar10, write_idx
 
 import caffe_writer
-from convnet import checkpoint, report
+from convnet import checkpoint
 from convnet.data import preprocess
 from convnet.data.check import check_store
 from convnet.data.decode import BadPicture
@@ -282,7 +282,7 @@ def read_run(path: Path) -> None:
     """What the report's page is made of; damage is named there."""
     told = record.read(path.parent)
     for tell in (record.figures, record.facts, record.choices):
-        report.attempt(told, tell.__name__, partial(tell, told))
+        told.attempt(tell.__name__, partial(tell, told))
     if len(told.missing) > 5:  # a folder of one file lacks four others and the pictures
         raise DataError("; ".join(told.missing))
 

@@ -161,8 +161,8 @@ def classes(
     net, called = _net(checkpoint, names, place)
     short, tested, train = first_names(called), net.split_of(store, split), net.split_of(store, "train")
     with shown(quiet) as progress:
-        twins = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
-        found = find(net.evaluate(tested, progress=progress), twins)
+        duplicates = None if tested.name == "train" else near_duplicates(tested, train, progress=progress)
+        found = find(net.evaluate(tested, progress=progress), duplicates)
         plot.save(draw_classes(found, tested, train, net.preprocessing, short), path)
         table = path.with_suffix(".csv")
         atomic.write_atomic(table, classes_csv(found.rows, called))
@@ -178,7 +178,7 @@ def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> 
     from convnet.visualize.plot import shortened
 
     scores, called = found.scores, [shortened(name, LETTERS) for name in names]
-    pairs = [f"{called[p.label]} taken for {called[p.said]}: {p.count:,} of {p.n:,}" for p in found.pairs]
+    pairs = [f"{called[p.label]} taken for {called[p.predicted]}: {p.count:,} of {p.n:,}" for p in found.pairs]
     _list("most often confused", pairs)
     doubts = [
         f"{tested.keys[scores.ids[row]]}: labelled {called[scores.labels[row]]}, the net says "
@@ -186,19 +186,19 @@ def _tell(found: Any, tested: "Split", train: "Split", names: Sequence[str]) -> 
         for row in found.doubts
     ]
     _list(f"labels to look at ({DOUBT})", doubts)
-    if found.twins is None:
+    if found.duplicates is None:
         return
-    twins = [
-        f"{tested.name} {tested.keys[twin.first]} and train {train.keys[twin.second]}: "
+    duplicates = [
+        f"{tested.name} {tested.keys[pair.first]} and train {train.keys[pair.second]}: "
         + (
             "the same bytes"
-            if twin.exact
-            else f"{'mirrored, ' if twin.mirrored else ''}correlation {twin.likeness:.3f}"
+            if pair.exact
+            else f"{'mirrored, ' if pair.mirrored else ''}correlation {pair.correlation:.3f}"
         )
-        + ("" if tested.labels[twin.first] == train.labels[twin.second] else "; under two labels")
-        for twin in found.twins
+        + ("" if tested.labels[pair.first] == train.labels[pair.second] else "; under two labels")
+        for pair in found.duplicates
     ]
-    _list(f"in {tested.name} and train (the same bytes, or thumbnails that correlate by {LIKE} or more)", twins)
+    _list(f"in {tested.name} and train (the same bytes, or thumbnails that correlate by {LIKE} or more)", duplicates)
 
 
 def _list(title: str, lines: Sequence[str]) -> None:

@@ -53,12 +53,12 @@ def occlusion(
     """
     from convnet.visualize import plot
     from convnet.visualize.labels import first_names
-    from convnet.visualize.occlusion import check, draw_occlusion
+    from convnet.visualize.occlusion import check_square, draw_occlusion
     from convnet.visualize.occlusion import occlusion as of
 
     path = target(out, "occlusion")
     net, called, chosen = _asked(checkpoint, pictures, ids, split, names, place)
-    check(box, stride, net.preprocessing.crop)
+    check_square(box, stride, net.preprocessing.crop)
     label = _class(class_, net.classes, called)
     with shown(quiet) as progress:
         found = [of(net, seen, label=label, layer=layer, box=box, stride=stride, progress=progress) for seen in chosen]

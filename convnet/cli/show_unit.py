@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
     from convnet.data.store import Split as StoreSplit
     from convnet.evaluation.trained_net import TrainedNet
-    from convnet.io.signals import Stop
     from convnet.nets.layers import Net
     from convnet.progress import Progress
     from convnet.visualize.deconv import Form
-    from convnet.visualize.top_activations import Ints
+    from convnet.visualize.search import Ints
 
 Maps = Annotated[str | None, typer.Option("--maps", help="Numbers of maps, as 3,17; the first is 0.")]
 
@@ -41,12 +40,12 @@ def maps(
     from convnet.visualize import maps as find
     from convnet.visualize import plot
     from convnet.visualize.maps import draw_maps
-    from convnet.visualize.project import deepest
+    from convnet.visualize.stages import last_convolution
 
     path = target(out, "maps")
     net = loaded(checkpoint, place)
     (seen,) = from_files([picture], net.preprocessing)
-    found = find(net, seen, layer or deepest(net.net), _numbers(maps))
+    found = find(net, seen, layer or last_convolution(net.net), _numbers(maps))
     plot.save(draw_maps(found), path)
     written(path)
 
@@ -74,7 +73,6 @@ def deconv(
     For each map the nine pictures that excite it most: what did it, projected down to the pixels, and beside it what
     the unit sees (Zeiler and Fergus, figures 2 and 4). The store is read once for all layers.
     """
-    from convnet.io.signals import on_signals
     from convnet.visualize import plot
     from convnet.visualize.deconv import checked_form
 
@@ -84,7 +82,7 @@ def deconv(
         raise UsageError("--maps are those of one layer: name it with --layer")
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 map")
-    with shown(quiet) as progress, on_signals() as stop:
+    with shown(quiet) as progress:
         if picture is not None:
             if store is not None or over_training or split is not None or among is not None:
                 raise UsageError("--picture takes the place of a store, --split, --among and --over-training")
@@ -92,9 +90,9 @@ def deconv(
         elif store is None:
             raise UsageError("name a store to search, or a picture with --picture")
         elif over_training:
-            made = _of_epochs(checkpoint, place, _pictures(store, split, among), wanted, progress, stop)
+            made = _of_epochs(checkpoint, place, _pictures(store, split, among), wanted, progress)
         else:
-            made = _of_store(loaded(checkpoint, place), _pictures(store, split, among), wanted, progress, stop)
+            made = _of_store(loaded(checkpoint, place), _pictures(store, split, among), wanted, progress)
         plot.save(made, path)
     written(path)
 
@@ -108,9 +106,9 @@ class _Wanted(NamedTuple):
     form: "Form"
 
     def of(self, net: "Net") -> dict[str, list[int] | None]:
-        from convnet.visualize.project import deepest
+        from convnet.visualize.stages import last_convolution
 
-        return dict.fromkeys(self.layers or [deepest(net)], self.maps)
+        return dict.fromkeys(self.layers or [last_convolution(net)], self.maps)
 
 
 class _Searched(NamedTuple):
@@ -121,15 +119,15 @@ class _Searched(NamedTuple):
     text: str
 
 
-def _of_store(net: "TrainedNet", where: _Searched, wanted: _Wanted, progress: "Progress", stop: "Stop") -> "Figure":
+def _of_store(net: "TrainedNet", where: _Searched, wanted: _Wanted, progress: "Progress") -> "Figure":
     """Zeiler and Fergus, figure 2."""
     from convnet.visualize import top_activations
     from convnet.visualize.project import draw_features, project
 
-    found = top_activations(net, where.split, wanted.of(net.net), ids=where.ids, progress=progress, stop=stop)
+    found = top_activations(net, where.split, wanted.of(net.net), ids=where.ids, progress=progress)
     features = []
     for each in found.values():
-        which = range(len(each.maps)) if wanted.maps is not None else each.most_excited(wanted.n)
+        which = range(len(each.maps)) if wanted.maps is not None else each.strongest_maps(wanted.n)
         features += project(net, each, which, where.split, wanted.form)
     best = f"the {found[features[0].stage].ids.shape[1]} pictures of {where.text}"
     return draw_features(features, f"Left: {TITLES[wanted.form]} of the strongest unit in each of {best} that excite "
@@ -149,17 +147,15 @@ def _of_picture(net: "TrainedNet", picture: Path, wanted: _Wanted) -> "Figure":
                          "scaled by itself. Right: what the unit sees. The number is its activation.")  # fmt: skip
 
 
-def _of_epochs(
-    checkpoint: Path, place: str, where: _Searched, wanted: _Wanted, progress: "Progress", stop: "Stop"
-) -> "Figure":
+def _of_epochs(checkpoint: Path, place: str, where: _Searched, wanted: _Wanted, progress: "Progress") -> "Figure":
     """Zeiler and Fergus, figure 4."""
-    from convnet.visualize.project import draw_evolution, kept_epochs, over_training
+    from convnet.visualize.project import draw_evolution, epoch_checkpoints, over_training
 
-    kept = kept_epochs(checkpoint.parent if checkpoint.is_file() else checkpoint)
+    kept = epoch_checkpoints(checkpoint.parent if checkpoint.is_file() else checkpoint)
     last = loaded(kept[max(kept)], place)
     found = over_training(
         kept, wanted.of(last.net), where.split, last.device, most=wanted.n, form=wanted.form, ids=where.ids,
-        progress=progress, stop=stop
+        progress=progress,
     )  # fmt: skip
     return draw_evolution(found, f"After each epoch the picture of {where.text} that excited the map most, and its "
                           f"activation. Above: {TITLES[wanted.form]} of the unit, each scaled by itself. Below: what "

@@ -6,24 +6,24 @@ lets that one script run and nothing be fetched. What is missing (the store, the
 
 import base64
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from convnet import __version__, device
-from convnet.errors import ConvnetError, Interrupted, UsageError
+from convnet.checkpoint import Checkpoint
+from convnet.data.store import Store
+from convnet.errors import UsageError
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic
-from convnet.io.signals import Stop
+from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
-from convnet.report import chart, findings, record
-from convnet.report.findings import PICTURES, Asked
-from convnet.report.record import Record
+from convnet.report import chart, findings
+from convnet.report.findings import PICTURES, Subject
+from convnet.report.record import choices, facts, figures, left_out, read
 from convnet.visualize.labels import class_names, first_names, printable
 
 NAME = "report.html"  # in a run's folder
@@ -39,7 +39,6 @@ def report(
     pictures: int = PICTURES,
     place: str = "auto",
     progress: Progress = SILENT,
-    stop: Stop | None = None,
 ) -> Path:
     """Writes the page of the run in a folder, to `out` or report.html there; returns where.
 
@@ -47,96 +46,51 @@ def report(
     of the test or validation pictures are looked at; the errors on top are the run's own, of all. place: the device, as
     `device.choose` takes it. What is missing is said on the page, and to `progress`.
 
-    Raises: UsageError when the folder holds no run; DataError when `names` can't be read; Interrupted; DiskError.
+    Raises: UsageError when the folder holds no run; DataError when `names` can't be read; DiskError.
     """
     if pictures < 1:
         raise UsageError(f"--pictures {pictures}: at least 1 must be looked at")
     run = atomic.as_path(run, "the run's folder")
     target = run / NAME if out is None else atomic.as_path(out, "out")
-    told = record.read(run, store)
-    page: dict[str, Any] = {
+    record = read(run, store)
+    page: Json = {
         "title": printable(run.resolve().name),
-        "figures": attempt(told, "the errors", lambda: record.figures(told)),
-        "facts": attempt(told, "the summary", lambda: record.facts(told)),
-        "choices": record.choices(told),
-        "charts": [] if told.curves is None else chart.charts(told.curves),
-        "left_out": record.left_out(told),
+        "figures": record.attempt("the errors", lambda: figures(record)),
+        "facts": record.attempt("the summary", lambda: facts(record)) or [],
+        "choices": choices(record),
+        "charts": [] if record.curves is None else chart.charts(record.curves),
+        "left_out": left_out(record),
         "listed": LISTED,
         "version": __version__,
         "found": None,
-        "kernels": [],
+        "kernels": None,
     }
-    if told.checkpoint is not None:
-        page |= _look(told, names, pictures, place, progress, stop)
-    page["missing"] = told.missing
+    if (checkpoint := record.checkpoint) is not None:
+        classes = first_names(class_names(checkpoint.classes, names))
+        net = TrainedNet.of(checkpoint, device.choose("fp32", place))
+        page["kernels"] = record.attempt("the kernels", lambda: findings.kernels(net.net))
+        if (opened := record.store) is not None:
+            quick = replace(net, device=device.choose("auto", place))
+            page["found"] = record.attempt(
+                "what the net says of pictures",
+                lambda: findings.sections(_subject(checkpoint, net, quick, classes, opened, pictures), progress),
+            )
+    page["missing"] = record.missing
     atomic.write_atomic(target, _render(page).encode(errors="replace"))
-    for text in told.missing:
+    for text in record.missing:
         progress.warn(f"the page lacks {text}")
     return target
 
 
-def _look(
-    told: Record, names: Path | None, pictures: int, place: str, progress: Progress, stop: Stop | None
-) -> dict[str, Any]:
-    """The sections for which the net is needed, and of them those for which its pictures are."""
-    assert told.checkpoint is not None
-    kept = told.checkpoint
-    called = first_names(class_names(kept.classes, names))
-    net = TrainedNet.of(kept, device.choose("fp32", place))
-    made: dict[str, Any] = {"kernels": attempt(told, "the kernels", lambda: findings.kernels(net.net))}
-    if told.store is None:
-        return made
-    try:
-        store = told.store.with_labels_of(kept.classes, "the net")
-        split, ids, total, train_ids = findings.pictures_of_run(kept.recipe, store, pictures)
-        asked = Asked(
-            net,
-            replace(net, device=device.choose("auto", place)),
-            called,
-            split,
-            ids,
-            total,
-            told.store.split("train"),
-            train_ids,
-        )
-        found = findings.ask(asked, progress, stop)
-        made["found"] = _sections(asked, found, progress, stop)
-    except Interrupted:
-        raise
-    except ConvnetError as error:
-        told.missing.append(f"what the net says of pictures: {error}")
-    return made
+def _subject(
+    checkpoint: Checkpoint, net: TrainedNet, quick: TrainedNet, classes: tuple[str, ...], opened: Store, pictures: int
+) -> Subject:
+    store = opened.with_labels_of(checkpoint.classes, "the net")
+    split, ids, total, train_ids = findings.pictures_of_run(checkpoint.recipe, store, pictures)
+    return Subject(net, quick, classes, split, ids, total, opened.split("train"), train_ids)
 
 
-def _sections(asked: Asked, found: Any, progress: Progress, stop: Stop | None) -> dict[str, Any]:
-    return {
-        "split": asked.tested.name,
-        "n": len(asked.ids),
-        "total": asked.total,
-        "rules": findings.rules(asked),
-        "panels": findings.panels(asked, found.scores),
-        "mistakes": findings.mistakes(asked, found),
-        "n_mistakes": len(found.mistakes),
-        "n_doubts": len(found.doubts),
-        "pairs": findings.pairs(asked, found),
-        "table": findings.table(asked, found),
-        "twins": findings.twins(asked, found),
-        "n_twins": len(found.twins or ()),
-        "nearest": findings.nearest(asked, found.scores, progress, stop),
-        "matrix": {"names": asked.names, "entries": found.scores.confused().tolist()},
-    }
-
-
-def attempt(told: Record, what: str, tell: Callable[[], list[Any]]) -> list[Any]:
-    """What `tell` gives; nothing if the run's files don't hold it, and that is said."""
-    try:
-        return tell()
-    except (ConvnetError, KeyError, TypeError, ValueError, ArithmeticError) as error:
-        told.missing.append(f"{what}: {type(error).__name__}: {error}")
-        return []
-
-
-def _render(page: dict[str, Any]) -> str:
+def _render(page: Json) -> str:
     folder = resources("convnet.report")
     parts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     environment = Environment(
@@ -153,7 +107,7 @@ def _render(page: dict[str, Any]) -> str:
     )
 
 
-def _inert(value: Any) -> Any:
+def _inert(value: object) -> object:
     """Text without control characters; what is markup already is ours."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

@@ -1,29 +1,22 @@
 """Where do lines and ticks of a chart lie? Curves as points of an SVG, so that a page draws them in its own colours."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convnet.io.strict_json import Json
 from convnet.visualize.curves import Curves
 
 WIDTH, HEIGHT = 420, 230  # of the drawing
 LEFT, RIGHT, TOP, BOTTOM = 42, 10, 10, 26  # margins
 TICKS = 5  # about so many on an axis
-Series = Sequence[tuple[str, NDArray[np.float64]]]
 
 
-def charts(run: Curves) -> list[dict[str, Any]]:
+def charts(run: Curves) -> list[Json]:
     """Loss and errors of a run, for the page: lines as points, ticks, changes of the rate, and the values."""
-    losses = [("training", run.train_loss), ("validation", run.val_loss)]
-    errors = [
-        ("training", run.train_error),
-        ("validation", run.val_top1_error),
-        ("validation, top 5", run.val_top5_error),
-    ]
-    return [_chart("Loss, nats", run, losses, share=False), _chart("Error", run, errors, share=True)]
+    return [_chart(what, run, lines) for what, lines in run.lines().items()]
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -39,9 +32,9 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(k * step, 12) + 0.0 for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _chart(title: str, run: Curves, series: Series, share: bool) -> dict[str, Any]:
-    known = [(name, values) for name, values in series if np.isfinite(values).any()]
-    high = max((float(values[np.isfinite(values)].max()) for _, values in known), default=1.0) or 1.0
+def _chart(what: str, run: Curves, lines: dict[str, NDArray[np.float64]]) -> Json:
+    share = what == "error"
+    high = max((float(values[np.isfinite(values)].max()) for values in lines.values()), default=1.0) or 1.0
     first, last = int(run.epochs[0]), int(run.epochs[-1])
 
     def x(epoch: float) -> float:
@@ -51,32 +44,37 @@ def _chart(title: str, run: Curves, series: Series, share: bool) -> dict[str, An
     def y(value: float) -> float:
         return round(HEIGHT - BOTTOM - value / high * (HEIGHT - TOP - BOTTOM), 1)
 
-    lines = [
-        {"name": name, "points": _points(run.epochs, values, x, y), "values": _values(values)} for name, values in known
-    ]
     marks = [int(tick) for tick in ticks(first, last) if tick == int(tick)] if last > first else [first]
     return {
-        "title": title,
+        "title": what.capitalize(),
         "share": share,
         "epochs": run.epochs.tolist(),
         "x": [x(epoch) for epoch in run.epochs.tolist()],
-        "lines": lines,
+        "lines": [
+            {
+                "name": name,
+                "points": _points(run.epochs, values, x, y),
+                "values": [value if math.isfinite(value) else None for value in values.tolist()],
+            }
+            for name, values in lines.items()
+        ],
         "across": [(x(epoch), str(epoch)) for epoch in marks],
         "up": [(y(tick), f"{tick:.0%}" if share else f"{tick:g}") for tick in ticks(0, high)],
         "drops": [(x(epoch - 0.5), f"{rate:g}") for epoch, rate in run.lr_changes()],
     }
 
 
-def _points(epochs: NDArray[np.int64], values: NDArray[np.float64], x: Any, y: Any) -> list[list[tuple[float, float]]]:
+Scale = Callable[[float], float]
+
+
+def _points(
+    epochs: NDArray[np.int64], values: NDArray[np.float64], x: Scale, y: Scale
+) -> list[list[tuple[float, float]]]:
     """The pieces of a line that is broken where a value isn't finite."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for epoch, value in zip(epochs.tolist(), values.tolist(), strict=True):
         if math.isfinite(value):
             pieces[-1].append((x(epoch), y(value)))
-        elif pieces[-1]:
+        else:
             pieces.append([])
     return [piece for piece in pieces if piece]
-
-
-def _values(values: NDArray[np.float64]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]

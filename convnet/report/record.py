@@ -3,22 +3,24 @@
 Nothing here is needed: what is missing or damaged is named in `missing`, and the rest is told.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from convnet.checkpoint import BEST, LAST, Checkpoint, load
 from convnet.data.store import Store, is_store
 from convnet.errors import ConvnetError, UsageError
 from convnet.evaluation.metrics import interval
 from convnet.io import atomic
-from convnet.io.strict_json import unseal
+from convnet.io.strict_json import Json, unseal
 from convnet.progress import clock
 from convnet.recipe import Recipe, load_recipe, to_dict
 from convnet.training.run import METRICS, TIMING
 from convnet.visualize.curves import Curves, curves
 
 FILES = (METRICS, TIMING, "summary.json", "environment.json", "recipe.toml")  # what `convnet train` leaves
+T = TypeVar("T")
 
 
 @dataclass
@@ -26,14 +28,23 @@ class Record:
     """A run: what its files hold, None where they hold nothing. missing: what a reader should know is not there."""
 
     run: Path
-    summary: dict[str, Any] | None = None
-    environment: dict[str, Any] | None = None
+    summary: Json | None = None
+    environment: Json | None = None
     recipe: Recipe | None = None
     curves: Curves | None = None
     checkpoint: Checkpoint | None = None
-    file: Path | None = None  # of the checkpoint
     store: Store | None = None
     missing: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, function: Callable[[], T]) -> T | None:
+        """What the function returns; None if the run's files don't hold it, and `missing` says so."""
+        try:
+            return function()
+        except ConvnetError as error:
+            self.missing.append(f"{what}: {error}")
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            self.missing.append(f"{what}: {type(error).__name__}: {error}")
+        return None
 
 
 def read(run: Path, store: Path | None = None) -> Record:
@@ -46,23 +57,17 @@ def read(run: Path, store: Path | None = None) -> Record:
     record = Record(run)
     record.summary = _json(record, "summary.json", "the run has not finished")
     record.environment = _json(record, "environment.json", "hardware and versions are those of the net")
-    try:
-        record.recipe = load_recipe(run / "recipe.toml")
-    except ConvnetError as error:
-        record.missing.append(f"the recipe: {error}")
-    try:
-        record.curves = curves(run)
-    except ConvnetError as error:
-        record.missing.append(f"the curves: {error}")
-    _read_checkpoint(record)
+    record.recipe = record.attempt("the recipe", lambda: load_recipe(run / "recipe.toml"))
+    record.curves = record.attempt("the curves", lambda: curves(run))
+    record.checkpoint = record.attempt("the net", lambda: _checkpoint(run))
     if record.checkpoint is not None:  # whose every byte has been checked
         record.recipe = record.checkpoint.recipe
         record.environment = record.environment or dict(record.checkpoint.provenance)
-    _open_store(record, store)
+    record.store = record.attempt("the pictures", lambda: _store(record.environment or {}, store))
     return record
 
 
-def _json(record: Record, name: str, meaning: str) -> dict[str, Any] | None:
+def _json(record: Record, name: str, meaning: str) -> Json | None:
     path = record.run / name
     try:
         return unseal(atomic.read(path, atomic.TEXT))
@@ -73,64 +78,53 @@ def _json(record: Record, name: str, meaning: str) -> dict[str, Any] | None:
     return None
 
 
-def _read_checkpoint(record: Record) -> None:
+def _checkpoint(run: Path) -> Checkpoint:
     """The run's best net; the last where there is no best, as without validation."""
-    file = next((record.run / name for name in (BEST, LAST) if (record.run / name).is_file()), None)
-    if file is None:
-        record.missing.append(f"the net: {record.run} holds neither {BEST} nor {LAST}, so nothing can be asked of it")
-        return
-    try:
-        record.checkpoint, record.file = load(file), file
-    except ConvnetError as error:
-        record.missing.append(f"the net: {error}")
+    for name in (BEST, LAST):
+        if (run / name).is_file():
+            return load(run / name)
+    raise UsageError(f"{run} holds neither {BEST} nor {LAST}, so nothing can be asked of it")
 
 
-def _open_store(record: Record, given: Path | None) -> None:
+def _store(environment: Json, given: Path | None) -> Store:
     """The store that the run was trained on; another one at its place is not shown as if it were."""
-    noted = (record.environment or {}).get("store")
-    path = given or (Path(noted) if isinstance(noted, str) else None)
-    if path is None:
-        record.missing.append("the pictures: the run does not say which store it was trained on; name it with --store")
-        return
-    if not is_store(path):
-        record.missing.append(f"the pictures: the store {path} is not there; if it moved, name it with --store")
-        return
-    try:
-        store = Store(path)
-    except ConvnetError as error:
-        record.missing.append(f"the pictures: {error}")
-        return
-    wanted = (record.environment or {}).get("store_sha256")
-    if wanted is not None and store.identity != wanted:
-        record.missing.append(f"the pictures: {path} is another store than the one that the run was trained on")
-        return
-    record.store = store
+    path = environment.get("store") if given is None else given
+    if not isinstance(path, str | Path):
+        raise UsageError("the run does not say which store it was trained on; name it with --store")
+    if not is_store(Path(path)):
+        raise UsageError(f"the store {path} is not there; if it moved, name it with --store")
+    store = Store(Path(path))
+    if environment.get("store_sha256") not in (None, store.identity):
+        raise UsageError(f"{path} is another store than the one that the run was trained on")
+    return store
 
 
 # for people
 
 
-def figures(record: Record) -> list[dict[str, Any]]:
+def figures(record: Record) -> list[Json]:
     """Each tested split's title, n, errors and their 95 % intervals, the most honest first."""
-    found = []
+    rows = []
     for name, title in (("test", "test"), ("validation", "validation; it chose the net")):
         scores = (record.summary or {}).get(name)
         if not isinstance(scores, dict):
             continue
-        n, errors = int(scores["n"]), (float(scores["top1_error"]), float(scores["top5_error"]))
-        rows = [{"rate": rate, "low": low, "high": high} for rate in errors for low, high in [interval(rate, n)]]
-        found.append({"name": name, "title": title, "n": n, "top1": rows[0], "top5": rows[1], "loss": scores["loss"]})
-    return found
+        n, row = int(scores["n"]), {"name": name, "title": title, "n": int(scores["n"])}
+        for error in ("top1", "top5"):
+            rate = float(scores[f"{error}_error"])
+            low, high = interval(rate, n)
+            row[error] = {"rate": rate, "low": low, "high": high}
+        rows.append(row)
+    return rows
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
     """What the summary says beside the errors: (name, value)."""
-    rows: list[tuple[str, str]] = []
-    summary, environment, store = record.summary or {}, record.environment or {}, record.store
-    for name, title in (("net", "net"), ("recipe", "recipe")):
-        value = summary.get(name) or getattr(record.recipe, {"net": "net", "recipe": "name"}[name], None)
-        if value:
-            rows.append((title, str(value)))
+    summary, environment, recipe, store = record.summary or {}, record.environment or {}, record.recipe, record.store
+    rows: list[tuple[str, object]] = [
+        ("net", summary.get("net") or (recipe.net if recipe else None)),
+        ("recipe", summary.get("recipe") or (recipe.name if recipe else None)),
+    ]
     if "parameters" in summary:
         rows.append(("parameters", f"{summary['parameters']:,}"))
     if store is not None:
@@ -142,28 +136,22 @@ def facts(record: Record) -> list[tuple[str, str]]:
         speed = f"{clock(summary['training_seconds'])}, {summary['pictures_per_second']:,.0f} pictures a second"
         rows.append(("time", speed))
     elif record.curves is not None:
-        planned = f" of {record.recipe.epochs}" if record.recipe else ""
+        planned = f" of {recipe.epochs}" if recipe else ""
         rows.append(("training", f"{int(record.curves.epochs[-1])}{planned} epochs so far"))
-    for name, title in (("device", "hardware"), ("threads", "threads"), ("platform", "system")):
-        if environment.get(name) is not None:
-            rows.append((title, str(environment[name])))
     versions = [f"{name} {environment[name]}" for name in ("convnet", "torch", "python") if environment.get(name)]
-    if versions:
-        rows.append(("versions", ", ".join(versions)))
-    for name, title in (("store", "store"), ("store_sha256", "its sha256"), ("command", "command")):
-        if environment.get(name):
-            rows.append((title, str(environment[name])))
-    return rows
+    rows += [(title, environment.get(name)) for name, title in (("device", "hardware"), ("threads", "threads"))]
+    rows += [("system", environment.get("platform")), ("versions", ", ".join(versions))]
+    rows += [(title, environment.get(name)) for name, title in (("store", "store"), ("store_sha256", "its sha256"))]
+    rows.append(("command", environment.get("command")))
+    return [(title, str(value)) for title, value in rows if value]
 
 
 def choices(record: Record) -> list[tuple[str, str]]:
     """The recipe, field by field."""
-    if record.recipe is None:
-        return []
     rows = []
-    for name, value in to_dict(record.recipe).items():
+    for name, value in (to_dict(record.recipe) if record.recipe else {}).items():
         if isinstance(value, dict):
-            rows += [(f"{name}.{option}", _text(each)) for option, each in value.items()]
+            rows += [(f"{name}.{option}", _text(setting)) for option, setting in value.items()]
         else:
             rows.append((name, _text(value)))
     return rows
@@ -171,13 +159,8 @@ def choices(record: Record) -> list[tuple[str, str]]:
 
 def left_out(record: Record) -> list[dict[str, str]]:
     """What the store's preparation skipped, could not use, or found odd: status, key, reason."""
-    if record.store is None:
-        return []
-    try:
-        return record.store.left_out()
-    except ConvnetError as error:
-        record.missing.append(f"the list of pictures that were left out: {error}")
-        return []
+    store = record.store
+    return record.attempt("the list of pictures that were left out", store.left_out) or [] if store else []
 
 
 def _text(value: object) -> str:

@@ -15,7 +15,7 @@ in these means.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,45 +26,32 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets.layers import Net
 from convnet.visualize import plot
-from convnet.visualize.last_maps import check_has_maps, last_maps
+from convnet.visualize.stages import check_finite, check_has_maps, last_maps
 
 Kind = Literal["CAM", "Grad-CAM"]
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """Where a picture speaks for a class.
-
-    kind         which of the two maps it is; layer: the stage whose maps A_c it is made of
-    label        the class; logit and probability (0..1): the net's of it
-    map          float32 (h, w), in the logit's unit (Grad-CAM: in that of logit per place)
-    bias         CAM: the mean of `map` plus this is the logit; Grad-CAM: NaN
-    on_picture   float32 (crop, crop): the map, bilinear
-    """
+    """Where a picture speaks for a class."""
 
     picture: Seen
     kind: Kind
-    layer: str
+    layer: str  # the stage whose maps A_c it is made of
     label: int
     logit: float
-    probability: float
-    map: NDArray[np.float32]
-    bias: float
-    on_picture: NDArray[np.float32]
+    probability: float  # 0..1
+    map: NDArray[np.float32]  # (h, w), in the logit's unit (Grad-CAM: in that of logit per place)
+    bias: float  # CAM: the mean of `map` plus this is the logit; Grad-CAM: NaN
+    on_picture: NDArray[np.float32]  # (crop, crop): the map, bilinear
 
 
 def cam(
-    net: TrainedNet,
-    picture: Seen,
-    *,
-    labels: tuple[int, ...] | None = None,
-    layer: str | None = None,
-    top: int = 2,
+    net: TrainedNet, picture: Seen, *, labels: tuple[int, ...] | None = None, layer: str | None = None, top: int = 2
 ) -> list[ClassMap]:
     """The maps of the classes `labels`, in their order; None: of the `top` most probable, best first.
 
@@ -77,15 +64,16 @@ def cam(
     stages: dict[str, Tensor] = {}
     with torch.enable_grad():
         logits = net.net(image, stages)[0]
-    if not torch.isfinite(logits).all():
-        raise NotFinite(f"the net's output for {picture.name} is not finite; its weights may be damaged")
+    numbers = logits.detach()
+    check_finite("the net's output", numbers[None].cpu().numpy(), [picture.name])
     if layer is not None:
         check_has_maps(stages, layer)
     if labels is None:
-        labels = tuple(logits.detach().argsort(descending=True, stable=True)[:top].tolist())
+        labels = tuple(numbers.argsort(descending=True, stable=True)[:top].tolist())
     head = _head(net.net, stages) if layer is None else None
     name = head.stage if head else layer or last_maps(stages)
-    found = []
+    side = net.preprocessing.crop
+    class_maps = []
     for label in labels:
         if head:
             weights, bias = head.weights[label], head.biases[label].item()
@@ -93,9 +81,21 @@ def cam(
             (gradient,) = torch.autograd.grad(logits[label], stages[name], retain_graph=True)
             weights, bias = gradient[0].mean((1, 2)), float("nan")
         values = torch.einsum("chw,c->hw", stages[name].detach()[0], weights.detach())
-        kind: Kind = "CAM" if head else "Grad-CAM"
-        found.append(_class_map(picture, kind, name, label, logits.detach(), values, bias, net.preprocessing.crop))
-    return found
+        large = F.interpolate(values[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
+        class_maps.append(
+            ClassMap(
+                picture=picture,
+                kind="CAM" if head else "Grad-CAM",
+                layer=name,
+                label=label,
+                logit=float(numbers[label]),
+                probability=float(numbers.double().softmax(0)[label]),
+                map=values.cpu().numpy(),  # a device synchronisation
+                bias=bias,
+                on_picture=large.cpu().numpy(),
+            )
+        )
+    return class_maps
 
 
 class _Head(NamedTuple):
@@ -123,66 +123,46 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return float((a - b).detach().abs().max()) <= 1e-4 * float(b.detach().abs().max())
 
 
-def _class_map(
-    picture: Seen, kind: Kind, layer: str, label: int, logits: Tensor, values: Tensor, bias: float, side: int
-) -> ClassMap:
-    large = F.interpolate(values[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
-    return ClassMap(
-        picture=picture,
-        kind=kind,
-        layer=layer,
-        label=label,
-        logit=float(logits[label]),
-        probability=float(logits.double().softmax(0)[label]),
-        map=values.cpu().numpy(),  # a device synchronisation
-        bias=bias,
-        on_picture=large.cpu().numpy(),
-    )
-
-
 LETTERS = 18  # of a class's name
 TILE = 1.75  # inches
-SAID = {
+METHODS = {
     "CAM": "the last maps by the class's weights; the mean, with its bias, is the logit",
     "Grad-CAM": "maps by the gradient of the class's logit",
 }
 
 
-def draw_cam(found: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> Figure:
+def draw_cam(rows: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> Figure:
     """A row for each picture: the picture, named by its true class if that is known, and the maps of its classes."""
-    n, first = 1 + max(len(maps) for maps in found), found[0][0]
-    with plot.figure(TILE * n + 0.7, (TILE + 0.25) * len(found) + 0.6) as made:
-        cells = made.subplots(len(found), n, squeeze=False)
-        for row, maps in zip(cells, found, strict=True):
+    n, first = 1 + max(len(maps) for maps in rows), rows[0][0]
+    names = [plot.shortened(name, LETTERS) for name in classes]
+    with plot.figure(TILE * n + 0.7, (TILE + 0.25) * len(rows) + 0.6) as made:
+        cells = made.subplots(len(rows), n, squeeze=False)
+        for row, maps in zip(cells, rows, strict=True):
             seen = maps[0].picture
-            plot.show_picture(row[0], seen.pixels, "" if seen.label is None else _name(classes[seen.label]))
+            plot.show_picture(row[0], seen.pixels, "" if seen.label is None else names[seen.label])
             for axes, each in zip(row[1:], maps, strict=False):
-                plot.show_picture(axes, overlay(each), f"{_name(classes[each.label])}: {each.probability:.0%}")
+                plot.show_picture(axes, overlay(each), f"{names[each.label]}: {each.probability:.0%}")
             for axes in row[1 + len(maps) :]:
                 axes.set_axis_off()
         ramp = ListedColormap(_mixed(np.linspace(0, 1, 64)[:, None], np.full((64, 1), 0.5)))
         scale = made.colorbar(ScalarMappable(cmap=ramp), ax=cells[0, -1], ticks=[0, 1], fraction=0.06, shrink=0.8)
         scale.ax.set_yticklabels(["0", "its\nlargest"])
-        text = f"{first.kind} of {first.layer}: {SAID[first.kind]}."
+        text = f"{first.kind} of {first.layer}: {METHODS[first.kind]}."
         plot.note(made, f"{text} Only what speaks for the class, each map by its largest value.")
     return made
 
 
-def overlay(each: ClassMap) -> NDArray[np.float32]:
+def overlay(shown: ClassMap) -> NDArray[np.float32]:
     """float32 (crop, crop, 3), 0..1: the picture in grey under the map's positive part."""
-    largest = float(each.on_picture.max())
-    share = np.clip(each.on_picture / largest, 0, 1) if largest > 0 else np.zeros_like(each.on_picture)
-    grey = each.picture.pixels.mean(2, dtype=np.float32, keepdims=True) / 255
+    largest = float(shown.on_picture.max())
+    share = np.clip(shown.on_picture / largest, 0, 1) if largest > 0 else np.zeros_like(shown.on_picture)
+    grey = shown.picture.pixels.mean(2, dtype=np.float32, keepdims=True) / 255
     return _mixed(share[..., None], grey)
 
 
-def _mixed(share: NDArray[Any], grey: NDArray[Any]) -> NDArray[np.float32]:
+def _mixed(share: NDArray[np.floating], grey: NDArray[np.floating]) -> NDArray[np.float32]:
     """float32 (..., 3): grey (..., 1), 0..1, in softer contrast, under as much colour as `share` (..., 1) says."""
     weak, strong = (np.array(to_rgb(plot.COLOURS[i])) for i in (5, 6))
     alpha = 0.85 * share**0.6
     mixed = (1 - alpha) * (0.25 + 0.6 * grey) + alpha * ((1 - share) * weak + share * strong)
     return np.asarray(mixed, np.float32)
-
-
-def _name(text: str) -> str:
-    return plot.shortened(text, LETTERS)

@@ -5,9 +5,7 @@ pictures whose label is in doubt. Doubt is a hint, no verdict: the net gives ano
 at most 1 %; a net can be sure and wrong. Pictures that are in the training split too are found by `duplicates`.
 """
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +14,13 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Split
+from convnet.data.store import Pixels, Split
 from convnet.evaluation.metrics import Scores, interval
-from convnet.evaluation.seen import Seen, from_store
-from convnet.training.metrics_log import inert
+from convnet.evaluation.seen import from_store
+from convnet.training.metrics_log import Value
 from convnet.visualize import plot
-from convnet.visualize.duplicates import Twin
+from convnet.visualize.confusion import csv_table
+from convnet.visualize.duplicates import Duplicate
 from convnet.visualize.panels import percent
 
 SURE, UNLIKELY = 0.9, 0.01  # of another class and of the label: the label is in doubt
@@ -32,7 +31,7 @@ DOUBT = f"the net gives another class at least {SURE:.0%} and the label at most 
 class Row:
     """A class k: how many pictures it has, its errors (None where it has none), the 95 % interval of the first.
 
-    taken_for: the wrong class that was said most often, and how often; None when all are right.
+    confused_with: the wrong class that was predicted most often, and how often; None when all are right.
     """
 
     k: int
@@ -40,15 +39,18 @@ class Row:
     top1: float | None
     interval: tuple[float, float] | None
     top5: float | None
-    taken_for: tuple[int, int] | None
+    confused_with: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`count` of the `n` pictures of class `label` were taken for `said`. rows: theirs in the scores, surest first."""
+    """`count` of the `n` pictures of class `label` were predicted to be `predicted`.
+
+    rows: theirs in the scores, the most confident first.
+    """
 
     label: int
-    said: int
+    predicted: int
     count: int
     n: int
     rows: NDArray[np.int64]
@@ -58,8 +60,8 @@ class Pair:
 class Classes:
     """What a test says of the classes. mistakes, doubts: int64, rows of `scores`, the net's most confident first.
 
-    rows: the K classes in order. pairs: the most frequent first. twins: pictures of `scores`' split (first) that are in
-    the training split (second) too; None where nobody looked.
+    rows: the K classes in order. pairs: the most frequent first. duplicates: pictures of `scores`' split (first) that
+    are in the training split (second) too; None where nobody looked.
     """
 
     scores: Scores
@@ -67,74 +69,54 @@ class Classes:
     pairs: tuple[Pair, ...]
     mistakes: NDArray[np.int64]
     doubts: NDArray[np.int64]
-    twins: tuple[Twin, ...] | None
+    duplicates: tuple[Duplicate, ...] | None
 
 
-def classes(found: Scores, twins: Sequence[Twin] | None = None, pairs: int = 20) -> Classes:
-    """What scores say of the classes; of the pairs of classes so many."""
-    return Classes(
-        found,
-        class_rows(found),
-        confused_pairs(found, pairs),
-        found.mistakes(),
-        label_doubts(found),
-        None if twins is None else tuple(twins),
-    )
+def classes(scores: Scores, duplicates: Sequence[Duplicate] | None = None, pairs: int = 20) -> Classes:
+    """What scores say of the classes; of the pairs of classes so many. doubts: the rows that DOUBT describes."""
+    wrong = scores.mistakes()
+    doubtful = (scores.probabilities[wrong, 0] >= SURE) & (scores.of_label[wrong] <= UNLIKELY)
+    duplicates = None if duplicates is None else tuple(duplicates)
+    return Classes(scores, class_rows(scores), confused_pairs(scores, pairs), wrong, wrong[doubtful], duplicates)
 
 
-def class_rows(found: Scores) -> tuple[Row, ...]:
+def class_rows(scores: Scores) -> tuple[Row, ...]:
     """A row for each class, in order."""
-    taken_for: dict[int, tuple[int, int]] = {}
-    for label, said, n in found.confused().tolist():  # of equals the first
-        if label != said and n > taken_for.get(label, (0, 0))[1]:
-            taken_for[label] = said, n
+    confused_with: dict[int, tuple[int, int]] = {}
+    for label, predicted, n in scores.confused().tolist():  # ties: the first
+        if label != predicted and n > confused_with.get(label, (0, 0))[1]:
+            confused_with[label] = predicted, n
     rows = []
-    for k, each in enumerate(found.per_class()):
-        error = each["top1_error"]
-        rows.append(
-            Row(
-                k,
-                each["n"],
-                error,
-                None if error is None else interval(error, each["n"]),
-                each["top5_error"],
-                taken_for.get(k),
-            )
-        )
+    for k, row in enumerate(scores.per_class()):
+        n, error = row["n"], row["top1_error"]
+        rows.append(Row(k, n, error, interval(error, n) if n else None, row["top5_error"], confused_with.get(k)))
     return tuple(rows)
 
 
-def confused_pairs(found: Scores, most: int) -> tuple[Pair, ...]:
-    """The pairs (true class, another that was said) with the most pictures; of equals the larger share of the class."""
-    entries = found.confused()
-    labels, said, counts = entries[entries[:, 0] != entries[:, 1]].T
-    sizes = np.bincount(found.labels)
-    order = np.lexsort((said, labels, -counts / sizes[labels], -counts))[:most]
-    wrong = found.mistakes()
+def confused_pairs(scores: Scores, most: int) -> tuple[Pair, ...]:
+    """The pairs (true class, predicted class) with the most pictures; ties: the larger share of the class."""
+    entries = scores.confused()
+    labels, predicted, counts = entries[entries[:, 0] != entries[:, 1]].T
+    sizes = np.bincount(scores.labels)
+    order = np.lexsort((predicted, labels, -counts / sizes[labels], -counts))[:most]
+    wrong = scores.mistakes()
     pairs = []
-    for i, j in zip(labels[order].tolist(), said[order].tolist(), strict=True):
-        rows = wrong[(found.labels[wrong] == i) & (found.predicted[wrong] == j)]
+    for i, j in zip(labels[order].tolist(), predicted[order].tolist(), strict=True):
+        rows = wrong[(scores.labels[wrong] == i) & (scores.predicted[wrong] == j)]
         pairs.append(Pair(i, j, len(rows), int(sizes[i]), rows))
     return tuple(pairs)
 
 
-def label_doubts(found: Scores) -> NDArray[np.int64]:
-    """int64: the rows whose label is in doubt, the net's most confident first: see DOUBT."""
-    wrong = found.mistakes()
-    return np.asarray(wrong[(found.probabilities[wrong, 0] >= SURE) & (found.of_label[wrong] <= UNLIKELY)], np.int64)
-
-
 def classes_csv(rows: Sequence[Row], names: Sequence[str]) -> bytes:
     """The classes as a table: errors 0 to 1 with the 95 % interval of the first. No cell is a formula."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "n", "top1_error", "top1_low", "top1_high", "top5_error", "taken_for", "times"])
+    table: list[list[Value]] = [
+        ["class", "n", "top1_error", "top1_low", "top1_high", "top5_error", "taken_for", "times"]
+    ]
     for row in rows:
         low, high = row.interval or (None, None)
-        said, times = row.taken_for or (None, None)
-        name = None if said is None else inert(names[said])
-        writer.writerow([inert(names[row.k]), row.n, row.top1, low, high, row.top5, name, times])
-    return text.getvalue().encode(errors="replace")
+        k, times = row.confused_with or (None, None)
+        table.append([names[row.k], row.n, row.top1, low, high, row.top5, None if k is None else names[k], times])
+    return csv_table(table)
 
 
 WORST = 20  # classes with a bar
@@ -149,17 +131,14 @@ HEAD, BAR, TILE = 0.45, 0.21, 1.55  # inches of a section's title, of a bar, of 
 class _Sheet:
     """What the sections are drawn from."""
 
-    found: Classes
+    classes: Classes
     split: Split
     train: Split
     preprocessing: Preprocessing
     names: tuple[str, ...]
 
-    def tested(self, row: int) -> Seen:
-        return from_store(self.split, [int(self.found.scores.ids[row])], self.preprocessing)[0]
-
-    def name(self, label: int, letters: int = LETTERS) -> str:
-        return plot.shortened(self.names[label], letters)
+    def picture(self, row: int) -> Pixels:
+        return from_store(self.split, [int(self.classes.scores.ids[row])], self.preprocessing)[0].pixels
 
 
 Section = tuple[str, float, Callable[[SubFigure, _Sheet], None]]  # its title, its height in inches, who draws it
@@ -172,39 +151,40 @@ def draw_classes(
 
     names: of the K classes.
     """
-    sheet = _Sheet(found, split, train, preprocessing, tuple(names))
-    sections = list(_sections(found, len(names)))
+    sheet = _Sheet(found, split, train, preprocessing, tuple(plot.shortened(name, LETTERS) for name in names))
+    sections = list(_sections(found))
     heights = [height + HEAD for _, height, _ in sections]
     with plot.figure(WIDTH, sum(heights)) as made:
         parts = made.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for part, (title, _, drawn) in zip(parts, sections, strict=True):
+        for part, (title, _, draw) in zip(parts, sections, strict=True):
             part.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
-            drawn(part, sheet)
+            draw(part, sheet)
     return made
 
 
-def _sections(found: Classes, n_classes: int) -> list[Section]:
+def _sections(found: Classes) -> Iterator[Section]:
     scores, n_tested = found.scores, sum(row.n > 0 for row in found.rows)
     which = f"the {WORST} worst of {n_tested:,} classes" if n_tested > WORST else "class by class"
     title = f"Top-1 error, {which}, with 95 % intervals ({scores.split}, n {scores.n:,}: {scores.top1:.1%})"
-    sections: list[Section] = [(title, BAR * min(n_tested, WORST) + 0.5, _errors)]
+    yield title, BAR * min(n_tested, WORST) + 0.5, _errors
     if found.pairs:
         rows = -(-len(found.pairs[:PAIRS]) // 2)
-        sections.append(("Most often confused, and how probable the wrong class was", rows * TILE, _pairs))
+        yield "Most often confused, and how probable the wrong class was", rows * TILE, _pairs
     if len(found.mistakes):
         title = "Most confident mistakes: the label above, the net's class below"
         title += f"; framed: a label to look at ({len(found.doubts):,} such)" if len(found.doubts) else ""
-        sections.append((title, TILE * -(-len(found.mistakes[: 2 * ACROSS]) // ACROSS), _mistakes))
-    if found.twins:
-        title = (
-            f"In {scores.split} and in train: the same bytes, or thumbnails that correlate ({len(found.twins):,} pairs)"
+        yield title, TILE * -(-len(found.mistakes[: 2 * ACROSS]) // ACROSS), _mistakes
+    if found.duplicates:
+        pairs = f"{len(found.duplicates):,} pairs"
+        yield (
+            f"In {scores.split} and in train: the same bytes, or thumbnails that correlate ({pairs})",
+            TILE,
+            _duplicates,
         )
-        sections.append((title, TILE, _twins))
-    return sections
 
 
 def _errors(part: SubFigure, sheet: _Sheet) -> None:
-    rows = [(row.top1, row.interval, row) for row in sheet.found.rows if row.top1 is not None and row.interval]
+    rows = [(row.top1, row.interval, row) for row in sheet.classes.rows if row.top1 is not None and row.interval]
     rows = sorted(rows, key=lambda each: (-each[0], each[2].k))[:WORST]
     axes = part.subplots()
     places = range(len(rows))
@@ -212,10 +192,10 @@ def _errors(part: SubFigure, sheet: _Sheet) -> None:
     for place, (_, (low, high), row) in zip(places, rows, strict=True):
         axes.plot([low, high], [place, place], color=plot.INK, linewidth=1)
         text = f"n {row.n:,}"
-        if row.taken_for is not None:
-            text += f"; {row.taken_for[1]:,} taken for {sheet.name(row.taken_for[0])}"
+        if row.confused_with is not None:
+            text += f"; {row.confused_with[1]:,} taken for {sheet.names[row.confused_with[0]]}"
         axes.text(high + 0.01, place, text, va="center", fontsize=7, color=plot.FAINT)
-    axes.set_yticks(places, [sheet.name(row.k) for _, _, row in rows])
+    axes.set_yticks(places, [sheet.names[row.k] for _, _, row in rows])
     axes.set(xlim=(0, 1.3), ylim=(len(rows) - 0.4, -0.6), xticks=[0, 0.25, 0.5, 0.75, 1])
     axes.set_xticklabels(["0%", "25%", "50%", "75%", "100%"])
     axes.tick_params(axis="y", length=0)
@@ -224,51 +204,52 @@ def _errors(part: SubFigure, sheet: _Sheet) -> None:
 
 
 def _pairs(part: SubFigure, sheet: _Sheet) -> None:
-    pairs = sheet.found.pairs[:PAIRS]
+    pairs = sheet.classes.pairs[:PAIRS]
     half = ACROSS // 2
     axes = _axes(part, -(-len(pairs) // 2))
     for i, pair in enumerate(pairs):
         places = axes[i * half : (i + 1) * half]
-        text = f"{sheet.name(pair.label)} taken for {sheet.name(pair.said)}: {pair.count:,} of {pair.n:,}"
+        names = f"{sheet.names[pair.label]} taken for {sheet.names[pair.predicted]}"
         places[0].set_title(" ")  # the room for what reaches over the other pictures
+        text = f"{names}: {pair.count:,} of {pair.n:,}"
         places[0].text(0, 1.06, text, transform=places[0].transAxes, in_layout=False)
         for place, row in zip(places, pair.rows[:half].tolist(), strict=False):
-            place.set_axis_on()
-            plot.show_picture(place, sheet.tested(row).pixels)
-            place.set_xlabel(percent(sheet.found.scores.probabilities[row, 0]), labelpad=2, color=plot.FAINT)
+            _show(place, sheet.picture(row), "", percent(sheet.classes.scores.probabilities[row, 0]))
 
 
 def _mistakes(part: SubFigure, sheet: _Sheet) -> None:
-    found, rows = sheet.found.scores, sheet.found.mistakes[: 2 * ACROSS].tolist()
-    doubts = set(sheet.found.doubts.tolist())
+    scores, rows = sheet.classes.scores, sheet.classes.mistakes[: 2 * ACROSS].tolist()
+    doubts = set(sheet.classes.doubts.tolist())
     if doubts:
         part.supxlabel(f"In doubt: {DOUBT}", x=0.01, ha="left", fontsize=7, color=plot.FAINT)
     for axes, row in zip(_axes(part, -(-len(rows) // ACROSS)), rows, strict=False):
-        label, said = int(found.labels[row]), int(found.predicted[row])
-        plot.show_picture(axes, sheet.tested(row).pixels, sheet.name(label))
-        axes.set_axis_on()
-        text = f"{sheet.name(said)}\n{percent(found.probabilities[row, 0])}"
-        axes.set_xlabel(text, labelpad=2, color=plot.WRONG, fontsize=7)
+        text = f"{sheet.names[scores.predicted[row]]}\n{percent(scores.probabilities[row, 0])}"
+        _show(axes, sheet.picture(row), sheet.names[scores.labels[row]], text)
+        axes.xaxis.label.set(color=plot.WRONG, fontsize=7)
         if row in doubts:
-            for spine in axes.spines.values():
-                spine.set(visible=True, color=plot.COLOURS[1], linewidth=2.5)
+            axes.spines[:].set(visible=True, color=plot.COLOURS[1], linewidth=2.5)
 
 
-def _twins(part: SubFigure, sheet: _Sheet) -> None:
+def _duplicates(part: SubFigure, sheet: _Sheet) -> None:
     places = _axes(part)
-    for i, twin in enumerate((sheet.found.twins or ())[: ACROSS // 2]):
-        pictures = zip((sheet.split, sheet.train), (twin.first, twin.second), strict=True)
+    for i, pair in enumerate((sheet.classes.duplicates or ())[: ACROSS // 2]):
+        text = "same bytes" if pair.exact else f"{'mirror ' if pair.mirrored else ''}{pair.correlation:.3f}"
+        pictures = ((sheet.split, pair.first), (sheet.train, pair.second))
         for axes, (split, position) in zip(places[2 * i : 2 * i + 2], pictures, strict=True):
-            picture = from_store(split, [position], sheet.preprocessing)[0]
-            axes.set_axis_on()
-            plot.show_picture(axes, picture.pixels, sheet.name(int(split.labels[position])))
-            alike = "same bytes" if twin.exact else f"{'mirror ' if twin.mirrored else ''}{twin.likeness:.3f}"
-            axes.set_xlabel(f"{split.name}: {alike}", labelpad=2, color=plot.FAINT)
+            seen = from_store(split, [position], sheet.preprocessing)[0]
+            _show(axes, seen.pixels, sheet.names[split.labels[position]], f"{split.name}: {text}")
 
 
 def _axes(part: SubFigure, rows: int = 1) -> list[Axes]:
     """Rows of places for pictures, all empty."""
-    found = list(part.subplots(rows, ACROSS, squeeze=False).flat)
-    for axes in found:
+    places = list(part.subplots(rows, ACROSS, squeeze=False).flat)
+    for axes in places:
         axes.set_axis_off()
-    return found
+    return places
+
+
+def _show(axes: Axes, pixels: Pixels, title: str, text: str) -> None:
+    """A picture in its place, with a text below."""
+    axes.set_axis_on()
+    plot.show_picture(axes, pixels, title)
+    axes.set_xlabel(text, labelpad=2, color=plot.FAINT)

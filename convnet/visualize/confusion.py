@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convnet.errors import UsageError
 from convnet.evaluation.metrics import MATRIX, Scores
-from convnet.training.metrics_log import inert
+from convnet.training.metrics_log import Value, inert
 from convnet.visualize import plot
 
 NAMED = 40  # classes: up to so many have their names at the picture, and numbers in the cells
@@ -30,10 +30,14 @@ def shares(scores: Scores) -> NDArray[np.float64]:
 
 def confusion_csv(scores: Scores, names: Sequence[str]) -> bytes:
     """The whole matrix of counts: a row each true class, a column each class that was said. No cell is a formula."""
+    rows = zip(names, scores.confusion.tolist(), strict=True)
+    return csv_table([["true class", *names], *([name, *counts] for name, counts in rows)])
+
+
+def csv_table(rows: Iterable[Iterable[Value]]) -> bytes:
+    """Rows as CSV in UTF-8, in which no cell is a formula."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true class", *map(inert, names)])
-    writer.writerows([inert(name), *row] for name, row in zip(names, scores.confusion.tolist(), strict=True))
+    csv.writer(text, lineterminator="\n").writerows([inert(cell) for cell in row] for row in rows)
     return text.getvalue().encode(errors="replace")
 
 
@@ -51,13 +55,12 @@ def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
     side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * n_classes / plot.DPI + 1)
     with plot.figure(side + 0.9, side) as made:
         axes = made.add_subplot()
-        found = shares(scores)
-        image = axes.imshow(found, cmap=plot.AMOUNT, norm=PowerNorm(0.5, 0, 1))
+        share = shares(scores)
+        image = axes.imshow(share, cmap=plot.AMOUNT, norm=PowerNorm(0.5, 0, 1))
         axes.set(xlabel="class that the net holds most probable", ylabel="true class")
         axes.xaxis.set_label_position("top")
         axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
         if n_classes <= NAMED:
             labels = [plot.shortened(name, LETTERS) for name in names]
             axes.set_xticks(range(n_classes), labels, rotation=45, ha="left", rotation_mode="anchor")
@@ -66,12 +69,12 @@ def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
                 axes.axhline(edge - 0.5, color=plot.PAPER, linewidth=1)
                 axes.axvline(edge - 0.5, color=plot.PAPER, linewidth=1)
             for i, j in np.argwhere(scores.confusion):
-                ink = plot.PAPER if found[i, j] < DARK else plot.INK
+                ink = plot.PAPER if share[i, j] < DARK else plot.INK
                 axes.text(j, i, f"{scores.confusion[i, j]:,}", ha="center", va="center", fontsize=7, color=ink)
         bar = made.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=TICKS)
         bar.ax.set_yticklabels([f"{tick:.0%}" for tick in TICKS])
         bar.set_label("share of the true class")
-        bar.outline.set_visible(False)
+        bar.ax.spines["outline"].set_visible(False)
         text = f"{scores.split}, n {scores.n:,}, top-1 error {scores.top1:.1%}"
         plot.note(made, f"{text}; numbers: pictures." if n_classes <= NAMED else f"{text}.")
     return made

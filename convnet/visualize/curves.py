@@ -4,19 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from convnet.errors import DataError, UsageError
 from convnet.training import metrics_log
 from convnet.visualize import plot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 RECORD = "metrics.jsonl"  # in a run's folder
 COLUMNS = ("lr", "train_loss", "train_error", "val_loss", "val_top1_error", "val_top5_error")
@@ -39,6 +37,16 @@ class Curves:
     val_loss: NDArray[np.float64]
     val_top1_error: NDArray[np.float64]
     val_top5_error: NDArray[np.float64]
+
+    def lines(self) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """{what: {name of a line: values}}, of losses and of errors; a line without a finite value isn't there."""
+        losses = {"training": self.train_loss, "validation": self.val_loss}
+        errors = {"training": self.train_error, "validation": self.val_top1_error}
+        errors["validation, top 5"] = self.val_top5_error
+        return {
+            what: {name: values for name, values in lines.items() if np.isfinite(values).any()}
+            for what, lines in (("loss, nats", losses), ("error", errors))
+        }
 
     def lr_changes(self) -> list[tuple[int, float]]:
         """(epoch, rate) for each epoch that is the first with a new learning rate; the run's first doesn't count."""
@@ -64,7 +72,7 @@ def curves(run: Path) -> Curves:
     return Curves(name=run.resolve().name, epochs=epochs.astype(np.int64), **numbers)
 
 
-def draw_curves(runs: Sequence[Curves]) -> "Figure":
+def draw_curves(runs: Sequence[Curves]) -> Figure:
     """One run: loss and errors, changes of the learning rate as lines. Several: figure 1's form, a line for each run.
 
     Paper: AlexNet figure 1 (training error by epoch, of two nets).
@@ -72,18 +80,16 @@ def draw_curves(runs: Sequence[Curves]) -> "Figure":
     return _draw_one(runs[0]) if len(runs) == 1 else _draw_several(runs)
 
 
-def _draw_one(run: Curves) -> "Figure":
-    blue, red, green = plot.COLOURS[0], plot.COLOURS[5], plot.COLOURS[2]
-    losses = [("training", run.train_loss, blue), ("validation", run.val_loss, red)]
-    errors = [("training", run.train_error, blue), ("validation", run.val_top1_error, red)]
-    errors.append(("validation, top 5", run.val_top5_error, green))
+def _draw_one(run: Curves) -> Figure:
+    colours = {"training": plot.COLOURS[0], "validation": plot.COLOURS[5], "validation, top 5": plot.COLOURS[2]}
     with plot.figure(7.0, 2.9) as made:
-        for axes, title, lines in zip(made.subplots(1, 2), ("loss, nats", "error"), (losses, errors), strict=True):
-            known = [each for each in lines if np.isfinite(each[1]).any()]
-            for _, values, colour in known:
-                _line(axes, run.epochs, values, color=colour)
+        for axes, (title, lines) in zip(made.subplots(1, 2), run.lines().items(), strict=True):
+            ends = []
+            for name, values in lines.items():
+                _line(axes, run.epochs, values, colours[name])
+                ends.append((float(values[np.isfinite(values)][-1]), name, colours[name]))
             _finish(axes, title, share=title == "error")
-            plot.name_ends(axes, [(float(v[np.isfinite(v)][-1]), name, colour) for name, v, colour in known], 2.0)
+            plot.name_ends(axes, ends, 2.0)
             for epoch, rate in run.lr_changes():
                 axes.axvline(epoch - 0.5, color=plot.FAINT, linewidth=0.8, linestyle=":", zorder=0)
                 place = axes.get_xaxis_transform()
@@ -92,18 +98,18 @@ def _draw_one(run: Curves) -> "Figure":
     return made
 
 
-def _draw_several(runs: Sequence[Curves]) -> "Figure":
+def _draw_several(runs: Sequence[Curves]) -> Figure:
     validated = any(np.isfinite(run.val_top1_error).any() for run in runs)
     with plot.figure(7.0 if validated else 4.5, 3.0 + 0.2 * (len(runs) // 4)) as made:
         places = made.subplots(1, 1 + validated, squeeze=False, sharey=True)[0]
-        kinds = {"train_error": "training error", "val_top1_error": "validation error"}
-        for axes, (kind, title) in zip(places, kinds.items(), strict=False):
-            for i, run in enumerate(runs):
-                values, colour = getattr(run, kind), plot.COLOURS[i % len(plot.COLOURS)]
-                style, name = ("-", "--", ":", "-.")[i % 4], plot.in_legend(plot.shortened(run.name, LETTERS))
-                _line(axes, run.epochs, values, linestyle=style, color=colour, label=name)
-                changes = np.isin(run.epochs, [epoch for epoch, _ in run.lr_changes()])
+        for i, run in enumerate(runs):
+            colour, style = plot.COLOURS[i % len(plot.COLOURS)], ("-", "--", ":", "-.")[i % 4]
+            changes = np.isin(run.epochs, [epoch for epoch, _ in run.lr_changes()])
+            for axes, values in zip(places, (run.train_error, run.val_top1_error), strict=False):
+                name = plot.in_legend(plot.shortened(run.name, LETTERS))
+                _line(axes, run.epochs, values, colour).set(linestyle=style, label=name)
                 axes.plot(run.epochs[changes], values[changes], "v", color=colour, markersize=4)
+        for axes, title in zip(places, ("training error", "validation error"), strict=False):
             _finish(axes, title, share=True)
         lines, names = places[0].get_legend_handles_labels()
         made.legend(lines, names, loc="outside upper left", ncols=4 if validated else 2, handlelength=2.6)
@@ -112,12 +118,13 @@ def _draw_several(runs: Sequence[Curves]) -> "Figure":
     return made
 
 
-def _line(axes: "Axes", epochs: NDArray[np.int64], values: NDArray[np.float64], **how: Any) -> None:
+def _line(axes: Axes, epochs: NDArray[np.int64], values: NDArray[np.float64], colour: str) -> Line2D:
     """A line that is broken where a value isn't finite; a single epoch is a dot."""
-    axes.plot(epochs, np.where(np.isfinite(values), values, np.nan), marker="o" if len(epochs) == 1 else "", **how)
+    shown = np.where(np.isfinite(values), values, np.nan)
+    return axes.plot(epochs, shown, color=colour, marker="o" if len(epochs) == 1 else "")[0]
 
 
-def _finish(axes: "Axes", title: str, share: bool) -> None:
+def _finish(axes: Axes, title: str, share: bool) -> None:
     axes.set_xlabel("epoch")
     axes.set_title(title, loc="left")
     axes.set_ylim(bottom=0)

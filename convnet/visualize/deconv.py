@@ -19,23 +19,24 @@ tanh. "guided" is Springenberg and others' (2014), "gradient" Simonyan and other
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.overrides import TorchFunctionMode
 
 from convnet.errors import UsageError, unknown
 from convnet.nets import evaluating, stage_of
 from convnet.nets.layers import Net, response_norm
 from convnet.nets.norms import within_map_norm
+from convnet.visualize.stages import check_maps
 
 Form = Literal["deconv", "guided", "gradient"]
-Back = Callable[[Tensor, Tensor], Tensor]  # (incoming signal, the layer's input) -> outgoing signal
+Layer = Callable[[Tensor], Tensor]
 
 RELU = (F.relu, torch.relu, Tensor.relu)
 UNCHANGED = (response_norm, within_map_norm, torch.tanh, Tensor.tanh)
@@ -52,19 +53,11 @@ class Unit(NamedTuple):
     column: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Projections:
-    """The units of N pictures, taken down to the pixels.
+class Projections(NamedTuple):
+    """The units of N pictures, taken down to the pixels."""
 
-    units: one for each picture. activations: float32 (N,), the unit's; of a whole map its largest.
-    pixels: float32 (N, H, W, C), signed, on the scale of the net's input: what the unit's activation is made of.
-    """
-
-    stage: str
-    form: Form
-    units: tuple[Unit, ...]
-    activations: NDArray[np.float32]
-    pixels: NDArray[np.float32]
+    activations: NDArray[np.float32]  # (N,), the unit's; of a whole map its largest
+    pixels: NDArray[np.float32]  # (N, H, W, C), signed, on the scale of the input: what the activation is made of
 
 
 def deconv(net: Net, images: Tensor, stage: str, units: Sequence[Unit], form: Form = "deconv") -> Projections:
@@ -86,24 +79,24 @@ def deconv(net: Net, images: Tensor, stage: str, units: Sequence[Unit], form: Fo
     maps = activation.detach()[..., None, None] if activation.ndim == 2 else activation.detach()
     chosen = _chosen(maps, stage, units)
     signal = maps.clamp(min=0) if form == "deconv" and ways.rectifies else maps
-    (found,) = torch.autograd.grad(activation, pixels, (signal * chosen).view_as(activation))
+    (projected,) = torch.autograd.grad(activation, pixels, (signal * chosen).view_as(activation))
     strongest = maps.masked_fill(chosen == 0, -torch.inf).amax((1, 2, 3))
-    return Projections(stage, form, tuple(units), _array(strongest), _array(found.permute(0, 2, 3, 1)))
+    return Projections(_array(strongest), _array(projected.permute(0, 2, 3, 1)))
 
 
 def checked_form(name: str) -> Form:
     """Raises: UsageError for an unknown form."""
-    if name not in get_args(Form):
-        raise UsageError(unknown("form", name, get_args(Form)))
-    return cast(Form, name)
+    forms: tuple[Form, ...] = get_args(Form)
+    if name not in forms:
+        raise UsageError(unknown("form", name, forms))
+    return forms[forms.index(name)]
 
 
 def peaks(maps: Tensor, channels: Sequence[int]) -> list[Unit]:
     """The strongest unit of a map for each picture: maps (N, C, H, W) or features (N, D), and N numbers of maps."""
     places = maps.flatten(2) if maps.ndim > 2 else maps[..., None]
     width = maps.shape[-1] if maps.ndim > 2 else 1
-    found = [int(places[n, channel].argmax()) for n, channel in enumerate(channels)]
-    return [Unit(channel, *divmod(place, width)) for channel, place in zip(channels, found, strict=True)]
+    return [Unit(channel, *divmod(int(places[n, channel].argmax()), width)) for n, channel in enumerate(channels)]
 
 
 class _WaysBack(TorchFunctionMode):
@@ -112,46 +105,54 @@ class _WaysBack(TorchFunctionMode):
     def __init__(self, form: Form) -> None:
         super().__init__()
         self.rectifies = False
-        self.ways: dict[Any, Back] = {}
+        self.ways: dict[Callable[..., object], Callable[[Tensor, Layer], Tensor]] = {}
         if form != "gradient":
-            self.ways |= dict.fromkeys(RELU, _rectified if form == "deconv" else _guided)
+            self.ways |= dict.fromkeys(RELU, _Rectified.apply if form == "deconv" else _Guided.apply)
         if form == "deconv":
-            self.ways |= dict.fromkeys(UNCHANGED, _unchanged)
+            self.ways |= dict.fromkeys(UNCHANGED, _Unchanged.apply)
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., Tensor],
+        types: object,
+        args: tuple[Tensor, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> Tensor:
         self.rectifies |= func in RELU
+        options = kwargs or {}
         if func not in self.ways:
-            return func(*args, **(kwargs or {}))
-        others = args[1:]
-        return _Layer.apply(args[0], lambda x: func(x, *others, **(kwargs or {})), self.ways[func])  # type: ignore[no-untyped-call]
+            return func(*args, **options)
+        return self.ways[func](args[0], lambda x: func(x, *args[1:], **options))
 
 
-class _Layer(torch.autograd.Function):
-    """A layer with a way back of its own."""
+class _Unchanged(torch.autograd.Function):
+    """A layer that passes the signal unchanged."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Callable[[Tensor], Tensor], back: Back) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, layer: Layer) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.back = back
         return layer(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return cast(Back, ctx.back)(grads[0], ctx.saved_tensors[0]), None, None
+    def backward(ctx: BackwardCFunction, *signals: Tensor) -> tuple[Tensor, None]:
+        return signals[0], None
 
 
-def _rectified(signal: Tensor, x: Tensor) -> Tensor:
-    return signal.clamp(min=0)
+class _Rectified(_Unchanged):
+    """A layer that passes what is positive of the signal."""
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *signals: Tensor) -> tuple[Tensor, None]:
+        return signals[0].clamp(min=0), None
 
 
-def _guided(signal: Tensor, x: Tensor) -> Tensor:
-    return signal.clamp(min=0) * (x > 0)
+class _Guided(_Unchanged):
+    """A layer that passes what is positive of the signal where its input is positive."""
 
-
-def _unchanged(signal: Tensor, x: Tensor) -> Tensor:
-    return signal
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *signals: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return signals[0].clamp(min=0) * (x > 0), None
 
 
 def _chosen(maps: Tensor, stage: str, units: Sequence[Unit]) -> Tensor:
@@ -167,13 +168,6 @@ def _chosen(maps: Tensor, stage: str, units: Sequence[Unit]) -> Tensor:
             raise UsageError(f"{stage} has maps of {size}, no unit in row {row}, column {column}; the first is 0")
         chosen[n, channel, row, column] = 1
     return chosen
-
-
-def check_maps(stage: str, n_maps: int, chosen: Sequence[int]) -> None:
-    """Raises: UsageError for a map that the stage doesn't have."""
-    for channel in chosen:
-        if not 0 <= channel < n_maps:
-            raise UsageError(f"{stage} has the maps 0 to {n_maps - 1}, no map {channel}")
 
 
 def _array(values: Tensor) -> NDArray[np.float32]:

@@ -8,15 +8,15 @@ correlate need not be copies: the pairs are to be looked at.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from convnet.data.store import Pixels, Split
-from convnet.errors import Interrupted
-from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
+from convnet.visualize.search import Ints
 
 SIDE = 16  # pixels of a thumbnail
 LIKE = 0.97  # least correlation of near-duplicates: no two of 4,000 and 1,000 different photos have 0.966
@@ -26,98 +26,83 @@ EVERY = 64  # pictures between two reports to the progress
 
 
 @dataclass(frozen=True)
-class Twin:
-    """Two pictures that are alike: their positions in the two splits, and the correlation of their thumbnails, to 1.
-
-    exact: their bytes are the same. mirrored: it is the one's mirror image that is like the other.
-    """
+class Duplicate:
+    """Two pictures that are alike: their positions in the two splits."""
 
     first: int
     second: int
-    likeness: float
-    exact: bool
-    mirrored: bool
-
-
-@dataclass(frozen=True)
-class _Prints:
-    """ids: int64 (n,). digests: of the stored bytes. thumbnails: float32 (n, SIDE * SIDE), of mean 0 and length 1."""
-
-    ids: NDArray[np.int64]
-    digests: list[bytes]
-    thumbnails: NDArray[np.float32]
+    correlation: float  # of their thumbnails, to 1
+    exact: bool  # their bytes are the same
+    mirrored: bool  # it is the one's mirror image that is like the other
 
 
 def near_duplicates(
     first: Split,
     second: Split,
     *,
-    first_ids: NDArray[np.int64] | None = None,
-    second_ids: NDArray[np.int64] | None = None,
+    first_ids: Ints | None = None,
+    second_ids: Ints | None = None,
     least: float = LIKE,
     progress: Progress = SILENT,
-    stop: Stop | None = None,
-) -> list[Twin]:
+) -> list[Duplicate]:
     """The pictures of `first` that are in `second` too, each with the one that is most like it; the surest first.
 
     That is the first one with the same bytes, or else the one whose thumbnail correlates most, if by `least` or more.
     Flat pictures are only found when they are exact copies. first_ids, second_ids: the pictures to look at, all by
     default. Of `second` few are held at a time.
-
-    Raises: Interrupted when `stop` is asked for.
     """
     ours_ids = np.arange(first.n) if first_ids is None else first_ids
     theirs_ids = np.arange(second.n) if second_ids is None else second_ids
-    ours = next(_prints(first, ours_ids, max(1, len(ours_ids)), progress, stop), None)
-    if ours is None:
+    if not len(ours_ids):
         return []
+    (ours,) = _prints(first, ours_ids, len(ours_ids), progress)
     nearest = _Nearest(ours)
-    for theirs in _prints(second, theirs_ids, BLOCK, progress, stop):
-        nearest.look(theirs)
-    return sorted(nearest.twins(least), key=lambda twin: (not twin.exact, -twin.likeness, twin.first))
+    for theirs in _prints(second, theirs_ids, BLOCK, progress):
+        nearest.add(theirs)
+    return sorted(nearest.duplicates(least), key=lambda each: (not each.exact, -each.correlation, each.first))
+
+
+class _Prints(NamedTuple):
+    """ids: int64 (n,). digests: of the stored bytes. thumbnails: float32 (n, SIDE * SIDE), of mean 0 and length 1."""
+
+    ids: Ints
+    digests: list[bytes]
+    thumbnails: NDArray[np.float32]
 
 
 class _Nearest:
-    """For each of n pictures the most alike so far: likeness float32 (n,), its position, whether mirrored or exact."""
+    """For each of n pictures the most alike so far: correlation float32 (n,), its id, whether mirrored or exact."""
 
     def __init__(self, ours: _Prints) -> None:
         n = len(ours.ids)
         self.ours = ours
-        self.turned = np.ascontiguousarray(ours.thumbnails.reshape(n, SIDE, SIDE)[:, :, ::-1]).reshape(n, -1)
-        self.likeness = np.full(n, -1, np.float32)
+        mirrored = ours.thumbnails.reshape(n, SIDE, SIDE)[:, :, ::-1].reshape(n, -1)
+        self.thumbnails = ((ours.thumbnails, False), (mirrored, True))
+        self.correlation = np.full(n, -1, np.float32)
         self.ids = np.zeros(n, np.int64)
         self.mirrored, self.exact = np.zeros(n, bool), np.zeros(n, bool)
-        self.places: dict[bytes, list[int]] = {}
+        self.rows: dict[bytes, list[int]] = {}
         for row, digest in enumerate(ours.digests):
-            self.places.setdefault(digest, []).append(row)
+            self.rows.setdefault(digest, []).append(row)
 
-    def look(self, theirs: _Prints) -> None:
+    def add(self, theirs: _Prints) -> None:
         """Takes more pictures into account."""
-        for thumbnails, mirrored in ((self.ours.thumbnails, False), (self.turned, True)):
+        for thumbnails, mirrored in self.thumbnails:
             for top in range(0, len(thumbnails), BLOCK):
                 products = thumbnails[top : top + BLOCK] @ theirs.thumbnails.T
                 columns, best = products.argmax(1), products.max(1)
-                better = np.flatnonzero((best > self.likeness[top : top + BLOCK]) & ~self.exact[top : top + BLOCK])
-                self.likeness[top + better], self.ids[top + better] = best[better], theirs.ids[columns[better]]
-                self.mirrored[top + better] = mirrored
-        for position, digest in zip(theirs.ids.tolist(), theirs.digests, strict=True):
-            for row in self.places.get(digest, ()):
-                if not self.exact[row]:
-                    self.exact[row], self.likeness[row], self.ids[row] = True, 1, position
-                    self.mirrored[row] = False
+                better = (best > self.correlation[top : top + BLOCK]) & ~self.exact[top : top + BLOCK]
+                rows = top + np.flatnonzero(better)
+                self.correlation[rows], self.ids[rows] = best[better], theirs.ids[columns[better]]
+                self.mirrored[rows] = mirrored
+        for i, digest in zip(theirs.ids.tolist(), theirs.digests, strict=True):
+            rows = np.array([row for row in self.rows.get(digest, ()) if not self.exact[row]], np.int64)
+            self.exact[rows], self.correlation[rows], self.ids[rows], self.mirrored[rows] = True, 1, i, False
 
-    def twins(self, least: float) -> list[Twin]:
-        rows = np.flatnonzero(self.exact | (self.likeness >= least)).tolist()
-        return [
-            Twin(
-                first=int(self.ours.ids[row]),
-                second=int(self.ids[row]),
-                likeness=min(1.0, float(self.likeness[row])),
-                exact=bool(self.exact[row]),
-                mirrored=bool(self.mirrored[row]),
-            )
-            for row in rows
-        ]
+    def duplicates(self, least: float) -> list[Duplicate]:
+        rows = np.flatnonzero(self.exact | (self.correlation >= least))
+        columns = (self.ours.ids, self.ids, self.correlation.clip(max=1), self.exact, self.mirrored)
+        return [Duplicate(*values) for values in zip(*(column[rows].tolist() for column in columns), strict=True)]
 
 
 def thumbnail(square: Pixels) -> NDArray[np.float32]:
@@ -131,9 +116,7 @@ def thumbnail(square: Pixels) -> NDArray[np.float32]:
     return values / np.float32(np.linalg.norm(values)) if values.std() >= FLAT else np.zeros_like(values)
 
 
-def _prints(
-    split: Split, ids: NDArray[np.int64], most: int, progress: Progress, stop: Stop | None
-) -> Iterator[_Prints]:
+def _prints(split: Split, ids: Ints, most: int, progress: Progress) -> Iterator[_Prints]:
     """Those of the pictures `ids`, at most so many at a time."""
     progress.start(f"looking for duplicates ({split.name})", len(ids))
     for begin in range(0, len(ids), most):
@@ -144,7 +127,5 @@ def _prints(
             thumbnails[k] = thumbnail(split.square(i)).reshape(-1)
             if k % EVERY == 0:
                 progress.update(begin + k)
-                if stop:
-                    raise Interrupted(f"stopped while looking for duplicates in {split.name}")
         yield _Prints(part, digests, thumbnails)
     progress.finish()

@@ -14,9 +14,10 @@ hardly count. The measure is ours: the paper states by eye that one GPU's kernel
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,28 +27,18 @@ from convnet.nets.layers import Net
 from convnet.nets.lenet5 import SparseConv2d
 from convnet.visualize import plot
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 A_ROW = 16  # kernels: figure 3 has six rows of sixteen
 WIDTH = 7.0  # inches
 
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """A layer's kernels by column: float32 (O, I, h, w) each, O maps that read I maps or the picture's channels.
-
-    colour         of each kernel, float64 (O,) in 0..1, NaN for a kernel of zeros; a column each
-    column_colour  of each column, 0..1
-
-    The two are empty for a layer that does not read the picture.
-    """
+    """A layer's kernels by column; how much of them is colour is known of a layer that reads the picture."""
 
     layer: str
-    columns: tuple[NDArray[np.float32], ...]
-    colour: tuple[NDArray[np.float64], ...]
-    column_colour: tuple[float, ...]
+    columns: tuple[NDArray[np.float32], ...]  # (O, I, h, w): O maps that read I maps or the picture's channels
+    colour: tuple[NDArray[np.float64], ...]  # (O,), of each kernel, 0..1; NaN for a kernel of zeros
+    column_colour: tuple[float, ...]  # of each column, 0..1
 
 
 def filters(net: Net, layer: str | None = None) -> Kernels:
@@ -55,12 +46,12 @@ def filters(net: Net, layer: str | None = None) -> Kernels:
 
     Raises: UsageError for a layer that has no kernels that can be shown, with the names of those that have.
     """
-    found = dict(_convolutions(net))
-    first = next(iter(found))
+    layers = dict(_convolutions(net))
+    first = next(iter(layers))
     name = first if layer is None else layer
-    if name not in found:
-        raise UsageError(unknown("layer with kernels", name, found))
-    columns = tuple(each.detach().float().cpu().numpy() for each in found[name])
+    if name not in layers:
+        raise UsageError(unknown("layer with kernels", name, layers))
+    columns = tuple(column.detach().float().cpu().numpy() for column in layers[name])
     if len(columns) == 1 and net.columns > 1:
         columns = tuple(np.split(columns[0], net.columns))
     if name != first:
@@ -68,7 +59,7 @@ def filters(net: Net, layer: str | None = None) -> Kernels:
     return Kernels(name, columns, tuple(map(colour_of, columns)), tuple(map(column_colour_of, columns)))
 
 
-def colour_of(kernels: NDArray[Any]) -> NDArray[np.float64]:
+def colour_of(kernels: NDArray[np.floating]) -> NDArray[np.float64]:
     """float64 (O,), 0..1: the share of each kernel's energy that is not grey, for kernels (O, C, h, w) of C channels.
 
     NaN for a kernel of zeros.
@@ -78,13 +69,13 @@ def colour_of(kernels: NDArray[Any]) -> NDArray[np.float64]:
     return share
 
 
-def column_colour_of(kernels: NDArray[Any]) -> float:
+def column_colour_of(kernels: NDArray[np.floating]) -> float:
     """The share of all kernels' energy together that is not grey, 0..1."""
     coloured, whole = (energy.sum() for energy in _energies(kernels))
     return float(coloured / whole) if whole > 0 else float("nan")
 
 
-def pictures_of(kernels: NDArray[Any]) -> NDArray[np.float32]:
+def pictures_of(kernels: NDArray[np.floating]) -> NDArray[np.float32]:
     """float32 (O, h, w, C), 0..1: each kernel of (O, C, h, w) scaled by its own largest weight, 0 at 1/2."""
     largest = np.abs(kernels).max((1, 2, 3), keepdims=True)
     pictures: NDArray[np.float32] = np.full(kernels.shape, 0.5, np.float32)
@@ -92,7 +83,7 @@ def pictures_of(kernels: NDArray[Any]) -> NDArray[np.float32]:
     return pictures.transpose(0, 2, 3, 1)
 
 
-def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> "Figure":
+def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> Figure:
     """Figure 3: all kernels that read the picture. Of another layer `most` kernels a column, of each `slices` inputs.
 
     The bar under a kernel that reads colours is as long as its share of colour; of the others those of the largest norm
@@ -103,7 +94,7 @@ def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> "Figure":
     return _draw_slices(shown, most, slices)
 
 
-def draw_sheet(axes: "Axes", kernels: NDArray[np.float32], colour: NDArray[np.float64] | None, columns: int) -> None:
+def draw_sheet(axes: Axes, kernels: NDArray[np.float32], colour: NDArray[np.float64] | None, columns: int) -> None:
     """Kernels (O, 1 or 3, h, w) side by side, under each a bar as long as its share of colour."""
     height, width = kernels.shape[2:]
     gap = _gap(height, colour is not None)
@@ -126,7 +117,7 @@ def name_of(shown: Kernels, column: int) -> str:
     return ": ".join(parts)
 
 
-def _draw_whole(shown: Kernels) -> "Figure":
+def _draw_whole(shown: Kernels) -> Figure:
     n, channels, height, width = shown.columns[0].shape
     columns, coloured, total = -(-n // -(-n // A_ROW)), channels == 3, len(shown.columns)
     gap = _gap(height, coloured)
@@ -143,7 +134,7 @@ def _draw_whole(shown: Kernels) -> "Figure":
     return made
 
 
-def _draw_slices(shown: Kernels, most: int, slices: int) -> "Figure":
+def _draw_slices(shown: Kernels, most: int, slices: int) -> Figure:
     total, (n, inputs, height, width) = len(shown.columns), shown.columns[0].shape
     most, slices = min(most, n), min(slices, inputs)
     columns = 1 if total == 1 else 2
@@ -178,14 +169,14 @@ def _strongest(kernels: NDArray[np.float32], most: int, slices: int) -> tuple[li
     """The maps of the kernels with the largest norms, and their strongest slices as one picture, a kernel a row."""
     energies = np.square(kernels.astype(np.float64)).sum((2, 3))
     chosen = np.argsort(-energies.sum(1), kind="stable")[:most]
-    tiles: list[NDArray[Any]] = []
+    tiles: list[NDArray[np.float32]] = []
     for o in chosen:
         inputs = np.argsort(-energies[o], kind="stable")[:slices]
         tiles += list(pictures_of(kernels[[o]])[0].transpose(2, 0, 1)[inputs])
     return chosen.tolist(), plot.tiles(tiles, slices, gap=_gap(kernels.shape[2], False))
 
 
-def _energies(kernels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _energies(kernels: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """float64 (O,) twice: what is not grey, and all."""
     w = kernels.astype(np.float64)
     coloured = w - w.mean(1, keepdims=True)

@@ -16,13 +16,12 @@ last that fits, so that strides up to the square's side leave no pixel out. For 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -32,13 +31,13 @@ from torch import Tensor
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Pixels
 from convnet.errors import UsageError
-from convnet.evaluation.inference import BATCH, NotFinite
+from convnet.evaluation.inference import BATCH
 from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import Only
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
-from convnet.visualize.last_maps import check_has_maps, last_maps
+from convnet.visualize.stages import check_finite, check_has_maps, last_maps
 
 BOX, STRIDE = 32, 8  # pixels; the paper gives none
 MID_GREY = 128
@@ -46,28 +45,18 @@ MID_GREY = 128
 
 @dataclass(frozen=True, eq=False)
 class Occlusion:
-    """The three maps of a picture, (P, Q): the square's row and column, whose upper left corners are tops and lefts.
-
-    layer, map    the stage and the number of the map whose sum is `activity`
-    label         the class whose probability is noted
-    grey, box     the square's level, 0..255, and side, pixels
-    tops, lefts   int64 (P,) and (Q,), pixels
-    activity      float32 (P, Q), and float for the whole picture
-    probability   float64 (P, Q), 0..1, and for the whole picture
-    best          int64 (P, Q), classes, and for the whole picture
-    """
+    """The three maps of a picture, (P, P): by the square's row and column; each also of the whole picture."""
 
     picture: Seen
-    layer: str
-    map: int
-    label: int
-    grey: int
-    box: int
-    tops: NDArray[np.int64]
-    lefts: NDArray[np.int64]
+    layer: str  # a stage, and
+    map: int  # the number of its map whose sum is `activity`
+    label: int  # the class whose probability is noted
+    grey: int  # the square's level, 0..255, and
+    box: int  # its side, pixels
+    corners: NDArray[np.int64]  # (P,), pixels: the squares' tops, and lefts
     activity: NDArray[np.float32]
-    probability: NDArray[np.float64]
-    best: NDArray[np.int64]
+    probability: NDArray[np.float64]  # 0..1
+    best: NDArray[np.int64]  # classes
     whole_activity: float
     whole_probability: float
     whole_best: int
@@ -75,7 +64,7 @@ class Occlusion:
     def covered(self, row: int, column: int) -> Pixels:
         """uint8 (crop, crop, 3): the picture with the square at that place."""
         pixels = self.picture.pixels.copy()
-        top, left = self.tops[row], self.lefts[column]
+        top, left = self.corners[row], self.corners[column]
         pixels[top : top + self.box, left : left + self.box] = self.grey
         return pixels
 
@@ -97,24 +86,22 @@ def occlusion(
 
     Raises: UsageError for a square or stride that doesn't fit, or a stage without maps; NotFinite.
     """
-    check(box, stride, net.preprocessing.crop)
+    check_square(box, stride, net.preprocessing.crop)
     image = net.images([picture])
-    found = net.trace(image)
-    layer = last_maps(found) if layer is None else layer
-    check_has_maps(found, layer)
-    sums = found[layer].float().sum((2, 3))[0]
+    stages = net.trace(image)
+    layer = last_maps(stages) if layer is None else layer
+    check_has_maps(stages, layer)
+    sums = stages[layer].float().sum((2, 3))[0]
     chosen = int(sums.argmax())
-    whole = next(reversed(found.values())).float().softmax(1)[0].double().cpu().numpy()
+    whole = next(reversed(stages.values())).float().softmax(1)[0].double().cpu().numpy()
     label = label if label is not None else picture.label if picture.label is not None else int(whole.argmax())
 
     grey = level(net.preprocessing)
     square = net.images([Seen("", np.full_like(picture.pixels, grey))])
-    tops = lefts = places(net.preprocessing.crop, box, stride)
-    corners = list(product(tops.tolist(), lefts.tolist()))
-    activity, probabilities = _slide(net, image, square, corners, (layer, chosen, box), batch, progress)
-    if not np.isfinite(probabilities).all():
-        raise NotFinite(f"the net's output for {picture.name} is not finite; its weights may be damaged")
-    shape = len(tops), len(lefts)
+    corners = places(net.preprocessing.crop, box, stride)
+    activity, probabilities = _slide(net, image, square, corners.tolist(), layer, chosen, box, batch, progress)
+    check_finite("the net's output", probabilities[None], [picture.name])
+    shape = len(corners), len(corners)
     return Occlusion(
         picture=picture,
         layer=layer,
@@ -122,8 +109,7 @@ def occlusion(
         label=label,
         grey=grey,
         box=box,
-        tops=tops,
-        lefts=lefts,
+        corners=corners,
         activity=activity.reshape(shape),
         probability=probabilities[:, label].reshape(shape).copy(),
         best=probabilities.argmax(1).reshape(shape),
@@ -153,7 +139,7 @@ def places(side: int, box: int, stride: int) -> NDArray[np.int64]:
     return np.unique([*range(0, side - box + 1, stride), side - box])
 
 
-def check(box: int, stride: int, side: int) -> None:
+def check_square(box: int, stride: int, side: int) -> None:
     """Raises: UsageError when a square doesn't fit into the net's input of `side` pixels, or the stride is below 1."""
     if not 1 <= box <= side:
         raise UsageError(f"--box {box}: must be 1 to {side} pixels, the side of the net's input")
@@ -166,31 +152,33 @@ def _slide(
     net: TrainedNet,
     image: Tensor,
     square: Tensor,
-    corners: Sequence[tuple[int, int]],
-    what: tuple[str, int, int],
+    corners: Sequence[int],
+    layer: str,
+    chosen: int,
+    box: int,
     batch: int,
     progress: Progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """float32 (places,): the sum over the map; float64 (places, K): probabilities. what: stage, map, side of the box.
+    """float32 (places,): the sum over map `chosen` of the layer; float64 (places, K): probabilities.
 
     The pictures of a batch differ only under their squares, which are painted and wiped off in place.
     """
-    layer, chosen, box = what
-    images = image.repeat(min(batch, len(corners)), 1, 1, 1)
+    squares = [np.s_[:, top : top + box, left : left + box] for top, left in product(corners, corners)]
+    images = image.repeat(min(batch, len(squares)), 1, 1, 1)
     images = images.contiguous(memory_format=net.device.memory_format)
     sums, rows = [], []
-    progress.start("occlusion", len(corners), unit="places")
+    progress.start("occlusion", len(squares), unit="places")
     with net.device.autocast():  # around all passes, so that weights are cast once
-        for first in range(0, len(corners), batch):
-            part = corners[first : first + batch]
-            for i, (top, left) in enumerate(part):
-                images[i, :, top : top + box, left : left + box] = square[0, :, top : top + box, left : left + box]
+        for first in range(0, len(squares), batch):
+            part = squares[first : first + batch]
+            for i, under in enumerate(part):
+                images[i][under] = square[0][under]
             stages = Only([layer])  # the others' memory is used again
             logits = net.net(images[: len(part)], stages)
             sums.append(stages[layer][:, chosen].float().sum((1, 2)))
             rows.append(logits.float().softmax(1))
-            for i, (top, left) in enumerate(part):
-                images[i, :, top : top + box, left : left + box] = image[0, :, top : top + box, left : left + box]
+            for i, under in enumerate(part):
+                images[i][under] = image[0][under]
             progress.update(first + len(part))
     progress.finish()
     return torch.cat(sums).cpu().numpy(), torch.cat(rows).double().cpu().numpy()  # a device synchronisation
@@ -201,62 +189,64 @@ LETTERS = 20  # of a class's name
 LEAST_RANGE = 0.1  # of a scale of probabilities, so that changes of no weight are not shown as large ones
 
 
-def draw_occlusion(found: Sequence[Occlusion], classes: Sequence[str]) -> Figure:
+def draw_occlusion(shown: Sequence[Occlusion], classes: Sequence[str]) -> Figure:
     """A row for each picture: the picture with the square where it costs most, and the three maps of its places.
 
     A map's value stands at the square's centre; the frame is the picture's. The line in a scale is the value without
     the square. Paper: figure 6.
     """
-    n = len(found)
+    n = len(shown)
     with plot.figure(7.2, 2.55 * n + 0.4) as made:
         cells = made.subplots(2 * n, 4, height_ratios=[1, 0.36] * n, squeeze=False)
-        for i, each in enumerate(found):
-            _draw_row(made, cells[2 * i], cells[2 * i + 1], each, classes)
-        box, grey = found[0].box, found[0].grey
+        for i, each in enumerate(shown):
+            _draw_row(made, cells[2 * i].tolist(), cells[2 * i + 1].tolist(), each, classes)
+        box, grey = shown[0].box, shown[0].grey
         text = f"Square: {box} x {box} pixels of grey {grey}; left: where the class loses most. "
         plot.note(made, f"{text}A value stands at the square's centre. Line in a scale: without the square.")
     return made
 
 
-def _draw_row(made: Figure, row: NDArray[Any], below: NDArray[Any], each: Occlusion, classes: Sequence[str]) -> None:
+def _draw_row(made: Figure, row: list[Axes], below: list[Axes], shown: Occlusion, classes: Sequence[str]) -> None:
     """The four pictures; `below` are the places for their scales."""
     for axes in below:
         axes.set_axis_off()
-    label = plot.shortened(classes[each.label], LETTERS)
-    place = np.unravel_index(each.probability.argmin(), each.probability.shape)
-    truth = "" if each.picture.label == each.label else " (predicted)" if each.label == each.whole_best else " (chosen)"
-    plot.show_picture(row[0], each.covered(int(place[0]), int(place[1])), f"{label}{truth}")
-    activity = _mesh(row[1], each, each.activity, f"sum of {each.layer}, map {each.map}", cmap=plot.AMOUNT)
-    low, high = float(each.probability.min()), float(each.probability.max())
+    label = plot.shortened(classes[shown.label], LETTERS)
+    i, j = divmod(int(shown.probability.argmin()), len(shown.corners))
+    truth = (
+        "" if shown.picture.label == shown.label else " (predicted)" if shown.label == shown.whole_best else " (chosen)"
+    )
+    plot.show_picture(row[0], shown.covered(i, j), f"{label}{truth}")
+    activity = _mesh(row[1], shown, shown.activity, f"sum of {shown.layer}, map {shown.map}")
+    probability = _mesh(row[2], shown, shown.probability, "its probability")
+    low, high = float(shown.probability.min()), float(shown.probability.max())
     if high - low < LEAST_RANGE:
-        low, high = max(0.0, high - LEAST_RANGE), max(high, LEAST_RANGE)
-    probability = _mesh(row[2], each, each.probability, "its probability", cmap=plot.AMOUNT, vmin=low, vmax=high)
+        probability.set_clim(max(0.0, high - LEAST_RANGE), max(high, LEAST_RANGE))
     for axes, mesh, whole in (
-        (below[1], activity, each.whole_activity),
-        (below[2], probability, each.whole_probability),
+        (below[1], activity, shown.whole_activity),
+        (below[2], probability, shown.whole_probability),
     ):
         scale = made.colorbar(mesh, cax=axes.inset_axes((0.05, 0.78, 0.9, 0.16)), orientation="horizontal")
         scale.ax.set_xlim(min(scale.ax.get_xlim()[0], whole), max(scale.ax.get_xlim()[1], whole))
         scale.ax.axvline(whole, ymin=-0.3, ymax=1.3, color=plot.RIGHT, linewidth=2, clip_on=False)
         scale.ax.xaxis.set_major_locator(MaxNLocator(3))
-    _draw_classes(row[3], below[3], each, classes)
+    _draw_classes(row[3], below[3], shown, classes)
 
 
-def _draw_classes(axes: Axes, below: Axes, each: Occlusion, classes: Sequence[str]) -> None:
+def _draw_classes(axes: Axes, below: Axes, shown: Occlusion, classes: Sequence[str]) -> None:
     """The class without the square has the first colour, the others follow by the places that they hold."""
-    counts = np.bincount(each.best.ravel(), minlength=len(classes))
-    order = [k for k in np.argsort(-counts, kind="stable") if counts[k] and k != each.whole_best]
-    order = [each.whole_best, *map(int, order)]
+    counts = np.bincount(shown.best.ravel(), minlength=len(classes))
+    others = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] and k != shown.whole_best]
+    order = [shown.whole_best, *others]
     named = order if len(order) <= NAMED + 1 else order[:NAMED]
     at = np.full(len(classes), len(named))
     at[named] = np.arange(len(named))
     colours = [*plot.COLOURS[: len(named)], plot.FAINT]
-    how = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": len(named) + 0.5}
-    _mesh(axes, each, at[each.best], "most probable class", **how)
-    shares = [f"{plot.shortened(classes[k], LETTERS)}: {share(counts[k], each.best.size)}" for k in named]
+    mesh = _mesh(axes, shown, at[shown.best], "most probable class", ListedColormap(colours))
+    mesh.set_clim(-0.5, len(named) + 0.5)
+    n = shown.best.size
+    shares = [f"{plot.shortened(classes[k], LETTERS)}: {share(counts[k], n)}" for k in named]
     if len(named) < len(order):
-        rest = each.best.size - int(counts[named].sum())
-        shares.append(f"{len(order) - len(named)} others: {share(rest, each.best.size)}")
+        shares.append(f"{len(order) - len(named)} others: {share(n - int(counts[named].sum()), n)}")
     patches = [Patch(color=colour) for colour in colours[: len(shares)]]
     names = [plot.in_legend(name) for name in shares]
     below.legend(patches, names, loc="upper left", bbox_to_anchor=(-0.05, 1.1), fontsize=6, handlelength=1,
@@ -270,22 +260,21 @@ def share(n: int, total: int) -> str:
     return "<1%" if n / total < 0.01 else f"{min(n / total, 0.99):.0%}"
 
 
-def _mesh(axes: Axes, each: Occlusion, values: NDArray[Any], title: str, **how: Any) -> QuadMesh:
-    """Values (P, Q) as rectangles around the square's centres, in the picture's frame."""
-    side = len(each.picture.pixels)
-    edges = [_edges(firsts + each.box / 2) for firsts in (each.lefts, each.tops)]
-    plot.show_picture(axes, _faded(each.picture.pixels), title, extent=(0, side, side, 0))
-    return axes.pcolormesh(*edges, values, rasterized=True, **how)
+def _mesh(
+    axes: Axes, shown: Occlusion, values: NDArray[np.generic], title: str, colours: str | Colormap = plot.AMOUNT
+) -> QuadMesh:
+    """Values (P, P) as rectangles around the square's centres, in the picture's frame."""
+    side = len(shown.picture.pixels)
+    edges = _edges(shown.corners + shown.box / 2)
+    grey = shown.picture.pixels.mean(2, dtype=np.float32) / 255
+    axes.imshow(np.repeat(0.55 + 0.45 * grey[..., None], 3, 2), extent=(0, side, side, 0))
+    plot.bare(axes, title)
+    return axes.pcolormesh(edges, edges, values, rasterized=True, cmap=colours)
 
 
-def _edges(centres: NDArray[Any]) -> NDArray[Any]:
+def _edges(centres: NDArray[np.floating]) -> NDArray[np.floating]:
     """Halfway between the centres; outside as far as inside."""
     if len(centres) == 1:
         return np.array([centres[0] - 2, centres[0] + 2])
     between = (centres[1:] + centres[:-1]) / 2
     return np.concatenate([[2 * centres[0] - between[0]], between, [2 * centres[-1] - between[-1]]])
-
-
-def _faded(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    grey = pixels.mean(2, dtype=np.float32) / 255
-    return np.repeat(0.55 + 0.45 * grey[..., None], 3, 2)

@@ -36,47 +36,47 @@ class Panel:
     @property
     def right(self) -> int | None:
         """The place of the right class among them, 0 is the best; None where it isn't there or isn't known."""
-        found = self.classes.tolist()
-        return found.index(self.picture.label) if self.picture.label in found else None
+        places = np.flatnonzero(self.classes == self.picture.label)
+        return int(places[0]) if len(places) else None
 
 
 def panels(net: TrainedNet, pictures: Sequence[Seen]) -> list[Panel]:
     """What a net says of pictures, one look at each; of equally probable classes the lower is first. Paper: fig. 4."""
-    found = []
+    made = []
     for first in range(0, len(pictures), BATCH):
         part = pictures[first : first + BATCH]
         with torch.no_grad(), evaluating(net.net):
             rows = probabilities(net.net, net.images(part), net.device)
         for picture, row, best in zip(part, rows, most_probable(rows, TOP), strict=True):
-            found.append(Panel(picture, best, row[best]))
-    return found
+            made.append(Panel(picture, best, row[best]))
+    return made
 
 
-def choose(found: Scores, n: int, which: Which = "any", seed: int = 0) -> NDArray[np.int64]:
-    """int64 (<= n,): positions in the split: any, or errors, both drawn by the seed; or the most confident errors.
+def choose(scores: Scores, n: int, which: Which = "any", seed: int = 0) -> NDArray[np.int64]:
+    """int64 (<= n,): positions in the split: any, or errors, both sampled by the seed; or the most confident errors.
 
     Raises: UsageError when there are none.
     """
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 picture")
-    rows = np.arange(len(found.ids)) if which == "any" else found.mistakes()
+    rows = np.arange(len(scores.ids)) if which == "any" else scores.mistakes()
     if not len(rows):
-        raise UsageError(f"all {len(found.ids):,} pictures are right: there is no error to show")
+        raise UsageError(f"all {len(scores.ids):,} pictures are right: there is no error to show")
     if which != "confident errors":
         rows = np.sort(rows)[rng.permutation(len(rows), seed, rng.stream("panels"))]
-    return found.ids[rows[:n]]
+    return scores.ids[rows[:n]]
 
 
-def draw_panels(found: Sequence[Panel], classes: Sequence[str]) -> Figure:
+def draw_panels(shown: Sequence[Panel], classes: Sequence[str]) -> Figure:
     """Pictures with their true class, and under each a bar for each of its most probable classes, the right one in red.
 
     classes: the K names.
     """
-    columns = min(COLUMNS, len(found))
-    n_rows = -(-len(found) // columns)
+    columns = min(COLUMNS, len(shown))
+    n_rows = -(-len(shown) // columns)
     with plot.figure(1.75 * columns, 3.1 * n_rows + 0.3) as made:
         grid = made.add_gridspec(3 * n_rows, columns, height_ratios=[1.6, 1.0, 0.05] * n_rows)
-        for i, panel in enumerate(found):
+        for i, panel in enumerate(shown):
             row, column = divmod(i, columns)
             above, below = (made.add_subplot(grid[3 * row + k, column]) for k in (0, 1))
             label = panel.picture.label
@@ -84,12 +84,9 @@ def draw_panels(found: Sequence[Panel], classes: Sequence[str]) -> Figure:
             name = panel.picture.name.rpartition("/")[2] if label is None else classes[label]
             below.set_title(plot.shortened(name, LETTERS), fontweight="bold", pad=4)
             _draw_bars(below, panel, classes)
-        known = any(panel.picture.label is not None for panel in found)
-        truth = "Under each picture its true class; " if known else "Under each picture its name; "
-        plot.note(
-            made,
-            f"{truth}bars: the classes that the net holds most probable" + (", the right one red." if known else "."),
-        )
+        known = any(panel.picture.label is not None for panel in shown)
+        text = f"Under each picture its {'true class' if known else 'name'}; bars: the classes that the net holds most"
+        plot.note(made, f"{text} probable{', the right one red' if known else ''}.")
     return made
 
 
@@ -103,9 +100,8 @@ def _draw_bars(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
         name = plot.shortened(classes[label], LETTERS)
         axes.text(0.02, place, name, va="center", fontsize=7, fontweight=weight)
         axes.text(1.0, place, percent(p), va="center", ha="right", fontsize=7, fontweight=weight)
-    axes.set(xlim=(0, 1), ylim=(TOP - 0.4, -0.6), xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xlim=(0, 1), ylim=(TOP - 0.4, -0.6))
+    plot.bare(axes)
 
 
 def percent(p: float) -> str:

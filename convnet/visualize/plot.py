@@ -11,9 +11,8 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -24,8 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
+from convnet.data.store import Pixels
 from convnet.errors import UsageError
 from convnet.io import atomic
+from convnet.visualize.labels import printable
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # since 3.11
 
 INK, QUIET, FAINT, PAPER = "#222222", "#555555", "#8a8a8a", "#ffffff"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -41,10 +45,11 @@ FONTS = (  # asked in this order, where they are installed, for letters that FON
     *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
     *("Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS", "Unifont"),
 )
-STYLE: Any = {  # matplotlib types each name
-    "font.size": 8.0,
-    "axes.titlesize": 8.0,
-    "axes.labelsize": 8.0,
+FONT_SIZE = 8.0  # points
+STYLE: "dict[RcKeyType, object]" = {
+    "font.size": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -89,23 +94,22 @@ def save(made: Figure, path: Path) -> Path:
 def encoded(made: Figure, kind: str = "png") -> bytes:
     """The figure's bytes, "png" or "svg"; equal figures give equal bytes. Warns: as `save`."""
     out = io.BytesIO()
-    with mpl.rc_context(_style()), warnings.catch_warnings(record=True) as told:
+    with mpl.rc_context(_style()), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph")
         made.savefig(out, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
     lacking: dict[str, None] = {}
-    for each in told:
-        if found := re.match(r"Glyph (\d+) ", str(each.message)):
-            lacking[chr(int(found[1]))] = None
+    for warning in caught:
+        if match := re.match(r"Glyph (\d+) ", str(warning.message)):
+            lacking[chr(int(match[1]))] = None
         else:
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if lacking and kind == "png":
         text = f"no font here has {''.join(lacking)}; boxes stand in their place"
         warnings.warn(f"{text}: install one that has, as Noto Sans CJK, or write an .svg", Unwritten, stacklevel=2)
     return out.getvalue()
 
 
-@cache
-def _style() -> Any:
+def _style() -> "dict[RcKeyType, object]":
     installed = set(fontManager.get_font_names())
     return STYLE | {"font.family": [FONT, *(font for font in FONTS if font in installed)]}
 
@@ -116,13 +120,16 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"{path}: a picture's name ends in {' or '.join(SUFFIXES)}")
 
 
-def show_picture(axes: Axes, pixels: NDArray[Any], title: str = "", **how: Any) -> None:
-    """A picture (H, W, 3) uint8 or float 0..1, or (H, W) with a colour map in `how`, without axes."""
-    axes.imshow(pixels, **how)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def show_picture(axes: Axes, pixels: Pixels | NDArray[np.float32], title: str = "") -> None:
+    """A picture (H, W, 3), uint8 or float 0..1, without axes."""
+    axes.imshow(pixels)
+    bare(axes, title)
+
+
+def bare(axes: Axes, title: str = "") -> None:
+    """No ticks and no frame."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     if title:
         axes.set_title(title)
 
@@ -139,7 +146,7 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], inches: float)
     To be called when the limits of y are set. inches: about the height of the axes.
     """
     low, high = axes.get_ylim()
-    step = (high - low) * 1.3 * STYLE["font.size"] / (72 * inches)
+    step = (high - low) * 1.3 * FONT_SIZE / (72 * inches)
     ordered = sorted(ends)
     heights = [y for y, _, _ in ordered]
     for i in range(1, len(heights)):
@@ -151,7 +158,9 @@ def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], inches: float)
         axes.text(1.01, height, name, transform=place, color=colour, va="center", ha="left")
 
 
-def tiles(pictures: Sequence[NDArray[Any]], columns: int, gap: int = 1, ground: float = 1.0) -> NDArray[np.float32]:
+def tiles(
+    pictures: Sequence[NDArray[np.float32]], columns: int, gap: int = 1, ground: float = 1.0
+) -> NDArray[np.float32]:
     """float32 (H, W, 3), 0..1: pictures of one size, (h, w, 3) or (h, w) in 0..1, side by side in rows of `columns`."""
     height, width = pictures[0].shape[:2]
     n_rows = -(-len(pictures) // columns)
@@ -173,6 +182,6 @@ def shortened(text: str, letters: int) -> str:
     >>> shortened("tench", 20), shortened("a very long name of a class", 12), shortened("乾酪乾酪乾酪", 8)
     ('tench', 'a very long…', '乾酪乾…')
     """
-    name = "".join(c if c.isprintable() else "?" for c in text.strip()) or "?"
+    name = printable(text.strip()) or "?"
     widths = np.cumsum([1 + (unicodedata.east_asian_width(c) in "WF") for c in name])
     return name if widths[-1] <= letters else name[: int((widths < letters).sum())].rstrip() + "…"

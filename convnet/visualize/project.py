@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,35 +23,30 @@ from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.seen import Seen, from_store
 from convnet.evaluation.trained_net import TrainedNet
-from convnet.io.signals import Stop
-from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
-from convnet.visualize.deconv import Form, Unit, check_maps, deconv, peaks
-from convnet.visualize.receptive_fields import Field, Fields, fields_of, receptive_fields
-from convnet.visualize.top_activations import Ints, Strongest, top_activations
+from convnet.visualize.deconv import Form, Unit, deconv, peaks
+from convnet.visualize.receptive_fields import Field, Fields, fields_of
+from convnet.visualize.search import Ints
+from convnet.visualize.stages import check_maps
+from convnet.visualize.top_activations import TopActivations, top_activations
 
+T = TypeVar("T", bound=np.generic)
 BATCH = 4  # pictures at a time; all their activations are held for the way back
 
 
 @dataclass(frozen=True, eq=False)
 class Feature:
-    """A map of a stage, and n pictures that excite it, each by one unit.
-
-    units, names, fields: n each; `fields` are the exact bounds of what the units see of their pictures.
-    activations: float32 (n,). patches: uint8 (n, h, w, 3), the pictures within the fields, white where these reach over
-    an edge. projections: float32 (n, h, w, C), signed, the deconvnet's; NaN over an edge. A field that is larger than
-    the picture is cut to it.
-    """
+    """A map of a stage, and n pictures that excite it, each by one unit."""
 
     stage: str
     map: int
     units: tuple[Unit, ...]
     names: tuple[str, ...]
-    fields: tuple[Field, ...]
-    activations: NDArray[np.float32]
-    patches: Pixels
-    projections: NDArray[np.float32]
+    fields: tuple[Field, ...]  # the exact bounds of what the units see of their pictures; a larger one is cut to it
+    activations: NDArray[np.float32]  # (n,)
+    patches: Pixels  # (n, h, w, 3): the pictures within the fields, white where these reach over an edge
+    projections: NDArray[np.float32]  # (n, h, w, C), signed, the deconvnet's; NaN over an edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +60,17 @@ class Evolution:
 
 
 def project(
-    net: TrainedNet, found: Strongest, which: Sequence[int] | Ints, split: Split, form: Form = "deconv"
+    net: TrainedNet, top: TopActivations, which: Sequence[int] | Ints, split: Split, form: Form = "deconv"
 ) -> list[Feature]:
-    """The strongest pictures of some maps of a stage, projected; `which` are positions in `found.maps`.
+    """The strongest pictures of some maps of a stage, projected; `which` are positions in `top.maps`.
 
     Paper: Zeiler and Fergus, figure 2.
     """
-    jobs = [(i, unit) for m in which for i, unit in zip(found.ids[m].tolist(), found.units(m), strict=True)]
+    jobs = [(i, unit) for m in which for i, unit in zip(top.ids[m].tolist(), top.units(m), strict=True)]
     ids = sorted({i for i, _ in jobs})
     pictures = dict(zip(ids, from_store(split, ids, net.preprocessing), strict=True))
-    pairs = [(pictures[i], unit) for i, unit in jobs]
-    everything = _project(net, found.stage, pairs, form)
-    return [_joined([next(everything) for _ in found.ids[m]]) for m in which]
+    parts = _project(net, top.stage, [(pictures[i], unit) for i, unit in jobs], form)
+    return [_feature(top.stage, [next(parts) for _ in top.ids[m]]) for m in which]
 
 
 def project_picture(
@@ -97,34 +91,24 @@ def project_picture(
         strength = activation[0].reshape(activation.shape[1], -1).amax(1)
         maps = strength.argsort(descending=True, stable=True)[:most].tolist()
     units = [peaks(activation, [channel])[0] for channel in maps]
-    return list(_project(net, stage, [(picture, unit) for unit in units], form))
+    return [_feature(stage, [part]) for part in _project(net, stage, [(picture, unit) for unit in units], form)]
 
 
-def deepest(net: Net) -> str:
-    """The last stage with more than one unit a map that isn't a pooling, a normalisation or a ReLU.
-
-    AlexNet's is conv5, GoogLeNet's inception_5b, LeNet-5's c3.
-    """
-    kinds = ("pool", "avgpool", "norm", "within", "relu", "tanh", "bn", "data", "s")
-    found = receptive_fields(net)
-    maps = [stage for stage, each in found.items() if len(each.rows.first) > 1]
-    return next((stage for stage in reversed(maps) if stage.rstrip("0123456789_") not in kinds), next(iter(found)))
-
-
-def kept_epochs(run: Path) -> dict[int, Path]:
+def epoch_checkpoints(run: Path) -> dict[int, Path]:
     """{epoch: checkpoint} that a run kept by its recipe's `keep_epochs`, in order. Raises: UsageError for none."""
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder; name a run, as convnet train --out makes it")
     pattern = re.compile(re.escape(KEPT).replace(r"\{:04d\}", r"(\d{4,})"))
-    found = {int(match[1]): path for path in run.iterdir() if (match := pattern.fullmatch(path.name))}
-    if not found:
+    matches = {path: pattern.fullmatch(path.name) for path in run.iterdir()}
+    files = {int(match[1]): path for path, match in matches.items() if match}
+    if not files:
         raise UsageError(f"{run} keeps no epochs; train with --set keep_epochs=[1,2,5,10], say, to look at them later")
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def over_training(
-    kept: Mapping[int, Path],
-    wanted: Mapping[str, Sequence[int] | None],
+    checkpoints: Mapping[int, Path],
+    stages: Mapping[str, Sequence[int] | None],
     split: Split,
     device: Device,
     *,
@@ -132,75 +116,53 @@ def over_training(
     form: Form = "deconv",
     ids: Ints | None = None,
     progress: Progress = SILENT,
-    stop: Stop | None = None,
 ) -> list[Evolution]:
-    """How maps came to look for what they look for: for each kept epoch the strongest picture then, projected.
+    """How maps came to look for what they look for: for each epoch of a run the strongest picture then, projected.
 
-    kept: {epoch: checkpoint}. wanted: {stage: numbers of maps}; None is the `most` maps that are excited most in the
+    checkpoints: {epoch: file}. stages: {stage: numbers of maps}; None is the `most` maps that are excited most in the
     end. The store is read once an epoch. Paper: Zeiler and Fergus, figure 4. Differs: the paper draws maps at random.
     """
-    chosen: dict[str, list[int]] = {}
-    at: dict[str, list[list[Feature]]] = {stage: [] for stage in wanted}
+    maps: dict[str, list[int]] = {}
+    features: dict[str, list[list[Feature]]] = {stage: [] for stage in stages}
     n = split.n if ids is None else len(ids)
-    for later, epoch in enumerate(sorted(kept, reverse=True), 1):  # the last chooses the maps
+    for later, epoch in enumerate(sorted(checkpoints, reverse=True), 1):  # the last chooses the maps
         progress.note(f"epoch {epoch}")
-        net = TrainedNet.load(kept[epoch], device)
-        found = top_activations(
-            net,
-            split,
-            chosen or wanted,
-            n=1,
-            ids=ids,
-            after=(len(kept) - later) * n,
-            progress=progress,
-            stop=stop,
-        )
-        for stage, each in found.items():
-            places = np.arange(len(each.maps))
-            if stage not in chosen:
-                places = each.most_excited(most) if wanted[stage] is None else places
-                chosen[stage] = each.maps[places].tolist()
-            at[stage].insert(0, project(net, each, places, split, form))
+        net = TrainedNet.load(checkpoints[epoch], device)
+        after = (len(checkpoints) - later) * n
+        best = top_activations(net, split, maps or stages, n=1, ids=ids, after=after, progress=progress)
+        for stage, top in best.items():
+            which = np.arange(len(top.maps))
+            if stage not in maps:
+                which = top.strongest_maps(most) if stages[stage] is None else which
+                maps[stage] = top.maps[which].tolist()
+            features[stage].insert(0, project(net, top, which, split, form))
+    epochs = tuple(sorted(checkpoints))
     return [
-        Evolution(stage, tuple(sorted(kept)), tuple(chosen[stage]), tuple(zip(*features, strict=True)))
-        for stage, features in at.items()
+        Evolution(stage, epochs, tuple(maps[stage]), tuple(zip(*rows, strict=True))) for stage, rows in features.items()
     ]
 
 
-def _project(net: TrainedNet, stage: str, jobs: Sequence[tuple[Seen, Unit]], form: Form) -> Iterator[Feature]:
-    """A feature of one picture for each job, some at a time."""
+Part = tuple[Unit, str, Field, np.float32, Pixels, NDArray[np.float32]]  # what a feature has of one picture
+
+
+def _project(net: TrainedNet, stage: str, jobs: Sequence[tuple[Seen, Unit]], form: Form) -> Iterator[Part]:
+    """The jobs' parts, computed some at a time."""
     crop = net.preprocessing.crop
     fields = fields_of(net.net, stage, crop)
     for first in range(0, len(jobs), BATCH):
         part = jobs[first : first + BATCH]
-        images = net.images([picture for picture, _ in part])
-        found = deconv(net.net, images, stage, [unit for _, unit in part], form)
-        for n, (picture, unit) in enumerate(part):
+        projections = deconv(net.net, net.images([seen for seen, _ in part]), stage, [unit for _, unit in part], form)
+        for (seen, unit), activation, pixels in zip(part, projections.activations, projections.pixels, strict=True):
             field, frame = _bounds(fields, unit, crop)
-            yield Feature(
-                stage,
-                unit.map,
-                (unit,),
-                (picture.name,),
-                (field,),
-                found.activations[n : n + 1],
-                _cut(picture.pixels, field, frame, 255)[None],
-                _cut(found.pixels[n], field, frame, np.nan)[None],
-            )
+            patch, projection = _cut(seen.pixels, field, frame, 255), _cut(pixels, field, frame, np.nan)
+            yield unit, seen.name, field, activation, patch, projection
 
 
-def _joined(parts: Sequence[Feature]) -> Feature:
-    """Features of one map as one feature."""
+def _feature(stage: str, parts: Sequence[Part]) -> Feature:
+    """The parts of one map."""
+    units, names, fields, activations, patches, projections = zip(*parts, strict=True)
     return Feature(
-        parts[0].stage,
-        parts[0].map,
-        tuple(part.units[0] for part in parts),
-        tuple(part.names[0] for part in parts),
-        tuple(part.fields[0] for part in parts),
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("activations", "patches", "projections")
-        ),
+        stage, units[0].map, units, names, fields, np.array(activations), np.stack(patches), np.stack(projections)
     )
 
 
@@ -213,7 +175,7 @@ def _bounds(fields: Fields, unit: Unit, side: int) -> tuple[Field, Field]:
     return fields.of(row, column), Field(top, left, height, width)
 
 
-def _cut(pixels: NDArray[Any], field: Field, frame: Field, outside: float) -> NDArray[Any]:
+def _cut(pixels: NDArray[T], field: Field, frame: Field, outside: float) -> NDArray[T]:
     """The field's pixels (H, W, C) in their place within the frame."""
     cut = np.full((frame.height, frame.width, pixels.shape[2]), outside, pixels.dtype)
     top, left = field.top - frame.top, field.left - frame.left
@@ -230,26 +192,24 @@ STRONG = 0.997  # this part of a projection's values is not clipped: a few pixel
 GAP = 0.03  # between tiles, of a tile's side
 
 
-def draw_features(features: Sequence[Feature], note: str = "", a_row: int | None = None) -> Figure:
+def draw_features(features: Sequence[Feature], note: str = "") -> Figure:
     """For each map the projections on the left, and on the right what the units saw; a block a stage.
 
-    Every projection is scaled by itself: grey is 0, its largest value black or white. a_row: maps in a row.
+    Every projection is scaled by itself: grey is 0, its largest value black or white.
     """
-    blocks = [(stage, list(group)) for stage, group in groupby(features, key=lambda feature: feature.stage)]
-    a_row = a_row or (2 if len(features[0].units) > 1 else 4)
-    n_rows = [ceil(len(block) / a_row) for _, block in blocks]
+    blocks = [list(block) for _, block in groupby(features, key=lambda feature: feature.stage)]
+    a_row = 2 if len(features[0].units) > 1 else 4
+    n_rows = [ceil(len(block) / a_row) for block in blocks]
     height = WIDTH / a_row / 2 + 0.22
     with plot.figure(WIDTH, sum(n_rows) * height + 0.3 * len(blocks) + 0.35) as made:
-        parts = made.subfigures(len(blocks), 1, height_ratios=[n * height + 0.3 for n in n_rows], squeeze=False)
-        for part, (stage, block), n in zip(parts[:, 0], blocks, n_rows, strict=True):
-            _heading(part, f"{stage}: {_size(block[0])}")
+        parts = _parts(made, [n * height + 0.3 for n in n_rows], [block[0] for block in blocks])
+        for part, block, n in zip(parts, blocks, n_rows, strict=True):
             grid = part.subplots(n, a_row, squeeze=False)
             for axes in grid.flat[len(block) :]:
                 axes.set_axis_off()
             for axes, feature in zip(grid.flat, block, strict=False):
                 _draw_feature(axes, feature)
-        if note:
-            plot.note(made, note)
+        plot.note(made, note)
     return made
 
 
@@ -259,9 +219,8 @@ def draw_evolution(evolutions: Sequence[Evolution], note: str = "") -> Figure:
     side = min(1.0, (WIDTH - 0.6) / n_epochs)
     heights = [len(each.maps) * (2 * side + 0.08) + 0.45 for each in evolutions]
     with plot.figure(side * n_epochs + 0.6, sum(heights) + 0.3) as made:
-        parts = made.subfigures(len(evolutions), 1, height_ratios=heights, squeeze=False)
-        for part, each in zip(parts[:, 0], evolutions, strict=True):
-            _heading(part, f"{each.stage}: {_size(each.features[0][0])}")
+        parts = _parts(made, heights, [each.features[0][0] for each in evolutions])
+        for part, each in zip(parts, evolutions, strict=True):
             grid = part.subplots(len(each.maps), n_epochs, squeeze=False)
             for m, row in enumerate(each.features):
                 for e, feature in enumerate(row):
@@ -270,9 +229,18 @@ def draw_evolution(evolutions: Sequence[Evolution], note: str = "") -> Figure:
                     _show(axes, _sheet(pair, 1), f"epoch {each.epochs[e]}" if m == 0 else "")
                     axes.set_xlabel(_number(feature.activations[0]), labelpad=1, fontsize=6)
                 grid[m, 0].set_ylabel(f"map {each.maps[m]}")
-        if note:
-            plot.note(made, note)
+        plot.note(made, note)
     return made
+
+
+def _parts(made: Figure, heights: Sequence[float], firsts: Sequence[Feature]) -> list[SubFigure]:
+    """A part of the figure for each stage, with a heading; the stages' first features."""
+    parts = list(made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    for part, feature in zip(parts, firsts, strict=True):
+        height, width = feature.patches.shape[1:3]
+        text = f"{feature.stage}: units see up to {height} x {width} pixels"
+        part.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=9)
+    return parts
 
 
 def shown_projections(feature: Feature) -> list[NDArray[np.float32]]:
@@ -300,7 +268,7 @@ def _draw_feature(axes: Axes, feature: Feature) -> None:
     _show(axes, np.concatenate([left, gap, right], 1), f"map {feature.map}: {reach}")
 
 
-def _sheet(tiles: Sequence[NDArray[Any]], columns: int) -> NDArray[np.float32]:
+def _sheet(tiles: Sequence[NDArray[np.float32]], columns: int) -> NDArray[np.float32]:
     """Tiles side by side; missing ones are paper. Small ones are enlarged, so that the gaps stay narrow."""
     times = ceil(64 / min(tiles[0].shape[:2]))
     enlarged = [tile.repeat(times, 0).repeat(times, 1) for tile in tiles]
@@ -308,16 +276,8 @@ def _sheet(tiles: Sequence[NDArray[Any]], columns: int) -> NDArray[np.float32]:
 
 
 def _show(axes: Axes, sheet: NDArray[np.float32], title: str) -> None:
-    plot.show_picture(axes, sheet, title, interpolation="antialiased")
-
-
-def _heading(part: SubFigure, text: str) -> None:
-    part.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=9)
-
-
-def _size(feature: Feature) -> str:
-    height, width = feature.patches.shape[1:3]
-    return f"units see up to {height} x {width} pixels"
+    axes.imshow(sheet, interpolation="antialiased")
+    plot.bare(axes, title)
 
 
 def _number(value: float) -> str:

@@ -7,7 +7,7 @@ reads, as past the last step of a stride, are seen by nobody.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -58,17 +58,15 @@ class Fields:
 
     def of(self, row: int, column: int) -> Field:
         """What the unit sees of the picture; height or width is 0 where it sees nothing of it."""
-        (top, height), (left, width) = (
-            _span(axis.first[i], axis.last[i]) for axis, i in ((self.rows, row), (self.columns, column))
-        )
-        return Field(top, left, height, width)
+        top, bottom = int(self.rows.first[row]), int(self.rows.last[row])
+        left, right = int(self.columns.first[column]), int(self.columns.last[column])
+        height, width = max(0, bottom - top + 1), max(0, right - left + 1)
+        return Field(top if height else 0, left if width else 0, height, width)
 
     def whole(self, row: int, column: int) -> Field:
         """What the unit would see if the picture had no edges: all units of a stage have fields of one size."""
-        (top, height), (left, width) = (
-            _span(axis.start[i], axis.end[i]) for axis, i in ((self.rows, row), (self.columns, column))
-        )
-        return Field(top, left, height, width)
+        top, left = int(self.rows.start[row]), int(self.columns.start[column])
+        return Field(top, left, int(self.rows.end[row]) - top + 1, int(self.columns.end[column]) - left + 1)
 
 
 def receptive_fields(net: Net, side: int | None = None) -> dict[str, Fields]:
@@ -80,9 +78,8 @@ def receptive_fields(net: Net, side: int | None = None) -> dict[str, Fields]:
     Raises: UsageError for a net that calls a function of which this isn't known.
     """
     side = side or net.input_size
-    weights = {
-        name: torch.empty_like(each, device="meta") for name, each in (*net.named_parameters(), *net.named_buffers())
-    }
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    weights = {name: torch.empty_like(each, device="meta") for name, each in tensors.items()}
     dtype = next((each.dtype for each in net.parameters()), torch.float32)
     images = torch.empty(1, net.in_channels, side, side, dtype=dtype, device="meta")
     stages: dict[str, Tensor] = {}
@@ -93,9 +90,9 @@ def receptive_fields(net: Net, side: int | None = None) -> dict[str, Fields]:
 
 def fields_of(net: Net, stage: str, side: int | None = None) -> Fields:
     """The receptive fields of one stage, or of a column of it. Raises: UsageError as `fields`, or for its name."""
-    found = receptive_fields(net, side)
-    stage_of(net, {name: torch.empty(1, net.columns, 1, 1) for name in found}, stage)
-    return found[stage] if stage in found else found[stage.rpartition(".")[0]]
+    fields = receptive_fields(net, side)
+    stage_of(net, {name: torch.empty(1, net.columns, 1, 1) for name in fields}, stage)
+    return fields[stage] if stage in fields else fields[stage.rpartition(".")[0]]
 
 
 class _Reading(TorchFunctionMode):
@@ -105,53 +102,99 @@ class _Reading(TorchFunctionMode):
         super().__init__()
         height, width = images.shape[2:]
         self.known: dict[int, tuple[Tensor, Fields]] = {}  # by id; the tensors are kept, so that no id comes twice
-        self._note(images, Fields(_pixels(height), _pixels(width)))
+        self.known[id(images)] = images, Fields(_pixels(height), _pixels(width))
 
     def of(self, stage: str, activation: Tensor) -> Fields:
-        found = self.known[id(activation)][1]
+        fields = self.known[id(activation)][1]
         shape = tuple(activation.shape[2:]) or (1, 1)
-        if (len(found.rows.first), len(found.columns.first)) != shape:
+        if (len(fields.rows.first), len(fields.columns.first)) != shape:
             raise UsageError(f"{stage} has units of shape {shape} whose receptive fields are not known one by one")
-        return found
+        return fields
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        results = [each for each in (result if isinstance(result, (tuple, list)) else [result]) if _is_tensor(each)]
-        given = args[0] if args and isinstance(args[0], (tuple, list)) else [*args, *(kwargs or {}).values()]
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        options = kwargs or {}
+        result = func(*args, **options)
+        tensors = [each for each in (result if isinstance(result, tuple | list) else [result]) if _is_tensor(each)]
+        given = args[0] if args and isinstance(args[0], tuple | list) else [*args, *options.values()]
         below = [self.known[id(each)][1] for each in given if id(each) in self.known]
-        if results and below:
-            seen = self._through(func, below, args, kwargs or {}, results[0])
-            for each in results:
-                self._note(each, seen)
+        if tensors and below:
+            seen = _through(func, below, args, options, tensors[0].shape)
+            self.known |= {id(each): (each, seen) for each in tensors}
         return result
 
-    def _through(
-        self, func: Any, below: Sequence[Fields], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor
-    ) -> Fields:
-        if func in WINDOWS:
-            return WINDOWS[func](result, below[0], *args[1:], **kwargs)
-        joined = below[0]
-        for other in below[1:]:
-            joined = Fields(_joined(joined.rows, other.rows), _joined(joined.columns, other.columns))
-        if func in EVERYTHING:
-            return Fields(_all(joined.rows), _all(joined.columns))
-        if func in SAME_PLACE or len(joined.rows.first) == len(joined.columns.first) == 1:
-            return joined
-        name = getattr(func, "__name__", str(func))
-        raise UsageError(f"the net calls {name}, of which it is not known which pixels its result sees")
 
-    def _note(self, tensor: Tensor, seen: Fields) -> None:
-        self.known[id(tensor)] = tensor, seen
-
-
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor)
 
 
-def _span(first: Any, last: Any) -> tuple[int, int]:
-    return (int(first), int(last - first + 1)) if first <= last else (0, 0)
+def _through(
+    func: Callable[..., object],
+    below: Sequence[Fields],
+    args: Sequence[object],
+    options: Mapping[str, object],
+    shape: Sequence[int],
+) -> Fields:
+    """What the result of a function, of that shape, sees. Raises: UsageError for a function that isn't known."""
+    if func in PARAMETERS:
+        settings = dict(zip(PARAMETERS[func], args[1:], strict=False), **options)
+        if func is F.adaptive_avg_pool2d:
+            return Fields(_resized(below[0].rows, shape[-2]), _resized(below[0].columns, shape[-1]))
+        return _windows(func, settings, below[0], shape)
+    joined = below[0]
+    for other in below[1:]:
+        joined = Fields(_joined(joined.rows, other.rows), _joined(joined.columns, other.columns))
+    if func in EVERYTHING:
+        return Fields(_all(joined.rows), _all(joined.columns))
+    if func in SAME_PLACE or len(joined.rows.first) == len(joined.columns.first) == 1:
+        return joined
+    name = getattr(func, "__name__", str(func))
+    raise UsageError(f"the net calls {name}, of which it is not known which pixels its result sees")
+
+
+def _windows(
+    func: Callable[..., object], settings: Mapping[str, object], below: Fields, shape: Sequence[int]
+) -> Fields:
+    """Units that read windows; of `unfold` the result's shape doesn't tell how many."""
+    weight, pad = settings.get("weight"), settings.get("pad")
+    size = _pair(
+        weight.shape[2:] if isinstance(weight, Tensor) else settings.get("kernel_size", settings.get("size", 1))
+    )
+    stride = _pair(settings.get("stride") or (size if func in POOLS else 1))
+    dilation = _pair(settings.get("dilation", 1))
+    padding = _pair(settings.get("padding", 0))
+    if isinstance(pad, tuple | list):
+        padding = pad[2], pad[0]
+    elif func is within_map_norm:
+        padding = size[0] // 2, size[1] // 2
+    axes = []
+    for i, axis in enumerate((below.rows, below.columns)):
+        reach = dilation[i] * (size[i] - 1)
+        n = (len(axis.first) + 2 * padding[i] - reach - 1) // stride[i] + 1 if func is F.unfold else shape[i - 2]
+        places = np.arange(n)[:, None] * stride[i] - padding[i] + np.arange(size[i]) * dilation[i]
+        axes.append(_read(axis, places, axis.jump * stride[i]))
+    return Fields(*axes)
+
+
+def _pair(value: object) -> tuple[int, int]:
+    """A setting for rows and for columns; torch takes one number for both."""
+    if isinstance(value, tuple | list):
+        return int(value[0]), int(value[1])
+    assert isinstance(value, int)
+    return value, value
+
+
+def _resized(axis: Axis, n: int) -> Axis:
+    """n units that read equal parts of `axis`, as adaptive pooling does."""
+    n_below = len(axis.first)
+    firsts, ends = np.arange(n) * n_below // n, -(-np.arange(1, n + 1) * n_below // n)
+    places = np.minimum(firsts[:, None] + np.arange((ends - firsts).max()), ends[:, None] - 1)
+    return _read(axis, places, axis.jump * n_below // n)
 
 
 def _pixels(side: int) -> Axis:
@@ -170,12 +213,6 @@ def _read(axis: Axis, places: Ints, jump: int) -> Axis:
     return Axis(first, last, (axis.start[near] + beyond).min(1), (axis.end[near] + beyond).max(1), jump)
 
 
-def _window(axis: Axis, n: int, size: int, stride: int, padding: int, dilation: int = 1) -> Axis:
-    """n units whose windows of `size` begin `padding` before the first unit of `axis`."""
-    places = np.arange(n)[:, None] * stride - padding + np.arange(size) * dilation
-    return _read(axis, places, axis.jump * stride)
-
-
 def _all(axis: Axis) -> Axis:
     """One unit that reads all."""
     return _read(axis, np.arange(len(axis.first))[None], axis.jump)
@@ -187,102 +224,15 @@ def _joined(a: Axis, b: Axis) -> Axis:
     return Axis(first, last, np.minimum(a.start, b.start), np.maximum(a.end, b.end), a.jump)
 
 
-# How each function reads: as torch's own, without the first argument, but for the result and what is seen below.
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _windows(result: tuple[int, ...], below: Fields, size: Any, stride: Any, padding: Any, dilation: Any = 1) -> Fields:
-    settings = [_pair(each) for each in (size, stride, padding, dilation)]
-    rows, columns = ([each[axis] for each in settings] for axis in (0, 1))
-    return Fields(_window(below.rows, result[-2], *rows), _window(below.columns, result[-1], *columns))
-
-
-def _conv2d(
-    result: Tensor,
-    below: Fields,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Fields:
-    return _windows(result.shape, below, weight.shape[2:], stride, padding, dilation)
-
-
-def _max_pool2d(
-    result: Tensor,
-    below: Fields,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Fields:
-    return _windows(result.shape, below, kernel_size, stride or kernel_size, padding, dilation)
-
-
-def _avg_pool2d(
-    result: Tensor,
-    below: Fields,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Fields:
-    return _windows(result.shape, below, kernel_size, stride or kernel_size, padding)
-
-
-def _adaptive_avg_pool2d(result: Tensor, below: Fields, output_size: Any) -> Fields:
-    def resized(axis: Axis, n: int) -> Axis:
-        n_below = len(axis.first)
-        firsts = [i * n_below // n for i in range(n)]
-        ends = [-(-(i + 1) * n_below // n) for i in range(n)]
-        widest = max(end - first for first, end in zip(firsts, ends, strict=True))
-        places = np.minimum(np.array(firsts)[:, None] + np.arange(widest), np.array(ends)[:, None] - 1)
-        return _read(axis, places, axis.jump * n_below // n)
-
-    return Fields(resized(below.rows, result.shape[-2]), resized(below.columns, result.shape[-1]))
-
-
-def _pad(
-    result: Tensor, below: Fields, pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Fields:
-    return _windows(result.shape, below, 1, 1, (pad[2], pad[0]))
-
-
-def _unfold(
-    result: Tensor, below: Fields, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-) -> Fields:
-    """Patches (N, C size size, places), which become maps of rows x columns later."""
-    sides = [
-        (len(axis.first) + 2 * p - d * (k - 1) - 1) // s + 1
-        for axis, k, s, p, d in zip(
-            (below.rows, below.columns), *map(_pair, (kernel_size, stride, padding, dilation)), strict=True
-        )
-    ]
-    return _windows((*sides,), below, kernel_size, stride, padding, dilation)
-
-
-def _within_map_norm(result: Tensor, below: Fields, size: int, *constants: float) -> Fields:
-    return _windows(result.shape, below, size, 1, size // 2)
-
-
-WINDOWS: dict[Any, Callable[..., Fields]] = {
-    torch.conv2d: _conv2d,
-    F.max_pool2d: _max_pool2d,
-    torch.max_pool2d: _max_pool2d,
-    F.avg_pool2d: _avg_pool2d,
-    F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
-    F.pad: _pad,
-    F.unfold: _unfold,
-    within_map_norm: _within_map_norm,
+POOLS = (F.max_pool2d, torch.max_pool2d, F.avg_pool2d)  # whose stride is their size where none is given
+PARAMETERS: dict[Callable[..., object], tuple[str, ...]] = {  # of what reads windows: torch's names after the first
+    torch.conv2d: ("weight", "bias", "stride", "padding", "dilation"),
+    **dict.fromkeys(POOLS[:2], ("kernel_size", "stride", "padding", "dilation")),
+    F.avg_pool2d: ("kernel_size", "stride", "padding"),
+    F.adaptive_avg_pool2d: ("output_size",),
+    F.pad: ("pad",),
+    F.unfold: ("kernel_size", "dilation", "padding", "stride"),
+    within_map_norm: ("size",),
 }
 EVERYTHING = {F.linear, Tensor.mean}
 SAME_PLACE = {

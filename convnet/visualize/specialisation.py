@@ -10,9 +10,10 @@ on a grid of 64 x 64, for 0 < |f| <= 1/2, so that no direction has more frequenc
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -21,28 +22,18 @@ from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.filters import Kernels, draw_sheet, filters, name_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 GRID = 64  # frequencies on a side
 WIDTH = 7.0  # inches
 
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What the kernels of a column answer to; float64 (O,) each, NaN for a kernel of zeros or of one value.
+    """What the kernels of a column answer to; float64 (O,) each, NaN for a kernel of zeros or of one value."""
 
-    colour       the share of its energy that is not grey, 0..1
-    orientation  of its bars, radians in 0..pi: 0 is horizontal, counter-clockwise as one sees it
-    selectivity  for orientation, 0..1
-    frequency    cycles per pixel, 0..0.5
-    """
-
-    colour: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    selectivity: NDArray[np.float64]
-    frequency: NDArray[np.float64]
+    colour: NDArray[np.float64]  # the share of its energy that is not grey, 0..1
+    orientation: NDArray[np.float64]  # of its bars, radians in 0..pi: 0 is horizontal, counter-clockwise
+    selectivity: NDArray[np.float64]  # for orientation, 0..1
+    frequency: NDArray[np.float64]  # cycles per pixel, 0..0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +54,7 @@ def specialisation(net: Net) -> Specialisation:
     return Specialisation(kernels, tuple(map(tuning, kernels.columns, kernels.colour)))
 
 
-def tuning(kernels: NDArray[Any], colour: NDArray[np.float64]) -> Tuning:
+def tuning(kernels: NDArray[np.floating], colour: NDArray[np.float64]) -> Tuning:
     """What kernels (O, C, h, w) answer to, given their colour (O,)."""
     w = kernels.astype(np.float64)
     spectrum = np.fft.fft2(w - w.mean((2, 3), keepdims=True), (GRID, GRID))
@@ -80,7 +71,7 @@ def tuning(kernels: NDArray[Any], colour: NDArray[np.float64]) -> Tuning:
     return Tuning(colour, orientation, np.abs(vector), (share * radius[inside]).sum(1))
 
 
-def draw_specialisation(found: Specialisation) -> "Figure":
+def draw_specialisation(found: Specialisation) -> Figure:
     """A row for each column: its kernels, how much of each is colour, how oriented it is, and which way it lies."""
     n, coloured = len(found.columns), found.kernels.columns[0].shape[1] == 3
     with plot.figure(WIDTH, 1.75 * n + 0.75) as made:
@@ -106,7 +97,7 @@ def draw_specialisation(found: Specialisation) -> "Figure":
     return made
 
 
-def _draw_shares(axes: "Axes", values: NDArray[np.float64], colour: str) -> None:
+def _draw_shares(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
     known = values[np.isfinite(values)]
     counts, _, _ = axes.hist(known, bins=np.linspace(0, 1, 11).tolist(), color=colour, rwidth=0.9)
     if len(known):
@@ -121,7 +112,7 @@ def _draw_shares(axes: "Axes", values: NDArray[np.float64], colour: str) -> None
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _draw_directions(axes: "Axes", each: Tuning, colour: str) -> None:
+def _draw_directions(axes: Axes, each: Tuning, colour: str) -> None:
     """A half-disc, as the direction of a bar has no sign."""
     known = np.isfinite(each.frequency)
     sizes = 2 + 34 * each.selectivity[known]

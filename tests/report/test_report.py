@@ -17,11 +17,10 @@ import pytest
 from conftest import Run
 from convnet.cli import report as cli_report
 from convnet.data.store import Store
-from convnet.errors import DataError, Interrupted, UsageError
+from convnet.errors import DataError, UsageError
 from convnet.evaluation.metrics import interval
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import strict_json
-from convnet.io.signals import Stop
 from convnet.progress import Silent
 from convnet.recipe import load_recipe, with_settings
 from convnet.report import chart, findings, record, report
@@ -173,10 +172,6 @@ def test_only_so_many_pictures_are_looked_at(trained: Path, tmp_path: Path) -> N
     assert "Of 40 of the 359 pictures" in few.text
     with pytest.raises(UsageError, match="--pictures 0: at least 1"):
         report(trained, tmp_path / "none.html", pictures=0)
-    stop = Stop()
-    stop.ask(2)
-    with pytest.raises(Interrupted):
-        report(trained, tmp_path / "none.html", stop=stop)
     assert not (tmp_path / "none.html").exists()
 
 

@@ -236,8 +236,8 @@ def test_links_lead_to_their_sections_and_the_recipe_folds(page: Browser) -> Non
     assert len(links) == 10
     for link in links:
         assert page.run("return document.querySelector(arguments[0]) !== null", link), link
-    page.click("nav a[href='#twins']")
-    assert until(lambda: page.run("return document.querySelector('#twins').getBoundingClientRect().top < 900"))
+    page.click("nav a[href='#duplicates']")
+    assert until(lambda: page.run("return document.querySelector('#duplicates').getBoundingClientRect().top < 900"))
     assert page.run("return document.querySelector('.choices').checkVisibility()")
     page.point("details summary", 0.05, 0.5, press=True)
     assert until(lambda: not page.run("return document.querySelector('.choices').checkVisibility()"))

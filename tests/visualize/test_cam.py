@@ -140,7 +140,7 @@ def test_what_cannot_be_shown() -> None:
         cam(trained_net(net, how("nin_small")), picture("nin_small"), layer="fc")
     with torch.no_grad():
         net.conv1.bias[0] = float("nan")
-    with pytest.raises(NotFinite, match=r"the net's output for a\.png is not finite"):
+    with pytest.raises(NotFinite, match=r"the net's output of 'a\.png' is not finite"):
         cam(trained_net(net, how("nin_small")), picture("nin_small"))
 
 

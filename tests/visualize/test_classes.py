@@ -16,15 +16,13 @@ from convnet.data.prepare import prepare
 from convnet.data.preprocess import of_recipe
 from convnet.data.sources import open_source
 from convnet.data.store import Store
-from convnet.errors import Interrupted
 from convnet.evaluation.metrics import Scores, interval
-from convnet.io.signals import Stop
 from convnet.recipe import Recipe
 from convnet.visualize import classes as find
 from convnet.visualize import near_duplicates, plot
 from convnet.visualize.classes import classes_csv, draw_classes
 from convnet.visualize.confusion import confusion_csv, draw_confusion, shares
-from convnet.visualize.duplicates import LIKE, Twin, thumbnail
+from convnet.visualize.duplicates import LIKE, Duplicate, thumbnail
 
 
 def made_up(n: int = 200, k: int = 7, seed: int = 0, empty: int | None = 4) -> Scores:
@@ -53,16 +51,18 @@ def test_classes_pairs_and_doubts_equal_loops_over_the_pictures() -> None:
         wrong = [i for i in own if said[i] != k]
         assert (row.k, row.n) == (k, len(own))
         if not own:
-            assert (row.top1, row.top5, row.interval, row.taken_for) == (None, None, None, None)
+            assert (row.top1, row.top5, row.interval, row.confused_with) == (None, None, None, None)
             continue
         assert row.top1 == pytest.approx(len(wrong) / len(own))
         assert row.interval == interval(len(wrong) / len(own), len(own))
         assert row.top5 == pytest.approx(sum(k not in scores.top[i] for i in own) / len(own))
         counts = {j: sum(said[i] == j for i in wrong) for j in range(7)}
-        assert row.taken_for == (max(counts, key=lambda j: counts[j]), max(counts.values()))
+        assert row.confused_with == (max(counts, key=lambda j: counts[j]), max(counts.values()))
     right = {(i, j): [p for p in range(200) if labels[p] == i and said[p] == j]
              for i, j in product(range(7), repeat=2) if i != j}  # fmt: skip
-    assert {(p.label, p.said): sorted(p.rows.tolist()) for p in found.pairs} == {a: b for a, b in right.items() if b}
+    assert {(p.label, p.predicted): sorted(p.rows.tolist()) for p in found.pairs} == {
+        a: b for a, b in right.items() if b
+    }
     assert all(pair.count == len(pair.rows) for pair in found.pairs)
     assert [pair.count for pair in found.pairs] == sorted((len(rows) for rows in right.values() if rows), reverse=True)
     confidence = scores.probabilities[:, 0]
@@ -70,7 +70,7 @@ def test_classes_pairs_and_doubts_equal_loops_over_the_pictures() -> None:
     doubts = [i for i in range(200) if said[i] != labels[i] and confidence[i] >= 0.9 and scores.of_label[i] <= 0.01]
     assert doubts
     assert found.doubts.tolist() == sorted(doubts, key=lambda i: -confidence[i])
-    assert found.twins is None
+    assert found.duplicates is None
 
 
 def test_a_net_without_mistakes_has_nothing_to_find() -> None:
@@ -79,7 +79,7 @@ def test_a_net_without_mistakes_has_nothing_to_find() -> None:
     arrays = ("labels", "top", "probabilities", "of_label", "ranks")
     found = find(replace(scores, ids=right, **{name: getattr(scores, name)[right] for name in arrays}), [])
     assert (found.pairs, found.mistakes.tolist(), found.doubts.tolist()) == ((), [], [])
-    assert all(row.taken_for is None for row in found.rows)
+    assert all(row.confused_with is None for row in found.rows)
 
 
 def test_the_tables_say_the_same_and_no_cell_is_a_formula() -> None:
@@ -160,14 +160,14 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, s
 def test_planted_copies_are_found_and_nothing_else(copies: tuple[Store, dict[str, str]]) -> None:
     store, planted = copies
     val, train = store.split("val"), store.split("train")
-    twins = near_duplicates(val, train)
-    assert {val.keys[twin.first]: train.keys[twin.second] for twin in twins} == planted
-    assert len(twins) == len(planted)
-    kinds = {val.keys[twin.first]: twin for twin in twins}
-    assert {key for key, twin in kinds.items() if twin.exact} == {"val/a/same.png", "val/a/flat.png"}
-    assert {key for key, twin in kinds.items() if twin.mirrored} == {"val/a/mirror.png"}
-    assert [twin.exact for twin in twins] == [True, True, False, False, False, False, False]
-    assert all(LIKE <= twin.likeness <= 1 for twin in twins)
+    duplicates = near_duplicates(val, train)
+    assert {val.keys[pair.first]: train.keys[pair.second] for pair in duplicates} == planted
+    assert len(duplicates) == len(planted)
+    kinds = {val.keys[pair.first]: pair for pair in duplicates}
+    assert {key for key, pair in kinds.items() if pair.exact} == {"val/a/same.png", "val/a/flat.png"}
+    assert {key for key, pair in kinds.items() if pair.mirrored} == {"val/a/mirror.png"}
+    assert [pair.exact for pair in duplicates] == [True, True, False, False, False, False, False]
+    assert all(LIKE <= pair.correlation <= 1 for pair in duplicates)
 
 
 def test_each_picture_has_the_one_that_is_most_like_it(copies: tuple[Store, dict[str, str]]) -> None:
@@ -178,7 +178,7 @@ def test_each_picture_has_the_one_that_is_most_like_it(copies: tuple[Store, dict
         return np.asarray(Image.fromarray(square(store, split, i)).convert("L").resize((16, 16), Image.BOX), float)
 
     theirs = [small("train", i) for i in range(store.split("train").n)]
-    found = {twin.first: twin for twin in near_duplicates(store.split("val"), store.split("train"), least=0.2)}
+    found = {pair.first: pair for pair in near_duplicates(store.split("val"), store.split("train"), least=0.2)}
     assert len(found) > 15
     for i in range(store.split("val").n):
         one = small("val", i)
@@ -190,7 +190,7 @@ def test_each_picture_has_the_one_that_is_most_like_it(copies: tuple[Store, dict
         if i not in found:
             assert best < 0.2
         elif not found[i].exact:
-            assert found[i].likeness == pytest.approx(best, abs=1e-5)
+            assert found[i].correlation == pytest.approx(best, abs=1e-5)
             assert (found[i].second, found[i].mirrored) == (j, mirrored)
     flat = np.full((20, 20, 3), 7, np.uint8)
     assert not thumbnail(flat).any()
@@ -201,13 +201,9 @@ def test_only_the_chosen_pictures_are_looked_at(copies: tuple[Store, dict[str, s
     val, train = store.split("val"), store.split("train")
     everything = near_duplicates(val, train)
     ours, theirs = np.arange(0, val.n, 2), np.arange(0, train.n, 2)
-    right = [twin for twin in everything if twin.first in ours and twin.second in theirs]
+    right = [pair for pair in everything if pair.first in ours and pair.second in theirs]
     assert 0 < len(right) < len(everything)
     assert near_duplicates(val, train, first_ids=ours, second_ids=theirs) == right
-    stop = Stop()
-    stop.ask(2)
-    with pytest.raises(Interrupted, match="stopped while looking for duplicates in val"):
-        near_duplicates(val, train, stop=stop)
 
 
 def test_a_product_in_blocks_is_the_whole(
@@ -230,7 +226,7 @@ def test_a_product_in_blocks_is_the_whole(
 def test_the_sheet_shows_what_was_found(photos: Store) -> None:
     scores = made_up(100, 3, empty=None)
     split, train = photos.split("test"), photos.split("train")
-    found = find(scores, [Twin(0, 3, 1.0, True, False), Twin(1, 2, 0.98, False, True)])
+    found = find(scores, [Duplicate(0, 3, 1.0, True, False), Duplicate(1, 2, 0.98, False, True)])
     how = of_recipe(Recipe(size=32, crop=32), photos.mean_picture, None, 32)
     names = ["$x$", "<b>y</b>", "z" * 50]
     made = draw_classes(found, split, train, how, names)

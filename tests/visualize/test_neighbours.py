@@ -16,15 +16,15 @@ from convnet.data.prepare import prepare
 from convnet.data.preprocess import Preprocessing
 from convnet.data.sources import open_source
 from convnet.data.store import Store
-from convnet.errors import Interrupted, UsageError
+from convnet.errors import UsageError
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import from_store
-from convnet.io.signals import Stop
 from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.visualize import neighbours as find
-from convnet.visualize.neighbours import BATCH, SAME, before_classes, draw_neighbours
+from convnet.visualize.neighbours import SAME, before_classes, draw_neighbours
+from convnet.visualize.search import BATCH
 
 CPU = device.choose("fp32", "cpu")
 
@@ -139,10 +139,6 @@ def test_errors(net: Net, photos: Store) -> None:
         find(trained_net(net, how), queries, split, layer="fc7")
     with pytest.raises(UsageError, match="--n 0: at least 1 neighbour"):
         find(trained_net(net, how), queries, split, n=0)
-    stop = Stop()
-    stop.ask(2)
-    with pytest.raises(Interrupted, match="stopped after 16 of 90 pictures"):
-        find(trained_net(net, how), queries, split, stop=stop)
     broken = create_model("cifar_relu", num_classes=3, seed=0).eval()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))

@@ -15,8 +15,8 @@ from convnet.errors import UsageError
 from convnet.evaluation.seen import Seen
 from convnet.nets import create_model, trace
 from convnet.visualize import plot
-from convnet.visualize.last_maps import last_maps
 from convnet.visualize.occlusion import draw_occlusion, occlusion, places, share
+from convnet.visualize.stages import last_maps
 
 RNG = np.random.default_rng(0)
 CPU = device.choose("fp32", "cpu")
@@ -66,7 +66,7 @@ def test_the_maps_equal_a_loop_of_single_predictions(name: str, box: int, stride
     found = occlusion(trained_net(net, how), seen, layer="cccp2", box=box, stride=stride, batch=batch)
     truth = by_hand(net, seen, how, "cccp2", box, stride)
     assert (found.layer, found.map, found.label, found.grey) == ("cccp2", truth["map"], 3, truth["grey"])
-    assert found.tops.tolist() == found.lefts.tolist() == truth["corners"]
+    assert found.corners.tolist() == truth["corners"]
     np.testing.assert_allclose(found.activity, truth["activity"], rtol=1e-4)
     np.testing.assert_allclose(found.probability, truth["posteriors"][..., 3], rtol=1e-4)
     np.testing.assert_array_equal(found.best, truth["posteriors"].argmax(2))
@@ -159,7 +159,7 @@ def test_the_figure_is_the_papers(tmp_path: Path) -> None:
     assert "&lt;i&gt;c $x$" in text
     shown = np.asarray(made.axes[0].images[0].get_array())
     at = np.unravel_index(found.probability.argmin(), found.probability.shape)
-    top, left = found.tops[at[0]], found.lefts[at[1]]
+    top, left = found.corners[list(at)]
     assert (shown[top : top + 8, left : left + 8] == found.grey).all()
     assert (shown != found.picture.pixels).any(2).sum() <= 64
 

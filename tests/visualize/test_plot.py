@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.transforms import Bbox
@@ -27,19 +28,16 @@ def test_letters_without_a_font_are_told_once_and_left_to_the_reader_of_an_svg(
 ) -> None:
     names = ["a 乾酪", "酪 b", "c"]
     monkeypatch.setattr(plot, "FONTS", ())
-    plot._style.cache_clear()
     with pytest.warns(plot.Unwritten, match=r"^no font here has 乾酪; boxes stand in their place: install one") as told:
         plot.save(draw_panels([panel(names)], names), tmp_path / "a.png")
     assert len(told) == 1
     assert "a 乾酪" in plot.save(draw_panels([panel(names)], names), tmp_path / "a.svg").read_text(encoding="utf-8")
-    plot._style.cache_clear()
 
 
 def test_other_fonts_are_asked_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "FONTS", ("Nowhere Sans", "DejaVu Serif"))
-    plot._style.cache_clear()
-    assert plot._style()["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
-    plot._style.cache_clear()
+    with plot.figure(1, 1):
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
 
 
 def test_a_command_tells_it_in_a_line(
@@ -47,9 +45,7 @@ def test_a_command_tells_it_in_a_line(
 ) -> None:
     (tmp_path / "names.txt").write_text("\n".join(f"{k} 乾{k}" for k in range(10)), encoding="utf-8")
     monkeypatch.setattr(plot, "FONTS", ())
-    plot._style.cache_clear()
     code, out, err = run("show", "confusion", untrained, digits.path, "-q", "--names", "names.txt")
-    plot._style.cache_clear()
     assert (code, out) == (0, "written: confusion.png\nwritten: confusion.csv\n")
     assert err.startswith("warning: no font here has 乾; boxes stand in their place")
     assert err.count("\n") == 1

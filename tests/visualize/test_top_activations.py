@@ -16,10 +16,9 @@ from convnet import checkpoint, device
 from convnet.data import preprocess
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
-from convnet.errors import Interrupted, UsageError
+from convnet.errors import UsageError
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.seen import Seen, from_store
-from convnet.io.signals import Stop
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net, record
 from convnet.recipe import Recipe
@@ -30,16 +29,16 @@ from convnet.visualize.maps import draw_maps
 from convnet.visualize.project import (
     GREY,
     OUTSIDE,
-    deepest,
     draw_evolution,
     draw_features,
-    kept_epochs,
+    epoch_checkpoints,
     over_training,
     project,
     project_picture,
     shown_patches,
     shown_projections,
 )
+from convnet.visualize.stages import last_convolution
 
 CPU = device.choose("fp32", "cpu")
 RECIPE = Recipe(net="cifar_26", size=32, crop=32, mean="picture", channels="rgb")
@@ -87,7 +86,7 @@ def test_equal_to_a_search_picture_by_picture(photos: Store) -> None:
                 np.testing.assert_allclose(value, float(maps[i].max()), rtol=1e-5)
 
 
-def test_pictures_that_are_equal_come_in_the_stores_order_and_most_excited_by_the_mean(photos: Store) -> None:
+def test_pictures_that_are_equal_come_in_the_stores_order_and_strongest_maps_by_the_mean(photos: Store) -> None:
     net = small()
     with torch.no_grad():
         net.conv3.weight[1:4] = 0.0  # every picture's units are the bias
@@ -97,7 +96,7 @@ def test_pictures_that_are_equal_come_in_the_stores_order_and_most_excited_by_th
     for m in (1, 2, 3):
         assert found.ids[m].tolist() == [0, 1, 2, 3]
         assert found.units(m) == [Unit(m, 0, 0)] * 4
-    assert found.most_excited(3).tolist() == [3, 1, 0]
+    assert found.strongest_maps(3).tolist() == [3, 1, 0]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -149,11 +148,7 @@ def test_a_part_of_the_pictures_and_fewer_than_nine(photos: Store) -> None:
     assert sorted(found.ids[0].tolist()) == [3, 50, 99]
 
 
-def test_a_stop_and_a_damaged_net_end_the_search(photos: Store) -> None:
-    stop = Stop()
-    stop.signal = 15
-    with pytest.raises(Interrupted, match="stopped after 16 of 100 pictures"):
-        top_activations(trained_net(small(), preprocessing(photos)), photos.split("test"), {"conv1": None}, stop=stop)
+def test_a_damaged_net_ends_the_search(photos: Store) -> None:
     net = small()
     with torch.no_grad():
         net.conv2.bias[4] = torch.nan
@@ -180,7 +175,7 @@ def test_what_the_net_does_not_have(photos: Store, wanted: dict[str, list[int] |
 def test_a_feature_is_each_pictures_projection_and_patch_within_the_exact_field(photos: Store) -> None:
     net, split, how = small(), photos.split("test"), preprocessing(photos)
     found = top_activations(trained_net(net, how), split, {"conv2": None})["conv2"]
-    which = found.most_excited(3)
+    which = found.strongest_maps(3)
     features = project(trained_net(net, how), found, which, split)
     n_cut = 0
     for m, feature in zip(which, features, strict=True):
@@ -244,13 +239,13 @@ def kept(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_over_training_each_epochs_own_strongest_picture_of_the_maps_that_the_last_chose(
     photos: Store, kept: Path
 ) -> None:
-    found = kept_epochs(kept)
+    found = epoch_checkpoints(kept)
     assert list(found) == [1, 5, 12000]
     split, how = photos.split("val"), preprocessing(photos)
     (conv1, conv2) = over_training(found, {"conv1": [3], "conv2": None}, split, CPU, most=2)
     last = top_activations(trained_net(small(12000), how), split, {"conv2": None}, n=1)["conv2"]
     assert conv1.maps == (3,)
-    assert conv2.maps == tuple(last.maps[last.most_excited(2)])
+    assert conv2.maps == tuple(last.maps[last.strongest_maps(2)])
     assert conv1.epochs == conv2.epochs == (1, 5, 12000)
     for m, channel in enumerate(conv2.maps):
         for e, epoch in enumerate(conv2.epochs):
@@ -261,15 +256,15 @@ def test_over_training_each_epochs_own_strongest_picture_of_the_maps_that_the_la
 
 def test_a_run_that_kept_no_epochs_says_how_to(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"keeps no epochs; train with --set keep_epochs=\[1,2,5,10\]"):
-        kept_epochs(tmp_path)
+        epoch_checkpoints(tmp_path)
     with pytest.raises(UsageError, match=r"nowhere: no such folder; name a run"):
-        kept_epochs(tmp_path / "nowhere")
+        epoch_checkpoints(tmp_path / "nowhere")
 
 
 def test_the_last_convolution_is_what_is_shown_when_nothing_is_named() -> None:
-    assert deepest(small()) == "conv3"
-    assert deepest(create_model("lenet5")) == "c3"
-    assert deepest(create_model("nin_small")) == "cccp3"
+    assert last_convolution(small()) == "conv3"
+    assert last_convolution(create_model("lenet5")) == "c3"
+    assert last_convolution(create_model("nin_small")) == "cccp3"
 
 
 # maps
@@ -347,7 +342,7 @@ def test_figures_name_layers_maps_and_epochs(photos: Store, kept: Path) -> None:
         "a note",
     ):
         assert text in svg
-    evolutions = over_training(kept_epochs(kept), {"conv1": [3]}, split, CPU, ids=np.arange(4))
+    evolutions = over_training(epoch_checkpoints(kept), {"conv1": [3]}, split, CPU, ids=np.arange(4))
     svg = plot.encoded(draw_evolution(evolutions), "svg").decode()
     for text in ("epoch 1<", "epoch 5<", "epoch 12000<", "map 3<"):
         assert text in svg
