@@ -102,7 +102,7 @@ LINES = {
     "nets": 3640,
     "report": 670,
     "training": 1510,
-    "visualize": 3120,
+    "visualize": 2960,
     "weights": 2170,
 }
 
