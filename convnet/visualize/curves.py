@@ -102,14 +102,14 @@ def _draw_several(runs: Sequence[Curves]) -> Figure:
     validated = any(np.isfinite(run.val_top1_error).any() for run in runs)
     with plot.figure(7.0 if validated else 4.5, 3.0 + 0.2 * (len(runs) // 4)) as made:
         places = made.subplots(1, 1 + validated, squeeze=False, sharey=True)[0]
-        for i, run in enumerate(runs):
-            colour, style = plot.COLOURS[i % len(plot.COLOURS)], ("-", "--", ":", "-.")[i % 4]
-            changes = np.isin(run.epochs, [epoch for epoch, _ in run.lr_changes()])
-            for axes, values in zip(places, (run.train_error, run.val_top1_error), strict=False):
-                name = plot.in_legend(plot.shortened(run.name, LETTERS))
+        kinds = {"train_error": "training error", "val_top1_error": "validation error"}
+        for axes, (kind, title) in zip(places, kinds.items(), strict=False):
+            for i, run in enumerate(runs):
+                values, colour = getattr(run, kind), plot.COLOURS[i % len(plot.COLOURS)]
+                style, name = ("-", "--", ":", "-.")[i % 4], plot.in_legend(plot.shortened(run.name, LETTERS))
                 _line(axes, run.epochs, values, colour).set(linestyle=style, label=name)
+                changes = np.isin(run.epochs, [epoch for epoch, _ in run.lr_changes()])
                 axes.plot(run.epochs[changes], values[changes], "v", color=colour, markersize=4)
-        for axes, title in zip(places, ("training error", "validation error"), strict=False):
             _finish(axes, title, share=True)
         lines, names = places[0].get_legend_handles_labels()
         made.legend(lines, names, loc="outside upper left", ncols=4 if validated else 2, handlelength=2.6)
