@@ -100,9 +100,9 @@ LINES = {
     "io": 1070,
     "kernels": 2220,
     "nets": 3640,
-    "report": 670,
+    "report": 580,
     "training": 1510,
-    "visualize": 2960,
+    "visualize": 2930,
     "weights": 2170,
 }
 

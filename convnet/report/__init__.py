@@ -62,7 +62,7 @@ def report(
         "left_out": left_out(record),
         "listed": LISTED,
         "version": __version__,
-        "found": None,
+        "sections": None,
         "kernels": None,
     }
     if (checkpoint := record.checkpoint) is not None:
@@ -71,7 +71,7 @@ def report(
         page["kernels"] = record.attempt("the kernels", lambda: findings.kernels(net.net))
         if (opened := record.store) is not None:
             quick = replace(net, device=device.choose("auto", place))
-            page["found"] = record.attempt(
+            page["sections"] = record.attempt(
                 "what the net says of pictures",
                 lambda: findings.sections(_subject(checkpoint, net, quick, classes, opened, pictures), progress),
             )

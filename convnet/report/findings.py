@@ -90,9 +90,9 @@ def sections(subject: Subject, progress: Progress) -> Json:
     among = subject.train_ids[some(len(subject.train_ids), TRAINED)]
     scores = subject.net.evaluate(subject.split, ids=subject.ids, progress=progress)
     copies = near_duplicates(subject.split, subject.train, first_ids=subject.ids, second_ids=among, progress=progress)
-    found = classes(scores, copies)
+    summary = classes(scores, copies)
     rows = {int(i): row for row, i in enumerate(scores.ids)}
-    doubts = set(found.doubts.tolist())
+    doubts = set(summary.doubts.tolist())
     return {
         "split": subject.split.name,
         "n": len(subject.ids),
@@ -101,12 +101,12 @@ def sections(subject: Subject, progress: Progress) -> Json:
         "rules": rules(subject),
         "panels": [_panel(subject, scores, rows[i]) for i in choose(scores, PANELS).tolist()],
         "mistakes": [
-            _panel(subject, scores, row) | {"doubt": row in doubts} for row in found.mistakes[:MISTAKES].tolist()
+            _panel(subject, scores, row) | {"doubt": row in doubts} for row in summary.mistakes[:MISTAKES].tolist()
         ],
-        "n_mistakes": len(found.mistakes),
+        "n_mistakes": len(summary.mistakes),
         "n_doubts": len(doubts),
-        "pairs": _pairs(subject, found),
-        "table": found.rows,
+        "pairs": _pairs(subject, summary),
+        "table": summary.rows,
         "duplicates": [_duplicate(subject, pair) for pair in copies[:DUPLICATES]],
         "n_duplicates": len(copies),
         "nearest": nearest(subject, scores, progress),
@@ -143,10 +143,10 @@ def nearest(subject: Subject, scores: Scores, progress: Progress) -> list[Json]:
     return rows
 
 
-def _pairs(subject: Subject, found: Classes) -> list[Json]:
+def _pairs(subject: Subject, summary: Classes) -> list[Json]:
     """The most confused pairs with pictures."""
-    scores, pairs = found.scores, []
-    for pair in found.pairs[:PAIRS]:
+    scores, pairs = summary.scores, []
+    for pair in summary.pairs[:PAIRS]:
         shots = [
             _shot(subject, subject.picture(scores.ids[row]), SMALL) | {"text": percent(scores.probabilities[row, 0])}
             for row in pair.rows[:EXAMPLES].tolist()

@@ -145,14 +145,14 @@ Section = tuple[str, float, Callable[[SubFigure, _Sheet], None]]  # its title, i
 
 
 def draw_classes(
-    found: Classes, split: Split, train: Split, preprocessing: Preprocessing, names: Sequence[str]
+    shown: Classes, split: Split, train: Split, preprocessing: Preprocessing, names: Sequence[str]
 ) -> Figure:
-    """One sheet of what `classes` found; pictures come from the split that was tested and the training split.
+    """One sheet of what `classes` says; pictures come from the split that was tested and the training split.
 
     names: of the K classes.
     """
-    sheet = _Sheet(found, split, train, preprocessing, tuple(plot.shortened(name, LETTERS) for name in names))
-    sections = list(_sections(found))
+    sheet = _Sheet(shown, split, train, preprocessing, tuple(plot.shortened(name, LETTERS) for name in names))
+    sections = list(_sections(shown))
     heights = [height + HEAD for _, height, _ in sections]
     with plot.figure(WIDTH, sum(heights)) as made:
         parts = made.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -162,20 +162,20 @@ def draw_classes(
     return made
 
 
-def _sections(found: Classes) -> Iterator[Section]:
-    scores, n_tested = found.scores, sum(row.n > 0 for row in found.rows)
+def _sections(shown: Classes) -> Iterator[Section]:
+    scores, n_tested = shown.scores, sum(row.n > 0 for row in shown.rows)
     which = f"the {WORST} worst of {n_tested:,} classes" if n_tested > WORST else "class by class"
     title = f"Top-1 error, {which}, with 95 % intervals ({scores.split}, n {scores.n:,}: {scores.top1:.1%})"
     yield title, BAR * min(n_tested, WORST) + 0.5, _errors
-    if found.pairs:
-        rows = -(-len(found.pairs[:PAIRS]) // 2)
+    if shown.pairs:
+        rows = -(-len(shown.pairs[:PAIRS]) // 2)
         yield "Most often confused, and how probable the wrong class was", rows * TILE, _pairs
-    if len(found.mistakes):
+    if len(shown.mistakes):
         title = "Most confident mistakes: the label above, the net's class below"
-        title += f"; framed: a label to look at ({len(found.doubts):,} such)" if len(found.doubts) else ""
-        yield title, TILE * -(-len(found.mistakes[: 2 * ACROSS]) // ACROSS), _mistakes
-    if found.duplicates:
-        pairs = f"{len(found.duplicates):,} pairs"
+        title += f"; framed: a label to look at ({len(shown.doubts):,} such)" if len(shown.doubts) else ""
+        yield title, TILE * -(-len(shown.mistakes[: 2 * ACROSS]) // ACROSS), _mistakes
+    if shown.duplicates:
+        pairs = f"{len(shown.duplicates):,} pairs"
         yield (
             f"In {scores.split} and in train: the same bytes, or thumbnails that correlate ({pairs})",
             TILE,

@@ -17,7 +17,7 @@ from convnet.training import metrics_log
 from convnet.visualize import plot
 
 RECORD = "metrics.jsonl"  # in a run's folder
-COLUMNS = ("lr", "train_loss", "train_error", "val_loss", "val_top1_error", "val_top5_error")
+COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_top1_error", "val_top5_error")
 LETTERS = 24  # of a run's name
 
 
@@ -65,11 +65,10 @@ def curves(run: Path) -> Curves:
     rows = [row for row in metrics_log.read(path) if row.get("kind") == "epoch"]
     if not rows:
         raise DataError(f"{path}: no epoch has ended yet")
-    numbers = {name: np.array([_number(path, row, name) for row in rows]) for name in COLUMNS}
-    epochs = np.array([_number(path, row, "epoch") for row in rows])
+    epochs, *columns = (np.array([_number(path, row, name) for row in rows]) for name in COLUMNS)
     if not (np.isfinite(epochs).all() and (np.diff(epochs) > 0).all()):
         raise DataError(f"{path}: the epochs do not follow each other")
-    return Curves(name=run.resolve().name, epochs=epochs.astype(np.int64), **numbers)
+    return Curves(run.resolve().name, epochs.astype(np.int64), *columns)
 
 
 def draw_curves(runs: Sequence[Curves]) -> Figure:

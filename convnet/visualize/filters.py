@@ -64,15 +64,15 @@ def colour_of(kernels: NDArray[np.floating]) -> NDArray[np.float64]:
 
     NaN for a kernel of zeros.
     """
-    coloured, whole = _energies(kernels)
+    w = kernels.astype(np.float64)
+    coloured, whole = (np.square(part).sum((1, 2, 3)) for part in (w - w.mean(1, keepdims=True), w))
     share: NDArray[np.float64] = np.divide(coloured, whole, out=np.full(len(whole), np.nan), where=whole > 0)
     return share
 
 
 def column_colour_of(kernels: NDArray[np.floating]) -> float:
-    """The share of all kernels' energy together that is not grey, 0..1."""
-    coloured, whole = (energy.sum() for energy in _energies(kernels))
-    return float(coloured / whole) if whole > 0 else float("nan")
+    """The share of all kernels' energy together that is not grey, 0..1: that of one kernel made of all."""
+    return float(colour_of(np.concatenate(list(kernels), 1)[None])[0])
 
 
 def pictures_of(kernels: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -89,9 +89,8 @@ def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> Figure:
     The bar under a kernel that reads colours is as long as its share of colour; of the others those of the largest norm
     are shown. Paper: AlexNet figure 3.
     """
-    if shown.colour and shown.columns[0].shape[1] in (1, 3):
-        return _draw_whole(shown)
-    return _draw_slices(shown, most, slices)
+    whole = shown.colour and shown.columns[0].shape[1] in (1, 3)
+    return _draw_whole(shown) if whole else _draw_slices(shown, most, slices)
 
 
 def draw_sheet(axes: Axes, kernels: NDArray[np.float32], colour: NDArray[np.float64] | None, columns: int) -> None:
@@ -176,23 +175,14 @@ def _strongest(kernels: NDArray[np.float32], most: int, slices: int) -> tuple[li
     return chosen.tolist(), plot.tiles(tiles, slices, gap=_gap(kernels.shape[2], False))
 
 
-def _energies(kernels: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """float64 (O,) twice: what is not grey, and all."""
-    w = kernels.astype(np.float64)
-    coloured = w - w.mean(1, keepdims=True)
-    return np.square(coloured).sum((1, 2, 3)), np.square(w).sum((1, 2, 3))
-
-
 def _convolutions(net: Net) -> Iterator[tuple[str, list[Tensor]]]:
     """(name, the kernels of its columns) of each layer that shares its kernels over the picture, in the net's order."""
     inside: tuple[str, ...] = ()
     for name, module in net.named_modules():
-        if inside and name.startswith(inside):
-            continue
         if isinstance(module, Columns):
-            inside = (*inside, f"{name}.")
+            inside = (f"{name}.",)
             yield name, [conv.weight for conv in module if isinstance(conv, nn.Conv2d)]
         elif isinstance(module, SparseConv2d):
             yield name, [module.dense()]
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, nn.Conv2d) and not name.startswith(inside):
             yield name.removesuffix(".conv"), [module.weight]

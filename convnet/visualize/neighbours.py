@@ -108,27 +108,27 @@ def _pixels(pictures: Sequence[Seen]) -> Tensor:
     return torch.from_numpy(np.stack([picture.pixels for picture in pictures])).flatten(1).double()
 
 
-def draw_neighbours(found: Sequence[Neighbours], classes: Sequence[str]) -> Figure:
+def draw_neighbours(measures: Sequence[Neighbours], classes: Sequence[str]) -> Figure:
     """A row a query and measure: the query, then its neighbours with class and distance (AlexNet, figure 4, right).
 
     classes: the K names. A frame marks neighbours of the query's own class.
     """
-    queries, n = found[0].queries, max(each.ids.shape[1] for each in found)
-    n_rows = len(queries) * len(found)
+    queries, n = measures[0].queries, max(nearest.ids.shape[1] for nearest in measures)
+    n_rows = len(queries) * len(measures)
     with plot.figure(1.05 * (n + 1) + 0.4, 1.3 * n_rows + 0.5) as made:
         grid = made.add_gridspec(n_rows, n + 1, width_ratios=[1.0] * (n + 1))
         for q, query in enumerate(queries):
-            axes = made.add_subplot(grid[q * len(found), 0])
+            axes = made.add_subplot(grid[q * len(measures), 0])
             name = "the picture" if query.label is None else plot.shortened(classes[query.label], LETTERS - 2)  # bold
             plot.show_picture(axes, query.pixels)
             axes.set_xlabel(name, labelpad=2, fontsize=7, fontweight="bold")
-            for r, each in enumerate(found):
-                for k, picture in enumerate(each.nearest[q]):
-                    axes = made.add_subplot(grid[q * len(found) + r, k + 1])
-                    _draw_one(axes, picture, query, each.distances[q, k], classes)
+            for r, nearest in enumerate(measures):
+                for k, picture in enumerate(nearest.nearest[q]):
+                    axes = made.add_subplot(grid[q * len(measures) + r, k + 1])
+                    _draw_one(axes, picture, query, nearest.distances[q, k], classes)
                     if k == 0:
-                        axes.set_ylabel(plot.shortened(each.measure, LETTERS))
-        text = f"Nearest of {found[0].searched:,} training pictures, with the Euclidean distance"
+                        axes.set_ylabel(plot.shortened(nearest.measure, LETTERS))
+        text = f"Nearest of {measures[0].searched:,} training pictures, with the Euclidean distance"
         plot.note(made, f"{text}; framed: of the picture's own class. Pixels: the centre crop's, 0 to 255.")
     return made
 

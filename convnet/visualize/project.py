@@ -120,7 +120,7 @@ def over_training(
     """How maps came to look for what they look for: for each epoch of a run the strongest picture then, projected.
 
     checkpoints: {epoch: file}. stages: {stage: numbers of maps}; None is the `most` maps that are excited most in the
-    end. The store is read once an epoch. Paper: Zeiler and Fergus, figure 4. Differs: the paper draws maps at random.
+    end. The store is read once an epoch. Paper: Zeiler and Fergus, figure 4. Differs: the paper samples maps at random.
     """
     maps: dict[str, list[int]] = {}
     features: dict[str, list[list[Feature]]] = {stage: [] for stage in stages}

@@ -7,7 +7,7 @@ reads, as past the last step of a stride, are seen by nobody.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -120,17 +120,14 @@ class _Reading(TorchFunctionMode):
     ) -> object:
         options = kwargs or {}
         result = func(*args, **options)
-        tensors = [each for each in (result if isinstance(result, tuple | list) else [result]) if _is_tensor(each)]
+        results = result if isinstance(result, tuple | list) else [result]
+        tensors = [each for each in results if isinstance(each, Tensor)]
         given = args[0] if args and isinstance(args[0], tuple | list) else [*args, *options.values()]
         below = [self.known[id(each)][1] for each in given if id(each) in self.known]
         if tensors and below:
             seen = _through(func, below, args, options, tensors[0].shape)
             self.known |= {id(each): (each, seen) for each in tensors}
         return result
-
-
-def _is_tensor(value: object) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor)
 
 
 def _through(

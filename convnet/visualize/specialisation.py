@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from convnet.errors import UsageError
 from convnet.nets.layers import Net
 from convnet.visualize import plot
-from convnet.visualize.filters import Kernels, draw_sheet, filters, name_of
+from convnet.visualize.filters import Kernels, colour_of, draw_sheet, filters, name_of
 
 GRID = 64  # frequencies on a side
 WIDTH = 7.0  # inches
@@ -47,15 +47,14 @@ class Specialisation:
 def specialisation(net: Net) -> Specialisation:
     """What each column's first kernels answer to. Raises: UsageError for a net of one column."""
     if net.columns < 2:
-        raise UsageError(
-            "this net has one column: there is nothing to compare; `convnet show filters` shows its kernels"
-        )
+        text = "this net has one column: there is nothing to compare"
+        raise UsageError(f"{text}; `convnet show filters` shows its kernels")
     kernels = filters(net)
-    return Specialisation(kernels, tuple(map(tuning, kernels.columns, kernels.colour)))
+    return Specialisation(kernels, tuple(map(tuning, kernels.columns)))
 
 
-def tuning(kernels: NDArray[np.floating], colour: NDArray[np.float64]) -> Tuning:
-    """What kernels (O, C, h, w) answer to, given their colour (O,)."""
+def tuning(kernels: NDArray[np.floating]) -> Tuning:
+    """What kernels (O, C, h, w) answer to."""
     w = kernels.astype(np.float64)
     spectrum = np.fft.fft2(w - w.mean((2, 3), keepdims=True), (GRID, GRID))
     f = np.fft.fftfreq(GRID)
@@ -68,32 +67,31 @@ def tuning(kernels: NDArray[np.floating], colour: NDArray[np.float64]) -> Tuning
     share = power / total[:, None]
     vector = (share * np.exp(2j * angle[inside])).sum(1)
     orientation = (np.angle(vector) / 2 + np.pi / 2) % np.pi
-    return Tuning(colour, orientation, np.abs(vector), (share * radius[inside]).sum(1))
+    return Tuning(colour_of(kernels), orientation, np.abs(vector), (share * radius[inside]).sum(1))
 
 
-def draw_specialisation(found: Specialisation) -> Figure:
+def draw_specialisation(shown: Specialisation) -> Figure:
     """A row for each column: its kernels, how much of each is colour, how oriented it is, and which way it lies."""
-    n, coloured = len(found.columns), found.kernels.columns[0].shape[1] == 3
+    kernels, n = shown.kernels, len(shown.columns)
     with plot.figure(WIDTH, 1.75 * n + 0.75) as made:
         cells = made.subplots(n, 4, width_ratios=(1.6, 1, 1, 1.6), squeeze=False)
-        for i, each in enumerate(found.columns):
-            colour, row = plot.COLOURS[i % len(plot.COLOURS)], cells[i]
-            kernels = found.kernels.columns[i]
-            draw_sheet(row[0], kernels, None, -(-len(kernels) // 6))
+        for i, (row, column) in enumerate(zip(cells, shown.columns, strict=True)):
+            colour = plot.COLOURS[i % len(plot.COLOURS)]
+            draw_sheet(row[0], kernels.columns[i], None, -(-len(kernels.columns[i]) // 6))
             row[0].set_title(f"column {i}", loc="left", color=colour, weight="bold")
-            _draw_shares(row[1], each.colour, colour)
-            _draw_shares(row[2], each.selectivity, colour)
+            _draw_shares(row[1], column.colour, colour)
+            _draw_shares(row[2], column.selectivity, colour)
             row[1].set_ylabel("kernels")
-            _draw_directions(row[3], each, colour)
+            _draw_directions(row[3], column, colour)
         titles = ("colour", "selectivity for orientation", "direction and frequency")
         for axes, title in zip(cells[0, 1:], titles, strict=True):
             axes.set_title(title)
-        shares = "; ".join(name_of(found.kernels, i) for i in range(n))
-        text = f"{found.kernels.layer}. {shares[0].upper()}{shares[1:]}. " if coloured else f"{found.kernels.layer}. "
+        text, shares = f"{kernels.layer}. ", "; ".join(name_of(kernels, i) for i in range(n))
+        if kernels.columns[0].shape[1] == 3:
+            text += f"{shares[0].upper()}{shares[1:]}. "
         text += "Middle: a line at the median. Right: each kernel by the direction of its bars and by its frequency in "
-        plot.note(
-            made, f"{text}cycles per pixel, the distance from the centre; the larger the dot, the more selective."
-        )
+        text += "cycles per pixel, the distance from the centre; the larger the dot, the more selective."
+        plot.note(made, text)
     return made
 
 
@@ -112,11 +110,11 @@ def _draw_shares(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _draw_directions(axes: Axes, each: Tuning, colour: str) -> None:
+def _draw_directions(axes: Axes, column: Tuning, colour: str) -> None:
     """A half-disc, as the direction of a bar has no sign."""
-    known = np.isfinite(each.frequency)
-    sizes = 2 + 34 * each.selectivity[known]
-    x, y = (part(each.orientation[known]) * each.frequency[known] for part in (np.cos, np.sin))
+    known = np.isfinite(column.frequency)
+    sizes = 2 + 34 * column.selectivity[known]
+    x, y = (part(column.orientation[known]) * column.frequency[known] for part in (np.cos, np.sin))
     around = np.linspace(0, np.pi, 91)
     for radius in (0.125, 0.25, 0.375, 0.5):
         axes.plot(radius * np.cos(around), radius * np.sin(around), color="#dddddd", linewidth=0.6)

@@ -163,7 +163,7 @@ def grating(degrees: float, frequency: float = 0.2, side: int = 11) -> np.ndarra
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135])
 def test_a_grating_has_its_direction_and_frequency(degrees: float) -> None:
-    found = tuning(grating(degrees), np.zeros(1))
+    found = tuning(grating(degrees))
     turned = (np.degrees(found.orientation[0]) - degrees + 90) % 180 - 90
     assert abs(turned) < 0.5
     assert found.selectivity[0] > 0.9
@@ -173,7 +173,7 @@ def test_a_grating_has_its_direction_and_frequency(degrees: float) -> None:
 def test_a_round_blob_has_no_direction_and_a_flat_kernel_nothing() -> None:
     y, x = np.mgrid[:11, :11] - 5.0
     blob = np.exp(-(x**2 + y**2) / 6)[None, None].repeat(3, 1)
-    found = tuning(np.concatenate([blob, np.full_like(blob, 0.3), np.zeros_like(blob)]), np.zeros(3))
+    found = tuning(np.concatenate([blob, np.full_like(blob, 0.3), np.zeros_like(blob)]))
     assert found.selectivity[0] < 0.01
     assert np.isnan(found.selectivity[1:]).all()
     assert np.isnan(found.frequency[1:]).all()
@@ -181,7 +181,7 @@ def test_a_round_blob_has_no_direction_and_a_flat_kernel_nothing() -> None:
 
 def test_tuning_equals_a_plain_transform() -> None:
     kernels = RNG.normal(size=(2, 3, 4, 5))
-    found = tuning(kernels, np.zeros(2))
+    found = tuning(kernels)
     for o, w in enumerate(kernels):
         vector, total, weighted = 0j, 0.0, 0.0
         for v in range(-32, 32):
