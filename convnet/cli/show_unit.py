@@ -157,9 +157,9 @@ def _of_epochs(checkpoint: Path, place: str, where: _Searched, wanted: _Wanted, 
         kept, wanted.of(last.net), where.split, last.device, most=wanted.n, form=wanted.form, ids=where.ids,
         progress=progress,
     )  # fmt: skip
-    return draw_evolution(found, f"After each epoch the picture of {where.text} that excited the map most, and its "
-                          f"activation. Above: {TITLES[wanted.form]} of the unit, each scaled by itself. Below: what "
-                          "it sees.")  # fmt: skip
+    text = f"After each epoch the picture of {where.text} that excited the map most, and its activation. Above: "
+    text += f"{TITLES[wanted.form]} of the unit, each scaled by itself. Below: what it sees."
+    return draw_evolution(found, list(kept), text)
 
 
 TITLES = {"deconv": "the deconvnet's projection", "guided": "the guided gradient", "gradient": "the gradient"}

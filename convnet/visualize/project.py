@@ -49,16 +49,6 @@ class Feature:
     projections: NDArray[np.float32]  # (n, h, w, C), signed, the deconvnet's; NaN over an edge
 
 
-@dataclass(frozen=True, eq=False)
-class Evolution:
-    """M maps after E epochs: `features[m][e]` has the strongest picture that map m then had."""
-
-    stage: str
-    epochs: tuple[int, ...]
-    maps: tuple[int, ...]
-    features: tuple[tuple[Feature, ...], ...]
-
-
 def project(
     net: TrainedNet, top: TopActivations, which: Sequence[int] | Ints, split: Split, form: Form = "deconv"
 ) -> list[Feature]:
@@ -116,8 +106,8 @@ def over_training(
     form: Form = "deconv",
     ids: Ints | None = None,
     progress: Progress = SILENT,
-) -> list[Evolution]:
-    """How maps came to look for what they look for: for each epoch of a run the strongest picture then, projected.
+) -> dict[str, list[tuple[Feature, ...]]]:
+    """How maps came to look for what they look for: {stage: for each map the strongest picture after each epoch}.
 
     checkpoints: {epoch: file}. stages: {stage: numbers of maps}; None is the `most` maps that are excited most in the
     end. The store is read once an epoch. Paper: Zeiler and Fergus, figure 4. Differs: the paper samples maps at random.
@@ -132,14 +122,11 @@ def over_training(
         best = top_activations(net, split, maps or stages, n=1, ids=ids, after=after, progress=progress)
         for stage, top in best.items():
             which = np.arange(len(top.maps))
-            if stage not in maps:
-                which = top.strongest_maps(most) if stages[stage] is None else which
-                maps[stage] = top.maps[which].tolist()
+            if later == 1 and stages[stage] is None:
+                which = top.strongest_maps(most)
+            maps[stage] = top.maps[which].tolist()
             features[stage].insert(0, project(net, top, which, split, form))
-    epochs = tuple(sorted(checkpoints))
-    return [
-        Evolution(stage, epochs, tuple(maps[stage]), tuple(zip(*rows, strict=True))) for stage, rows in features.items()
-    ]
+    return {stage: list(zip(*epochs, strict=True)) for stage, epochs in features.items()}
 
 
 Part = tuple[Unit, str, Field, np.float32, Pixels, NDArray[np.float32]]  # what a feature has of one picture
@@ -213,22 +200,22 @@ def draw_features(features: Sequence[Feature], note: str = "") -> Figure:
     return made
 
 
-def draw_evolution(evolutions: Sequence[Evolution], note: str = "") -> Figure:
+def draw_evolution(
+    evolutions: Mapping[str, Sequence[Sequence[Feature]]], epochs: Sequence[int], note: str = ""
+) -> Figure:
     """A column an epoch, two rows a map: the projection of the picture that then excited it most, and the patch."""
-    n_epochs = len(evolutions[0].epochs)
-    side = min(1.0, (WIDTH - 0.6) / n_epochs)
-    heights = [len(each.maps) * (2 * side + 0.08) + 0.45 for each in evolutions]
-    with plot.figure(side * n_epochs + 0.6, sum(heights) + 0.3) as made:
-        parts = _parts(made, heights, [each.features[0][0] for each in evolutions])
-        for part, each in zip(parts, evolutions, strict=True):
-            grid = part.subplots(len(each.maps), n_epochs, squeeze=False)
-            for m, row in enumerate(each.features):
-                for e, feature in enumerate(row):
-                    axes = grid[m, e]
+    side = min(1.0, (WIDTH - 0.6) / len(epochs))
+    heights = [len(rows) * (2 * side + 0.08) + 0.45 for rows in evolutions.values()]
+    with plot.figure(side * len(epochs) + 0.6, sum(heights) + 0.3) as made:
+        parts = _parts(made, heights, [rows[0][0] for rows in evolutions.values()])
+        for part, rows in zip(parts, evolutions.values(), strict=True):
+            grid = part.subplots(len(rows), len(epochs), squeeze=False)
+            for m, row in enumerate(rows):
+                for axes, epoch, feature in zip(grid[m], epochs, row, strict=True):
                     pair = [shown_projections(feature)[0], shown_patches(feature)[0]]
-                    _show(axes, _sheet(pair, 1), f"epoch {each.epochs[e]}" if m == 0 else "")
+                    _show(axes, _sheet(pair, 1), f"epoch {epoch}" if m == 0 else "")
                     axes.set_xlabel(_number(feature.activations[0]), labelpad=1, fontsize=6)
-                grid[m, 0].set_ylabel(f"map {each.maps[m]}")
+                grid[m, 0].set_ylabel(f"map {row[0].map}")
         plot.note(made, note)
     return made
 

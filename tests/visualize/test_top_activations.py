@@ -242,16 +242,16 @@ def test_over_training_each_epochs_own_strongest_picture_of_the_maps_that_the_la
     found = epoch_checkpoints(kept)
     assert list(found) == [1, 5, 12000]
     split, how = photos.split("val"), preprocessing(photos)
-    (conv1, conv2) = over_training(found, {"conv1": [3], "conv2": None}, split, CPU, most=2)
+    evolutions = over_training(found, {"conv1": [3], "conv2": None}, split, CPU, most=2)
     last = top_activations(trained_net(small(12000), how), split, {"conv2": None}, n=1)["conv2"]
-    assert conv1.maps == (3,)
-    assert conv2.maps == tuple(last.maps[last.strongest_maps(2)])
-    assert conv1.epochs == conv2.epochs == (1, 5, 12000)
-    for m, channel in enumerate(conv2.maps):
-        for e, epoch in enumerate(conv2.epochs):
+    assert [row[0].map for row in evolutions["conv1"]] == [3]
+    assert [row[0].map for row in evolutions["conv2"]] == last.maps[last.strongest_maps(2)].tolist()
+    for row in evolutions["conv2"]:
+        channel = row[0].map
+        for feature, epoch in zip(row, found, strict=True):
             own = top_activations(trained_net(small(epoch), how), split, {"conv2": [channel]}, n=1)["conv2"]
-            assert conv2.features[m][e].names == (split.keys[own.ids[0, 0]],)
-            assert conv2.features[m][e].units == tuple(own.units(0))
+            assert feature.names == (split.keys[own.ids[0, 0]],)
+            assert feature.units == tuple(own.units(0))
 
 
 def test_a_run_that_kept_no_epochs_says_how_to(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_figures_name_layers_maps_and_epochs(photos: Store, kept: Path) -> None:
     ):
         assert text in svg
     evolutions = over_training(epoch_checkpoints(kept), {"conv1": [3]}, split, CPU, ids=np.arange(4))
-    svg = plot.encoded(draw_evolution(evolutions), "svg").decode()
+    svg = plot.encoded(draw_evolution(evolutions, [1, 5, 12000]), "svg").decode()
     for text in ("epoch 1<", "epoch 5<", "epoch 12000<", "map 3<"):
         assert text in svg
 
