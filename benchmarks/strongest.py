@@ -28,7 +28,7 @@ from convnet.data.store import Split
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets import create_model, trace
 from convnet.visualize import top_activations
-from convnet.visualize.top_activations import BATCH
+from convnet.visualize.search import BATCH
 
 LAYERS = {"one layer": ("conv1",), "three layers": ("conv1", "conv3", "conv5")}
 
