@@ -29,51 +29,41 @@ DOUBT = f"the net gives another class at least {SURE:.0%} and the label at most 
 
 @dataclass(frozen=True)
 class Row:
-    """A class k: how many pictures it has, its errors (None where it has none), the 95 % interval of the first.
-
-    confused_with: the wrong class that was predicted most often, and how often; None when all are right.
-    """
+    """A class: its errors are None where it has no pictures."""
 
     k: int
-    n: int
+    n: int  # pictures
     top1: float | None
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # 95 %, of the top-1 error
     top5: float | None
-    confused_with: tuple[int, int] | None
+    confused_with: tuple[int, int] | None  # the wrong class predicted most often, and how often; None: all are right
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`count` of the `n` pictures of class `label` were predicted to be `predicted`.
-
-    rows: theirs in the scores, the most confident first.
-    """
+    """`count` of the `n` pictures of class `label` were predicted to be `predicted`."""
 
     label: int
     predicted: int
     count: int
     n: int
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # theirs in the scores, the most confident first
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What a test says of the classes. mistakes, doubts: int64, rows of `scores`, the net's most confident first.
-
-    rows: the K classes in order. pairs: the most frequent first. duplicates: pictures of `scores`' split (first) that
-    are in the training split (second) too; None where nobody looked.
-    """
+    """What a test says of the classes."""
 
     scores: Scores
-    rows: tuple[Row, ...]
-    pairs: tuple[Pair, ...]
-    mistakes: NDArray[np.int64]
-    doubts: NDArray[np.int64]
-    duplicates: tuple[Duplicate, ...] | None
+    rows: tuple[Row, ...]  # the K classes in order
+    pairs: tuple[Pair, ...]  # the most frequent first
+    mistakes: NDArray[np.int64]  # rows of `scores`, the net's most confident first; and so
+    doubts: NDArray[np.int64]  # those whose label is in doubt
+    duplicates: tuple[Duplicate, ...] | None  # pictures that are in the training split too; None where nobody looked
 
 
 def classes(scores: Scores, duplicates: Sequence[Duplicate] | None = None, pairs: int = 20) -> Classes:
-    """What scores say of the classes; of the pairs of classes so many. doubts: the rows that DOUBT describes."""
+    """What scores say of the classes; of the pairs of classes so many."""
     wrong = scores.mistakes()
     doubtful = (scores.probabilities[wrong, 0] >= SURE) & (scores.of_label[wrong] <= UNLIKELY)
     duplicates = None if duplicates is None else tuple(duplicates)

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels
 from convnet.errors import UsageError
 from convnet.evaluation.inference import BATCH
 from convnet.evaluation.seen import Seen
@@ -60,13 +59,6 @@ class Occlusion:
     whole_activity: float
     whole_probability: float
     whole_best: int
-
-    def covered(self, row: int, column: int) -> Pixels:
-        """uint8 (crop, crop, 3): the picture with the square at that place."""
-        pixels = self.picture.pixels.copy()
-        top, left = self.corners[row], self.corners[column]
-        pixels[top : top + self.box, left : left + self.box] = self.grey
-        return pixels
 
 
 def occlusion(
@@ -211,11 +203,13 @@ def _draw_row(made: Figure, row: list[Axes], below: list[Axes], shown: Occlusion
     for axes in below:
         axes.set_axis_off()
     label = plot.shortened(classes[shown.label], LETTERS)
-    i, j = divmod(int(shown.probability.argmin()), len(shown.corners))
+    pixels = shown.picture.pixels.copy()
+    top, left = (shown.corners[i] for i in divmod(int(shown.probability.argmin()), len(shown.corners)))
+    pixels[top : top + shown.box, left : left + shown.box] = shown.grey
     truth = (
         "" if shown.picture.label == shown.label else " (predicted)" if shown.label == shown.whole_best else " (chosen)"
     )
-    plot.show_picture(row[0], shown.covered(i, j), f"{label}{truth}")
+    plot.show_picture(row[0], pixels, f"{label}{truth}")
     activity = _mesh(row[1], shown, shown.activity, f"sum of {shown.layer}, map {shown.map}")
     probability = _mesh(row[2], shown, shown.probability, "its probability")
     low, high = float(shown.probability.min()), float(shown.probability.max())
