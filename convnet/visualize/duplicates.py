@@ -16,7 +16,7 @@ from PIL import Image
 
 from convnet.data.store import Pixels, Split
 from convnet.progress import SILENT, Progress
-from convnet.visualize.search import Ints
+from convnet.visualize.search import Ints, Smallest
 
 SIDE = 16  # pixels of a thumbnail
 LIKE = 0.97  # least correlation of near-duplicates: no two of 4,000 and 1,000 different photos have 0.966
@@ -53,13 +53,37 @@ def near_duplicates(
     """
     ours_ids = np.arange(first.n) if first_ids is None else first_ids
     theirs_ids = np.arange(second.n) if second_ids is None else second_ids
-    if not len(ours_ids):
+    if not len(ours_ids) or not len(theirs_ids):
         return []
     (ours,) = _prints(first, ours_ids, len(ours_ids), progress)
-    nearest = _Nearest(ours)
+    mirrored = ours.thumbnails.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(len(ours_ids), -1)
+    digests, same_bytes = set(ours.digests), dict[bytes, int]()
+    nearest = Smallest(len(ours_ids), 1)  # by less correlation; the numbers are 2 x id, and 1 more of a mirror image
     for theirs in _prints(second, theirs_ids, BLOCK, progress):
-        nearest.add(theirs)
-    return sorted(nearest.duplicates(least), key=lambda each: (not each.exact, -each.correlation, each.first))
+        for i, digest in zip(theirs.ids.tolist(), theirs.digests, strict=True):
+            if digest in digests:
+                same_bytes.setdefault(digest, i)
+        for turned, thumbnails in enumerate((ours.thumbnails, mirrored)):
+            columns, correlations = _most_alike(thumbnails, theirs.thumbnails)
+            nearest.add(-correlations[:, None], (2 * theirs.ids[columns] + turned)[:, None])
+    duplicates = []
+    for i, digest, less, number in zip(
+        ours_ids, ours.digests, nearest.values[:, 0], nearest.numbers[:, 0], strict=True
+    ):
+        if digest in same_bytes:
+            duplicates.append(Duplicate(int(i), same_bytes[digest], 1.0, True, False))
+        elif -less >= least:
+            duplicates.append(Duplicate(int(i), int(number) // 2, min(1.0, float(-less)), False, bool(number % 2)))
+    return sorted(duplicates, key=lambda each: (not each.exact, -each.correlation, each.first))
+
+
+def _most_alike(
+    ours: NDArray[np.float32], theirs: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each of our thumbnails which of theirs correlates most, the first of equals, and how much; in blocks."""
+    products = (ours[top : top + BLOCK] @ theirs.T for top in range(0, len(ours), BLOCK))
+    columns, best = zip(*((part.argmax(1), part.max(1).astype(np.float64)) for part in products), strict=True)
+    return np.concatenate(columns), np.concatenate(best)
 
 
 class _Prints(NamedTuple):
@@ -68,41 +92,6 @@ class _Prints(NamedTuple):
     ids: Ints
     digests: list[bytes]
     thumbnails: NDArray[np.float32]
-
-
-class _Nearest:
-    """For each of n pictures the most alike so far: correlation float32 (n,), its id, whether mirrored or exact."""
-
-    def __init__(self, ours: _Prints) -> None:
-        n = len(ours.ids)
-        self.ours = ours
-        mirrored = ours.thumbnails.reshape(n, SIDE, SIDE)[:, :, ::-1].reshape(n, -1)
-        self.thumbnails = ((ours.thumbnails, False), (mirrored, True))
-        self.correlation = np.full(n, -1, np.float32)
-        self.ids = np.zeros(n, np.int64)
-        self.mirrored, self.exact = np.zeros(n, bool), np.zeros(n, bool)
-        self.rows: dict[bytes, list[int]] = {}
-        for row, digest in enumerate(ours.digests):
-            self.rows.setdefault(digest, []).append(row)
-
-    def add(self, theirs: _Prints) -> None:
-        """Takes more pictures into account."""
-        for thumbnails, mirrored in self.thumbnails:
-            for top in range(0, len(thumbnails), BLOCK):
-                products = thumbnails[top : top + BLOCK] @ theirs.thumbnails.T
-                columns, best = products.argmax(1), products.max(1)
-                better = (best > self.correlation[top : top + BLOCK]) & ~self.exact[top : top + BLOCK]
-                rows = top + np.flatnonzero(better)
-                self.correlation[rows], self.ids[rows] = best[better], theirs.ids[columns[better]]
-                self.mirrored[rows] = mirrored
-        for i, digest in zip(theirs.ids.tolist(), theirs.digests, strict=True):
-            rows = np.array([row for row in self.rows.get(digest, ()) if not self.exact[row]], np.int64)
-            self.exact[rows], self.correlation[rows], self.ids[rows], self.mirrored[rows] = True, 1, i, False
-
-    def duplicates(self, least: float) -> list[Duplicate]:
-        rows = np.flatnonzero(self.exact | (self.correlation >= least))
-        columns = (self.ours.ids, self.ids, self.correlation.clip(max=1), self.exact, self.mirrored)
-        return [Duplicate(*values) for values in zip(*(column[rows].tolist() for column in columns), strict=True)]
 
 
 def thumbnail(square: Pixels) -> NDArray[np.float32]:
