@@ -135,8 +135,8 @@ def draw_cam(rows: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> Figu
     """A row for each picture: the picture, named by its true class if that is known, and the maps of its classes."""
     n, first = 1 + max(len(maps) for maps in rows), rows[0][0]
     names = [plot.shortened(name, LETTERS) for name in classes]
-    with plot.figure(TILE * n + 0.7, (TILE + 0.25) * len(rows) + 0.6) as made:
-        cells = made.subplots(len(rows), n, squeeze=False)
+    with plot.figure(TILE * n + 0.7, (TILE + 0.25) * len(rows) + 0.6) as fig:
+        cells = fig.subplots(len(rows), n, squeeze=False)
         for row, maps in zip(cells, rows, strict=True):
             seen = maps[0].picture
             plot.show_picture(row[0], seen.pixels, "" if seen.label is None else names[seen.label])
@@ -145,11 +145,11 @@ def draw_cam(rows: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> Figu
             for axes in row[1 + len(maps) :]:
                 axes.set_axis_off()
         ramp = ListedColormap(_mixed(np.linspace(0, 1, 64)[:, None], np.full((64, 1), 0.5)))
-        scale = made.colorbar(ScalarMappable(cmap=ramp), ax=cells[0, -1], ticks=[0, 1], fraction=0.06, shrink=0.8)
+        scale = fig.colorbar(ScalarMappable(cmap=ramp), ax=cells[0, -1], ticks=[0, 1], fraction=0.06, shrink=0.8)
         scale.ax.set_yticklabels(["0", "its\nlargest"])
         text = f"{first.kind} of {first.layer}: {METHODS[first.kind]}."
-        plot.note(made, f"{text} Only what speaks for the class, each map by its largest value.")
-    return made
+        plot.note(fig, f"{text} Only what speaks for the class, each map by its largest value.")
+    return fig
 
 
 def overlay(shown: ClassMap) -> NDArray[np.float32]:

@@ -144,12 +144,12 @@ def draw_classes(
     sheet = _Sheet(shown, split, train, preprocessing, tuple(plot.shortened(name, LETTERS) for name in names))
     sections = list(_sections(shown))
     heights = [height + HEAD for _, height, _ in sections]
-    with plot.figure(WIDTH, sum(heights)) as made:
-        parts = made.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
+    with plot.figure(WIDTH, sum(heights)) as fig:
+        parts = fig.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, (title, _, draw) in zip(parts, sections, strict=True):
             part.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
             draw(part, sheet)
-    return made
+    return fig
 
 
 def _sections(shown: Classes) -> Iterator[Section]:

@@ -53,8 +53,8 @@ def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
             "convnet evaluate --json lists its entries"
         )
     side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * n_classes / plot.DPI + 1)
-    with plot.figure(side + 0.9, side) as made:
-        axes = made.add_subplot()
+    with plot.figure(side + 0.9, side) as fig:
+        axes = fig.add_subplot()
         share = shares(scores)
         image = axes.imshow(share, cmap=plot.AMOUNT, norm=PowerNorm(0.5, 0, 1))
         axes.set(xlabel="class that the net holds most probable", ylabel="true class")
@@ -71,10 +71,10 @@ def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
             for i, j in np.argwhere(scores.confusion):
                 ink = plot.PAPER if share[i, j] < DARK else plot.INK
                 axes.text(j, i, f"{scores.confusion[i, j]:,}", ha="center", va="center", fontsize=7, color=ink)
-        bar = made.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=TICKS)
+        bar = fig.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=TICKS)
         bar.ax.set_yticklabels([f"{tick:.0%}" for tick in TICKS])
         bar.set_label("share of the true class")
         bar.ax.spines["outline"].set_visible(False)
         text = f"{scores.split}, n {scores.n:,}, top-1 error {scores.top1:.1%}"
-        plot.note(made, f"{text}; numbers: pictures." if n_classes <= NAMED else f"{text}.")
-    return made
+        plot.note(fig, f"{text}; numbers: pictures." if n_classes <= NAMED else f"{text}.")
+    return fig

@@ -81,8 +81,8 @@ def draw_curves(runs: Sequence[Curves]) -> Figure:
 
 def _draw_one(run: Curves) -> Figure:
     colours = {"training": plot.COLOURS[0], "validation": plot.COLOURS[5], "validation, top 5": plot.COLOURS[2]}
-    with plot.figure(7.0, 2.9) as made:
-        for axes, (title, lines) in zip(made.subplots(1, 2), run.lines().items(), strict=True):
+    with plot.figure(7.0, 2.9) as fig:
+        for axes, (title, lines) in zip(fig.subplots(1, 2), run.lines().items(), strict=True):
             ends = []
             for name, values in lines.items():
                 _line(axes, run.epochs, values, colours[name])
@@ -93,14 +93,14 @@ def _draw_one(run: Curves) -> Figure:
                 axes.axvline(epoch - 0.5, color=plot.FAINT, linewidth=0.8, linestyle=":", zorder=0)
                 place = axes.get_xaxis_transform()
                 axes.text(epoch - 0.4, 1, f"lr {rate:g}", transform=place, rotation=90, va="top", fontsize=6)
-        plot.note(made, f"{plot.shortened(run.name, 60)}. Training: the mean over each epoch, while the net learned.")
-    return made
+        plot.note(fig, f"{plot.shortened(run.name, 60)}. Training: the mean over each epoch, while the net learned.")
+    return fig
 
 
 def _draw_several(runs: Sequence[Curves]) -> Figure:
     validated = any(np.isfinite(run.val_top1_error).any() for run in runs)
-    with plot.figure(7.0 if validated else 4.5, 3.0 + 0.2 * (len(runs) // 4)) as made:
-        places = made.subplots(1, 1 + validated, squeeze=False, sharey=True)[0]
+    with plot.figure(7.0 if validated else 4.5, 3.0 + 0.2 * (len(runs) // 4)) as fig:
+        places = fig.subplots(1, 1 + validated, squeeze=False, sharey=True)[0]
         kinds = {"train_error": "training error", "val_top1_error": "validation error"}
         for axes, (kind, title) in zip(places, kinds.items(), strict=False):
             for i, run in enumerate(runs):
@@ -111,10 +111,10 @@ def _draw_several(runs: Sequence[Curves]) -> Figure:
                 axes.plot(run.epochs[changes], values[changes], "v", color=colour, markersize=4)
             _finish(axes, title, share=True)
         lines, names = places[0].get_legend_handles_labels()
-        made.legend(lines, names, loc="outside upper left", ncols=4 if validated else 2, handlelength=2.6)
+        fig.legend(lines, names, loc="outside upper left", ncols=4 if validated else 2, handlelength=2.6)
         changed = any(run.lr_changes() for run in runs)
-        plot.note(made, "Triangle: the first epoch with a new learning rate." if changed else "")
-    return made
+        plot.note(fig, "Triangle: the first epoch with a new learning rate." if changed else "")
+    return fig
 
 
 def _line(axes: Axes, epochs: NDArray[np.int64], values: NDArray[np.float64], colour: str) -> Line2D:

@@ -122,15 +122,15 @@ def _draw_whole(shown: Kernels) -> Figure:
     gap = _gap(height, coloured)
     inches = max(WIDTH * columns / A_ROW, 4.0)
     rows = -(-n // columns) * (height + gap) + gap
-    with plot.figure(inches, total * (inches * rows / (columns * (width + gap)) + 0.25) + 0.4) as made:
-        for i, axes in enumerate(made.subplots(total, 1, squeeze=False)[:, 0]):
+    with plot.figure(inches, total * (inches * rows / (columns * (width + gap)) + 0.25) + 0.4) as fig:
+        for i, axes in enumerate(fig.subplots(total, 1, squeeze=False)[:, 0]):
             draw_sheet(axes, shown.columns[i], shown.colour[i] if coloured else None, columns)
             axes.set_title(name_of(shown, i), loc="left")
         text = f"{shown.layer}: {n * total} kernels of {channels} x {height} x {width}, "
         text += "each scaled by its largest weight; 0 is mid-grey."
         text += " Bar: share of the kernel's energy that is not grey (random weights: 2/3)." if coloured else ""
-        plot.note(made, text)
-    return made
+        plot.note(fig, text)
+    return fig
 
 
 def _draw_slices(shown: Kernels, most: int, slices: int) -> Figure:
@@ -140,8 +140,8 @@ def _draw_slices(shown: Kernels, most: int, slices: int) -> Figure:
     n_rows = -(-total // columns)
     tile = min(WIDTH / columns / (slices + 3), 0.25)  # inches
     inches = max(columns * tile * (slices + 3), 4.0)
-    with plot.figure(inches, n_rows * (tile * most * height / width + 0.3) + 0.5) as made:
-        for i, axes in enumerate(made.subplots(n_rows, columns, squeeze=False).flat):
+    with plot.figure(inches, n_rows * (tile * most * height / width + 0.3) + 0.5) as fig:
+        for i, axes in enumerate(fig.subplots(n_rows, columns, squeeze=False).flat):
             if i >= total:
                 axes.set_axis_off()
                 continue
@@ -155,8 +155,8 @@ def _draw_slices(shown: Kernels, most: int, slices: int) -> Figure:
         rows += " of each column" if most < n and total > 1 else ""
         inside = f"its {slices} inputs of the largest norm" if slices < inputs else "its inputs, by their norm"
         text = f"{shown.layer}: {n * total} kernels of {inputs} x {height} x {width}. Rows: {rows}, with the map's "
-        plot.note(made, f"{text}number; in a row {inside}. Each kernel is scaled by its largest weight; 0 is mid-grey.")
-    return made
+        plot.note(fig, f"{text}number; in a row {inside}. Each kernel is scaled by its largest weight; 0 is mid-grey.")
+    return fig
 
 
 def _gap(height: int, barred: bool) -> int:

@@ -68,15 +68,15 @@ def draw_maps(shown: Maps) -> Figure:
     cells = np.arange(n)
     tops, lefts = cells // a_row * (height + gap), cells % a_row * (width + gap)
     inches = min((WIDTH - SIDE - 0.6) * high / wide, 8.0)
-    with plot.figure(WIDTH, max((inches + 0.25) * len(parts) + 0.6, 2.0)) as made:
-        grid = made.add_gridspec(len(parts), 2, width_ratios=[SIDE, WIDTH - SIDE])
-        picture = made.add_subplot(grid[:, 0])
+    with plot.figure(WIDTH, max((inches + 0.25) * len(parts) + 0.6, 2.0)) as fig:
+        grid = fig.add_gridspec(len(parts), 2, width_ratios=[SIDE, WIDTH - SIDE])
+        picture = fig.add_subplot(grid[:, 0])
         plot.show_picture(picture, shown.picture.pixels)
         picture.set_anchor("N")
         low, most = _limits(shown.activations)
         shown_axes = []
         for i, sheet in enumerate(sheets):
-            axes = made.add_subplot(grid[i, 1])
+            axes = fig.add_subplot(grid[i, 1])
             image = axes.imshow(sheet, cmap=plot.SIGNED if low < 0 else plot.AMOUNT, vmin=low, vmax=most)
             plot.bare(axes, _title(shown, i))
             axes.title.set(horizontalalignment="left", x=0.0)
@@ -84,10 +84,10 @@ def draw_maps(shown: Maps) -> Figure:
             shown_axes.append(axes)
         below, above = shown.activations.min() < low, shown.activations.max() > most
         extend = "both" if below and above else "min" if below else "max" if above else "neither"
-        bar = made.colorbar(image, ax=shown_axes, shrink=0.5, aspect=40, location="bottom", pad=0.02, extend=extend)
+        bar = fig.colorbar(image, ax=shown_axes, shrink=0.5, aspect=40, location="bottom", pad=0.02, extend=extend)
         bar.set_label("activation")
         bar.ax.spines["outline"].set_visible(False)
-    return made
+    return fig
 
 
 def _limits(activations: NDArray[np.float32]) -> tuple[float, float]:

@@ -115,22 +115,22 @@ def draw_neighbours(measures: Sequence[Neighbours], classes: Sequence[str]) -> F
     """
     queries, n = measures[0].queries, max(nearest.ids.shape[1] for nearest in measures)
     n_rows = len(queries) * len(measures)
-    with plot.figure(1.05 * (n + 1) + 0.4, 1.3 * n_rows + 0.5) as made:
-        grid = made.add_gridspec(n_rows, n + 1, width_ratios=[1.0] * (n + 1))
+    with plot.figure(1.05 * (n + 1) + 0.4, 1.3 * n_rows + 0.5) as fig:
+        grid = fig.add_gridspec(n_rows, n + 1, width_ratios=[1.0] * (n + 1))
         for q, query in enumerate(queries):
-            axes = made.add_subplot(grid[q * len(measures), 0])
+            axes = fig.add_subplot(grid[q * len(measures), 0])
             name = "the picture" if query.label is None else plot.shortened(classes[query.label], LETTERS - 2)  # bold
             plot.show_picture(axes, query.pixels)
             axes.set_xlabel(name, labelpad=2, fontsize=7, fontweight="bold")
             for r, nearest in enumerate(measures):
                 for k, picture in enumerate(nearest.nearest[q]):
-                    axes = made.add_subplot(grid[q * len(measures) + r, k + 1])
+                    axes = fig.add_subplot(grid[q * len(measures) + r, k + 1])
                     _draw_one(axes, picture, query, nearest.distances[q, k], classes)
                     if k == 0:
                         axes.set_ylabel(plot.shortened(nearest.measure, LETTERS))
         text = f"Nearest of {measures[0].searched:,} training pictures, with the Euclidean distance"
-        plot.note(made, f"{text}; framed: of the picture's own class. Pixels: the centre crop's, 0 to 255.")
-    return made
+        plot.note(fig, f"{text}; framed: of the picture's own class. Pixels: the centre crop's, 0 to 255.")
+    return fig
 
 
 def _draw_one(axes: Axes, picture: Seen, query: Seen, distance: float, classes: Sequence[str]) -> None:

@@ -188,17 +188,17 @@ def draw_occlusion(shown: Sequence[Occlusion], classes: Sequence[str]) -> Figure
     the square. Paper: figure 6.
     """
     n = len(shown)
-    with plot.figure(7.2, 2.55 * n + 0.4) as made:
-        cells = made.subplots(2 * n, 4, height_ratios=[1, 0.36] * n, squeeze=False)
+    with plot.figure(7.2, 2.55 * n + 0.4) as fig:
+        cells = fig.subplots(2 * n, 4, height_ratios=[1, 0.36] * n, squeeze=False)
         for i, each in enumerate(shown):
-            _draw_row(made, cells[2 * i].tolist(), cells[2 * i + 1].tolist(), each, classes)
+            _draw_row(fig, cells[2 * i].tolist(), cells[2 * i + 1].tolist(), each, classes)
         box, grey = shown[0].box, shown[0].grey
         text = f"Square: {box} x {box} pixels of grey {grey}; left: where the class loses most. "
-        plot.note(made, f"{text}A value stands at the square's centre. Line in a scale: without the square.")
-    return made
+        plot.note(fig, f"{text}A value stands at the square's centre. Line in a scale: without the square.")
+    return fig
 
 
-def _draw_row(made: Figure, row: list[Axes], below: list[Axes], shown: Occlusion, classes: Sequence[str]) -> None:
+def _draw_row(fig: Figure, row: list[Axes], below: list[Axes], shown: Occlusion, classes: Sequence[str]) -> None:
     """The four pictures; `below` are the places for their scales."""
     for axes in below:
         axes.set_axis_off()
@@ -219,7 +219,7 @@ def _draw_row(made: Figure, row: list[Axes], below: list[Axes], shown: Occlusion
         (below[1], activity, shown.whole_activity),
         (below[2], probability, shown.whole_probability),
     ):
-        scale = made.colorbar(mesh, cax=axes.inset_axes((0.05, 0.78, 0.9, 0.16)), orientation="horizontal")
+        scale = fig.colorbar(mesh, cax=axes.inset_axes((0.05, 0.78, 0.9, 0.16)), orientation="horizontal")
         scale.ax.set_xlim(min(scale.ax.get_xlim()[0], whole), max(scale.ax.get_xlim()[1], whole))
         scale.ax.axvline(whole, ymin=-0.3, ymax=1.3, color=plot.RIGHT, linewidth=2, clip_on=False)
         scale.ax.xaxis.set_major_locator(MaxNLocator(3))

@@ -42,14 +42,14 @@ class Panel:
 
 def panels(net: TrainedNet, pictures: Sequence[Seen]) -> list[Panel]:
     """What a net says of pictures, one look at each; of equally probable classes the lower is first. Paper: fig. 4."""
-    made = []
+    shown = []
     for first in range(0, len(pictures), BATCH):
         part = pictures[first : first + BATCH]
         with torch.no_grad(), evaluating(net.net):
             rows = probabilities(net.net, net.images(part), net.device)
         for picture, row, best in zip(part, rows, most_probable(rows, TOP), strict=True):
-            made.append(Panel(picture, best, row[best]))
-    return made
+            shown.append(Panel(picture, best, row[best]))
+    return shown
 
 
 def choose(scores: Scores, n: int, which: Which = "any", seed: int = 0) -> NDArray[np.int64]:
@@ -74,11 +74,11 @@ def draw_panels(shown: Sequence[Panel], classes: Sequence[str]) -> Figure:
     """
     columns = min(COLUMNS, len(shown))
     n_rows = -(-len(shown) // columns)
-    with plot.figure(1.75 * columns, 3.1 * n_rows + 0.3) as made:
-        grid = made.add_gridspec(3 * n_rows, columns, height_ratios=[1.6, 1.0, 0.05] * n_rows)
+    with plot.figure(1.75 * columns, 3.1 * n_rows + 0.3) as fig:
+        grid = fig.add_gridspec(3 * n_rows, columns, height_ratios=[1.6, 1.0, 0.05] * n_rows)
         for i, panel in enumerate(shown):
             row, column = divmod(i, columns)
-            above, below = (made.add_subplot(grid[3 * row + k, column]) for k in (0, 1))
+            above, below = (fig.add_subplot(grid[3 * row + k, column]) for k in (0, 1))
             label = panel.picture.label
             plot.show_picture(above, panel.picture.pixels)
             name = panel.picture.name.rpartition("/")[2] if label is None else classes[label]
@@ -86,8 +86,8 @@ def draw_panels(shown: Sequence[Panel], classes: Sequence[str]) -> Figure:
             _draw_bars(below, panel, classes)
         known = any(panel.picture.label is not None for panel in shown)
         text = f"Under each picture its {'true class' if known else 'name'}; bars: the classes that the net holds most"
-        plot.note(made, f"{text} probable{', the right one red' if known else ''}.")
-    return made
+        plot.note(fig, f"{text} probable{', the right one red' if known else ''}.")
+    return fig
 
 
 def _draw_bars(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:

@@ -76,27 +76,27 @@ class Unwritten(UserWarning):
 def figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of that size in inches, in the common style; within the block the style holds."""
     with mpl.rc_context(_style()):
-        made = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(made)
-        yield made
+        fig = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(fig)
+        yield fig
 
 
-def save(made: Figure, path: Path) -> Path:
+def save(fig: Figure, path: Path) -> Path:
     """Writes a figure as the file's ending says, .png or .svg. Raises: UsageError for another; DiskError.
 
     Warns `Unwritten` of letters that a PNG lacks; in an SVG who looks at it has the fonts.
     """
     check_suffix(path)
-    atomic.write_atomic(path, encoded(made, path.suffix[1:]))
+    atomic.write_atomic(path, encoded(fig, path.suffix[1:]))
     return path
 
 
-def encoded(made: Figure, kind: str = "png") -> bytes:
+def encoded(fig: Figure, kind: str = "png") -> bytes:
     """The figure's bytes, "png" or "svg"; equal figures give equal bytes. Warns: as `save`."""
     out = io.BytesIO()
     with mpl.rc_context(_style()), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph")
-        made.savefig(out, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        fig.savefig(out, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
     lacking: dict[str, None] = {}
     for warning in caught:
         if match := re.match(r"Glyph (\d+) ", str(warning.message)):
@@ -134,10 +134,10 @@ def bare(axes: Axes, title: str = "") -> None:
         axes.set_title(title)
 
 
-def note(made: Figure, text: str) -> None:
+def note(fig: Figure, text: str) -> None:
     """A sentence under the picture, broken into lines that fit."""
-    lines = textwrap.wrap(text, int(made.get_figwidth() * NOTE_LETTERS))
-    made.supxlabel("\n".join(lines), fontsize=7, color=QUIET, x=0.01, ha="left")
+    lines = textwrap.wrap(text, int(fig.get_figwidth() * NOTE_LETTERS))
+    fig.supxlabel("\n".join(lines), fontsize=7, color=QUIET, x=0.01, ha="left")
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], inches: float) -> None:

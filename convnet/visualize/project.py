@@ -188,16 +188,16 @@ def draw_features(features: Sequence[Feature], note: str = "") -> Figure:
     a_row = 2 if len(features[0].units) > 1 else 4
     n_rows = [ceil(len(block) / a_row) for block in blocks]
     height = WIDTH / a_row / 2 + 0.22
-    with plot.figure(WIDTH, sum(n_rows) * height + 0.3 * len(blocks) + 0.35) as made:
-        parts = _parts(made, [n * height + 0.3 for n in n_rows], [block[0] for block in blocks])
+    with plot.figure(WIDTH, sum(n_rows) * height + 0.3 * len(blocks) + 0.35) as fig:
+        parts = _parts(fig, [n * height + 0.3 for n in n_rows], [block[0] for block in blocks])
         for part, block, n in zip(parts, blocks, n_rows, strict=True):
             grid = part.subplots(n, a_row, squeeze=False)
             for axes in grid.flat[len(block) :]:
                 axes.set_axis_off()
             for axes, feature in zip(grid.flat, block, strict=False):
                 _draw_feature(axes, feature)
-        plot.note(made, note)
-    return made
+        plot.note(fig, note)
+    return fig
 
 
 def draw_evolution(
@@ -206,8 +206,8 @@ def draw_evolution(
     """A column an epoch, two rows a map: the projection of the picture that then excited it most, and the patch."""
     side = min(1.0, (WIDTH - 0.6) / len(epochs))
     heights = [len(rows) * (2 * side + 0.08) + 0.45 for rows in evolutions.values()]
-    with plot.figure(side * len(epochs) + 0.6, sum(heights) + 0.3) as made:
-        parts = _parts(made, heights, [rows[0][0] for rows in evolutions.values()])
+    with plot.figure(side * len(epochs) + 0.6, sum(heights) + 0.3) as fig:
+        parts = _parts(fig, heights, [rows[0][0] for rows in evolutions.values()])
         for part, rows in zip(parts, evolutions.values(), strict=True):
             grid = part.subplots(len(rows), len(epochs), squeeze=False)
             for m, row in enumerate(rows):
@@ -216,13 +216,13 @@ def draw_evolution(
                     _show(axes, _sheet(pair, 1), f"epoch {epoch}" if m == 0 else "")
                     axes.set_xlabel(_number(feature.activations[0]), labelpad=1, fontsize=6)
                 grid[m, 0].set_ylabel(f"map {row[0].map}")
-        plot.note(made, note)
-    return made
+        plot.note(fig, note)
+    return fig
 
 
-def _parts(made: Figure, heights: Sequence[float], firsts: Sequence[Feature]) -> list[SubFigure]:
+def _parts(fig: Figure, heights: Sequence[float], firsts: Sequence[Feature]) -> list[SubFigure]:
     """A part of the figure for each stage, with a heading; the stages' first features."""
-    parts = list(made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    parts = list(fig.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     for part, feature in zip(parts, firsts, strict=True):
         height, width = feature.patches.shape[1:3]
         text = f"{feature.stage}: units see up to {height} x {width} pixels"

@@ -73,8 +73,8 @@ def tuning(kernels: NDArray[np.floating]) -> Tuning:
 def draw_specialisation(shown: Specialisation) -> Figure:
     """A row for each column: its kernels, how much of each is colour, how oriented it is, and which way it lies."""
     kernels, n = shown.kernels, len(shown.columns)
-    with plot.figure(WIDTH, 1.75 * n + 0.75) as made:
-        cells = made.subplots(n, 4, width_ratios=(1.6, 1, 1, 1.6), squeeze=False)
+    with plot.figure(WIDTH, 1.75 * n + 0.75) as fig:
+        cells = fig.subplots(n, 4, width_ratios=(1.6, 1, 1, 1.6), squeeze=False)
         for i, (row, column) in enumerate(zip(cells, shown.columns, strict=True)):
             colour = plot.COLOURS[i % len(plot.COLOURS)]
             draw_sheet(row[0], kernels.columns[i], None, -(-len(kernels.columns[i]) // 6))
@@ -91,8 +91,8 @@ def draw_specialisation(shown: Specialisation) -> Figure:
             text += f"{shares[0].upper()}{shares[1:]}. "
         text += "Middle: a line at the median. Right: each kernel by the direction of its bars and by its frequency in "
         text += "cycles per pixel, the distance from the centre; the larger the dot, the more selective."
-        plot.note(made, text)
-    return made
+        plot.note(fig, text)
+    return fig
 
 
 def _draw_shares(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
