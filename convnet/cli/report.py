@@ -30,7 +30,7 @@ def report(
     if out is not None and out.suffix != ".html":
         raise UsageError(f"--out {out}: a page's name ends in .html")
     with shown(quiet) as progress:
-        path = write(run, out, store=store, names=names, pictures=pictures, place=place, progress=progress)
+        path = write(run, out, store=store, names=names, pictures=pictures, device=place, progress=progress)
     print(f"written: {plain(str(path))}")  # noqa: T201
 
 
@@ -40,7 +40,7 @@ def after_training(run: Path, progress: Progress, place: str = "auto") -> Path |
     try:
         from convnet.report import report as write
 
-        return write(run, place=place, progress=progress)
+        return write(run, device=place, progress=progress)
     except KeyboardInterrupt:
         progress.finish()
         progress.warn(f"the report was stopped; {again}")

@@ -13,9 +13,10 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from convnet import __version__, device
+from convnet import __version__
 from convnet.checkpoint import Checkpoint
 from convnet.data.store import Store
+from convnet.device import choose
 from convnet.errors import UsageError
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic
@@ -37,13 +38,13 @@ def report(
     store: Path | None = None,
     names: Path | None = None,
     pictures: int = PICTURES,
-    place: str = "auto",
+    device: str = "auto",
     progress: Progress = SILENT,
 ) -> Path:
     """Writes the page of the run in a folder, to `out` or report.html there; returns where.
 
     store: where the run's store is now, if it moved. names: a file with classes' names for people. pictures: how many
-    of the test or validation pictures are looked at; the errors on top are the run's own, of all. place: the device, as
+    of the test or validation pictures are looked at; the errors on top are the run's own, of all. device: as
     `device.choose` takes it. What is missing is said on the page, and to `progress`.
 
     Raises: UsageError when the folder holds no run; DataError when `names` can't be read; DiskError.
@@ -67,10 +68,10 @@ def report(
     }
     if (checkpoint := record.checkpoint) is not None:
         classes = first_names(class_names(checkpoint.classes, names))
-        net = TrainedNet.of(checkpoint, device.choose("fp32", place))
+        net = TrainedNet.of(checkpoint, choose("fp32", device))
         page["kernels"] = record.attempt("the kernels", lambda: findings.kernels(net.net))
         if (opened := record.store) is not None:
-            quick = replace(net, device=device.choose("auto", place))
+            quick = replace(net, device=choose("auto", device))
             page["sections"] = record.attempt(
                 "what the net says of pictures",
                 lambda: findings.sections(_subject(checkpoint, net, quick, classes, opened, pictures), progress),
