@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_photos(Path(scratch) / "in", options.pictures) if options.folder is None else options.folder
         source = first(open_source(folder, split=0), options.pictures)
-        paths = [entry.place for entry in source.entries]
+        paths = [entry.place.path for entry in source.entries]
         rates: dict[str, list[float]] = {}
         for repeat in range(-1, options.repeats):  # -1 warms the disk cache
             for name, rate in measure(source, paths, Path(scratch) / f"store{repeat}").items():

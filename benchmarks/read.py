@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_photos(Path(scratch) / "in", options.pictures) if options.folder is None else options.folder
         source = first(open_source(folder, split=0), options.pictures)
-        paths = [entry.place for entry in source.entries]
+        paths = [entry.place.path for entry in source.entries]
         store = prepare(source, Path(scratch) / "store", size=SIZE).path
         rates: dict[str, list[float]] = {}
         for _ in range(options.repeats):

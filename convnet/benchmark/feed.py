@@ -16,6 +16,7 @@ from convnet.data import device_loader, preprocess
 from convnet.data.loader import Batch, Loader
 from convnet.data.prepare import prepare
 from convnet.data.sources import Entry, Source
+from convnet.data.sources.listing import IN_MEMORY
 from convnet.data.store import Store
 from convnet.errors import UsageError
 from convnet.progress import SILENT
@@ -57,9 +58,9 @@ def random_pictures(size: int, n: int) -> Source:
     """A source of n pictures of noise, for training only."""
 
     def read(entry: Entry) -> NDArray[np.uint8]:
-        return np.random.default_rng(entry.place).integers(0, 256, (size, size, 3), np.uint8)
+        return np.random.default_rng(int(entry.key)).integers(0, 256, (size, size, 3), np.uint8)
 
-    entries = [Entry(f"{i:06d}", "train", i * CLASSES // n, i, str(i)) for i in range(n)]
+    entries = [Entry(f"{i:06d}", "train", i * CLASSES // n, IN_MEMORY, str(i)) for i in range(n)]
     classes = tuple(str(label) for label in range(CLASSES))
     return Source("random", "random pictures", classes, entries, (), (), size, (), read)
 

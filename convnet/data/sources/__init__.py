@@ -18,16 +18,16 @@ from pathlib import Path
 
 from convnet.data.image_formats import sniff
 from convnet.data.sources.archives import is_archive, open_archive
-from convnet.data.sources.beside import open_folder
 from convnet.data.sources.columns import ANY, ColumnNames
-from convnet.data.sources.listing import SPLITS, Entry, Source, divided, reason_of, shown
+from convnet.data.sources.folder import open_folder
+from convnet.data.sources.listing import LIST_SUFFIXES, SPLITS, Entry, Source, hold_out, reason_of, shown
 from convnet.data.sources.lists import open_list, refuse_unread
 from convnet.data.sources.published.cifar import cifar_folders, is_cifar, open_cifar
 from convnet.data.sources.published.digits import open_digits
 from convnet.data.sources.published.idx import NAME as IDX_NAME
 from convnet.data.sources.published.idx import idx_folders, is_idx, open_idx
 from convnet.data.sources.published.ilsvrc import is_ilsvrc, open_ilsvrc
-from convnet.data.sources.webdataset import open_shard_folder, shards_in
+from convnet.data.sources.webdataset import open_shards, shards_in
 from convnet.errors import DataError, UsageError
 from convnet.io.atomic import PathLike, as_path, what_is
 
@@ -37,7 +37,7 @@ __all__ = ["ANY", "SPLITS", "ColumnNames", "Entry", "Source", "open_source"]
 
 
 def open_source(
-    where: PathLike,
+    path: PathLike,
     *,
     split: float = 0.1,
     seed: int = 0,
@@ -46,7 +46,7 @@ def open_source(
     columns: ColumnNames = ANY,
     layout: str | None = None,
 ) -> Source:
-    """The listing of what `where` points at; a part `split` of a source without splits, drawn by `seed`, is `into`.
+    """The listing of what `path` points at; of a source without splits a part `split`, sampled by `seed`, is `into`.
 
     A compressed tar is unpacked to `work`/source.tar. `columns`: which columns of a list are to be read.
     `layout`: folders (they decide, not a list beside them), outer or inner (of two that could be the class).
@@ -56,22 +56,17 @@ def open_source(
         raise UsageError(f"split {split:g} is not in 0 <= split < 1; it is the part of each class that goes to {into}")
     if into not in SPLITS[1:]:
         raise UsageError(f"--as {into}: the divided part goes to val or to test")
-    source = _undivided(where, work, columns, layout)
+    source = open_digits() if str(path) == "digits" else _open(as_path(path, "the source"), work, columns, layout)
     if columns and not source.kind.startswith("list"):
-        raise UsageError(f"{where} is no list but {source.kind}; --name-column and its like are for lists")
+        raise UsageError(f"{path} is no list but {source.kind}; --name-column and its like are for lists")
     if layout and "class folders" not in source.kind:
-        raise UsageError(f"{where} is {source.kind}, without class folders; --layout is for these")
-    return divided(source, split, seed, into)
+        raise UsageError(f"{path} is {source.kind}, without class folders; --layout is for these")
+    return hold_out(source, split, seed, into)
 
 
-def _undivided(where: PathLike, work: Path | None, columns: ColumnNames, layout: str | None) -> Source:
-    if str(where) == "digits":
-        return open_digits()
-    path = as_path(where, "the source")
+def _open(path: Path, work: Path | None, columns: ColumnNames, layout: str | None) -> Source:
     try:
-        if path.is_dir():
-            return _folder(path, work, columns, layout)
-        return _file(path, work, columns, layout)
+        return (_folder if path.is_dir() else _file)(path, work, columns, layout)
     except OSError as error:
         place = error.filename if isinstance(error.filename, str | Path) else path
         raise DataError(f"{shown(place)} can't be read: {reason_of(error)}") from error
@@ -88,9 +83,9 @@ def _folder(path: Path, work: Path | None, columns: ColumnNames, layout: str | N
     if is_idx(names):
         return open_idx(path)
     if (arrays := _one_set(path, names)) is not None:
-        return _undivided(arrays, work, columns, layout)
+        return _open(arrays, work, columns, layout)
     if shards := shards_in(path, names):
-        return open_shard_folder(path, shards)
+        return open_shards(path, shards)
     return open_folder(path, names, layout, columns)
 
 
@@ -128,7 +123,7 @@ def _file(path: Path, work: Path | None, columns: ColumnNames, layout: str | Non
         return open_idx(path.parent, match["prefix"])
     if is_archive(head):
         return open_archive(path, work, layout)
-    if path.name.lower().endswith((".txt", ".csv", ".tsv")):
+    if path.name.lower().endswith(LIST_SUFFIXES):
         return open_list(path, columns)
     refuse_unread(path)
     what = f"one picture ({kind})" if (kind := sniff(head)) else "neither a tar or zip nor a list (.txt, .csv, .tsv)"

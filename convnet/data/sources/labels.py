@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from convnet.data.sources.columns import Columns, header_key, hot_column
+from convnet.data.sources.columns import Columns, header_key, ones
 from convnet.data.sources.listing import SPELLINGS, shown
 from convnet.data.sources.tables import Table, text_of
 from convnet.errors import DataError, UsageError
@@ -26,132 +26,117 @@ NUMBERS = re.compile(r"-?\d+([ ,;|]+-?\d+)+")
 CHECKSUM = re.compile(r"[0-9a-f]{32,}", re.IGNORECASE)
 BOXES = re.compile(r"(\S+( -?\d+){4})( \S+( -?\d+){4})*")  # ILSVRC's "n01751748 111 108 411 308", one for each object
 TELLING = 20  # pictures; as many that all have classes of their own are no classes
-NAME_FILES = (
-    "labels.txt",
-    "classes.txt",
-    "class_names.txt",
-    "synset_words.txt",
-    "synsets.txt",
-    "wnids.txt",
-    "names.txt",
-    "categories.txt",
+NAME_FILES = tuple(
+    f"{name}.txt"
+    for name in ("labels", "classes", "class_names", "synset_words", "synsets", "wnids", "names", "categories")
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a list; `label` is empty where it has none, `split` None where the list has no such column."""
+class Annotation:
+    """One line of a list; `label` is empty where it has none, `split` None where neither it nor the list says it."""
 
+    path: Path
     number: int
     name: str
     label: str
     split: str | None
 
+    @property
+    def line(self) -> str:
+        """The line, for an error."""
+        return f"{shown(self.path)}, line {self.number}"
 
-def read_lines(table: Table, columns: Columns) -> list[Line]:
-    """The lines of a list below its header.
+
+def read_annotations(table: Table, columns: Columns, split: str | None) -> list[Annotation]:
+    """The lines of a list below its header; `split` is that of lines which don't say it.
 
     Raises: UsageError that names the line and what is wrong with it.
     """
-    lines = []
+    annotations = []
     for number, row in table.rows[1 if columns.header else 0 :]:
-        where = f"{shown(table.path)}, line {number}"
-        name = row[columns.name] if columns.name < len(row) else ""
-        label = _label(row, columns)
+        name, label = row[columns.name], unicodedata.normalize("NFC", shown(_label(row, columns)))
+        line = Annotation(table.path, number, name, label, split)
         if not name or (columns.label and not label):
-            raise UsageError(f"{where}: a name and a class are needed, found {shown(repr(row))}")
-        lines.append(Line(number, name, unicodedata.normalize("NFC", shown(label)), _part(row, columns, where)))
-    return lines
+            raise UsageError(f"{line.line}: a name and a class are needed, but it is {shown(repr(row))}")
+        if columns.split is not None:
+            line = Annotation(table.path, number, name, label, _split(row[columns.split], columns.flag, line.line))
+        annotations.append(line)
+    return annotations
 
 
 def _label(row: list[str], columns: Columns) -> str:
     if len(columns.label) > 1:
-        return columns.header[hot_column(row, columns)]
-    text = row[columns.label[0]] if columns.label and columns.label[0] < len(row) else ""
+        return columns.header[ones(row, columns.label)[0]]
+    text = row[columns.label[0]] if columns.label else ""
     if columns.header and BOXES.fullmatch(text) and header_key(columns.header[columns.label[0]]) == "prediction_string":
         words = set(text.split()[::5])
         return words.pop() if len(words) == 1 else text
     return text
 
 
-def _part(row: list[str], columns: Columns, where: str) -> str | None:
-    if columns.split is None:
-        return None
-    text = row[columns.split] if columns.split < len(row) else ""
-    if columns.flag is not None and text.lower() in TRUTH:
-        return columns.flag if TRUTH[text.lower()] else "train"
-    part = SPELLINGS.get(text.lower())
-    if part is None:
-        raise UsageError(f"{where}: the split '{shown(text)}' must be train, val or test")
-    return part
+def _split(text: str, flag: str | None, line: str) -> str:
+    if flag is not None and text.lower() in TRUTH:
+        return flag if TRUTH[text.lower()] else "train"
+    split = SPELLINGS.get(text.lower())
+    if split is None:
+        raise UsageError(f"{line}: the split '{shown(text)}' must be train, val or test")
+    return split
 
 
-def classes_of(lines: Iterable[tuple[Path, Line]]) -> tuple[dict[str, str], list[str]]:
-    """{label: class} for the labels of lists, and what is to be said of it.
-
-    Raises: UsageError when labels are no classes.
-    """
-    first: dict[str, tuple[Path, Line]] = {}
-    n = 0
-    for n, (path, line) in enumerate(lines, 1):  # noqa: B007 - how many there were
-        first.setdefault(line.label, (path, line))
-    for label, (path, line) in first.items():
-        if problem := _no_class(label):
-            raise UsageError(f"{shown(path)}, line {line.number}: the label '{label}' {problem}")
-        if parts := _several(label, first):
-            raise UsageError(
-                f"{shown(path)}, line {line.number}: '{label}' looks like several labels of one picture, as other "
-                f"pictures have {' and '.join(parts)} alone; a picture is trained with one: write one class"
-            )
-    if len(first) == n > TELLING:
-        label, (path, line) = next(iter(first.items()))
+def classes_of(annotations: Iterable[Annotation]) -> tuple[dict[str, str], list[str]]:
+    """{label: class} for the labels of lists, and notes. Raises: UsageError when labels are no classes."""
+    annotations = list(annotations)
+    first: dict[str, Annotation] = {}
+    for annotation in annotations:
+        first.setdefault(annotation.label, annotation)
+    for label, annotation in first.items():
+        if problem := _no_class(label, first):
+            raise UsageError(f"{annotation.line}: {problem}")
+    if len(first) == len(annotations) > TELLING:
         raise UsageError(
-            f"{shown(path)}: each of the {n} pictures would be a class of its own, as '{label}' in line {line.number}; "
-            "say which column holds the class: --label-column X"
+            f"{shown(annotations[0].path)}: each of the {len(first)} pictures would be a class of its own, as "
+            f"'{annotations[0].label}' in line {annotations[0].number}; say which column holds the class: "
+            "--label-column X"
         )
-    return _numbers(first)
+    if not all(map(NUMBER.fullmatch, first)):
+        return {label: label for label in first}, []
+    pointed = any("." in label for label in first)
+    notes = ["the labels are whole numbers with a point, as 3.0, and were read as 3"] if pointed else []
+    return {label: NUMBER.sub(r"\1", label) for label in first}, notes
 
 
-def _no_class(label: str) -> str | None:
-    """Why a label can't be a class."""
+def _no_class(label: str, labels: Iterable[str]) -> str | None:
+    """Why a label of these can't be a class."""
     if label.lower() in NOTHING:
-        return "says that there is none; leave the line out or write its class"
+        return f"the label '{label}' says that there is none; leave the line out or write its class"
     if BOXES.fullmatch(label) and len(label.split()) > 5:  # one class alone has become the label
-        return "has objects of several classes; a picture is trained with one: write a column with one class"
+        return f"'{label}' has objects of several classes; a picture is trained with one: write a column with one class"
     if NUMBERS.fullmatch(label):
-        return "holds several numbers; a picture is trained with one class"
+        return f"the label '{label}' holds several numbers; a picture is trained with one class"
     if CHECKSUM.fullmatch(label):
-        return "is a checksum and no class"
+        return f"the label '{label}' is a checksum and no class"
     if FRACTION.fullmatch(label) and not NUMBER.fullmatch(label):
-        return "is a number with a fraction and no class"
+        return f"the label '{label}' is a number with a fraction and no class"
+    for mark, test in (("|", any), (";", any), (",", all), (" ", all)):  # where | or ; stand, one label will do
+        parts = [part.strip() for part in label.split(mark)]
+        if len(parts) > 1 and test(part in labels for part in parts):
+            return (
+                f"'{label}' looks like several labels of one picture, as other pictures have "
+                f"{' and '.join(part for part in parts if part in labels)} alone; a picture is trained with one: "
+                "write one class"
+            )
     return None
 
 
-def _several(label: str, labels: Iterable[str]) -> list[str]:
-    """The labels that one label is made of, if it is; where | or ; stand, one that is a label itself will do."""
-    for mark, test in (("|", any), (";", any), (",", all), (" ", all)):
-        parts = [part.strip() for part in label.split(mark)]
-        if len(parts) > 1 and test(part in labels for part in parts):
-            return [part for part in parts if part in labels]
-    return []
-
-
-def _numbers(first: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """{label: class} with whole numbers written as such: 3.0 as 3."""
-    if not all(map(NUMBER.fullmatch, first)):
-        return {label: label for label in first}, []
-    classes = {label: NUMBER.sub(r"\1", label) for label in first}
-    pointed = any("." in label for label in first)
-    return classes, ["the labels are whole numbers with a point, as 3.0, and were read as 3"] if pointed else []
-
-
 def names_for(folder: Path, numbers: Sequence[str], lists: Sequence[Path]) -> tuple[dict[str, str], list[str]]:
-    """{number: name} from a file of names in a list's folder, where it fits these labels; and what is to be said.
+    """{number: name} from a file of names in a list's folder, where it fits these labels; and notes.
 
     lists: what is read as lists of pictures. A file fits when its lines begin with all these numbers, or are as many as
     the largest label (from 1, where no label is 0) or one more (from 0).
     """
-    read = {path.name: names for path in _name_files(folder, lists) if (names := _named(path, numbers)) is not None}
+    paths = [path for name in NAME_FILES if (path := folder / name).is_file() and path not in lists]
+    read = {path.name: names for path in paths if (names := _named(path, numbers)) is not None}
     fitting = {file: names for file, names in read.items() if names}
     notes = [
         f"{file} lies there too, but doesn't have a name for each label; not used"
@@ -164,10 +149,6 @@ def names_for(folder: Path, numbers: Sequence[str], lists: Sequence[Path]) -> tu
         return {}, notes
     file, names = next(iter(fitting.items()))
     return names, [*notes, f"the labels' names are {file}'s: {numbers[0]} is {names[numbers[0]]}, ..."]
-
-
-def _name_files(folder: Path, lists: Sequence[Path]) -> list[Path]:
-    return [path for name in NAME_FILES if (path := folder / name).is_file() and path not in lists]
 
 
 def _named(path: Path, numbers: Sequence[str]) -> dict[str, str] | None:

@@ -1,20 +1,19 @@
 """What is a listing of labelled pictures, and how is one of its files read?
 
-Every kind of source ends in the same `Source`: classes, entries in a fixed order, and what was
-left out with the reason.
-Who goes to `val` when nobody said is drawn here; which folder is the split and which the class: layout.py.
+Every kind of source ends in the same `Source`: classes, entries in a fixed order, and what was left out with the
+reason. Which pictures are held out when nobody said is sampled here; which folder is the split and which the class:
+layout.py.
 """
 
 import errno
 import itertools
 import os
 import re
-import stat
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +21,15 @@ from numpy.typing import NDArray
 from convnet.data.image_formats import SUFFIXES, BadPicture, not_read, sniff
 from convnet.errors import UsageError
 from convnet.io import rng
-from convnet.io.atomic import what_is
+from convnet.io.atomic import regular
 
 SPLITS = ("train", "val", "test")
 SPELLINGS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-    "dev": "val",
-    "eval": "val",
-    "evaluation": "val",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
+LIST_SUFFIXES = (".txt", ".csv", ".tsv")
 NUMBER = re.compile(r"-?[0-9]+")  # a class that is a whole number
 LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"))  # of systems
 SNIFFED = 32  # bytes of a file without a picture's extension that are looked at
@@ -46,6 +39,20 @@ EMPTY = "holds no pictures: it is no class"  # what a note says of a folder in a
 
 Reason = tuple[str, str]
 Parts = tuple[str, ...]
+Problem = tuple[Literal["skipped", "failed"], str]
+ReadAt = Callable[[int, int], bytes]  # (length, offset) -> bytes, fewer at the end
+
+
+class Place(NamedTuple):
+    """Where the bytes of a picture lie in a file; `packed` is what a zip needs to know besides."""
+
+    path: Path
+    offset: int
+    length: int
+    packed: tuple[int, ...] = ()
+
+
+IN_MEMORY = Place(Path(), 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +60,13 @@ class Entry:
     """One labelled picture of a source.
 
     `key` is unique in the source, '/'-separated and encodable in UTF-8; `split` is train, val or test; `label` indexes
-    the source's classes; `place` is the source's own; `stamp` changes when the content does (size and time of a file).
+    the source's classes; `stamp` changes when the content does (size and time of a file).
     """
 
     key: str
     split: str
     label: int
-    place: Any
+    place: Place
     stamp: str
 
     @property
@@ -69,6 +76,7 @@ class Entry:
 
 
 Reader = Callable[[Entry], bytes | NDArray[np.uint8]]
+ByteReader = Callable[[Entry], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +107,33 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file that was come across; `problem` says why it is no picture (skipped) or an unusable one (failed)."""
+class File:
+    """A file of a source; `problem` says why it is no picture (skipped) or an unusable one (failed)."""
 
     parts: Parts
-    place: Any
-    stamp: str
-    problem: tuple[Literal["skipped", "failed"], str] | None = None
+    place: Place | None = None
+    stamp: str = ""
+    problem: Problem | None = None
+
+    @property
+    def key(self) -> str:
+        """Its path as text."""
+        return "/".join(self.parts)
+
+    def entry(self, split: str = "train", label: int = 0) -> Entry:
+        """The file as a labelled picture."""
+        assert self.place is not None
+        return Entry(self.key, split, label, self.place, self.stamp)
+
+
+def skipped(parts: Parts, reason: str) -> File:
+    """A file that was never meant to be a picture of this source."""
+    return File(parts, problem=("skipped", reason))
+
+
+def failed(parts: Parts, reason: str) -> File:
+    """A file that was meant to be a picture and can't be used."""
+    return File(parts, problem=("failed", reason))
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -130,12 +158,12 @@ def numbering(classes: Sequence[str]) -> list[str]:
     return [f"the labels are numbers: {missing}output {place} is class {classes[place]}"]
 
 
-def finish(
-    where: Path,
+def make_source(
+    path: Path,
     kind: str,
     classes: tuple[str, ...],
     entries: list[Entry],
-    left_out: Iterable[Found],
+    left_out: Iterable[File],
     notes: Iterable[str],
     reader: Reader,
     name: str | None = None,
@@ -144,36 +172,62 @@ def finish(
 
     Raises: UsageError when there is nothing to train on.
     """
-    problems = sorted({("/".join(file.parts), *file.problem) for file in left_out if file.problem})
-    skipped = tuple((key, reason) for key, how, reason in problems if how == "skipped")
-    failed = tuple((key, reason) for key, how, reason in problems if how == "failed")
+    reasons: dict[str, list[Reason]] = {"skipped": [], "failed": []}
+    for key, (status, reason) in sorted({(file.key, file.problem) for file in left_out if file.problem}):
+        reasons[status].append((key, reason))
+    left = tuple(reasons["skipped"]), tuple(reasons["failed"])
     if not any(entry.split == "train" for entry in entries):
-        first = next(iter(failed or skipped), None)
+        first = next(iter(left[1] or left[0]), None)
         hint = f"; first of them {first[0]!r}: {first[1]}" if first else ""
         raise UsageError(
-            f"{shown(where)}: no pictures to train on ({len(skipped)} files skipped, {len(failed)} unusable{hint}); "
+            f"{shown(path)}: no pictures to train on ({len(left[0])} files skipped, {len(left[1])} unusable{hint}); "
             "a source needs pictures in class folders, with or without train/ and val/ above them"
         )
-    order = {part: number for number, part in enumerate(SPLITS)}
-    entries.sort(key=lambda entry: (order[entry.split], entry.label, entry.key))
-    return Source(
-        name or slug(where), kind, classes, entries, skipped, failed, None, (*notes, *numbering(classes)), reader
-    )
+    entries.sort(key=lambda entry: (SPLITS.index(entry.split), entry.label, entry.key))
+    return Source(name or slug(path), kind, classes, entries, *left, None, (*notes, *numbering(classes)), reader)
 
 
-def divided(source: Source, split: float, seed: int, into: str = "val") -> Source:
+def array_source(
+    name: str,
+    kind: str,
+    classes: tuple[str, ...],
+    splits: Mapping[str, tuple[NDArray[np.uint8], Iterable[int]]],
+    pixels_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    size: int | None,
+    skipped: Iterable[Reason],
+    notes: Iterable[str],
+) -> Source:
+    """The Source of arrays, {split: (pictures, labels)}; keys count: `train/00000`.
+
+    pixels_of: makes of a picture in its array one that is uint8 (H, W, 3).
+    """
+    arrays = {split: pictures for split, (pictures, _) in splits.items()}
+
+    def read(entry: Entry) -> NDArray[np.uint8]:
+        split, number = entry.key.split("/")
+        return np.ascontiguousarray(pixels_of(arrays[split][int(number)]))
+
+    entries = [
+        Entry(f"{split}/{n:05d}", split, label, IN_MEMORY, array_stamp(pictures[n]))
+        for split, (pictures, labels) in splits.items()
+        for n, label in enumerate(labels)
+    ]
+    return Source(name, kind, classes, entries, tuple(skipped), (), size, tuple(notes), read)
+
+
+def hold_out(source: Source, split: float, seed: int, into: str = "val") -> Source:
     """A source without splits with round(split * n) pictures of each class moved to `into`, at least 1 of 2.
 
-    Who moves depends on the seed, the class's name and the pictures' keys: not on the other classes. A source with
-    splits of its own stays as it is. Notes tell what was divided, and the classes that a split lacks.
-    Raises: UsageError when a source with splits of its own is to be divided into `test`.
+    Which pictures move depends on the seed, the class's name and the pictures' keys: not on the other classes. A source
+    with splits stays as it is. Notes tell what was held out, and the classes that a split lacks.
+    Raises: UsageError when pictures of a source with splits are to be moved to `test`.
     """
     splits = [part for part in SPLITS if any(entry.split == part for entry in source.entries)]
     entries, notes = list(source.entries), list(source.notes)
     if splits == ["train"] and split <= 0:
         notes.append("no validation pictures: the split is 0")
     elif splits == ["train"]:
-        moved = _drawn(source, split, seed)
+        moved = _sample(source, split, seed)
         entries = [replace(entry, split=into if entry.key in moved else "train") for entry in entries]
         entries.sort(key=lambda entry: SPLITS.index(entry.split))
         notes.append(f"split {100 * split:g} % of each class into {into} with seed {seed}")
@@ -184,55 +238,43 @@ def divided(source: Source, split: float, seed: int, into: str = "val") -> Sourc
     return replace(source, entries=entries, notes=(*notes, *_gaps(source.classes, entries)))
 
 
-def _drawn(source: Source, split: float, seed: int) -> set[str]:
+def _sample(source: Source, split: float, seed: int) -> set[str]:
     """The keys of round(split * n) pictures of each class, at least 1 of 2."""
     groups: dict[int, list[str]] = {}
     for entry in source.entries:
         groups.setdefault(entry.label, []).append(entry.key)
-    drawn: set[str] = set()
+    moved: set[str] = set()
     for label, keys in groups.items():
         n_moved = min(max(round(split * len(keys)), 1), len(keys) - 1)
         counters = np.array([rng.stream(key) for key in keys], np.uint64)
         numbers = rng.bits(seed, rng.stream("split"), rng.stream(source.classes[label]), counters)
-        drawn |= {key for _, key in sorted(zip(numbers.tolist(), keys, strict=True))[:n_moved]}
-    return drawn
+        moved |= {key for _, key in sorted(zip(numbers.tolist(), keys, strict=True))[:n_moved]}
+    return moved
 
 
 def read_entry(entry: Entry) -> bytes:
-    """The whole file of an entry whose place is a path."""
-    return read_file(entry.place, entry.stamp)
+    """The bytes of an entry; its stamp begins with that of the file they lie in. Raises: BadPicture."""
+    path, offset, length, _ = entry.place
+    return read_file(path, entry.stamp, offset, length)
 
 
-def read_piece(entry: Entry) -> bytes:
-    """The bytes of an entry whose place is (path, offset, length); its stamp begins with the whole file's."""
-    path, offset, length = entry.place
-    return read_file(path, ":".join(entry.stamp.split(":")[:2]), offset, length)
-
-
-def read_file(path: Path, stamp: str, offset: int = 0, length: int | None = None) -> bytes:
-    """A file (or a piece of it) that must still have this stamp before and after reading. Never waits on a fifo.
+def read_file(path: Path, stamp: str, offset: int, length: int) -> bytes:
+    """A piece of a file whose size and time are those in `stamp` before and after reading. Never waits on a fifo.
 
     Raises: BadPicture with the reason.
     """
+    stamp = ":".join(stamp.split(":")[:2])
+    if length > LARGEST:
+        raise BadPicture(f"{length:,} bytes are more than the {LARGEST:,} that one picture may have")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", buffering=0, opener=regular) as file:
+            before = os.fstat(file.fileno())
+            data = pread(file.fileno(), length, offset)
+            if stamp_of(before) != stamp or stamp_of(os.fstat(file.fileno())) != stamp or len(data) != length:
+                raise BadPicture("changed while it was read")
+            return data
     except OSError as error:
         raise BadPicture(reason_of(error)) from error
-    try:
-        before = os.fstat(handle)
-        if not stat.S_ISREG(before.st_mode):
-            raise BadPicture(f"not a regular file but {what_is(before.st_mode)}")
-        wanted = before.st_size if length is None else length
-        if wanted > LARGEST:
-            raise BadPicture(f"{wanted:,} bytes are more than the {LARGEST:,} that one picture may have")
-        data = pread(handle, wanted, offset)
-        if stamp_of(before) != stamp or stamp_of(os.fstat(handle)) != stamp or len(data) != wanted:
-            raise BadPicture("changed while it was read")
-        return data
-    except OSError as error:
-        raise BadPicture(reason_of(error)) from error
-    finally:
-        os.close(handle)
 
 
 def pread(handle: int, length: int, offset: int) -> bytes:
@@ -245,7 +287,7 @@ def pread(handle: int, length: int, offset: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def judge(name: str, head: Callable[[], bytes]) -> tuple[Literal["skipped"], str] | None:
+def judge(name: str, head: Callable[[], bytes]) -> Problem | None:
     """None for a regular file that is meant to be a picture, by its extension or by its first bytes; or why not."""
     if is_hidden(name):
         return "skipped", "hidden"
@@ -279,10 +321,21 @@ def shown(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def slug(where: Path) -> str:
+def first_few(names: Iterable[str], most: int = 5, text: Callable[[str], str] = repr) -> str:
+    """The first names for a sentence, and how many more there are."""
+    names = list(names)
+    return ", ".join(map(text, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def n_pictures(number: int) -> str:
+    """A number of pictures, in words."""
+    return f"{number:,} pictures" if number != 1 else "1 picture"
+
+
+def slug(path: Path) -> str:
     """A short name that is safe as a file's: `My flowers.tar.gz` -> `My-flowers`."""
     name = re.sub(
-        r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz|zip|txt|csv|tsv)$", "", shown(where.absolute().name), flags=re.I
+        r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz|zip|txt|csv|tsv)$", "", shown(path.absolute().name), flags=re.I
     )
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:64] or "pictures"
 
@@ -306,10 +359,10 @@ def _gaps(classes: Sequence[str], entries: Iterable[Entry]) -> list[str]:
     present: dict[str, set[int]] = {}
     for entry in entries:
         present.setdefault(entry.split, set()).add(entry.label)
-    notes: list[str] = []
-    for part in [part for part in SPLITS if part in present]:
-        missing = [name for label, name in enumerate(classes) if label not in present[part]]
+    notes = []
+    for split in sorted(present, key=SPLITS.index):
+        missing = [name for label, name in enumerate(classes) if label not in present[split]]
         if missing:
-            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            notes.append(f"{len(missing)} of {len(classes)} classes have no pictures in {part}: {some}")
+            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            notes.append(f"{len(missing)} of {len(classes)} classes have no pictures in {split}: {names}")
     return notes

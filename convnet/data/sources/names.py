@@ -15,18 +15,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from convnet.data.sources.listing import SPELLINGS, Found, has_picture_suffix, shown
+from convnet.data.sources.listing import SPELLINGS, File, has_picture_suffix, shown
 
 LEAVES = "its name leaves the folder; not read"
 MISSING = "in the list, but missing"
 DRIVE = re.compile(r"[A-Za-z]:/")
 
 
-class Names:
+class FileIndex:
     """The files below a folder, by every spelling that a list may have for them."""
 
-    def __init__(self, found: Iterable[Found], folder: Path) -> None:
-        self.files = {"/".join(file.parts): file for file in found}
+    def __init__(self, files: Iterable[File], folder: Path) -> None:
+        self.files = {file.key: file for file in files}
         self.roots = sorted({posixpath.abspath(shown(folder)), os.path.realpath(folder)})
         self._by_end: dict[int, dict[str, list[str]]] = {}
 
@@ -102,8 +102,8 @@ class Names:
     def _matches(self, path: str) -> list[str]:
         """The files whose path ends in `path`: those of its own spelling, else those without regard to case."""
         folded, last = _folded(path), _folded(posixpath.basename(path))
-        some = self._ending_in(path.count("/") + 1).get(folded, [])
-        whole = [key for key in some if _folded(posixpath.basename(key)) == last] or some
+        keys = self._ending_in(path.count("/") + 1).get(folded, [])
+        whole = [key for key in keys if _folded(posixpath.basename(key)) == last] or keys
         return [key for key in whole if _ends_in(key, path)] or whole
 
     def _ending_in(self, n_parts: int) -> dict[str, list[str]]:

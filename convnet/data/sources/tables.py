@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnet.data.sources.listing import SPELLINGS, has_picture_suffix, shown
-from convnet.errors import DataError
+from convnet.errors import DataError, UsageError
 from convnet.io.atomic import read, regular
 
 LARGEST = 1 << 28  # bytes of a list
@@ -28,20 +28,30 @@ Row = tuple[int, list[str]]  # the line's number from 1, and its fields without 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The lines of a text that are neither blank nor a comment at its top."""
+    """The lines of a text that are neither blank nor a comment at its top.
+
+    Shorter lines than the widest are filled up with empty fields; `first_width` is what the first had.
+    """
 
     path: Path
     rows: list[Row]
+    first_width: int = 0
 
     @property
     def width(self) -> int:
-        """The largest number of fields in a line."""
-        return max((len(row) for _, row in self.rows), default=0)
+        """The number of fields in each line."""
+        return len(self.rows[0][1]) if self.rows else 0
 
 
 def read_table(path: Path) -> Table:
-    """Every line of a text. Raises: DataError when it is no text, too large, or its quotes don't close."""
-    return _table(path, text_of(path))
+    """Every line of a text.
+
+    Raises: UsageError when it has none; DataError when it is no text, too large, or its quotes don't close.
+    """
+    table = _table(path, text_of(path))
+    if not table.rows:
+        raise UsageError(f"{shown(path)} is empty; each line must hold a name and a class")
+    return table
 
 
 def text_of(path: Path) -> str:
@@ -77,17 +87,18 @@ def _decoded(path: Path, data: bytes) -> str:
 
 
 def _table(path: Path, text: str) -> Table:
-    lines = list(enumerate(io.StringIO(text, newline=None), 1))
-    top = itertools.takewhile(lambda line: _says_nothing(line[1]), lines)
-    first = len(list(top))
-    if first == len(lines):
+    lines = list(io.StringIO(text, newline=None))
+    top = len(list(itertools.takewhile(_says_nothing, lines)))
+    if top == len(lines):
         return Table(path, [])
-    excel = re.fullmatch(r"sep=(.)\s*", lines[first][1], re.IGNORECASE)
-    marks = [excel[1]] if excel else [mark for mark in MARKS if mark in lines[first][1]]
-    body = [line for _, line in lines[first + bool(excel) :]]
-    best = max([*marks, None], key=lambda mark: _score(body[:SAMPLE], mark, path))  # of equals the first
-    offset = first + bool(excel)
-    return Table(path, [(offset + number, row) for number, row in _read(body, best, path)])
+    excel = re.fullmatch(r"sep=(.)\s*", lines[top], re.IGNORECASE)
+    marks = [excel[1]] if excel else [mark for mark in MARKS if mark in lines[top]]
+    top += bool(excel)
+    best = max([*marks, None], key=lambda mark: _score(lines[top : top + SAMPLE], mark, path))  # of equals the first
+    rows = list(_read(lines[top:], best, path))
+    width = max((len(row) for _, row in rows), default=0)
+    first_width = len(rows[0][1]) if rows else 0
+    return Table(path, [(top + number, row + [""] * (width - len(row))) for number, row in rows], first_width)
 
 
 def _read(lines: list[str], mark: str | None, path: Path) -> Iterable[Row]:

@@ -7,6 +7,7 @@ after it can't be known.
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import stat
@@ -14,10 +15,23 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
-from convnet.data.sources.listing import SNIFFED, Found, Parts, is_hidden, judge, pread, shown, stamp_of
+from convnet.data.sources.listing import (
+    SNIFFED,
+    File,
+    Parts,
+    Place,
+    Problem,
+    ReadAt,
+    is_hidden,
+    judge,
+    pread,
+    shown,
+    stamp_of,
+)
 from convnet.errors import DataError
 from convnet.io import atomic
 from convnet.io.atomic import CHUNK, lock, regular
@@ -35,8 +49,7 @@ KINDS = {
 }
 NAMING = (b"L", b"K", b"x", b"g")  # headers that describe the next member
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
-
-Reader = Callable[[int, int], bytes]  # (length, offset) -> bytes, fewer at the end
+OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,43 +69,42 @@ class Member:
 
 def is_tar(head: bytes) -> bool:
     """Whether a file that begins with these bytes (512) is a tar, plain or compressed."""
-    return packing(head) is not None or _checksum_fits(head)
+    return compression(head) is not None or _checksum_fits(head)
 
 
-def packing(head: bytes) -> str | None:
-    """How a file is compressed: gzip, bzip2, xz or not."""
+def compression(head: bytes) -> str | None:
+    """The compression of a file that begins with these bytes: gzip, bzip2, xz or none."""
     return next((name for start, name in PACKED.items() if head.startswith(start)), None)
 
 
-def list_tar(path: Path, name: str) -> tuple[list[Found], list[Parts]]:
+def list_tar(path: Path, name: str | None = None) -> tuple[list[File], list[Parts]]:
     """The files and folders of a plain tar; `name` is what errors call it.
 
     Raises: DataError when it is damaged.
     """
     with open(path, "rb", opener=regular) as file:
         status = os.fstat(file.fileno())
-
-        def read(length: int, offset: int) -> bytes:
-            return pread(file.fileno(), length, offset)
-
-        members = list(tar_members(read, 0, status.st_size, name))
-        return sort_members(members, path, stamp_of(status), head_by(read))
+        read = partial(pread, file.fileno())
+        return list_nested(read, 0, status.st_size, name or shown(path), path, stamp_of(status))
 
 
-def head_by(read: Reader) -> Callable[[Member], bytes]:
-    """A function that reads the first bytes of a member."""
-    return lambda member: read(min(SNIFFED, member.length), member.offset)
+def list_nested(
+    read: ReadAt, start: int, end: int, name: str, path: Path, stamp: str
+) -> tuple[list[File], list[Parts]]:
+    """The files and folders of a tar that lies at start .. end of the file at `path`."""
+    members = list(tar_members(read, start, end, name))
+    return sort_members(members, path, stamp, lambda member: read(min(SNIFFED, member.length), member.offset))
 
 
 def sort_members(
     members: list[Member], path: Path, stamp: str, head: Callable[[Member], bytes], what: str = "tar"
-) -> tuple[list[Found], list[Parts]]:
-    """Members of a tar or a zip as files found, each usable, skipped or failed, and the folders among them."""
-    found: list[Found] = []
+) -> tuple[list[File], list[Parts]]:
+    """Members of a tar or a zip as files, each usable, skipped or failed, and the folders among them."""
+    files: list[File] = []
     folders: list[Parts] = []
-    taken: dict[str, int] = {}
+    count: dict[str, int] = {}
     for member in members:
-        text = _clean(member.name)
+        text = shown(member.name).replace("\0", "\\x00")
         parts = tuple(part for part in text.split("/") if part not in ("", "."))
         problem = _problem(member, text, parts, what)
         if problem is None and member.kind == b"5":
@@ -100,19 +112,21 @@ def sort_members(
                 folders.append(parts)
             continue
         key = "/".join(parts) or "(no name)"
-        taken[key] = taken.get(key, 0) + 1
-        if taken[key] > 1:
+        count[key] = count.get(key, 0) + 1
+        if count[key] > 1:
             problem = ("failed", f"duplicate name in the {what}")
-            parts = (*parts[:-1], f"{key.rsplit('/', 1)[-1]} (number {taken[key]})")
+            parts = (*parts[:-1], f"{key.rsplit('/', 1)[-1]} (number {count[key]})")
+        if problem is None and any(map(is_hidden, parts)):
+            problem = ("skipped", "hidden")
         if problem is None:
-            problem = _judge(member, parts, head)
-        place = (path, member.offset, member.length, *member.packed)
-        here = ":".join(map(str, place[1:]))
-        found.append(Found(parts or (key,), place, f"{stamp}:{here}", problem))
-    return found, folders
+            problem = judge(parts[-1], partial(head, member))
+        stamps = stamp, member.offset, member.length, *member.packed
+        place = Place(path, member.offset, member.length, member.packed)
+        files.append(File(parts or (key,), place, ":".join(map(str, stamps)), problem))
+    return files, folders
 
 
-def _problem(member: Member, text: str, parts: Parts, what: str) -> tuple[Literal["skipped", "failed"], str] | None:
+def _problem(member: Member, text: str, parts: Parts, what: str) -> Problem | None:
     if text.startswith("/"):
         return "failed", "an absolute name; not read"
     if ".." in parts:
@@ -124,15 +138,7 @@ def _problem(member: Member, text: str, parts: Parts, what: str) -> tuple[Litera
     return ("failed", member.problem) if member.problem else None
 
 
-def _judge(
-    member: Member, parts: Parts, head: Callable[[Member], bytes]
-) -> tuple[Literal["skipped", "failed"], str] | None:
-    if any(map(is_hidden, parts)):
-        return "skipped", "hidden"
-    return judge(parts[-1], lambda: head(member))
-
-
-def tar_members(read: Reader, start: int, end: int, name: str) -> Iterator[Member]:
+def tar_members(read: ReadAt, start: int, end: int, name: str) -> Iterator[Member]:
     """The members of a tar that lies at start .. end of what `read` reads; memory is bounded whatever it claims.
 
     Raises: DataError when a header is damaged or the tar is cut short.
@@ -165,8 +171,8 @@ def tar_members(read: Reader, start: int, end: int, name: str) -> Iterator[Membe
     raise DataError(f"{name} is cut short: it has no end mark; get it again")
 
 
-def _extra(kind: bytes, read: Reader, length: int, offset: int, name: str) -> dict[str, bytes]:
-    """What a header that only describes the next member says."""
+def _extra(kind: bytes, read: ReadAt, length: int, offset: int, name: str) -> dict[str, bytes]:
+    """The fields of a header that only describes the next member."""
     if length > LONGEST:
         raise DataError(f"{name} is damaged: a name of {length:,} bytes at byte {offset:,}")
     body = read(length, offset)
@@ -185,7 +191,7 @@ def _member(header: bytes, kind: bytes, extra: dict[str, bytes], offset: int, le
     return Member(os.fsdecode(path), kind, offset, length)
 
 
-def _after_sparse_map(read: Reader, header: bytes, offset: int) -> int:
+def _after_sparse_map(read: ReadAt, header: bytes, offset: int) -> int:
     """Where the bytes of a sparse member begin: its map goes on while the last block says so."""
     more = header[482:483] not in (b"", b"\0")
     while more:
@@ -245,49 +251,39 @@ def _pax(body: bytes, name: str, place: int) -> dict[str, bytes]:
     return records
 
 
-def _clean(name: str) -> str:
-    return shown(name).replace("\0", "\\x00")
-
-
-def unpack(where: Path, how: str, target: Path) -> Path:
+def unpack(path: Path, kind: str, target: Path) -> Path:
     """Decompresses a tar to `target`, anew each time: one that lies there already may be damaged. It bears the
     original's time.
 
     Raises: DataError when it is damaged, no tar, or grows beyond all measure; DiskError when the disk is full;
     UsageError when another process unpacks it.
     """
-    status = where.stat()
+    status = path.stat()
     limit = SWELLING * status.st_size + (64 << 20)
     with lock(target, "unpacking", is_folder=False), atomic.atomic(target) as copy:
         try:
-            with _decompressor(where, how) as source:
-                _copy(source, copy, limit, where)
+            with OPENERS[kind](path) as source:
+                _copy(source, copy, limit, path)
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise DataError(f"{shown(where)} is damaged or cut short ({error}); get it again") from error
+            raise DataError(f"{shown(path)} is damaged or cut short ({error}); get it again") from error
         copy.flush()
         os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
         os.utime(copy.fileno(), ns=(status.st_mtime_ns, status.st_mtime_ns))  # before anybody sees it
     return target
 
 
-def _copy(source: IO[bytes], copy: IO[bytes], limit: int, where: Path) -> None:
+def _copy(source: io.BufferedIOBase, copy: IO[bytes], limit: int, path: Path) -> None:
     n_bytes = 0
     while True:
         try:
             piece = source.read(CHUNK)
         except OSError as error:  # bz2 raises it for bad data; the copy's own are DiskErrors
-            raise DataError(f"{shown(where)} is damaged ({error}); get it again") from error
+            raise DataError(f"{shown(path)} is damaged ({error}); get it again") from error
         if not piece:
             return
         if n_bytes == 0 and not _checksum_fits(piece[:BLOCK]):
-            raise DataError(f"{shown(where)} is compressed, but holds no tar")
+            raise DataError(f"{shown(path)} is compressed, but holds no tar")
         n_bytes += len(piece)
         if n_bytes > limit:
-            raise DataError(f"{shown(where)} grows more than {SWELLING} times when unpacked: a decompression bomb?")
+            raise DataError(f"{shown(path)} grows more than {SWELLING} times when unpacked: a decompression bomb?")
         copy.write(piece)
-
-
-def _decompressor(where: Path, how: str) -> IO[bytes]:
-    opener: dict[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-    stream: IO[bytes] = opener[how](where)
-    return stream

@@ -3,27 +3,28 @@
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from convnet.data.image_formats import BadPicture
-from convnet.data.sources.listing import SPELLINGS, Entry, Found, Parts
+from convnet.data.sources.listing import SPELLINGS, ByteReader, File, Parts
 
 NEUTRAL = frozenset(("data", "dataset", "image", "images", "img", "imgs", "jpg", "jpegimages", "photos", "pictures"))
 UNLABELLED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "unknown"))
-NAMED = 5  # names in a sentence
 LONGEST_TEXT = 1 << 28  # bytes of a text that comes with a published data set
+
+by_parts = attrgetter("parts")  # in this order all files below a folder follow each other
 
 
 @dataclass
 class Tree:
-    """All files and folders below `where`; `read` gives the bytes of an entry of this kind of source."""
+    """All files and folders below `root`; `read` gives the bytes of an entry of this kind of source."""
 
-    files: list[Found]
-    where: Path
-    read: Callable[[Entry], Any]
+    files: list[File]
+    root: Path
+    read: ByteReader
     pictures: Counter[Parts] = field(default_factory=Counter)  # meant to be pictures, at any depth below a folder
     direct: Counter[Parts] = field(default_factory=Counter)  # ... that lie in the folder itself
     inside: dict[Parts, list[str]] = field(default_factory=dict)  # the names of the folders in a folder
@@ -32,38 +33,38 @@ class Tree:
         """The folders in a folder that have pictures at some depth."""
         return [name for name in self.inside.get(folder, []) if self.pictures[(*folder, name)]]
 
-    def all_below(self, folder: Parts) -> Iterator[Found]:
+    def all_below(self, folder: Parts) -> Iterator[File]:
         """The files at any depth below a folder."""
-        for k in range(bisect_left(self.files, folder, key=parts_of), len(self.files)):
+        for k in range(bisect_left(self.files, folder, key=by_parts), len(self.files)):
             if self.files[k].parts[: len(folder)] != folder:
                 return
             yield self.files[k]
 
-    def below(self, folder: Parts) -> Iterator[Found]:
+    def below(self, folder: Parts) -> Iterator[File]:
         """What was meant to be a picture at any depth below a folder."""
-        return filter(is_meant, self.all_below(folder))
+        return filter(is_picture, self.all_below(folder))
 
     def text(self, *parts: str) -> str | None:
         """The text at a path, or None when there is none that can be read."""
         file = next(self.all_below(parts), None)
-        if file is None or file.place is None or _bytes(file) > LONGEST_TEXT:
+        if file is None or file.place is None or file.place.length > LONGEST_TEXT:
             return None
         try:
-            data: bytes = self.read(Entry("/".join(parts), "train", 0, file.place, file.stamp))
+            data = self.read(file.entry())
         except BadPicture:
             return None
         return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "backslashreplace")
 
 
-def tree_of(found: Iterable[Found], folders: Iterable[Parts], where: Path, read: Callable[[Entry], Any]) -> Tree:
+def tree_of(files: Iterable[File], folders: Iterable[Parts], root: Path, read: ByteReader) -> Tree:
     """The tree of these files and folders."""
-    tree = Tree(sorted(found, key=parts_of), where, read)
+    tree = Tree(sorted(files, key=by_parts), root, read)
     every = {folder[:end] for folder in folders for end in range(1, len(folder) + 1)}
     for file in tree.files:
         if ".." in file.parts:
             continue  # of a wicked tar: it lies nowhere
         every |= {file.parts[:end] for end in range(1, len(file.parts))}
-        if is_meant(file):
+        if is_picture(file):
             tree.pictures.update(file.parts[:end] for end in range(len(file.parts)))
             tree.direct[file.parts[:-1]] += 1
     for folder in sorted(every):
@@ -71,12 +72,7 @@ def tree_of(found: Iterable[Found], folders: Iterable[Parts], where: Path, read:
     return tree
 
 
-def parts_of(file: Found) -> Parts:
-    """What files are sorted by: all below a folder follow each other."""
-    return file.parts
-
-
-def is_meant(file: Found) -> bool:
+def is_picture(file: File) -> bool:
     """Whether a file is a picture, or was meant to be one."""
     return file.problem is None or file.problem[0] == "failed"
 
@@ -86,19 +82,3 @@ def split_word(name: str) -> str | None:
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     splits = {SPELLINGS[word] for word in (word.removesuffix("set") for word in words) if word in SPELLINGS}
     return splits.pop() if len(splits) == 1 else None
-
-
-def n_pictures(number: int) -> str:
-    """A number of pictures, in words."""
-    return f"{number:,} pictures" if number != 1 else "1 picture"
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    return ", ".join(map(repr, names[:NAMED])) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-
-
-def _bytes(file: Found) -> int:
-    """The length of a file or of a member, as its stamp tells it."""
-    return file.place[2] if isinstance(file.place, tuple) else int(file.stamp.split(":")[0] or 0)

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 from convnet.data.image_formats import BadPicture
-from convnet.data.sources.listing import LARGEST, SNIFFED, Entry, Found, Parts, pread, read_file, shown, stamp_of
+from convnet.data.sources.listing import LARGEST, SNIFFED, Entry, File, Parts, pread, read_file, shown, stamp_of
 from convnet.data.sources.tars import SWELLING, Member, sort_members
 from convnet.errors import DataError
 from convnet.io.atomic import regular
@@ -29,7 +29,7 @@ def is_zip(head: bytes) -> bool:
     return head.startswith((b"PK\3\4", b"PK\5\6"))
 
 
-def list_zip(path: Path) -> tuple[list[Found], list[Parts]]:
+def list_zip(path: Path) -> tuple[list[File], list[Parts]]:
     """The files and folders of a zip.
 
     Raises: DataError when it is damaged, encrypted or its members overlap.
@@ -50,14 +50,13 @@ def list_zip(path: Path) -> tuple[list[Found], list[Parts]]:
 
 
 def read_zipped(entry: Entry) -> bytes:
-    """The bytes of an entry whose place is (path, offset of its header, length, packed length, method, CRC).
+    """The bytes of an entry; its place has the offset of its header, and packed length, method and CRC.
 
     Raises: BadPicture when it has changed or is damaged.
     """
-    path, offset, length, packed, method, crc = entry.place
-    stamp = ":".join(entry.stamp.split(":")[:2])
-    header = read_file(path, stamp, offset, HEADER)
-    data = read_file(path, stamp, offset + _before_data(header), packed)
+    path, offset, length, (n_packed, method, crc) = entry.place
+    header = read_file(path, entry.stamp, offset, HEADER)
+    data = read_file(path, entry.stamp, offset + _before_data(header), n_packed)
     try:
         if method == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length + 1)

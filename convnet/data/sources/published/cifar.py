@@ -14,12 +14,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet.data.sources.listing import Entry, Source, array_stamp, shown
+from convnet.data.sources.listing import Source, array_source, shown
 from convnet.data.sources.published.pickles import Array, read_pickle
 from convnet.errors import DataError, UsageError
 from convnet.io.atomic import read
@@ -27,9 +26,12 @@ from convnet.io.atomic import read
 SIDE = 32  # pixels
 PIXELS = 3 * SIDE * SIDE  # bytes of one picture
 PUBLISHED = {10: 10_000, 100: 50_000}  # pictures of one training file
+META = {".bin": {10: "batches.meta.txt", 100: "fine_label_names.txt"}, "": {10: "batches.meta", 100: "meta"}}
 LARGEST = 1 << 30  # bytes of one file
 FOLDERS = ("cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python")
 ARCHIVE = re.compile(r"cifar-100?-(python|binary)\.(tar\.gz|tgz|tar)", re.I)  # as they are published
+
+Batch = tuple[NDArray[np.uint8], list[int]]  # pixels (N, 3072) and labels
 
 
 def is_cifar(names: Iterable[str]) -> bool:
@@ -39,12 +41,12 @@ def is_cifar(names: Iterable[str]) -> bool:
     return batches or {"train.bin", "test.bin"} <= there or {"train", "test", "meta"} <= there
 
 
-def cifar_folders(where: Path, names: list[str]) -> list[Path]:
+def cifar_folders(root: Path, names: list[str]) -> list[Path]:
     """CIFAR's folders and archives as published, in a folder with these names; one that is unpacked counts once."""
-    inside = [name for name in FOLDERS if name in names and (where / name).is_dir()]
-    packed = [name for name in sorted(names) if ARCHIVE.fullmatch(name) and (where / name).is_file()]
+    inside = [name for name in FOLDERS if name in names and (root / name).is_dir()]
+    packed = [name for name in sorted(names) if ARCHIVE.fullmatch(name) and (root / name).is_file()]
     unpacked = {_stem(name) for name in inside}
-    return [where / name for name in [*inside, *(name for name in packed if _stem(name) not in unpacked)]]
+    return [root / name for name in [*inside, *(name for name in packed if _stem(name) not in unpacked)]]
 
 
 def _stem(name: str) -> str:
@@ -52,142 +54,107 @@ def _stem(name: str) -> str:
     return re.sub(r"cifar-(100?)-(?:batches-)?(py|bin).*", r"\1 \2", name.lower())
 
 
-def open_cifar(where: Path) -> Source:
+def open_cifar(root: Path) -> Source:
     """The source of a folder of CIFAR files; see `cifar_of`."""
-    return cifar_of({name: partial(read, where / name, LARGEST) for name in os.listdir(where)}, where)
+    return cifar_of({name: partial(read, root / name, LARGEST) for name in os.listdir(root)}, root)
 
 
-def cifar_of(files: Mapping[str, Callable[[], bytes]], where: Path) -> Source:
-    """The source of CIFAR's files, by their names; `where` is the folder or archive that holds them.
+def cifar_of(files: Mapping[str, Callable[[], bytes]], path: Path) -> Source:
+    """The source of CIFAR's files, by their names; `path` is the folder or archive that holds them.
 
     Raises: UsageError when a file is missing; DataError when one is damaged.
     """
     names = sorted(files)
-    binary = any(name.endswith(".bin") for name in names)
-    hundred, parts = _files(names, ".bin" if binary else "")
-    if not parts["train"]:
-        raise UsageError(f"{shown(where)}: CIFAR's training file is missing; put it there")
-    meta = _meta_name(hundred, binary)
-    classes = _classes(files[meta](), where / meta, hundred, binary) if meta in names else ()
-    notes = [] if classes else [f"{meta} is missing: the classes are named by their numbers"]
-    n_classes = len(classes) or (100 if hundred else 10)
-    arrays, entries = _arrays(files, parts, where, hundred, n_classes, _binary if binary else _python)
-    if "test" not in arrays:
-        notes.append("there is no test split: its file is missing")
-    used = {*parts["train"], *parts["test"], meta}
-    skipped = tuple((shown(name), "not a CIFAR batch") for name in names if name not in used)
-
-    def picture(entry: Entry) -> NDArray[np.uint8]:
-        part, number = entry.place
-        planes = arrays[part][number].reshape(3, SIDE, SIDE)
-        return np.ascontiguousarray(planes.transpose(1, 2, 0))
-
-    kind = f"CIFAR-{100 if hundred else 10}, {'binary' if binary else 'python batches'}"
-    classes = classes or tuple(str(label) for label in range(n_classes))
-    name = "cifar100" if hundred else "cifar10"
-    return Source(name, kind, classes, entries, skipped, (), SIDE, tuple(notes), picture)
-
-
-Batch = tuple[NDArray[np.uint8], list[int]]  # pixels (N, 3072) and labels
-
-
-def _arrays(
-    files: Mapping[str, Callable[[], bytes]],
-    parts: dict[str, list[str]],
-    where: Path,
-    hundred: bool,
-    n_classes: int,
-    read: Callable[[bytes, Path, bool, int], Batch],
-) -> tuple[dict[str, NDArray[np.uint8]], list[Entry]]:
-    """The pixels (N, 3072) of each split, its batches one after the other, and the entries."""
-    arrays: dict[str, NDArray[np.uint8]] = {}
-    entries: list[Entry] = []
-    for part in [part for part, group in parts.items() if group]:
-        batches = [read(files[name](), where / name, hundred, n_classes) for name in parts[part]]
-        arrays[part] = np.concatenate([pixels for pixels, _ in batches]) if len(batches) > 1 else batches[0][0]
-        labels = [label for _, group in batches for label in group]
-        entries += [
-            Entry(f"{part}/{n:05d}", part, label, (part, n), array_stamp(arrays[part][n]))
-            for n, label in enumerate(labels)
-        ]
-    return arrays, entries
-
-
-def _files(names: list[str], end: str) -> tuple[bool, dict[str, list[str]]]:
-    """Whether it is CIFAR-100, and the files of each split that are there, in order."""
+    end = ".bin" if any(name.endswith(".bin") for name in names) else ""
     batches = [name for name in names if re.fullmatch(rf"data_batch_\d+{re.escape(end)}", name)]
     batches.sort(key=lambda name: int(name.removesuffix(end).rsplit("_", 1)[1]))
-    if batches:
-        return False, {"train": batches, "test": [name for name in names if name == f"test_batch{end}"]}
-    return True, {part: [name for name in names if name == f"{part}{end}"] for part in ("train", "test")}
-
-
-def _meta_name(hundred: bool, binary: bool) -> str:
-    if binary:
-        return "fine_label_names.txt" if hundred else "batches.meta.txt"
-    return "meta" if hundred else "batches.meta"
-
-
-def _classes(data: bytes, path: Path, hundred: bool, binary: bool) -> tuple[str, ...]:
-    """The names of the classes, in the order of their labels."""
-    if binary:
-        names: Any = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+    kind, test = (10, f"test_batch{end}") if batches else (100, f"test{end}")
+    train = batches or [name for name in names if name == f"train{end}"]
+    if not train:
+        raise UsageError(f"{shown(path)}: CIFAR's training file is missing; put it there")
+    meta, notes = META[end][kind], []
+    if meta in files:
+        classes = _classes(files[meta](), path / meta, kind, end)
     else:
-        names = _item(_table(path, data), "fine_label_names" if hundred else "label_names", path)
-        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in _list(names, path)]
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        classes = tuple(str(label) for label in range(kind))
+        notes.append(f"{meta} is missing: the classes are named by their numbers")
+    if test not in files:
+        notes.append("there is no test split: its file is missing")
+    splits = {}
+    for split, group in {"train": train, "test": [test] if test in files else []}.items():
+        parts = [(_binary if end else _python)(files[name](), path / name, kind, len(classes)) for name in group]
+        if parts:
+            pixels = parts[0][0] if len(parts) == 1 else np.concatenate([pixels for pixels, _ in parts])
+            splits[split] = pixels, [label for _, labels in parts for label in labels]
+    skipped = [(shown(name), "not a CIFAR batch") for name in names if name not in (*train, test, meta)]
+    title = f"CIFAR-{kind}, {'binary' if end else 'python batches'}"
+    return array_source(f"cifar{kind}", title, classes, splits, _from_planes, SIDE, skipped, notes)
+
+
+def _from_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return planes.reshape(3, SIDE, SIDE).transpose(1, 2, 0)
+
+
+def _classes(data: bytes, path: Path, kind: int, end: str) -> tuple[str, ...]:
+    """The names of the classes, in the order of their labels."""
+    if end:
+        names: list[object] = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+    else:
+        values = _values(read_pickle(data, shown(path)), "fine_label_names" if kind == 100 else "label_names", path)
+        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in values]
+    texts = [name.encode("utf-8", "backslashreplace").decode() for name in names if isinstance(name, str)]
+    if not names or len(texts) < len(names) or len(set(names)) < len(names):
         raise DataError(f"{shown(path)}: no list of different class names; get it again")
-    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
+    return tuple(texts)
 
 
-def _binary(data: bytes, path: Path, hundred: bool, n_classes: int) -> Batch:
-    record = PIXELS + (2 if hundred else 1)
+def _binary(data: bytes, path: Path, kind: int, n_classes: int) -> Batch:
+    record = PIXELS + (2 if kind == 100 else 1)
     if not data or len(data) % record:
-        whole = record * PUBLISHED[100 if hundred else 10]
         raise DataError(
             f"{shown(path)}: {len(data):,} bytes are not a multiple of {record:,} (a published training file has "
-            f"{whole:,}); get it again"
+            f"{record * PUBLISHED[kind]:,}); get it again"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     return rows[:, record - PIXELS :], _checked(rows[:, record - PIXELS - 1].tolist(), n_classes, path)
 
 
-def _python(data: bytes, path: Path, hundred: bool, n_classes: int) -> Batch:
-    table = _table(path, data)
-    labels = _list(_item(table, "fine_labels" if hundred else "labels", path), path)
+def _python(data: bytes, path: Path, kind: int, n_classes: int) -> Batch:
+    table = read_pickle(data, shown(path))
+    labels = _values(table, "fine_labels" if kind == 100 else "labels", path)
     array = _item(table, "data", path)
-    pixels = array.numpy() if isinstance(array, Array) else None
-    if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (len(labels), PIXELS) or not labels:
-        found = f"{pixels.dtype} {pixels.shape}" if pixels is not None else type(array).__name__
-        raise DataError(f"{shown(path)}: data is {found}, but must be uint8 ({len(labels)}, {PIXELS}); get it again")
-    return pixels, _checked(labels, n_classes, path)
+    if not isinstance(array, Array) or array.dtype[-2:] != "u1" or array.shape != (len(labels), PIXELS) or not labels:
+        what = f"{np.dtype(array.dtype)} {array.shape}" if isinstance(array, Array) else type(array).__name__
+        raise DataError(f"{shown(path)}: data is {what}, but must be uint8 ({len(labels)}, {PIXELS}); get it again")
+    return array.numpy().astype(np.uint8, copy=False), _checked(labels, n_classes, path)
 
 
-def _checked(labels: list[Any], n_classes: int, path: Path) -> list[int]:
-    for number, label in enumerate(labels):
+def _checked(labels: list[object], n_classes: int, path: Path) -> list[int]:
+    """The labels, each from 0 to below n_classes."""
+    numbers = []
+    for n, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < n_classes:
             what = str(label)[:20] if type(label) is int and label.bit_length() < 64 else type(label).__name__
-            raise DataError(f"{shown(path)}: picture {number} has the label {what}, but there are {n_classes} classes")
-    return labels
+            raise DataError(f"{shown(path)}: picture {n} has the label {what}, but there are {n_classes} classes")
+        numbers.append(label)
+    return numbers
 
 
-def _table(path: Path, data: bytes) -> dict[Any, Any]:
-    table = read_pickle(data, shown(path))
+def _item(table: object, key: str, path: Path) -> object:
+    """What a python batch has under a name."""
     if not isinstance(table, dict):
         raise DataError(f"{shown(path)}: holds no table, but {type(table).__name__}")
-    return table
-
-
-def _item(table: dict[Any, Any], key: str, path: Path) -> Any:
     for name in (key, key.encode()):
         if name in table:
             return table[name]
     raise DataError(f"{shown(path)}: has no '{key}'; is it a CIFAR batch?")
 
 
-def _list(value: Any, path: Path) -> list[Any]:
+def _values(table: object, key: str, path: Path) -> list[object]:
+    """The list that a python batch has under a name."""
+    value = _item(table, key, path)
     if isinstance(value, Array):
         return list(value.numpy().ravel().tolist())
     if not isinstance(value, list | tuple):
-        raise DataError(f"{shown(path)}: a list is expected, {type(value).__name__} found")
+        raise DataError(f"{shown(path)}: a list is expected, but it has {type(value).__name__}")
     return list(value)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from convnet.data.sources.listing import shown
+from convnet.data.sources.listing import LIST_SUFFIXES, shown
 from convnet.data.sources.published.matfile import read_tables
 from convnet.data.sources.tars import tar_members
 from convnet.errors import DataError, UsageError
@@ -29,7 +29,6 @@ SYNSETS = ("synsets.txt", "LOC_synset_mapping.txt")
 DEVKIT = re.compile(r"(ILSVRC20\d\d_)?(devkit|development_kit)[-\w.]*?(?P<packed>\.tar\.gz|\.tgz)?", re.I)
 WNID = re.compile(r"n\d{8}")
 PICTURE = re.compile(r"ILSVRC(?P<year>20\d\d)_(?P<part>val|test)_(?P<number>\d{8})(?P<end>\.(?:JPEG|jpe?g))?", re.I)
-SUFFIXES = (".txt", ".csv", ".tsv")
 LARGEST = 1 << 26  # bytes of a text, of meta.mat, of the unpacked devkit
 TEST_IS_PUBLISHED = ("2010",)  # years whose test pictures have published labels
 
@@ -37,7 +36,7 @@ Files = dict[str, Callable[[], bytes]]
 
 
 def ground_truth(
-    where: Path, folders: list[Path], year: str, part: str, classes: tuple[str, ...]
+    path: Path, folders: list[Path], year: str, part: str, classes: tuple[str, ...]
 ) -> tuple[dict[int, str], str] | None:
     """{number of a picture: wnid} of a split, and a note on where it is from; None where no labels were published.
 
@@ -45,8 +44,11 @@ def ground_truth(
     """
     files = _files(folders)
     for name in sorted(files):
-        is_list = name.lower().endswith(SUFFIXES) and name not in (*SYNSETS, *(t.format(year) for t in TRUTHS.values()))
-        if is_list and (truth := _listed(files, name, where, year, part, classes)):
+        is_list = name.lower().endswith(LIST_SUFFIXES) and name not in (
+            *SYNSETS,
+            *(t.format(year) for t in TRUTHS.values()),
+        )
+        if is_list and (truth := _listed(files, name, path, year, part, classes)):
             return truth, f"{part} labels from {shown(name)}"
     name = TRUTHS[part].format(year)
     kit = KITS.get(year, f"ILSVRC{year}_devkit.tar.gz")
@@ -54,17 +56,17 @@ def ground_truth(
     if name not in files:
         if part == "test" and year not in TEST_IS_PUBLISHED:
             return None
-        raise UsageError(f"{shown(where)} has {part} pictures but no ground truth ({name}); {ask}")
-    wnids, source = _numbered(files, where, year)
+        raise UsageError(f"{shown(path)} has {part} pictures but no ground truth ({name}); {ask}")
+    wnids, source = _numbered(files, path, year)
     if not wnids:
         raise UsageError(
-            f"{shown(where)}: {name} holds numbers that are not in wnid order, and {META}, which says what they are, "
+            f"{shown(path)}: {name} holds numbers that are not in wnid order, and {META}, which says what they are, "
             f"is missing; {ask}"
         )
     truth = {}
     for number, word in enumerate(files[name]().split(), 1):
         if not word.isdigit() or len(word) > 9 or int(word) not in wnids:
-            raise DataError(f"{shown(where)}: {name}, line {number}: {word[:20]!r} is not a number of {source}")
+            raise DataError(f"{shown(path)}: {name}, line {number}: {word[:20]!r} is not a number of {source}")
         truth[number] = wnids[int(word)]
     return truth, f"{part} labels from {name}, by {source}"
 
@@ -73,16 +75,16 @@ def _files(folders: list[Path]) -> Files:
     """The small files of the data set's folders and of the devkit in them, by name; the first of a name counts."""
     files: Files = {}
     for folder in folders:
-        names = _names(folder)
+        names = names_in(folder)
         kits = [name for name in names if DEVKIT.fullmatch(name)]
         for place in (folder, folder / "data", *(folder / kit / data for kit in kits for data in ("", "data"))):
-            for name in _names(place) if place != folder else names:
-                if name.lower().endswith((*SUFFIXES, ".mat")) and (place / name).is_file():
+            for name in names_in(place) if place != folder else names:
+                if name.lower().endswith((*LIST_SUFFIXES, ".mat")) and (place / name).is_file():
                     files.setdefault(name, partial(read, place / name, LARGEST))
         for kit in kits:
             if (match := DEVKIT.fullmatch(kit)) and match["packed"] and (folder / kit).is_file():
                 for name, data in _unpacked(folder / kit):
-                    files.setdefault(name, lambda data=data: data)  # type: ignore[misc]
+                    files.setdefault(name, partial(bytes, data))
     return files
 
 
@@ -101,7 +103,7 @@ def _unpacked(path: Path) -> Iterator[tuple[str, bytes]]:
             yield name, data[member.offset : member.offset + member.length]
 
 
-def _listed(files: Files, name: str, where: Path, year: str, part: str, classes: tuple[str, ...]) -> dict[int, str]:
+def _listed(files: Files, name: str, path: Path, year: str, part: str, classes: tuple[str, ...]) -> dict[int, str]:
     """{number: wnid} of a list of this split's pictures; nothing when it is another text."""
     truth: dict[int, str] = {}
     order: list[str] | None = None
@@ -112,7 +114,7 @@ def _listed(files: Files, name: str, where: Path, year: str, part: str, classes:
             if line > 1 and not truth:
                 return {}
             continue
-        here = f"{shown(where)}: {shown(name)}, line {line}"
+        here = f"{shown(path)}: {shown(name)}, line {line}"
         wnids = {word for word in words[1:] if WNID.fullmatch(word)}
         if len(wnids) > 1:
             raise UsageError(f"{here}: {shown(words[0])!r} has {len(wnids)} classes; a picture must have one")
@@ -142,13 +144,13 @@ def _order(files: Files, classes: tuple[str, ...]) -> list[str]:
     return list(classes)
 
 
-def _numbered(files: Files, where: Path, year: str) -> tuple[dict[int, str], str]:
+def _numbered(files: Files, path: Path, year: str) -> tuple[dict[int, str], str]:
     """{number: wnid}, and the file that says so: meta.mat, or a text whose lines pair a number with a wnid.
 
     A list of wnids alone is not asked: its order is not the numbers'.
     """
     if META in files:
-        return _meta(files[META](), where, year), META
+        return _meta(files[META](), path, year), META
     for name in SYNSETS:
         rows = files[name]().decode("utf-8", "replace").splitlines() if name in files else []
         pairs = [match for row in rows if (match := re.match(r"(\d{1,9})[\s,;]+(n\d{8})\b", row))]
@@ -158,13 +160,13 @@ def _numbered(files: Files, where: Path, year: str) -> tuple[dict[int, str], str
     return {}, META
 
 
-def _meta(data: bytes, where: Path, year: str) -> dict[int, str]:
+def _meta(data: bytes, path: Path, year: str) -> dict[int, str]:
     """{ILSVRC2012_ID: wnid} of meta.mat."""
     field = f"ILSVRC{year}_ID"
     try:
         rows = read_tables(data).get("synsets", [])
     except (ValueError, ArithmeticError) as error:
-        raise DataError(f"{shown(where)}: {META} can't be read ({error}); get it again") from error
+        raise DataError(f"{shown(path)}: {META} can't be read ({error}); get it again") from error
     wnids: dict[int, str] = {}
     for row in rows:
         number, wnid = row.get(field), row.get("WNID")
@@ -173,11 +175,12 @@ def _meta(data: bytes, where: Path, year: str) -> dict[int, str]:
             break
         wnids[int(number)] = wnid
     if not wnids or len(wnids) != len(rows) or not all(WNID.fullmatch(wnid) for wnid in wnids.values()):
-        raise DataError(f"{shown(where)}: {META} holds no table of {field} and WNID; get it again")
+        raise DataError(f"{shown(path)}: {META} holds no table of {field} and WNID; get it again")
     return wnids
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, none where it can't be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:

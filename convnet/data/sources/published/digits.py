@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet.data.sources.listing import SPLITS, Entry, Source, array_stamp
+from convnet.data.sources.listing import IN_MEMORY, SPLITS, Entry, Source, array_stamp
 from convnet.io import rng
 
 FILE = "sklearn/datasets/data/digits.csv.gz"  # a row: 64 values of 0 to 16, the label
@@ -39,10 +39,10 @@ def open_digits() -> Source:
         part_of[rows[n_test : n_test + n_val]] = "val"
 
     def read(entry: Entry) -> NDArray[np.uint8]:
-        return np.repeat(pixels[entry.place][:, :, None], 3, axis=2)
+        return np.repeat(pixels[int(entry.key.split("/")[1])][:, :, None], 3, axis=2)
 
     entries = [
-        Entry(f"{part}/{row:05d}", part, int(target[row]), int(row), array_stamp(pixels[row]))
+        Entry(f"{part}/{row:05d}", part, int(target[row]), IN_MEMORY, array_stamp(pixels[row]))
         for part in SPLITS
         for row in np.flatnonzero(part_of == part)
     ]

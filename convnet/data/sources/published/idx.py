@@ -8,18 +8,19 @@ labels mean stands in emnist-letters-mapping.txt: a label and the codes of its c
 """
 
 import gzip
+import io
+import math
 import os
 import re
 import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet.data.sources.listing import SPLITS, Entry, Reason, Source, array_stamp, shown, slug
+from convnet.data.sources.listing import SPLITS, Reason, Source, array_source, shown, slug
 from convnet.errors import DataError, UsageError
 from convnet.io.atomic import CHUNK, regular
 
@@ -36,53 +37,50 @@ def is_idx(names: Iterable[str]) -> bool:
     return any((match := NAME.fullmatch(name)) and match["what"].lower() == "images" for name in names)
 
 
-def idx_folders(where: Path, names: list[str]) -> list[Path]:
+def idx_folders(root: Path, names: list[str]) -> list[Path]:
     """The folders below that hold IDX pictures as torchvision lays them: MNIST/raw below its root, raw below MNIST."""
-    below = [where / name / "raw" for name in sorted(names)] if "raw" not in names else []
-    inside = [where / "raw", *below, *(where / name for name in sorted(names) if name.upper().endswith("MNIST"))]
+    below = [root / name / "raw" for name in sorted(names)] if "raw" not in names else []
+    inside = [root / "raw", *below, *(root / name for name in sorted(names) if name.upper().endswith("MNIST"))]
     return [folder for folder in inside if folder.is_dir() and is_idx(os.listdir(folder))]
 
 
-def open_idx(where: Path, prefix: str | None = None) -> Source:
+def open_idx(root: Path, prefix: str | None = None) -> Source:
     """The source of a folder of IDX files; of several sets in it the one whose names begin with `prefix`.
 
     Raises: UsageError when a file of the set is missing, or the set must be chosen; DataError when one is damaged.
     """
-    prefix, sets, others = _sets(where, prefix)
-    parts = [(part, *_part(sets, part, where)) for part in SPLITS if part in sets]
-    if not parts or parts[0][0] != "train":
-        raise UsageError(f"{shown(where)} holds IDX files but no train-images-idx3-ubyte; put it there")
-    numbers, classes, notes = _classes(
-        where, prefix, sorted({int(n) for *_, labels in parts for n in np.unique(labels)})
-    )
-    if is_emnist := prefix.lower().startswith("emnist-"):
-        parts = [(part, images.transpose(0, 2, 1), labels) for part, images, labels in parts]
+    prefix, sets, others = _sets(root, prefix)
+    if "train" not in sets:
+        raise UsageError(f"{shown(root)} holds IDX files but no train-images-idx3-ubyte; put it there")
+    arrays = {split: _split(sets[split], split, root) for split in SPLITS if split in sets}
+    numbers = sorted({int(n) for _, labels in arrays.values() for n in np.unique(labels)})
+    classes, notes = _classes(root, prefix, numbers)
+    name = slug(root.parent if root.name == "raw" else root)
+    if prefix.lower().startswith("emnist-"):
+        name = prefix.strip("-_.")
+        arrays = {split: (images.transpose(0, 2, 1), labels) for split, (images, labels) in arrays.items()}
         notes.append("EMNIST's pictures are stored transposed: they were turned upright")
-    arrays = {part: images for part, images, _ in parts}
-    entries = [
-        Entry(f"{part}/{n:05d}", part, numbers[int(label)], (part, n), array_stamp(np.ascontiguousarray(images[n])))
-        for part, images, labels in parts
-        for n, label in enumerate(labels)
-    ]
-
-    def read(entry: Entry) -> NDArray[np.uint8]:
-        part, number = entry.place
-        return np.repeat(arrays[part][number][:, :, None], 3, axis=2)
-
-    sizes = {side for images in arrays.values() for side in images.shape[1:]}
     if "test" not in arrays:
         notes.append("there is no test split: t10k-images-idx3-ubyte is missing")
-    size = sizes.pop() if len(sizes) == 1 else None
-    name = prefix.strip("-_.") if is_emnist else slug(where.parent if where.name == "raw" else where)
-    return Source(name, "IDX", classes, entries, tuple(others), (), size, tuple(notes), read)
+    sides = {side for images, _ in arrays.values() for side in images.shape[1:]}
+    size = sides.pop() if len(sides) == 1 else None
+    splits = {
+        split: (images, [int(k) for k in np.searchsorted(numbers, labels)])
+        for split, (images, labels) in arrays.items()
+    }
+    return array_source(name, "IDX", classes, splits, _grey, size, others, notes)
 
 
-def _classes(where: Path, prefix: str, labels: list[int]) -> tuple[dict[int, int], tuple[str, ...], list[str]]:
-    """{label in the file: class}, the classes' names, and notes; only labels that occur are classes.
+def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(picture[:, :, None], 3, axis=2)
+
+
+def _classes(root: Path, prefix: str, labels: list[int]) -> tuple[tuple[str, ...], list[str]]:
+    """The names of the classes, which are the labels that occur, in order; and notes.
 
     Raises: DataError when the mapping beside the files is damaged, or lacks a label.
     """
-    path = where / f"{prefix}mapping.txt"
+    path = root / f"{prefix}mapping.txt"
     names, notes = {label: str(label) for label in labels}, []
     if os.path.lexists(path):
         names = _mapping(path)
@@ -94,7 +92,7 @@ def _classes(where: Path, prefix: str, labels: list[int]) -> tuple[dict[int, int
         notes.append(
             f"the labels are {_some(labels)}; output k of a net is the k-th of them from 0, and class names are numbers"
         )
-    return {label: k for k, label in enumerate(labels)}, tuple(names[label] for label in labels), notes
+    return tuple(names[label] for label in labels), notes
 
 
 def _some(labels: list[int]) -> str:
@@ -117,18 +115,18 @@ def _mapping(path: Path) -> dict[int, str]:
     return names
 
 
-def _sets(where: Path, prefix: str | None) -> tuple[str, dict[str, dict[str, Path]], list[Reason]]:
+def _sets(root: Path, prefix: str | None) -> tuple[str, dict[str, dict[str, Path]], list[Reason]]:
     """The prefix, {train or test: {images or labels: path}}, and what belongs to neither; a plain file beats its .gz.
 
     Raises: UsageError when there are several sets and none is chosen.
     """
-    matches = {name: NAME.fullmatch(name) for name in sorted(os.listdir(where))}
+    matches = {name: NAME.fullmatch(name) for name in sorted(os.listdir(root))}
     prefixes = sorted({match["prefix"] for match in matches.values() if match})
     if prefix is None and len(prefixes) > 1:
         first = next(name for name, match in matches.items() if match and match["what"].lower() == "images")
         raise UsageError(
-            f"{shown(where)} holds several IDX sets: {', '.join(word.rstrip('-') or 'train' for word in prefixes)}; "
-            f"point at the images of one, as in: convnet prepare {shown(where / first)} STORE"
+            f"{shown(root)} holds several IDX sets: {', '.join(word.rstrip('-') or 'train' for word in prefixes)}; "
+            f"point at the images of one, as in: convnet prepare {shown(root / first)} STORE"
         )
     prefix = prefixes[0] if prefix is None else prefix
     sets: dict[str, dict[str, Path]] = {}
@@ -139,23 +137,23 @@ def _sets(where: Path, prefix: str | None) -> tuple[str, dict[str, dict[str, Pat
                 others.append((shown(name), "not an IDX file of this set"))
             continue
         files = sets.setdefault("train" if match["part"].lower() == "train" else "test", {})
-        if (former := files.setdefault(match["what"].lower(), where / name)) != where / name:
+        if (former := files.setdefault(match["what"].lower(), root / name)) != root / name:
             others.append((shown(name), f"{shown(former.name)} is used"))
     return prefix, sets, others
 
 
-def _part(sets: dict[str, dict[str, Path]], part: str, where: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _split(files: dict[str, Path], split: str, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images (N, H, W) and labels (N,) of a split."""
-    for what in ("images", "labels"):
-        if what not in sets[part]:
-            name = f"{'train' if part == 'train' else 't10k'}-{what}-idx{3 if what == 'images' else 1}-ubyte"
-            raise UsageError(f"{shown(where)}: {name} is missing; put it there, plain or as .gz")
-    images, labels = read_idx(sets[part]["images"], 3), read_idx(sets[part]["labels"], 1)
+    for what, n_axes in (("images", 3), ("labels", 1)):
+        if what not in files:
+            name = f"{'train' if split == 'train' else 't10k'}-{what}-idx{n_axes}-ubyte"
+            raise UsageError(f"{shown(root)}: {name} is missing; put it there, plain or as .gz")
+    images, labels = read_idx(files["images"], 3), read_idx(files["labels"], 1)
     if len(images) != len(labels):
-        name = shown(sets[part]["labels"])
+        name = shown(files["labels"])
         raise DataError(f"{name}: {len(labels):,} labels for {len(images):,} images; get both files again")
     if min(images.shape[1:]) < 1:
-        raise DataError(f"{shown(sets[part]['images'])}: pictures of {images.shape[1]} x {images.shape[2]} pixels")
+        raise DataError(f"{shown(files['images'])}: pictures of {images.shape[1]} x {images.shape[2]} pixels")
     return images, labels
 
 
@@ -170,21 +168,19 @@ def read_idx(path: Path, n_axes: int) -> NDArray[np.uint8]:
         file.seek(0)
         try:
             with gzip.GzipFile(fileobj=file) if packed else file as stream:
-                return _values(stream, path, n_axes, size * (DEFLATE if packed else 1))  # type: ignore[arg-type]
+                return _values(stream, path, n_axes, size * (DEFLATE if packed else 1))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{shown(path)} is damaged or cut short ({error}); get it again") from error
 
 
-def _values(stream: IO[bytes], path: Path, n_axes: int, most: int) -> NDArray[np.uint8]:
+def _values(stream: io.BufferedIOBase, path: Path, n_axes: int, most: int) -> NDArray[np.uint8]:
     head = stream.read(4 + 4 * n_axes)
     if len(head) < 4 + 4 * n_axes or head[:4] != bytes((0, 0, 8, n_axes)):
         raise DataError(
             f"{shown(path)}: begins with {head[:4].hex(' ')}, but an IDX file of {n_axes} axes with 00 00 08 0{n_axes}"
         )
     shape = struct.unpack(f">{n_axes}I", head[4:])
-    expected = 1
-    for length in shape:
-        expected *= length
+    expected = math.prod(shape)
     if expected > most or expected > LARGEST:
         raise DataError(f"{shown(path)}: its header claims {' x '.join(map(str, shape))} values, more than it can hold")
     data = bytearray()

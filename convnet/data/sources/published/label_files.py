@@ -17,8 +17,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from convnet.data.sources.layout import Layout
-from convnet.data.sources.listing import Parts, shown
-from convnet.data.sources.tree import Tree, is_meant, n_pictures, some
+from convnet.data.sources.listing import Parts, first_few, shown
+from convnet.data.sources.tree import Tree, is_picture
 from convnet.errors import DataError, UsageError
 
 Row = tuple[Parts, str, str]  # the parts of a picture, its split, its class
@@ -32,7 +32,7 @@ def published(tree: Tree) -> Layout | None:
 
     Raises: UsageError when there are several, or other pictures beside it; DataError when its files contradict.
     """
-    paths = {"/" + "/".join(file.parts) for file in tree.files if not is_meant(file)}
+    paths = {"/" + "/".join(file.parts) for file in tree.files if not is_picture(file)}
     sets = {(kind, root): rows for kind, marks, rows in reversed(SETS) for root in _roots(paths, marks)}
     if not sets:
         return None
@@ -41,21 +41,21 @@ def published(tree: Tree) -> Layout | None:
     if len(sets) > 1 or strange:
         beside = [f"{kind} in {'/'.join(root) or '.'}" for kind, root in list(sets)[1:]] + strange
         raise UsageError(
-            f"{shown(tree.where)} holds {kind} in {'/'.join(root) or '.'!r}, and pictures beside it: {some(beside)}; "
-            f"point at {shown(tree.where.joinpath(*root))} or at one of the others"
+            f"{shown(tree.root)} holds {kind} in {'/'.join(root) or '.'!r}, and pictures beside it: "
+            f"{first_few(beside)}; point at {shown(tree.root.joinpath(*root))} or at one of the others"
         )
     layout = Layout(kind)
     pictures = {file.parts for file in tree.below(root)}
     for parts, split, name in rows_of(tree, root):
-        if layout.placed.setdefault(parts, (split, name)) != (split, name):
-            raise DataError(f"{shown(tree.where)}: {kind}'s files give {'/'.join(parts)!r} two classes or two splits")
+        if layout.labels.setdefault(parts, (split, name)) != (split, name):
+            raise DataError(f"{shown(tree.root)}: {kind}'s files give {'/'.join(parts)!r} two classes or two splits")
         if parts not in pictures:
             layout.missing[parts] = f"in the lists of {kind}, but missing"
-    others = [file for file in tree.below(root) if file.parts not in layout.placed]
-    layout.leave(others, f"it has no label in {kind}'s files")
+    others = [file for file in tree.below(root) if file.parts not in layout.labels]
     for folder in sorted({file.parts[: len(root) + 1] for file in others}):
-        n = sum(file.parts[: len(folder)] == folder for file in others)
-        layout.notes.append(f"left out: {n_pictures(n)} in {'/'.join(folder)!r}, without labels in {kind}'s files")
+        files = [file for file in others if file.parts[: len(folder)] == folder]
+        note = f"in {'/'.join(folder)!r}, without labels in {kind}'s files"
+        layout.leave_out(files, f"it has no label in {kind}'s files", note)
     return layout
 
 
@@ -70,7 +70,7 @@ def _lines(tree: Tree, *parts: str, fields: int = 1) -> list[list[str]]:
     text = tree.text(*parts)
     rows = [line.split() for line in (text or "").splitlines() if line.strip() and not line.startswith("#")]
     if not rows or min(map(len, rows)) < fields:
-        raise DataError(f"{shown(tree.where)}: {'/'.join(parts)} is missing, empty or cut short; get it again")
+        raise DataError(f"{shown(tree.root)}: {'/'.join(parts)} is missing, empty or cut short; get it again")
     return rows
 
 
@@ -91,7 +91,7 @@ def _tiny_imagenet(tree: Tree, root: Parts) -> Iterator[Row]:
 def _known(tree: Tree, name: str, classes: Iterable[str], path: str) -> str:
     """The class itself. Raises: DataError when there are no training pictures of it."""
     if name not in classes:
-        raise DataError(f"{shown(tree.where)}: {path} gives the class {name!r}, which has no training pictures")
+        raise DataError(f"{shown(tree.root)}: {path} gives the class {name!r}, which has no training pictures")
     return name
 
 
@@ -103,7 +103,7 @@ def _cub(tree: Tree, root: Parts) -> Iterator[Row]:
         name = classes.get(labels.get(number, ""))
         if name is None or train.get(number) not in ("0", "1") or path.split("/")[0] != name:
             raise DataError(
-                f"{shown(tree.where)}: images.txt has {path!r} as number {number}, but the class {name!r} and "
+                f"{shown(tree.root)}: images.txt has {path!r} as number {number}, but the class {name!r} and "
                 f"{train.get(number)!r} as its part of train; the four lists do not fit each other"
             )
         yield (*root, "images", *path.split("/")), "train" if train[number] == "1" else "test", name
@@ -128,7 +128,7 @@ def _pets(tree: Tree, root: Parts) -> Iterator[Row]:
             name = stem.rpartition("_")[0]
             if name_of.setdefault(number, name) != name:
                 raise DataError(
-                    f"{shown(tree.where)}: {path} gives {stem!r} class {number}, that of {name_of[number]!r}"
+                    f"{shown(tree.root)}: {path} gives {stem!r} class {number}, that of {name_of[number]!r}"
                 )
             yield (*root, "images", f"{stem}.jpg"), split, name
 
@@ -141,7 +141,7 @@ def _places(tree: Tree, root: Parts) -> Iterator[Row]:
         name = "/".join(parts[:-1])
         if name_of.setdefault(number, name) != name:
             raise DataError(
-                f"{shown(tree.where)}: {TRAIN_LIST} gives {path!r} class {number}, that of {name_of[number]!r}"
+                f"{shown(tree.root)}: {TRAIN_LIST} gives {path!r} class {number}, that of {name_of[number]!r}"
             )
         yield (*data, *parts), "train", name
     for path, number, *_ in _lines(tree, *root, VAL_LIST, fields=2) if tree.pictures[val] else []:
@@ -162,7 +162,7 @@ def _gtsrb(tree: Tree, root: Parts) -> Iterator[Row]:
     for row in _table(tree, table, ";") if table and tests else []:
         name, number = row.get("Filename"), row.get("ClassId", "")
         if not name or not number.isdecimal() or int(number) not in number_of:
-            raise DataError(f"{shown(tree.where)}: {GT_TEST} gives {name!r} the class {number!r}, which training lacks")
+            raise DataError(f"{shown(tree.root)}: {GT_TEST} gives {name!r} the class {number!r}, which training lacks")
         yield (*tests[0], name), "test", number_of[int(number)]
 
 
@@ -171,7 +171,7 @@ def _table(tree: Tree, parts: Parts, separator: str) -> Iterable[dict[str, str]]
     try:
         return list(rows)
     except csv.Error as error:
-        raise DataError(f"{shown(tree.where)}: {'/'.join(parts)} can't be read ({error}); get it again") from error
+        raise DataError(f"{shown(tree.root)}: {'/'.join(parts)} can't be read ({error}); get it again") from error
 
 
 SETS: tuple[tuple[str, tuple[str, ...], Callable[[Tree, Parts], Iterable[Row]]], ...] = (
