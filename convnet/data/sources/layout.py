@@ -26,6 +26,7 @@ from convnet.data.sources.listing import (
     n_pictures,
     shown,
     skipped,
+    words_of,
 )
 from convnet.data.sources.tree import NEUTRAL, UNLABELLED, Tree, is_picture, split_word
 from convnet.errors import UsageError
@@ -81,10 +82,12 @@ def class_folders(tree: Tree, choice: str | None = None, kind: str = "class fold
     _leave_out_beside(tree, top, splits, layout)
     classes = {base: _candidates(tree, base, splits.get(folder, ""), layout) for folder, base in bases.items()}
     _leave_out_copies(tree, classes, layout)
-    if not splits and not any(classes.values()) and (tree.pictures[()] or not tree.inside):
-        raise UsageError(_no_classes(tree))
-    if not splits and len(tree.live(top)) == 1 and tree.live(top)[0].lower() in NEUTRAL:
-        raise UsageError(_no_classes(tree))
+    none = not any(classes.values()) and (tree.pictures[()] or not tree.inside)
+    if not splits and (none or [name.lower() in NEUTRAL for name in tree.live(top)] == [True]):
+        raise UsageError(
+            f"{shown(tree.root)}: neither class folders, nor a list of (name, class) beside the pictures, nor ILSVRC, "
+            f"CIFAR or IDX files; make one folder for each class and put its pictures there{_unread(tree)}"
+        )
     level = choice if choice in ("outer", "inner") else class_level(tree, classes)
     for folder, base in bases.items():
         for name in classes[base]:
@@ -157,7 +160,7 @@ def _splits(tree: Tree, top: Parts) -> dict[Parts, str]:
 
 
 def _speaks_of_no_labels(name: str) -> bool:
-    return any(word in UNLABELLED for word in re.findall(r"[a-z]+", name.lower()))
+    return not UNLABELLED.isdisjoint(words_of(name))
 
 
 def _no_train(tree: Tree, top: Parts, loose: dict[str, str]) -> str:
@@ -287,13 +290,6 @@ def _note(tree: Tree, bases: dict[Parts, Parts], classes: dict[Parts, list[str]]
     lists = [file.parts[-1] for file in tree.files if re.search(r"(list|split|setid).*\.mat$", file.parts[-1], re.I)]
     if lists:
         layout.notes.append(f"the published split lies in {first_few(lists)}; .mat files are not read: it was not used")
-
-
-def _no_classes(tree: Tree) -> str:
-    return (
-        f"{shown(tree.root)}: neither class folders, nor a list of (name, class) beside the pictures, nor ILSVRC, "
-        f"CIFAR or IDX files; make one folder for each class and put its pictures there{_unread(tree)}"
-    )
 
 
 def _unread(tree: Tree) -> str:

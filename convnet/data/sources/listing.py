@@ -321,6 +321,12 @@ def shown(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def words_of(name: str, suffix: str = "") -> set[str]:
+    """The words of a name, without this suffix: `trainLabels.csv`, `labels_train.txt`, `val-map.txt`."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return {word.removesuffix(suffix) for word in words}
+
+
 def first_few(names: Iterable[str], most: int = 5, text: Callable[[str], str] = repr) -> str:
     """The first names for a sentence, and how many more there are."""
     names = list(names)

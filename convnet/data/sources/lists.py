@@ -12,7 +12,6 @@ list_source.py  what the lists say together -> a source
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from convnet.data.sources.columns import ANY, ColumnNames, columns_of, header_key
 from convnet.data.sources.labels import CHECKSUM, NAME_FILES, NOTHING, read_annotations
 from convnet.data.sources.list_source import LabelList, name_of, source_of_lists
-from convnet.data.sources.listing import LIST_SUFFIXES, SPELLINGS, File, Source, has_picture_suffix, shown
+from convnet.data.sources.listing import LIST_SUFFIXES, SPELLINGS, File, Source, has_picture_suffix, shown, words_of
 from convnet.data.sources.names import FileIndex
 from convnet.data.sources.tables import Table, peek_table, read_table
 from convnet.data.sources.walk import walk
@@ -71,7 +70,7 @@ def open_lists(folder: Path, paths: Sequence[Path], chosen: ColumnNames = ANY) -
     Raises: UsageError when several could be meant, and as `open_list`.
     """
     index = FileIndex(walk(folder)[0], folder)
-    fillers = [path for path in paths if "submission" in _words(path)]
+    fillers = [path for path in paths if "submission" in words_of(path.stem)]
     splits = {path: _split_of(path, folder) for path in paths if path not in fillers}
     if not splits or (len(splits) > 1 and (None in splits.values() or len(set(splits.values())) < len(splits))):
         texts = ", ".join(map(name_of, splits or fillers))
@@ -105,7 +104,7 @@ def _read(
         if known[first.columns.name] in header and not any(known[n] in header for n in first.columns.label):
             return _read_unlabelled(table, index, chosen, split)
     columns = columns_of(table, index.__contains__, chosen)
-    if not columns.header and not chosen and _words(path) & {"partition", "split", "splits"}:
+    if not columns.header and not chosen and words_of(path.stem) & {"partition", "split", "splits"}:
         raise UsageError(
             f"{shown(path)} has no header, and its name says that it holds splits, not classes; write a header such as "
             "name,class above it, or point at the list of classes"
@@ -162,12 +161,7 @@ def _columns_of_pictures(table: Table, index: FileIndex) -> int:
 
 def _split_of(path: Path, folder: Path) -> str | None:
     """The split that a list's name gives, or the folder called train, val or test that it lies in."""
-    splits = {SPLIT_WORDS[word] for word in _words(path) if word in SPLIT_WORDS}
+    splits = {SPLIT_WORDS[word] for word in words_of(path.stem) if word in SPLIT_WORDS}
     if not splits and path.parent != folder:
         return SPELLINGS.get(path.parent.name.lower())
     return splits.pop() if len(splits) == 1 else None
-
-
-def _words(path: Path) -> set[str]:
-    """The words of a list's name: `trainLabels.csv`, `labels_train.txt`, `val-map.txt`."""
-    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path.stem).lower()))

@@ -1,6 +1,5 @@
 """Where do the pictures lie? The files and folders below a root, by their parts, with how many pictures each holds."""
 
-import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from convnet.data.image_formats import BadPicture
-from convnet.data.sources.listing import SPELLINGS, ByteReader, File, Parts
+from convnet.data.sources.listing import SPELLINGS, ByteReader, File, Parts, words_of
 
 NEUTRAL = frozenset(("data", "dataset", "image", "images", "img", "imgs", "jpg", "jpegimages", "photos", "pictures"))
 UNLABELLED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "unknown"))
@@ -79,6 +78,5 @@ def is_picture(file: File) -> bool:
 
 def split_word(name: str) -> str | None:
     """The split that a folder's name speaks of: 'Final_Training', 'seg_train', 'test1'; None when none or several."""
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    splits = {SPELLINGS[word] for word in (word.removesuffix("set") for word in words) if word in SPELLINGS}
+    splits = {SPELLINGS[word] for word in words_of(name, "set") if word in SPELLINGS}
     return splits.pop() if len(splits) == 1 else None

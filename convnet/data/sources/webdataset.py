@@ -32,6 +32,7 @@ from convnet.data.sources.listing import (
     make_source,
     read_entry,
     shown,
+    words_of,
 )
 from convnet.data.sources.tars import list_tar
 from convnet.errors import DataError, UsageError
@@ -99,7 +100,7 @@ def shards_in(root: Path, names: Iterable[str]) -> list[Shard]:
 
 def _split(path: Path) -> str | None:
     """The split that the words of a shard's path name."""
-    splits = {SPELLINGS[word] for word in re.split(r"[^a-z]+", str(path).lower()) if word in SPELLINGS}
+    splits = {SPELLINGS[word] for word in words_of(str(path)) if word in SPELLINGS}
     if len(splits) > 1:
         raise UsageError(f"{shown(path)} names two splits, {' and '.join(sorted(splits))}; call it by one of them")
     return splits.pop() if splits else None

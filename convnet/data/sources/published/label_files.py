@@ -48,7 +48,7 @@ def published(tree: Tree) -> Layout | None:
     pictures = {file.parts for file in tree.below(root)}
     for parts, split, name in rows_of(tree, root):
         if layout.labels.setdefault(parts, (split, name)) != (split, name):
-            raise DataError(f"{shown(tree.root)}: {kind}'s files give {'/'.join(parts)!r} two classes or two splits")
+            raise _error(tree, f"{kind}'s files give {'/'.join(parts)!r} two classes or two splits")
         if parts not in pictures:
             layout.missing[parts] = f"in the lists of {kind}, but missing"
     others = [file for file in tree.below(root) if file.parts not in layout.labels]
@@ -70,8 +70,12 @@ def _lines(tree: Tree, *parts: str, fields: int = 1) -> list[list[str]]:
     text = tree.text(*parts)
     rows = [line.split() for line in (text or "").splitlines() if line.strip() and not line.startswith("#")]
     if not rows or min(map(len, rows)) < fields:
-        raise DataError(f"{shown(tree.root)}: {'/'.join(parts)} is missing, empty or cut short; get it again")
+        raise _error(tree, f"{'/'.join(parts)} is missing, empty or cut short; get it again")
     return rows
+
+
+def _error(tree: Tree, text: str) -> DataError:
+    return DataError(f"{shown(tree.root)}: {text}")
 
 
 def _folders(tree: Tree, base: Parts, split: str) -> Iterator[Row]:
@@ -91,7 +95,14 @@ def _tiny_imagenet(tree: Tree, root: Parts) -> Iterator[Row]:
 def _known(tree: Tree, name: str, classes: Iterable[str], path: str) -> str:
     """The class itself. Raises: DataError when there are no training pictures of it."""
     if name not in classes:
-        raise DataError(f"{shown(tree.root)}: {path} gives the class {name!r}, which has no training pictures")
+        raise _error(tree, f"{path} gives the class {name!r}, which has no training pictures")
+    return name
+
+
+def _name(tree: Tree, path: str, line: str, number: str, name: str, names: dict[str, str]) -> str:
+    """The name of the class with a number. Raises: DataError when another line gives the number another name."""
+    if names.setdefault(number, name) != name:
+        raise _error(tree, f"{path} gives {line!r} class {number}, that of {names[number]!r}")
     return name
 
 
@@ -102,9 +113,10 @@ def _cub(tree: Tree, root: Parts) -> Iterator[Row]:
     for number, path, *_ in _lines(tree, *root, "images.txt", fields=2):
         name = classes.get(labels.get(number, ""))
         if name is None or train.get(number) not in ("0", "1") or path.split("/")[0] != name:
-            raise DataError(
-                f"{shown(tree.root)}: images.txt has {path!r} as number {number}, but the class {name!r} and "
-                f"{train.get(number)!r} as its part of train; the four lists do not fit each other"
+            raise _error(
+                tree,
+                f"images.txt has {path!r} as number {number}, but the class {name!r} and {train.get(number)!r} as its "
+                "part of train; the four lists do not fit each other",
             )
         yield (*root, "images", *path.split("/")), "train" if train[number] == "1" else "test", name
 
@@ -125,11 +137,7 @@ def _pets(tree: Tree, root: Parts) -> Iterator[Row]:
     name_of: dict[str, str] = {}
     for path, split in (("trainval.txt", "train"), ("test.txt", "test")):
         for stem, number, *_ in _lines(tree, *root, "annotations", path, fields=2):
-            name = stem.rpartition("_")[0]
-            if name_of.setdefault(number, name) != name:
-                raise DataError(
-                    f"{shown(tree.root)}: {path} gives {stem!r} class {number}, that of {name_of[number]!r}"
-                )
+            name = _name(tree, path, stem, number, stem.rpartition("_")[0], name_of)
             yield (*root, "images", f"{stem}.jpg"), split, name
 
 
@@ -138,12 +146,7 @@ def _places(tree: Tree, root: Parts) -> Iterator[Row]:
     name_of: dict[str, str] = {}
     for path, number, *_ in _lines(tree, *root, TRAIN_LIST, fields=2):
         parts = path.strip("/").split("/")
-        name = "/".join(parts[:-1])
-        if name_of.setdefault(number, name) != name:
-            raise DataError(
-                f"{shown(tree.root)}: {TRAIN_LIST} gives {path!r} class {number}, that of {name_of[number]!r}"
-            )
-        yield (*data, *parts), "train", name
+        yield (*data, *parts), "train", _name(tree, TRAIN_LIST, path, number, "/".join(parts[:-1]), name_of)
     for path, number, *_ in _lines(tree, *root, VAL_LIST, fields=2) if tree.pictures[val] else []:
         yield (*val, path), "val", name_of[_known(tree, number, name_of, VAL_LIST)]
 
@@ -159,19 +162,18 @@ def _gtsrb(tree: Tree, root: Parts) -> Iterator[Row]:
     number_of = {int(name): name for name in tree.live(train) if name.isdecimal()}
     table = next((file.parts for file in tree.files if file.parts[-1] == GT_TEST), None)
     tests = sorted({file.parts[:-1] for file in tree.below((*root, "Final_Test"))})
-    for row in _table(tree, table, ";") if table and tests else []:
+    for row in _rows(tree, table) if table and tests else []:
         name, number = row.get("Filename"), row.get("ClassId", "")
         if not name or not number.isdecimal() or int(number) not in number_of:
-            raise DataError(f"{shown(tree.root)}: {GT_TEST} gives {name!r} the class {number!r}, which training lacks")
+            raise _error(tree, f"{GT_TEST} gives {name!r} the class {number!r}, which training lacks")
         yield (*tests[0], name), "test", number_of[int(number)]
 
 
-def _table(tree: Tree, parts: Parts, separator: str) -> Iterable[dict[str, str]]:
-    rows = csv.DictReader(io.StringIO(tree.text(*parts) or "", newline=""), delimiter=separator, restval="")
+def _rows(tree: Tree, parts: Parts) -> Iterable[dict[str, str]]:
     try:
-        return list(rows)
+        return list(csv.DictReader(io.StringIO(tree.text(*parts) or "", newline=""), delimiter=";", restval=""))
     except csv.Error as error:
-        raise DataError(f"{shown(tree.root)}: {'/'.join(parts)} can't be read ({error}); get it again") from error
+        raise _error(tree, f"{'/'.join(parts)} can't be read ({error}); get it again") from error
 
 
 SETS: tuple[tuple[str, tuple[str, ...], Callable[[Tree, Parts], Iterable[Row]]], ...] = (
