@@ -1,9 +1,9 @@
 """Which columns of a list hold the picture's name, its class and its split?
 
 They are known by the header, by what stands in them where that leaves no choice, or by the user's word; never guessed:
-a list that could be read in two ways stops with its columns and the options that settle it.
+a list that could be read in two ways stops with its columns and the options to choose by.
 
-A column's header   is taken for
+A column's header   holds
 NAMES               the picture's name
 CLASSES             the class; of several that divide the pictures alike, the one with words
 PARTS, FLAGS        the split; FLAGS hold true or false

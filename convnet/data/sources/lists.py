@@ -31,7 +31,7 @@ UNREAD = {
     ".ods": "a spreadsheet", ".mat": "a MATLAB file", ".lst": "MXNet's list",
 }  # fmt: skip
 SPLIT_WORDS = {**SPELLINGS, "trainval": "train"}
-FEWEST = 3  # pictures of a val or test list that all have one class, before that is taken for a filler
+FEWEST = 3  # pictures of a val or test list that all have one class, before that class is a filler
 
 
 def lists_in(folder: Path, names: Iterable[str], files: Iterable[File] | None = None) -> list[Path]:

@@ -147,7 +147,7 @@ def _order(files: Files, classes: tuple[str, ...]) -> list[str]:
 def _numbered(files: Files, path: Path, year: str) -> tuple[dict[int, str], str]:
     """{number: wnid}, and the file that says so: meta.mat, or a text whose lines pair a number with a wnid.
 
-    A list of wnids alone is not asked: its order is not the numbers'.
+    A list of wnids alone does not do: its order is not the numbers'.
     """
     if META in files:
         return _meta(files[META](), path, year), META
