@@ -1,6 +1,6 @@
 """What does the user point at? A `Source`: a listing of (key, split, label) with a way to read each picture.
 
-source         told apart by
+source         recognised by
 digits         the word `digits`
 tar, zip       a file that is one, plain or compressed: class folders, shards, CIFAR, tars of classes
 list           a .txt, .csv or .tsv file of (name, class), or a folder of pictures with one beside them

@@ -1,6 +1,6 @@
 """Is this a published data set whose labels or splits lie in files of its own?
 
-set             recognised by                       labels and splits
+set             recognised by                        labels and splits
 Tiny ImageNet   val/val_annotations.txt              train/WNID/images; val by that file; test has none
 CUB-200-2011    images.txt, image_class_labels.txt   classes.txt, train_test_split.txt
 Food-101        meta/train.txt or .json              images/CLASS; meta/test.txt or .json
