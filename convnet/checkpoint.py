@@ -167,10 +167,10 @@ def peek(folder: Path) -> Summary | None:
 def rebuild(checkpoint: Checkpoint) -> Net:
     """The net of a checkpoint with its weights, in eval mode, on the CPU. Raises: DataError when they don't fit."""
     chosen = checkpoint.recipe
-    options: dict[str, Any] = dict(chosen.net_options)
+    n_classes = len(checkpoint.classes)
     try:
-        _check_shapes(chosen.net, options | {"num_classes": len(checkpoint.classes)}, checkpoint.weights)
-        net = create_model(chosen.net, num_classes=len(checkpoint.classes), seed=0, **options)
+        _check_shapes(chosen.net, {**chosen.net_options, "num_classes": n_classes}, checkpoint.weights)
+        net = create_model(chosen.net, num_classes=n_classes, seed=0, **chosen.net_options)
         net.load_state_dict(checkpoint.weights)
     except (UsageError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"the weights don't fit net {chosen.net}: {' '.join(str(error).split())}") from error

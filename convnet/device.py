@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -73,7 +73,7 @@ class Device:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def choose(precision: Literal["auto", "fp32", "bf16"] = "auto", device: str = "auto") -> Device:
+def choose(precision: str = "auto", device: str = "auto") -> Device:
     """The device to use: "auto", "cpu", "cuda", "cuda:1" or "mps"; auto is the first CUDA device, MPS, or the CPU.
 
     Raises: UsageError when the device isn't there, or bf16 is asked of one that doesn't do it well.

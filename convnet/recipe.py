@@ -118,7 +118,7 @@ class Recipe:
 
     name: str = "alexnet"
     net: str = "alexnet"
-    net_options: Mapping[str, Option] = field(default_factory=dict)
+    net_options: Mapping[str, Any] = field(default_factory=dict)
     init: Literal["paper", "fan-in", "glorot", "he"] = "paper"
     size: int = 256
     pad: int = 0

@@ -65,7 +65,7 @@ def most() -> int:
     return told() or hardware.cores().n
 
 
-def settle(multiply_adds: int | None = None, recorded: object = None) -> Threads:
+def configure(multiply_adds: int | None = None, recorded: object = None) -> Threads:
     """Gives torch its threads in this process, and says how many.
 
     multiply_adds: of the forward pass of a batch, where small nets are to have fewer. recorded: those of the run that

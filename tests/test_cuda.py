@@ -105,13 +105,15 @@ def test_the_same_run_twice_and_stopped_is_bitwise_the_same(
     store = next(store for store in (digits, photos, large_photos) if store.size == recipe.size)
     with thinned(PARTS[name]) if PARTS[name] > 1 else nullcontext():
         for out in ("one", "other"):
-            train(recipe, store, tmp_path / out, place=PLACE, keep=kept)
+            train(recipe, store, tmp_path / out, device=PLACE, resident=kept)
         assert result(tmp_path / "one") == result(tmp_path / "other")
         for after in (2, 9):  # before the steps are a graph, and after
             stop, out = Stop(), f"stopped {after}"
             with pytest.raises(Interrupted):
-                train(recipe, store, tmp_path / out, place=PLACE, keep=kept, progress=Notes(stop, after), stop=stop)
-            train(recipe, store, tmp_path / out, place=PLACE, keep=kept, resume=True)
+                train(
+                    recipe, store, tmp_path / out, device=PLACE, resident=kept, progress=Notes(stop, after), stop=stop
+                )
+            train(recipe, store, tmp_path / out, device=PLACE, resident=kept, resume=True)
             assert result(tmp_path / out) == result(tmp_path / "one"), out
 
 
@@ -123,7 +125,7 @@ def runs(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """{device: the folder of a run there}."""
     folder = tmp_path_factory.mktemp("runs")
     for place in ("cpu", PLACE):
-        train(RECIPE, digits, folder / place, place=place)
+        train(RECIPE, digits, folder / place, device=place)
     return {place: folder / place for place in ("cpu", PLACE)}
 
 

@@ -193,7 +193,7 @@ def answered(store: Store, file: Path, stop: Stop | None = None) -> None:
     recipe = replace(load_recipe("cifar_26"), size=SIZE, crop=SIZE, mean="rgb")
     done = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb)
     member = Member("net", "sha", trained_net(Mean(stop), done), (protocol("single", done),))
-    ask([member], store.split("val"), keep=file, stop=stop)
+    ask([member], store.split("val"), file=file, stop=stop)
 
 
 def use_of_posteriors(folder: Path) -> Use:

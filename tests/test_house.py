@@ -93,7 +93,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 LINES = {
     ".": 1440,
     "benchmark": 1480,
-    "cli": 2090,
+    "cli": 2200,
     "data": 8030,
     "evaluation": 1680,
     "export": 760,

@@ -14,7 +14,7 @@ from conftest import Run
 from convnet import checkpoint, hardware, threads
 from convnet.data.store import Store
 from convnet.errors import UsageError
-from convnet.threads import Threads, settle
+from convnet.threads import Threads, configure
 
 LARGE, SMALL = 10**12, 10**6  # multiply-adds of a batch
 
@@ -35,31 +35,31 @@ def cores(monkeypatch: pytest.MonkeyPatch, usable: int, quota: float | None = No
 
 def test_as_many_as_the_machine_gives_and_the_net_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 3)
-    assert settle(LARGE) == Threads(3, "of 8 processors")
+    assert configure(LARGE) == Threads(3, "of 8 processors")
     assert torch.get_num_threads() == 3
-    assert settle(SMALL) == Threads(1, "more don't make so small a net faster")
-    assert settle(2 * threads.WORTH + 1).n == 2
-    assert str(settle()) == "3 threads (of 8 processors)"
+    assert configure(SMALL) == Threads(1, "more don't make so small a net faster")
+    assert configure(2 * threads.WORTH + 1).n == 2
+    assert str(configure()) == "3 threads (of 8 processors)"
     cores(monkeypatch, 8, 1.5)
-    assert str(settle(LARGE)) == "1 thread (of 8 processors, by the container's limit)"
+    assert str(configure(LARGE)) == "1 thread (of 8 processors, by the container's limit)"
     assert threads.most() == 1
 
 
 def test_who_says_so_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(monkeypatch, 4)
-    assert settle(SMALL, recorded=2) == Threads(2, "as the run began")
+    assert configure(SMALL, recorded=2) == Threads(2, "as the run began")
     for nonsense in (0, -1, "2", None, 10**9):
-        assert settle(SMALL, nonsense).n == 1
+        assert configure(SMALL, nonsense).n == 1
     torch.set_num_threads(3)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert settle(SMALL, recorded=2) == Threads(3, "by OMP_NUM_THREADS")
+    assert configure(SMALL, recorded=2) == Threads(3, "by OMP_NUM_THREADS")
     monkeypatch.setenv(threads.VARIABLE, "2")
-    assert settle(SMALL, recorded=1) == Threads(2, "by CONVNET_THREADS")
+    assert configure(SMALL, recorded=1) == Threads(2, "by CONVNET_THREADS")
     assert (torch.get_num_threads(), threads.most()) == (2, 2)
     for wrong in ("0", "two", "-1", "1.5", "٣", "9" * 9):
         monkeypatch.setenv(threads.VARIABLE, wrong)
         with pytest.raises(UsageError, match=f"CONVNET_THREADS={wrong}: it must be a number of threads, 1 to 4,096"):
-            settle()
+            configure()
 
 
 @pytest.mark.parametrize("name", threads.WAITING)

@@ -20,7 +20,7 @@ from convnet.data.sources.listing import IN_MEMORY
 from convnet.data.store import Store
 from convnet.errors import UsageError
 from convnet.progress import SILENT
-from convnet.training import micro_batch
+from convnet.training.micro_batch import peak_bytes
 from convnet.training.step import EagerSteps, choose
 
 PICTURES = 1024  # in the store that is made for the measurement
@@ -79,7 +79,7 @@ def feed(of: Case, store: Store, batches: int, workers: int, with_step: bool = T
     means = store.mean_picture, store.statistics.mean_rgb
     how = preprocess.of_recipe(recipe, *means, store.shorter_side, store.fit)
     loader = Loader(split, store.statistics, ids, recipe, how, where.device, workers, step.input_dtype)
-    fed = device_loader.choose(loader, "auto", lambda: micro_batch.taken(step, of.shape), SILENT)  # as training does
+    fed = device_loader.choose(loader, "auto", lambda: peak_bytes(step, of.shape), SILENT)  # as training does
     epochs, numbers = count(), count()
 
     def through(loader: device_loader.Feed) -> None:

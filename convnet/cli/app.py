@@ -4,14 +4,13 @@ Results go to stdout, progress to stderr. Errors are one line. Exit codes: error
 """
 
 import io
-import json
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, cast
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, cast
 
 import typer
 
@@ -22,16 +21,33 @@ from convnet.cli import show_picture as _picture  # noqa: F401
 from convnet.cli import show_unit as _unit  # noqa: F401
 from convnet.cli.evaluate import evaluate, fuse, predict
 from convnet.cli.machine import benchmark, doctor
+from convnet.cli.options import (
+    AsJson,
+    Device,
+    Fit,
+    LabelColumn,
+    Layout,
+    Megapixels,
+    NameColumn,
+    Quiet,
+    SplitColumn,
+    Verb,
+    Workers,
+    computing,
+    output,
+)
 from convnet.cli.progress_bar import columns, plain, shown
 from convnet.cli.report import after_training, report
 from convnet.cli.show import show
-from convnet.cli.verb import Place, guarded
+from convnet.cli.verb import guarded, left_out, print_json, print_lines
 from convnet.cli.weights import export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
 from convnet.progress import Progress
 
 if TYPE_CHECKING:
+    from convnet.data.device_loader import Resident
     from convnet.io.signals import Stop
+    from convnet.io.strict_json import Json
     from convnet.recipe import Recipe
 
 # Verbs import what they need when they run: `--help` and errors in arguments answer without loading torch.
@@ -45,17 +61,6 @@ app = typer.Typer(
     help="The classic ConvNets as their papers give them: from a folder of pictures to a trained, tested net.",
 )
 P = ParamSpec("P")
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Layout = Annotated[
-    str | None, typer.Option(metavar="folders|outer|inner", help="What decides where folders could mean two things.")
-]
-Megapixels = Annotated[
-    float | None, typer.Option(metavar="MEGAPIXELS", help="A larger picture is refused; it bounds memory too [268].")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")]
-NameColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of pictures' names.")]
-LabelColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of classes.")]
-SplitColumn = Annotated[str | None, typer.Option(metavar="HEADER", help="A list's column of train, val, test.")]
 
 
 def main() -> None:
@@ -67,25 +72,21 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except ConvnetError as error:
-        _fail(error)
-
-
-def _fail(error: ConvnetError) -> NoReturn:
-    text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
-    with suppress(OSError):
-        print(f"convnet: {text}", file=sys.stderr, flush=True)  # noqa: T201
-    sys.exit(error.exit_code)
+        text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
+        with suppress(OSError):
+            print(f"convnet: {text}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
 
 
 def _verb(function: Callable[P, None]) -> Callable[P, None]:
     """Adds a verb, with what happens to every verb."""
-    return app.command(function.__name__.strip("_"))(guarded(function))  # import_ is the verb import
+    return app.command(function.__name__.strip("_"), cls=Verb)(guarded(function))  # import_ is the verb import
 
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        print(f"convnet {__version__}")  # noqa: T201
+        print(f"convnet {__version__}")
         raise typer.Exit
 
 
@@ -101,9 +102,9 @@ def prepare(
     size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
     encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",
     shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
-    fit: Annotated[str, typer.Option(help="crop: the central square; pad, squash: whole pictures.")] = "crop",
+    fit: Fit = None,
     max_pixels: Megapixels = None,
-    workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
+    workers: Workers = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
     split: Annotated[float, typer.Option(help="Part of each class that goes to --as when no split is given.")] = 0.1,
     into: Annotated[str, typer.Option("--as", help="Where that part goes: val, or test.")] = "val",
@@ -112,7 +113,7 @@ def prepare(
     name_column: NameColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pictures to a store: convnet prepare photos/ stores/photos
 
@@ -133,16 +134,15 @@ def prepare(
             encoding=encoding,
             shorter_side=shorter_side,
             max_pixels=_pixels(max_pixels),
-            fit=fit,
+            fit=fit or "crop",
             workers=workers,
         )
     counts = made.header["counts"]
     if as_json:
-        _print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
+        print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
     else:
         line = "seen {seen:,} = used {used:,} + skipped {skipped:,} + failed {failed:,}"
-        print(f"{store}: {plain(made.describe())}")  # noqa: T201
-        print(line.format(**counts))  # noqa: T201
+        print_lines([f"{store}: {made.describe()}", line.format(**counts)])
     if strict and counts["failed"]:
         raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
 
@@ -151,14 +151,14 @@ def prepare(
 def check(
     where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
     max_pixels: Megapixels = None,
-    workers: Annotated[int | None, typer.Option(help="Threads [one for each core].")] = None,
+    workers: Workers = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
     layout: Layout = None,
     quiet: Quiet = False,
     name_column: NameColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Is a store whole, is a folder fit to train on? convnet check photos/
 
@@ -182,10 +182,9 @@ def check(
             source = open_for(where, Path(place) / "store", layout=layout, columns=columns)
             report = check_folder(source, progress, workers, _pixels(max_pixels))
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        for line in report.lines():
-            print(plain(line))  # noqa: T201
+        print_lines(report.lines())
     if report.unfit or (not report.ok and (stored or strict)):
         raise typer.Exit(DataError.exit_code)
 
@@ -206,61 +205,69 @@ def train(
     data: Annotated[str | None, typer.Argument(help="A store, or anything that can be prepared [digits].")] = None,
     net: Annotated[str | None, typer.Option(help="The net, by name [the recipe's].")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a .toml file [chosen by the data].")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder [runs/RECIPE-DATA].")] = None,
+    out: Annotated[Path | None, output(help="The run's folder [runs/RECIPE-DATA].")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="A checkpoint or run whose weights the net takes.")] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="Pictures in memory at once; the recipe's batch stays [all].")
+        str | None,
+        computing(
+            metavar="N|auto",
+            help="The micro-batch: pictures in memory at once; the recipe's batch stays [all].",
+        ),
     ] = None,
     resident: Annotated[
-        str, typer.Option(metavar="auto|raw|420|no", help="CUDA: pictures in its memory, as they are or as 4:2:0.")
+        str,
+        computing(
+            metavar="auto|raw|420|no",
+            help="CUDA: pictures in its memory, as they are or as 4:2:0.",
+        ),
     ] = "auto",
-    place: Place = "auto",
+    device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
-    layout: Annotated[str | None, typer.Option(hidden=True)] = None,  # prepare's; named by the errors that ask for it
+    layout: Layout = None,
     quiet: Quiet = False,
     name_column: NameColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pictures to a trained and tested net: convnet train photos/ --epochs 30
 
     Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
     Ctrl-C saves; --resume goes on as if never stopped.
     """
-    from convnet import device
     from convnet.cli.resolve import free_folder, plan_run, resume_run
     from convnet.data.sources import ColumnNames
+    from convnet.device import choose
     from convnet.training.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
-    at_once = _at_once(batch)
-    device.choose(device=place)  # one that isn't there is told before pictures are prepared
+    micro_batch = _micro_batch(batch)
+    choose(device=device)  # one that isn't there is told before pictures are prepared
     columns = ColumnNames(name_column, label_column, split_column)
     with shown(quiet) as progress:
         if resume:
             if net is not None or recipe is not None or settings or columns:
                 raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
-            store, plan, out = resume_run(data, out, changes, progress)
+            store, chosen, out = resume_run(data, out, changes, progress)
         else:
-            store, plan = plan_run(data or "digits", net, recipe, changes, progress, start_from, layout, columns)
-            out = out or free_folder(Path("runs"), f"{plan.name}-{store.header['source']['name']}")
+            store, chosen = plan_run(data or "digits", net, recipe, changes, progress, start_from, layout, columns)
+            out = out or free_folder(Path("runs"), f"{chosen.name}-{store.header['source']['name']}")
         workers = 1 if store.encoding == "raw" else threads.most()
-        working = _threads(plan, out if resume else None)
-        progress.note(f"recipe {plan.name}, {store.path}: {store.describe()}; run folder {out}; {working}")
+        used = _threads(chosen, out if resume else None)
+        progress.note(f"recipe {chosen.name}, {store.path}: {store.describe()}; run folder {out}; {used}")
         with _stopping(out, progress) as stop:
-            summary = run(plan, store, out, resume=resume, start=start_from, place=place, workers=workers,
-                          at_once=at_once, keep=cast(Any, resident), progress=progress, stop=stop,
+            summary = run(chosen, store, out, resume=resume, init_from=start_from, device=device, workers=workers,
+                          micro_batch=micro_batch, resident=cast("Resident", resident), progress=progress, stop=stop,
                           command=shlex.join(["convnet", *sys.argv[1:]]))  # fmt: skip
-        page = after_training(out, progress, place)
+        page = after_training(out, progress, device)
     if as_json:
-        _print_json({"run": str(out), "report": str(page) if page else None, **summary})
+        print_json({"run": str(out), "report": str(page) if page else None, **summary})
     else:
         _print_summary(summary, out)
         if page is not None:
-            print(f"report: {page}")  # noqa: T201
+            print(f"report: {page}")
 
 
 @contextmanager
@@ -273,7 +280,7 @@ def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
 
     def leave(text: str) -> None:
         progress.finish()
-        print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)
 
     try:
         with on_signals(leave) as stop:
@@ -286,19 +293,19 @@ def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
         raise type(error)(str(error).replace("run the same command again", f"go on with: {again}")) from error
 
 
-def _threads(plan: "Recipe", resumed: Path | None) -> str:
-    """Settles the threads of a run (of one that goes on, its own) and says how many, and whether other work runs."""
+def _threads(recipe: "Recipe", resumed: Path | None) -> str:
+    """Sets the threads of a run (of one that goes on, its own) and says how many, and whether other work runs."""
     from convnet.checkpoint import peek
     from convnet.nets.describe import summary
 
-    kept = peek(resumed) if resumed is not None else None
-    recorded = kept.provenance.get("threads") if kept is not None else None
-    chosen = threads.settle(summary(plan.net)["multiply_adds"] * plan.batch, recorded)
+    newest = peek(resumed) if resumed is not None else None
+    recorded = newest.provenance.get("threads") if newest is not None else None
+    chosen = threads.configure(summary(recipe.net)["multiply_adds"] * recipe.batch, recorded)
     load, n = hardware.load() or 0.0, hardware.cores().n
     return f"{chosen}; other work runs here (load {load:.1f}, processors {n})" if load > n else str(chosen)
 
 
-def _at_once(batch: str | None) -> "int | Literal['auto'] | None":
+def _micro_batch(batch: str | None) -> "int | Literal['auto'] | None":
     if batch is None or batch == "auto":
         return "auto" if batch else None
     if batch.isdecimal() and int(batch):
@@ -306,36 +313,26 @@ def _at_once(batch: str | None) -> "int | Literal['auto'] | None":
     raise UsageError(f"--batch {batch}: it must be auto, or the number of pictures that go through the net at once")
 
 
-def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    print(  # noqa: T201
+def _print_summary(summary: "Json", out: Path) -> None:
+    print(
         f"trained {summary['net']} for {summary['epochs']} epochs, {summary['steps']:,} steps, "
         f"in {summary['training_seconds']:.0f} s ({summary['pictures_per_second']:,.0f} pictures/s)"
     )
-    left = summary["left_out"]
+    missing = left_out(summary["left_out"])
     for name, title in (("validation", "validation (chose the net)"), ("test", "test")):
-        if name in summary:
-            print(f"{title}: {_score_line(summary[name], left)}")  # noqa: T201
+        if scores := summary.get(name):
+            errors = f"top-1 error {scores['top1_error']:.2%}, top-5 error {scores['top5_error']:.2%}"
+            print(f"{title}: {errors}, n {scores['n']:,}{missing}")
     if "test" not in summary:
-        print("no test pictures: the validation error is a little too good; keep a test/ folder for an honest figure")  # noqa: T201
-    print(f"net: {out / summary['checkpoint']}")  # noqa: T201
-
-
-def _score_line(scores: dict[str, Any], left: dict[str, int]) -> str:
-    return (
-        f"top-1 error {scores['top1_error']:.2%}, top-5 error {scores['top5_error']:.2%}, n {scores['n']:,} "
-        f"({left['skipped']:,} skipped, {left['failed']:,} failed in preparing the store)"
-    )
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))  # noqa: T201
+        print("no test pictures: the validation error is a little too good; keep a test/ folder for an honest figure")
+    print(f"net: {out / summary['checkpoint']}")
 
 
 # the nets
 
 
 @_verb
-def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", as_json: Json = False) -> None:
+def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", as_json: AsJson = False) -> None:
     """Lists the nets: convnet nets "vgg*"
 
     Year, parameters, multiply-adds for one picture, the input (C x H x W), and whose net it is.
@@ -343,7 +340,10 @@ def nets(pattern: Annotated[str, typer.Argument(help="Names to show.")] = "*", a
     from convnet.nets.describe import summaries, table_lines
 
     rows = summaries(pattern)
-    print(json.dumps(rows, indent=1) if as_json else "\n".join(table_lines(rows, columns())))  # noqa: T201
+    if as_json:
+        print_json(rows)
+    else:
+        print_lines(table_lines(rows, columns()))
 
 
 @_verb
@@ -351,28 +351,25 @@ def explain(
     net: Annotated[str, typer.Argument(help="A net, by name.")],
     other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="An option of NET, as input_size=64.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """What is in a net, and what differs: convnet explain alexnet alexnet_2012
 
     Its layers; then each difference from its paper, from released nets or from OTHER, with its source.
     """
-    from convnet.nets import describe as of
+    from convnet.nets import describe
     from convnet.recipe import Recipe, with_settings
 
     recipe = with_settings(Recipe(), [f"net_options.{setting}" for setting in settings or []])
-    told = of.explain(net, other, **recipe.net_options)
-    print(json.dumps(told, indent=1) if as_json else "\n".join(of.explain_lines(told, columns())))  # noqa: T201
+    explained = describe.explain(net, other, **recipe.net_options)
+    if as_json:
+        print_json(explained)
+    else:
+        print_lines(describe.explain_lines(explained, columns()))
 
 
-_verb(evaluate)
-_verb(fuse)
-_verb(predict)
-_verb(report)
-_verb(import_)
-_verb(export)
-_verb(doctor)
-_verb(benchmark)
+for function in (evaluate, fuse, predict, report, import_, export, doctor, benchmark):
+    _verb(function)
 app.add_typer(show, name="show")
 
 

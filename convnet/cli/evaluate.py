@@ -1,27 +1,25 @@
-"""The verbs that test nets and ask them, as `cli.py` offers them: their arguments and what they print."""
+"""The verbs that test nets and ask them: their arguments and what they print."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convnet.cli.options import AsCsv, AsJson, Checkpoint, Device, Precision, Quiet, Split, computing
 from convnet.cli.progress_bar import plain, shown
-from convnet.cli.verb import Place, computing_at, loaded
+from convnet.cli.verb import choose_device, left_out, load_net, print_json
 from convnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from convnet import device
     from convnet.data.store import Store
-    from convnet.device import Device
     from convnet.evaluation.ensemble import Row
     from convnet.evaluation.predictions import Member
     from convnet.progress import Progress
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print a table for programs.")]
 Table = Annotated[bool, typer.Option("--table", help="A row for each net, view and scale, and for the ensemble.")]
 Weights = Annotated[str | None, typer.Option(help="Each net's weight in the ensemble, as 2,1 [equal].")]
 Views = Annotated[
@@ -40,21 +38,21 @@ def evaluate(
     views: Views = "single",
     scales: Scales = None,
     weights: Weights = None,
-    split: Annotated[str | None, typer.Option(help="train, val or test [test if there is one, else val].")] = None,
+    split: Split = None,
     table: Table = False,
     posteriors: Annotated[
         Path | None,
         typer.Option(help="Keep every class probability in this file: for convnet fuse, and to go on after a stop."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Crops in a forward pass; bounds memory.")] = 32,
+    batch: Annotated[int, computing(help="Crops in a forward pass; bounds memory.")] = 32,
     restrict: Annotated[
         bool, typer.Option("--restrict", help="Only the outputs of the store's classes, as for ImageNet-A and -R.")
     ] = False,
-    place: Place = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, which is faster and less exact.")] = "fp32",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
-    as_json: Json = False,
-    as_csv: Csv = False,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Tests nets by the papers' protocols: convnet evaluate runs/photos stores/photos --views ten-crop
 
@@ -77,26 +75,24 @@ def evaluate(
         raise UsageError(f"--batch {batch}: must be at least 1")
     shares = _numbers(weights, len(files))
     with shown(quiet) as progress:
-        tested, where = Store(store), computing_at(place, _precision(precision))
-        members, tested = _members(files, tested, views, scales, where, restrict, progress)
-        part = split_to_test(tested, split)
-        note = seen(part, [look for member in members for look in member.looks])
-        if note:
+        on_device = choose_device(device, precision)
+        members, labelled = _members(files, Store(store), views, scales, on_device, restrict, progress)
+        tested = split_to_test(labelled, split)
+        if note := seen(tested, [look for member in members for look in member.looks]):
             progress.note(note)
         with on_signals() as stop:
-            found = ask(members, part, batch=batch, keep=posteriors, progress=progress, stop=stop)
-            table_rows = rows(found, shares)
-    counts = tested.header["counts"]
-    left = {"skipped": counts["skipped"], "failed": counts["failed"]}
-    _print(table_rows, left, table, as_json, as_csv)
+            predictions = ask(members, tested, batch=batch, file=posteriors, progress=progress, stop=stop)
+            table_rows = rows(predictions, shares)
+    counts = {name: labelled.header["counts"][name] for name in ("skipped", "failed")}
+    _print(table_rows, counts, table, as_json, as_csv)
 
 
 def fuse(
     files: Annotated[list[Path], typer.Argument(help="What convnet evaluate --posteriors kept.")],
     weights: Weights = None,
     table: Table = False,
-    as_json: Json = False,
-    as_csv: Csv = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """An ensemble, without running its nets again: convnet fuse a.posteriors b.posteriors --weights 2,1
 
@@ -107,21 +103,19 @@ def fuse(
 
     _one_of(as_json, as_csv, table)
     with shown(quiet=True) as progress:
-        found = join([load(path, progress) for path in files])
-    _print(rows(found, _numbers(weights, len(found.members))), None, table, as_json, as_csv)
+        predictions = join([load(path, progress) for path in files])
+    _print(rows(predictions, _numbers(weights, len(predictions.members))), None, table, as_json, as_csv)
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
+    checkpoint: Checkpoint,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures.")],
     top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
-    views: Annotated[
-        str, typer.Option(help="As for evaluate: single, ten-crop, dense, multi-crop+dense ...")
-    ] = "single",
+    views: Views = "single",
     scales: Scales = None,
-    place: Place = "auto",
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table: picture, rank, class, probability.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Names what is in pictures: convnet predict runs/photos/best.ckpt holiday/*.jpg --top 3
 
@@ -130,30 +124,29 @@ def predict(
     from convnet.training.metrics_log import inert
 
     _one_of(as_json, as_csv)
-    found = loaded(checkpoint, place).predictions(pictures, top, views=views, scales=scales)
+    predictions = load_net(checkpoint, device).predictions(pictures, top, views=views, scales=scales)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         writer.writerow(["picture", "rank", "class", "probability"])
-    rows, failed = [], 0
-    for told in found:
-        if told.failed is not None:
-            failed += 1
-            print(f"convnet: {plain(told.name)}: {plain(told.failed)}", file=sys.stderr)  # noqa: T201
-        for note in told.notes:
-            print(f"convnet: {plain(told.name)}: {plain(note)}", file=sys.stderr)  # noqa: T201
-        pairs = list(zip(told.classes, told.probabilities, strict=True))
+    rows, n_failed = [], 0
+    for prediction in predictions:
+        name, failed = prediction.name, prediction.failed
+        n_failed += failed is not None
+        for text in (*([] if failed is None else [failed]), *prediction.notes):
+            print(f"convnet: {plain(name)}: {plain(text)}", file=sys.stderr)
+        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if as_json:
-            best = [{"class": name, "probability": p} for name, p in pairs]
-            rows.append({"picture": told.name, "failed": told.failed, "classes": best})
+            best = [{"class": class_, "probability": p} for class_, p in pairs]
+            rows.append({"picture": name, "failed": failed, "classes": best})
         elif as_csv:
-            for rank, (name, p) in enumerate(pairs, 1):
-                writer.writerow([inert(told.name), rank, inert(name), f"{p:.6f}"])
+            for rank, (class_, p) in enumerate(pairs, 1):
+                writer.writerow([inert(name), rank, inert(class_), f"{p:.6f}"])
         elif pairs:
-            print(f"{plain(told.name)}: " + ", ".join(f"{plain(name)} {p:.1%}" for name, p in pairs))  # noqa: T201
+            print(f"{plain(name)}: " + ", ".join(f"{plain(class_)} {p:.1%}" for class_, p in pairs))
     if as_json:
-        print(json.dumps(rows, indent=1))  # noqa: T201
-    if failed:
-        raise DataError(f"{failed} of {len(pictures)} pictures could not be read")
+        print_json(rows)
+    if n_failed:
+        raise DataError(f"{n_failed} of {len(pictures)} pictures could not be read")
 
 
 def _members(
@@ -161,7 +154,7 @@ def _members(
     store: "Store",
     views: str,
     scales: str | None,
-    where: "Device",
+    on_device: "device.Device",
     restrict: bool,
     progress: "Progress",
 ) -> tuple[list["Member"], "Store"]:
@@ -178,18 +171,18 @@ def _members(
 
     members, labelled = [], store
     for i, file in enumerate(files):
-        kept = load(file)
-        n_all = len(kept.classes)
+        checkpoint = load(file)
+        n_all = len(checkpoint.classes)
         if restrict:
-            kept = restricted(kept, store.classes)
+            checkpoint = restricted(checkpoint, store.classes)
         if i == 0:
-            labelled = store.with_labels_of(kept.classes, str(file))
+            labelled = store.with_labels_of(checkpoint.classes, str(file))
             _say_which_classes(store, labelled, n_all, progress)
-        elif kept.classes != labelled.classes:
+        elif checkpoint.classes != labelled.classes:
             raise UsageError(f"{file} and {files[0]} have other classes, or their order; an ensemble needs one list")
-        looks = tuple(protocol(each.strip(), kept.preprocessing, scales) for each in views.split(","))
-        identity = f"{sha256_file(file)} {where.dtype}"
-        members.append(Member(_name(file), identity, TrainedNet.of(kept, where, str(file)), looks))
+        protocols = tuple(protocol(name.strip(), checkpoint.preprocessing, scales) for name in views.split(","))
+        identity = f"{sha256_file(file)} {on_device.dtype}"
+        members.append(Member(_name(file), identity, TrainedNet.of(checkpoint, on_device, str(file)), protocols))
     return members, labelled
 
 
@@ -209,13 +202,6 @@ def _name(file: Path) -> str:
     return run if file.name == "best.ckpt" else f"{run}/{file.stem}"
 
 
-def _precision(text: str) -> Literal["fp32", "bf16"]:
-    known: dict[str, Literal["fp32", "bf16"]] = {"fp32": "fp32", "bf16": "bf16"}
-    if text in known:
-        return known[text]
-    raise UsageError(f"--precision {text}: must be fp32 or bf16")
-
-
 def _numbers(text: str | None, n: int) -> list[float] | None:
     if text is None:
         return None
@@ -230,18 +216,18 @@ def _one_of(*given: bool) -> None:
         raise UsageError("--json, --csv and --table exclude each other; choose one")
 
 
-def _print(table: Sequence["Row"], left: dict[str, int] | None, as_table: bool, as_json: bool, as_csv: bool) -> None:
-    """The last row is the whole; `left` counts what the store left out."""
+def _print(table: Sequence["Row"], counts: dict[str, int] | None, as_table: bool, as_json: bool, as_csv: bool) -> None:
+    """The last row is the whole; `counts` of what the store left out."""
     whole = table[-1]
     if as_json:
-        result = whole.scores.to_dict() | {"net": whole.net, "scales": whole.scales, "left_out": left}
-        print(json.dumps(result | {"rows": [row.to_dict() for row in table]}, indent=1))  # noqa: T201
+        result = whole.scores.to_dict() | {"net": whole.net, "scales": whole.scales, "left_out": counts}
+        print_json(result | {"rows": [row.to_dict() for row in table]})
     elif as_csv:
         _print_csv(table)
     elif as_table:
         _print_table(table)
     else:
-        _print_scores(whole, left)
+        _print_scores(whole, counts)
 
 
 def _print_csv(table: Sequence["Row"]) -> None:
@@ -251,10 +237,12 @@ def _print_csv(table: Sequence["Row"]) -> None:
     names = ["net", "trained_at", "views", "scales", "split", "n", "top1_error", "top1_low", "top1_high"]
     writer.writerow([*names, "top5_error", "top5_low", "top5_high", "loss"])
     for row in table:
-        found = row.to_dict()
-        errors = [found["top1_error"], *found["top1_interval"], found["top5_error"], *found["top5_interval"]]
+        figures = row.to_dict()
+        errors = [
+            figures["top1_error"], *figures["top1_interval"], figures["top5_error"], *figures["top5_interval"]
+        ]  # fmt: skip
         texts = [inert(text) for text in (row.net, row.trained, row.views, row.scales, row.scores.split)]
-        writer.writerow([*texts, found["n"], *errors, found["loss"]])
+        writer.writerow([*texts, figures["n"], *errors, figures["loss"]])
 
 
 def _print_table(table: Sequence["Row"]) -> None:
@@ -263,36 +251,37 @@ def _print_table(table: Sequence["Row"]) -> None:
     head = ("net", "S", "views", "Q", "top-1 error", "95 %", "top-5 error", "95 %", "p")
     tests = ["", *(f"{sign_test(table[0].scores, row.scores)[2]:.4f}" for row in table[1:])]
     lines = [head, *((*_cells(row), p) for row, p in zip(table, tests, strict=True))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        cells = [
-            text.ljust(width) if i < 4 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        padded = [
+            f"{text:{'<' if i < 4 else '>'}{width}}" for i, (text, width) in enumerate(zip(line, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())  # noqa: T201
+        print("  ".join(padded).rstrip())
     scores = table[-1].scores
     legend = "S: the training's shorter side, Q: the test's; p: paired with the first row"
-    print(f"{scores.split}, n {scores.n:,}; {legend}")  # noqa: T201
+    print(f"{scores.split}, n {scores.n:,}; {legend}")
 
 
 def _cells(row: "Row") -> tuple[str, ...]:
-    found = row.to_dict()
+    figures = row.to_dict()
     errors = []
     for name in ("top1", "top5"):
-        low, high = found[f"{name}_interval"]
-        errors += [f"{found[f'{name}_error']:.2%}", f"{low:.1%} to {high:.1%}"]
+        low, high = figures[f"{name}_interval"]
+        errors += [f"{figures[f'{name}_error']:.2%}", f"{low:.1%} to {high:.1%}"]
     return (plain(row.net), row.trained, row.views, row.scales, *errors)
 
 
-def _print_scores(row: "Row", left: dict[str, int] | None) -> None:
-    found, cells = row.scores.to_dict(), _cells(row)
-    missing = f" ({left['skipped']:,} skipped, {left['failed']:,} failed in preparing the store)" if left else ""
+def _print_scores(row: "Row", counts: dict[str, int] | None) -> None:
+    scores, cells = row.scores, _cells(row)
+    missing = left_out(counts) if counts else ""
     what = f"{plain(row.net)}: " if "+" in row.net else ""
-    errors = f"top-1 error {cells[4]}, top-5 error {cells[6]}, n {found['n']:,}{missing}"
-    print(f"{what}{found['split']}, {row.views}: {errors}")  # noqa: T201
-    print(f"at shorter side {row.scales}; 95 % intervals: top-1 {cells[5]}, top-5 {cells[7]}")  # noqa: T201
-    width = max(len(plain(each["class"])) for each in found["per_class"])
-    print(f"{'class':<{width}}  {'n':>6}  {'top-1':>8}  {'top-5':>8}")  # noqa: T201
-    for each in found["per_class"]:
-        shares = [f"{each[k]:8.2%}" if each[k] is not None else f"{'-':>8}" for k in ("top1_error", "top5_error")]
-        print(f"{plain(each['class']):<{width}}  {each['n']:>6,}  {'  '.join(shares)}")  # noqa: T201
+    errors = f"top-1 error {cells[4]}, top-5 error {cells[6]}, n {scores.n:,}{missing}"
+    print(f"{what}{scores.split}, {row.views}: {errors}")
+    print(f"at shorter side {row.scales}; 95 % intervals: top-1 {cells[5]}, top-5 {cells[7]}")
+    classes = scores.per_class()
+    width = max(len(plain(class_["class"])) for class_ in classes)
+    print(f"{'class':<{width}}  {'n':>6}  {'top-1':>8}  {'top-5':>8}")
+    for class_ in classes:
+        rates = [class_["top1_error"], class_["top5_error"]]
+        texts = [f"{rate:8.2%}" if rate is not None else f"{'-':>8}" for rate in rates]
+        print(f"{plain(class_['class']):<{width}}  {class_['n']:>6,}  {'  '.join(texts)}")

@@ -54,7 +54,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         with suppress(OSError):  # whoever read stderr has left: no reason to stop the work
-            print(plain(text), file=sys.stderr, flush=True)  # noqa: T201 - this is the place that prints
+            print(plain(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         self.note(f"warning: {text}")

@@ -5,20 +5,20 @@ from typing import Annotated
 
 import typer
 
+from convnet.cli.options import Device, Names, Quiet, output
 from convnet.cli.progress_bar import plain, shown
-from convnet.cli.verb import Place
 from convnet.errors import UsageError
 from convnet.progress import Progress
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    out: Annotated[Path | None, typer.Option(help="The page to write, .html [report.html in the folder].")] = None,
+    out: Annotated[Path | None, output(help="The page to write, .html [report.html in the folder].")] = None,
     store: Annotated[Path | None, typer.Option(help="The run's store, if it moved.")] = None,
-    names: Annotated[Path | None, typer.Option(help="Classes' names: lines such as n01440764 tench.")] = None,
+    names: Names = None,
     pictures: Annotated[int, typer.Option(help="The most test or validation pictures to look at.")] = 2000,
-    place: Place = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """A run on one page, in one file: convnet report runs/photos
 
@@ -30,17 +30,17 @@ def report(
     if out is not None and out.suffix != ".html":
         raise UsageError(f"--out {out}: a page's name ends in .html")
     with shown(quiet) as progress:
-        path = write(run, out, store=store, names=names, pictures=pictures, device=place, progress=progress)
-    print(f"written: {plain(str(path))}")  # noqa: T201
+        path = write(run, out, store=store, names=names, pictures=pictures, device=device, progress=progress)
+    print(f"written: {plain(str(path))}")
 
 
-def after_training(run: Path, progress: Progress, place: str = "auto") -> Path | None:
+def after_training(run: Path, progress: Progress, device: str = "auto") -> Path | None:
     """The report of a run that has just ended; None where there is none: the run is complete without it."""
     again = f"the run is complete without it; convnet report {run} writes it"
     try:
         from convnet.report import report as write
 
-        return write(run, device=place, progress=progress)
+        return write(run, device=device, progress=progress)
     except KeyboardInterrupt:
         progress.finish()
         progress.warn(f"the report was stopped; {again}")

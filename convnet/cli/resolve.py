@@ -22,7 +22,7 @@ from convnet.nets import MODELS, recipe_of
 from convnet.nets.describe import skeleton
 from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
-from convnet.training.init_from import take_over
+from convnet.training.init_from import init_from
 from convnet.training.run import fresh_net
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
@@ -145,7 +145,7 @@ def _try(plan: Recipe, classes: tuple[str, ...], start: Path | None) -> None:
     """Makes the net as the run will, to say now what is wrong with recipe or start."""
     net = fresh_net(plan, len(classes))
     if start is not None:
-        take_over(net, plan, classes, start)
+        init_from(net, plan, classes, start)
 
 
 def _recipe(

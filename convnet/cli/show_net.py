@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from convnet.cli.show import Checkpoint, Out, command, target, written
-from convnet.cli.verb import loaded
+from convnet.cli.options import Checkpoint
+from convnet.cli.show import Out, command, target, write
+from convnet.cli.verb import load_net
 from convnet.errors import UsageError
 
 
 @command
 def filters(
     checkpoint: Checkpoint,
-    layer: Annotated[str | None, typer.Option("--layer", help="A layer with kernels, as conv2 [the first].")] = None,
+    layer: Annotated[str | None, typer.Option(help="A layer with kernels, as conv2 [the first].")] = None,
     most: Annotated[int, typer.Option(help="Of a layer that reads maps: how many kernels a column.")] = 16,
     slices: Annotated[int, typer.Option(help="Of a layer that reads maps: how many of a kernel's inputs.")] = 24,
     out: Out = None,
@@ -24,18 +25,16 @@ def filters(
 
     The first layer's as AlexNet's figure 3, with each kernel's share of colour; any other layer's as grey tiles.
     """
-    from convnet.visualize import plot
     from convnet.visualize.filters import draw_filters, name_of
     from convnet.visualize.filters import filters as of
 
     path = target(out, "filters")
     if min(most, slices) < 1:
         raise UsageError("--most and --slices must be at least 1")
-    found = of(loaded(checkpoint, "cpu").net, layer)
-    plot.save(draw_filters(found, most, slices), path)
-    for column in range(len(found.column_colour)):
-        print(name_of(found, column) or f"{found.layer}: reads grey pictures")  # noqa: T201
-    written(path)
+    kernels = of(load_net(checkpoint, "cpu").net, layer)
+    for column in range(len(kernels.column_colour)):
+        print(name_of(kernels, column) or f"{kernels.layer}: reads grey pictures")
+    write(draw_filters(kernels, most, slices), path)
 
 
 @command
@@ -47,17 +46,15 @@ def specialisation(checkpoint: Checkpoint, out: Out = None) -> None:
     """
     import numpy as np
 
-    from convnet.visualize import plot
     from convnet.visualize.specialisation import draw_specialisation
     from convnet.visualize.specialisation import specialisation as of
 
     path = target(out, "specialisation")
-    found = of(loaded(checkpoint, "cpu").net)
-    plot.save(draw_specialisation(found), path)
-    for i, each in enumerate(found.columns):
-        medians = {name: float(np.nanmedian(getattr(each, name))) for name in ("colour", "selectivity", "frequency")}
-        print(f"column {i}, medians: " + ", ".join(f"{name} {value:.2f}" for name, value in medians.items()))  # noqa: T201
-    written(path)
+    result = of(load_net(checkpoint, "cpu").net)
+    for i, column in enumerate(result.columns):
+        medians = {name: float(np.nanmedian(getattr(column, name))) for name in ("colour", "selectivity", "frequency")}
+        print(f"column {i}, medians: " + ", ".join(f"{name} {value:.2f}" for name, value in medians.items()))
+    write(draw_specialisation(result), path)
 
 
 @command
@@ -70,15 +67,13 @@ def curves(
     One run: loss and errors, and where the learning rate changed. Several: their errors in one picture, as AlexNet's
     figure 1.
     """
-    from convnet.visualize import plot
     from convnet.visualize.curves import curves as of
     from convnet.visualize.curves import draw_curves
 
     path = target(out, "curves")
-    found = [of(run) for run in runs]
-    taken = Counter(each.name for each in found)
-    for i, run in enumerate(runs):
-        if taken[found[i].name] > 1:
-            found[i] = replace(found[i], name=f"{run.resolve().parent.name}/{found[i].name}")
-    plot.save(draw_curves(found), path)
-    written(path)
+    drawn = [of(run) for run in runs]
+    counts = Counter(run.name for run in drawn)
+    for i, folder in enumerate(runs):
+        if counts[drawn[i].name] > 1:
+            drawn[i] = replace(drawn[i], name=f"{folder.resolve().parent.name}/{drawn[i].name}")
+    write(draw_curves(drawn), path)

@@ -6,22 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convnet.cli.progress_bar import plain, shown
-from convnet.cli.show import (
-    Checkpoint,
-    Ids,
-    Layer,
-    Names,
-    Out,
-    Pictures,
-    Quiet,
-    Split,
-    command,
-    seen_at,
-    target,
-    written,
-)
-from convnet.cli.verb import Place, loaded
+from convnet.cli.options import Checkpoint, Device, Names, Quiet, Split
+from convnet.cli.progress_bar import shown
+from convnet.cli.show import Ids, Layer, Out, Pictures, command, seen_at, target, write
+from convnet.cli.verb import load_net, print_lines
 from convnet.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -42,7 +30,7 @@ def occlusion(
     ids: Ids = None,
     split: Split = None,
     names: Names = None,
-    place: Place = "auto",
+    device: Device = "auto",
     out: Out = None,
     quiet: Quiet = False,
 ) -> None:
@@ -51,22 +39,22 @@ def occlusion(
     The sum of the strongest feature map of --layer, the class's probability, and the most probable class (Zeiler and
     Fergus, figure 6). A file's true class is its folder's name, if the net has a class of that name.
     """
-    from convnet.visualize import plot
     from convnet.visualize.labels import first_names
     from convnet.visualize.occlusion import check_square, draw_occlusion
     from convnet.visualize.occlusion import occlusion as of
 
     path = target(out, "occlusion")
-    net, called, chosen = _asked(checkpoint, pictures, ids, split, names, place)
+    net, called, chosen = _net_and_pictures(checkpoint, pictures, ids, split, names, device)
     check_square(box, stride, net.preprocessing.crop)
     label = _class(class_, net.classes, called)
     with shown(quiet) as progress:
-        found = [of(net, seen, label=label, layer=layer, box=box, stride=stride, progress=progress) for seen in chosen]
-    plot.save(draw_occlusion(found, first_names(called)), path)
-    for each in found:
-        least = f"{each.whole_probability:.1%}, at least {each.probability.min():.1%} with the square"
-        print(plain(f"{each.picture.name}: {called[each.label]} {least}"))  # noqa: T201
-    written(path)
+        maps = [of(net, seen, label=label, layer=layer, box=box, stride=stride, progress=progress) for seen in chosen]
+    print_lines(
+        f"{each.picture.name}: {called[each.label]} {each.whole_probability:.1%}, "
+        f"at least {each.probability.min():.1%} with the square"
+        for each in maps
+    )
+    write(draw_occlusion(maps, first_names(called)), path)
 
 
 @command
@@ -75,13 +63,11 @@ def cam(
     pictures: Pictures,
     top: Annotated[int, typer.Option(help="How many of the most probable classes.")] = 2,
     class_: Annotated[str | None, typer.Option("--class", help="A class of the net, in place of --top.")] = None,
-    layer: Annotated[
-        str | None, typer.Option("--layer", help="A stage with maps, for Grad-CAM there [CAM, or the last].")
-    ] = None,
+    layer: Annotated[str | None, typer.Option(help="A stage with maps, for Grad-CAM there [CAM, or the last].")] = None,
     ids: Ids = None,
     split: Split = None,
     names: Names = None,
-    place: Place = "auto",
+    device: Device = "auto",
     out: Out = None,
 ) -> None:
     """Where a picture speaks for a class: convnet show cam runs/photos dog.jpg --top 3
@@ -89,7 +75,6 @@ def cam(
     Class activation maps of nets that end in global average pooling; for others, and at a --layer, Grad-CAM: by the
     gradient. The picture says which of the two it is.
     """
-    from convnet.visualize import plot
     from convnet.visualize.cam import cam as of
     from convnet.visualize.cam import draw_cam
     from convnet.visualize.labels import first_names
@@ -97,22 +82,21 @@ def cam(
     path = target(out, "cam")
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    net, called, chosen = _asked(checkpoint, pictures, ids, split, names, place)
+    net, called, chosen = _net_and_pictures(checkpoint, pictures, ids, split, names, device)
     label = _class(class_, net.classes, called)
     labels = None if label is None else (label,)
-    found = [of(net, seen, labels=labels, layer=layer, top=top) for seen in chosen]
-    plot.save(draw_cam(found, first_names(called)), path)
-    print(f"{found[0][0].kind} of {found[0][0].layer}")  # noqa: T201
-    written(path)
+    maps = [of(net, seen, labels=labels, layer=layer, top=top) for seen in chosen]
+    print(f"{maps[0][0].kind} of {maps[0][0].layer}")
+    write(draw_cam(maps, first_names(called)), path)
 
 
-def _asked(
-    checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, place: str
+def _net_and_pictures(
+    checkpoint: Path, pictures: list[Path], ids: str | None, split: str | None, names: Path | None, device: str
 ) -> tuple["TrainedNet", tuple[str, ...], list["Seen"]]:
     """The net, what its classes are called, and the pictures."""
     from convnet.visualize.labels import class_names
 
-    net = loaded(checkpoint, place)
+    net = load_net(checkpoint, device)
     return net, class_names(net.classes, names), seen_at(pictures, net, ids, split)
 
 

@@ -1,18 +1,18 @@
-"""What verbs share: what happens to every one (Ctrl-C, a reader that leaves, a stdout that can't be written), and where
-they compute."""
+"""What verbs share: what happens to every one (Ctrl-C, a reader that leaves, a stdout that can't be written), where
+they compute, and how they print."""
 
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
-import typer
-
+from convnet.cli.progress_bar import plain
 from convnet.errors import DiskError, Interrupted
 
 if TYPE_CHECKING:
@@ -20,22 +20,35 @@ if TYPE_CHECKING:
     from convnet.evaluation.trained_net import TrainedNet
 
 P = ParamSpec("P")
-Place = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="Where the net computes.")]
 
 
-def computing_at(place: str, precision: Literal["fp32", "bf16"] = "fp32") -> "Device":
+def choose_device(name: str, precision: str = "fp32") -> "Device":
     """The device that --device names, with its threads. Raises: UsageError when it isn't there."""
     from convnet import device, threads
 
-    threads.settle()
-    return device.choose(precision, place)
+    threads.configure()
+    return device.choose(precision, name)
 
 
-def loaded(checkpoint: Path, place: str) -> "TrainedNet":
-    """The net of a checkpoint, or of a run's folder, at the device that --device names."""
+def load_net(checkpoint: Path, device: str) -> "TrainedNet":
+    """The net of a checkpoint, or of a run's folder, on the device that --device names."""
     from convnet.evaluation.trained_net import TrainedNet
 
-    return TrainedNet.load(checkpoint, computing_at(place))
+    return TrainedNet.load(checkpoint, choose_device(device))
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(plain(line))
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """What stands behind an n: how many pictures the store lacks."""
+    return f" ({counts['skipped']:,} skipped, {counts['failed']:,} failed in preparing the store)"
 
 
 def guarded(function: Callable[P, None]) -> Callable[P, None]:

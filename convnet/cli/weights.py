@@ -1,29 +1,30 @@
-"""The verbs that bring weights in and out, as `cli.py` offers them: their arguments and what they print."""
+"""The verbs that bring weights in and out: their arguments and what they print."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from convnet.cli.progress_bar import plain, shown
+from convnet.cli.options import AsJson, Checkpoint, Fit, Quiet, output
+from convnet.cli.progress_bar import shown
+from convnet.cli.verb import print_json, print_lines
 from convnet.errors import UsageError
 
 
 def import_(
     file: Annotated[str, typer.Argument(help="A file of weights, or a known one's name: vgg16.torchvision.")],
     net: Annotated[str | None, typer.Option(help="The net it is for [as the file says, or is known].")] = None,
-    out: Annotated[Path | None, typer.Option(help="The checkpoint to write [weights/NAME.ckpt].")] = None,
+    out: Annotated[Path | None, output(help="The checkpoint to write [weights/NAME.ckpt].")] = None,
     mean: Annotated[Path | None, typer.Option(help="Caffe's mean: .binaryproto or .npy, BGR.")] = None,
     classes: Annotated[Path | None, typer.Option(help="A name a line, or synset_words.txt.")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="A layer of another name, THEIRS=OURS; repeatable.")] = None,
     entry: Annotated[str | None, typer.Option(help="Which of several sets in the file: state_dict_ema.")] = None,
     channels: Annotated[str | None, typer.Option(help="What the first layer reads, rgb or bgr [Caffe's rule].")] = None,
     pixels: Annotated[str | None, typer.Option(help="How torchvision scaled pixels: imagenet or half.")] = None,
-    fit: Annotated[str | None, typer.Option(help="How pictures get their size: crop, pad or squash [crop].")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what fits, as from a file without fc.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only warnings.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    fit: Fit = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Others' weights to a checkpoint: convnet import bvlc_alexnet.caffemodel --net alexnet_caffe --mean mean.npy
 
@@ -39,11 +40,9 @@ def import_(
             entry=entry, channels=channels, fit=None if fit is None else fit_of(fit), progress=progress,
         )  # fmt: skip
     if as_json:
-        print(json.dumps({"checkpoint": str(written), **report.to_dict()}, indent=1))  # noqa: T201
-        return
-    for line in report.lines():
-        print(plain(line))  # noqa: T201
-    print(f"net: {plain(str(written))}")  # noqa: T201
+        print_json({"checkpoint": str(written), **report.to_dict()})
+    else:
+        print_lines([*report.lines(), f"net: {written}"])
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
@@ -57,11 +56,11 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best).")],
+    checkpoint: Checkpoint,
     file: Annotated[Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel or .npz.")],
     names: Annotated[str, typer.Option(help="Of a .safetensors: convnet, torchvision or caffe.")] = "convnet",
     floats: Annotated[bool, typer.Option("--float", help="An .onnx takes float32 grey levels, not uint8.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """A net for other programs: convnet export runs/photos/best.ckpt photos.onnx
 
@@ -74,10 +73,9 @@ def export(
 
     written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats)
     if as_json:
-        print(json.dumps(written.to_dict(), indent=1))  # noqa: T201
+        print_json(written.to_dict())
         return
-    for note in written.notes:
-        print(plain(f"note: {note}"))  # noqa: T201
+    print_lines(f"note: {note}" for note in written.notes)
     if written.difference is not None:
-        print(f"onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")  # noqa: T201
-    print("written: " + ", ".join(plain(str(path)) for path in written.files))  # noqa: T201
+        print(f"onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")
+    print_lines(["written: " + ", ".join(map(str, written.files))])

@@ -8,16 +8,17 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convnet.evaluation.pictures import PICTURES
 from convnet.io import atomic
+from convnet.io.strict_json import Json
 from convnet.progress import Progress
 
 Floats = NDArray[np.float32]
@@ -85,7 +86,7 @@ def forget(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path, meta: Mapping[str, Any], width: int, progress: Progress) -> Iterator[Records]:
+def opened(path: Path, meta: Json, width: int, progress: Progress) -> Iterator[Records]:
     """The records so far in FILE.part, which goes when the block ends well; `meta` says what is asked."""
     question = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest().encode() + b"\n"
     part = part_of(path)

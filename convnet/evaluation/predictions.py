@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +32,44 @@ from convnet.evaluation.trained_net import TrainedNet, infer_split
 from convnet.evaluation.views import Look, Protocol
 from convnet.io import atomic, safetensors, strict_json
 from convnet.io.signals import Stop
+from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
 
 Block = list[dict[Look, Floats]]  # for each member, float32 (m, K) of each look: what it says of the next m pictures
 FORMAT = "convnet answers"
 DIGESTS = "sha256"  # the name of the tensor that holds them
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A net that was asked, and how it looked. `identity` names its weights; `trained`: the shorter side S of its
+    training, pixels."""
+
+    name: str
+    identity: str
+    trained: int
+    protocols: tuple[Protocol, ...]
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        return tuple(dict.fromkeys(look for protocol in self.protocols for look in protocol.looks))
+
+    def to_dict(self) -> Json:
+        """As JSON can hold it."""
+        protocols = [
+            {"name": protocol.name, "parts": [[[look.name, look.scale] for look in part] for part in protocol.parts]}
+            for protocol in self.protocols
+        ]
+        return {"name": self.name, "identity": self.identity, "trained": self.trained, "protocols": protocols}
+
+    @classmethod
+    def from_dict(cls, row: Json) -> "Predictor":
+        """Raises: KeyError, TypeError, ValueError."""
+        protocols = []
+        for protocol in row["protocols"]:
+            parts = (tuple(Look(str(name), int(scale)) for name, scale in part) for part in protocol["parts"])
+            protocols.append(Protocol(str(protocol["name"]), tuple(parts)))
+        return cls(str(row["name"]), str(row["identity"]), int(row["trained"]), tuple(protocols))
 
 
 @dataclass(frozen=True)
@@ -50,18 +82,13 @@ class Member:
     protocols: tuple[Protocol, ...]
 
     @property
+    def predictor(self) -> Predictor:
+        preprocessing = self.net.preprocessing
+        return Predictor(self.name, self.identity, preprocessing.shorter_side or preprocessing.size, self.protocols)
+
+    @property
     def looks(self) -> tuple[Look, ...]:
-        return tuple(dict.fromkeys(look for each in self.protocols for look in each.looks))
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A net that was asked, and how it looked. `trained`: the shorter side S of its training, pixels."""
-
-    name: str
-    identity: str
-    trained: int
-    protocols: tuple[Protocol, ...]
+        return self.predictor.looks
 
 
 @dataclass(frozen=True)
@@ -80,43 +107,55 @@ class Predictions:
     members: tuple[Predictor, ...]
     blocks: Callable[[], Iterator[Block]]
 
+    @property
+    def columns(self) -> list[tuple[int, Look]]:
+        """What a picture's row of probabilities holds, end to end: each member's looks."""
+        return [(i, look) for i, member in enumerate(self.members) for look in member.looks]
+
+    def meta(self) -> Json:
+        """What was asked of whom, as JSON can hold it: equal questions have equal predictions."""
+        members = [member.to_dict() for member in self.members]
+        names = {"store": self.store, "split": self.split, "classes": list(self.classes), "keys": list(self.keys)}
+        return names | {"members": members}
+
 
 def ask(
     members: Sequence[Member],
     split: Split,
     *,
     batch: int = BATCH,
-    keep: Path | None = None,
+    file: Path | None = None,
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> Predictions:
     """What every member says about every picture of a split; each picture is decoded once for all of them.
 
-    keep: the file of the predictions, which is made now; what it holds already isn't asked again. Without one the nets
-    are asked whenever `blocks` is called. batch: crops in a forward pass.
+    file: where the predictions are kept, which is made now; what it holds already isn't asked again. Without one the
+    nets are asked whenever `blocks` is called. batch: crops in a forward pass.
 
-    Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `keep` holds something else or is
+    Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `file` holds something else or is
     being made by another process; DataError when it is damaged; NotFinite; Interrupted.
     """
     for member in members:
         check_gives(split, member.looks, member.net.preprocessing)
-    meta = _meta(members, split)
-    blocks = partial(_asked, members, split, batch, progress, stop)
-    if keep is None:
-        return _predictions(meta, split.labels, blocks)
-    is_new = not keep.exists()
-    if is_new or prediction_records.part_of(keep).exists():
-        with atomic.lock(keep, "evaluating", is_folder=False):
-            if keep.exists():  # another process has just made it, or was killed before it could remove the records
-                prediction_records.forget(keep)
+    blocks, store = partial(_asked, members, split, batch, progress, stop), split.store
+    predictors, keys = tuple(member.predictor for member in members), tuple(split.keys)
+    predictions = Predictions(store.identity, split.name, store.classes, keys, split.labels, predictors, blocks)
+    if file is None:
+        return predictions
+    is_new = not file.exists()
+    if is_new or prediction_records.part_of(file).exists():
+        with atomic.lock(file, "evaluating", is_folder=False):
+            if file.exists():  # another process has just made it, or was killed before it could remove the records
+                prediction_records.forget(file)
             else:
-                _make(keep, meta, split.labels, blocks, progress)
-    kept = load(keep, progress)
-    if _meta_of(kept) != meta:
-        raise UsageError(f"{keep} is about other nets, views or pictures; choose another file with --posteriors")
+                _make(file, predictions, blocks, progress)
+    loaded = load(file, progress)
+    if loaded.meta() != predictions.meta():
+        raise UsageError(f"{file} is about other nets, views or pictures; choose another file with --posteriors")
     if not is_new:
-        progress.note(f"{keep} holds these predictions already")
-    return kept
+        progress.note(f"{file} holds these predictions already")
+    return loaded
 
 
 def _asked(
@@ -132,10 +171,10 @@ def _asked(
     several = f", {len(members)} nets" if len(members) > 1 else ""
     title, asked = f"testing ({split.name}{several})", [(member.net, member.looks) for member in members]
     try:
-        for ids, found in infer_split(
+        for ids, of_nets in infer_split(
             asked, split, np.arange(done, split.n), title=title, done=done, batch=batch, progress=progress, stop=stop
         ):
-            yield [{look: rows.astype(np.float32) for look, rows in of_net.items()} for of_net in found]
+            yield [{look: rows.astype(np.float32) for look, rows in of_net.items()} for of_net in of_nets]
             split.passed(int(ids[0]))
     except Interrupted as error:
         raise Interrupted(f"{error}; {further}") from None
@@ -150,52 +189,64 @@ def load(path: Path, progress: Progress = SILENT) -> Predictions:
         with open(path, "rb", opener=atomic.regular) as file:
             size = os.fstat(file.fileno()).st_size
         whole = torch.from_file(str(path), size=size, dtype=torch.uint8)  # mapped: only its start is read
-        found = safetensors.parse(whole)
-        text = found["meta"].numpy().tobytes()
+        tensors = safetensors.parse(whole)
+        text = tensors["meta"].numpy().tobytes()
         meta = strict_json.parse(text)
-        labels = found["labels"].numpy().copy()
-        shape = len(meta["keys"]), len(meta["classes"])
-        _check_labels(labels, *shape)
-        places = []
-        for i, look in _all_looks(meta):
-            rows = found[f"{i}/{look}"]
-            if rows.dtype != torch.float32 or rows.shape != shape:
-                raise DataError(f"its probabilities are not {shape[0]} rows of {shape[1]} classes")
-            places.append(rows.data_ptr() - whole.data_ptr())
-        if others := found.keys() - {"meta", "labels", DIGESTS, *(f"{i}/{look}" for i, look in _all_looks(meta))}:
-            raise DataError(f"it holds {min(others)!r}, which no evaluation writes")
+        labels = tensors["labels"].numpy().copy()
+        n, k = len(meta["keys"]), len(meta["classes"])
+        if labels.dtype != np.int64 or labels.shape != (n,) or n == 0 or labels.min() < 0 or labels.max() >= k:
+            raise DataError(f"its labels are not {n} classes of {k}")
         header = bytes(whole[: 8 + int.from_bytes(bytes(whole[:8]), "little")].numpy())
-        digests = _digests(found, header, labels, text)
+        digests = _digests(tensors.pop(DIGESTS, None), header, labels, text)
+        members = tuple(map(Predictor.from_dict, meta["members"]))
+        offsets: dict[tuple[int, Look], int] = {}
+        blocks = partial(_read, path, len(members), (n, k), offsets, digests)
+        names = meta["store"], meta["split"], tuple(meta["classes"]), tuple(meta["keys"])
+        predictions = Predictions(*names, labels, members, blocks)
+        for i, look in predictions.columns:
+            rows = tensors[f"{i}/{look}"]
+            if rows.dtype != torch.float32 or rows.shape != (n, k):
+                raise DataError(f"its probabilities are not {n} rows of {k} classes")
+            offsets[i, look] = rows.data_ptr() - whole.data_ptr()
+        if others := tensors.keys() - {"meta", "labels", *(f"{i}/{look}" for i, look in offsets)}:
+            raise DataError(f"it holds {min(others)!r}, which no evaluation writes")
         if digests is None:
             progress.warn(f"{path} is of an earlier version, without sha256: damage to it can't be told")
-        return _predictions(meta, labels, partial(_read, path, meta, places, digests))
+        return predictions
 
 
-def _digests(
-    found: Mapping[str, torch.Tensor], header: bytes, labels: NDArray[np.int64], meta: bytes
-) -> list[bytes] | None:
+def _digests(tensor: torch.Tensor | None, header: bytes, labels: NDArray[np.int64], meta: bytes) -> list[bytes] | None:
     """The sha256 of each block, None in a file of an earlier version. Raises: DataError for other damage."""
-    if DIGESTS not in found:
+    if tensor is None:
         return None
-    digests = [bytes(row) for row in found[DIGESTS].numpy()]
+    digests = [bytes(row) for row in tensor.numpy()]
     if len(digests) != -(-len(labels) // PICTURES) + 1 or _seal(header, labels, meta, digests[:-1]) != digests[-1]:
         raise DataError("it is damaged: its sha256 does not match")
     return digests[:-1]
 
 
-def _read(path: Path, meta: dict[str, Any], places: Sequence[int], digests: Sequence[bytes] | None) -> Iterator[Block]:
-    """The blocks of a file; places: of each look's probabilities in it, bytes."""
-    n, k = len(meta["keys"]), len(meta["classes"])
+def _read(
+    path: Path,
+    n_members: int,
+    shape: tuple[int, int],
+    offsets: Mapping[tuple[int, Look], int],
+    digests: Sequence[bytes] | None,
+) -> Iterator[Block]:
+    """The blocks of a file of n pictures and K classes; offsets: bytes to each look's probabilities, float32 (n, K)."""
+    n, k = shape
     with _reading(path), open(path, "rb", opener=atomic.regular) as file:
         for number, first in enumerate(range(0, n, PICTURES)):
             m = min(PICTURES, n - first)
-            data = [os.pread(file.fileno(), 4 * m * k, place + 4 * first * k) for place in places]
-            rows = [np.frombuffer(each, np.float32).reshape(m, k) for each in data]
+            block: Block = [{} for _ in range(n_members)]
+            for (i, look), offset in offsets.items():
+                data = os.pread(file.fileno(), 4 * m * k, offset + 4 * first * k)
+                block[i][look] = np.frombuffer(data, np.float32).reshape(m, k)
+            rows = [row for of_member in block for row in of_member.values()]
             if digests is not None and prediction_records.digest(np.concatenate(rows, 1)) != digests[number]:
                 raise DataError(f"it is damaged: the sha256 of pictures {first:,} to {first + m - 1:,} does not match")
             if not all(np.isfinite(each).all() for each in rows):
                 raise DataError("its probabilities are not finite")
-            yield _block(meta, rows)
+            yield block
 
 
 @contextmanager
@@ -210,104 +261,23 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_labels(labels: NDArray[np.int64], n: int, k: int) -> None:
-    if labels.dtype != np.int64 or labels.shape != (n,) or n == 0 or labels.min() < 0 or labels.max() >= k:
-        raise DataError(f"its labels are not {n} classes of {k}")
-
-
-def _meta(members: Sequence[Member], split: Split) -> dict[str, Any]:
-    """What is asked of whom, as JSON can hold it: equal questions have equal predictions."""
-    asked = [
-        (m.name, m.identity, m.net.preprocessing.shorter_side or m.net.preprocessing.size, m.protocols) for m in members
-    ]
-    return _described(split.store.identity, split.name, split.store.classes, split.keys, asked)
-
-
-def _meta_of(predictions: Predictions) -> dict[str, Any]:
-    asked = [(m.name, m.identity, m.trained, m.protocols) for m in predictions.members]
-    return _described(predictions.store, predictions.split, predictions.classes, predictions.keys, asked)
-
-
-def _described(
-    store: str,
-    split: str,
-    classes: Sequence[str],
-    keys: Sequence[str],
-    asked: Sequence[tuple[str, str, int, tuple[Protocol, ...]]],
-) -> dict[str, Any]:
-    members = [
-        {
-            "name": name,
-            "identity": identity,
-            "trained": trained,
-            "protocols": [
-                {"name": each.name, "parts": [[[look.name, look.scale] for look in part] for part in each.parts]}
-                for each in protocols
-            ],
-        }
-        for name, identity, trained, protocols in asked
-    ]
-    return {"store": store, "split": split, "classes": list(classes), "keys": list(keys), "members": members}
-
-
-def _protocols(member: Mapping[str, Any]) -> tuple[Protocol, ...]:
-    return tuple(
-        Protocol(
-            str(each["name"]),
-            tuple(tuple(Look(str(name), int(scale)) for name, scale in part) for part in each["parts"]),
-        )
-        for each in member["protocols"]
-    )
-
-
-def _all_looks(meta: Mapping[str, Any]) -> list[tuple[int, Look]]:
-    """The columns of a record: each member's looks."""
-    return [
-        (i, look)
-        for i, member in enumerate(meta["members"])
-        for look in dict.fromkeys(look for each in _protocols(member) for look in each.looks)
-    ]
-
-
-def _predictions(
-    meta: Mapping[str, Any], labels: NDArray[np.int64], blocks: Callable[[], Iterator[Block]]
-) -> Predictions:
-    members = tuple(
-        Predictor(str(m["name"]), str(m["identity"]), int(m["trained"]), _protocols(m)) for m in meta["members"]
-    )
-    return Predictions(
-        meta["store"], meta["split"], tuple(meta["classes"]), tuple(meta["keys"]), labels, members, blocks
-    )
-
-
-def _block(meta: Mapping[str, Any], rows: Sequence[Floats]) -> Block:
-    """The probabilities of some pictures by member and look, from those of all looks in the order of `_all_looks`."""
-    block: Block = [{} for _ in meta["members"]]
-    for (i, look), own in zip(_all_looks(meta), rows, strict=True):
-        block[i][look] = own
-    return block
-
-
 def _make(
-    path: Path,
-    meta: dict[str, Any],
-    labels: NDArray[np.int64],
-    blocks: Callable[[int, str], Iterator[Block]],
-    progress: Progress,
+    path: Path, predictions: Predictions, blocks: Callable[[int, str], Iterator[Block]], progress: Progress
 ) -> None:
     """Writes the file from the records in FILE.part; blocks(done, further) gives those that are still missing."""
-    looks, n_classes = _all_looks(meta), len(meta["classes"])
-    with prediction_records.opened(path, meta, len(looks) * n_classes, progress) as records:
+    columns, n_classes, labels = predictions.columns, len(predictions.classes), predictions.labels
+    meta = predictions.meta()
+    with prediction_records.opened(path, meta, len(columns) * n_classes, progress) as records:
         for block in blocks(records.n, "the same command goes on"):
-            records.add(np.concatenate([block[i][look] for i, look in looks], 1))
+            records.add(np.concatenate([block[i][look] for i, look in columns], 1))
         text = bytearray(json.dumps(meta).encode())
         content: dict[str, torch.Tensor | safetensors.Coming] = {
             "meta": torch.frombuffer(text, dtype=torch.uint8),
             "labels": torch.from_numpy(labels),
         }
-        for place, (i, look) in enumerate(looks):
-            columns = partial(records.columns, place * n_classes, n_classes)
-            content[f"{i}/{look}"] = safetensors.Coming(torch.float32, (len(labels), n_classes), columns)
+        for place, (i, look) in enumerate(columns):
+            numbers = partial(records.columns, place * n_classes, n_classes)
+            content[f"{i}/{look}"] = safetensors.Coming(torch.float32, (len(labels), n_classes), numbers)
         digests = [*records.digests, bytes(32)]  # the last one's place
         content[DIGESTS] = safetensors.Coming(torch.uint8, (len(digests), 32), lambda: iter(digests))
         pieces = safetensors.pieces(content, {"format": FORMAT})

@@ -6,7 +6,6 @@ probable class among the 200. A checkpoint keeps the rows of these classes in ea
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -33,7 +32,6 @@ def restricted(kept: Checkpoint, classes: Sequence[str]) -> Checkpoint:
 
 def _shapes(kept: Checkpoint, n_classes: int) -> dict[str, torch.Size]:
     """Of the net's tensors with so many outputs."""
-    options: dict[str, Any] = dict(kept.recipe.net_options)
     with torch.device("meta"):
-        net = create_model(kept.recipe.net, num_classes=n_classes, seed=0, **options)
+        net = create_model(kept.recipe.net, num_classes=n_classes, seed=0, **kept.recipe.net_options)
     return {name: tensor.shape for name, tensor in net.state_dict().items()}

@@ -3,6 +3,8 @@
 On the CPU by an account of what one picture more makes the forward pass keep; on CUDA devices by trying.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -13,26 +15,24 @@ from convnet.errors import UsageError
 from convnet.progress import Progress
 from convnet.training.step import EagerSteps
 
-AtOnce = int | Literal["auto"]
+MicroBatch = int | Literal["auto"]
 MARGIN = 0.85  # of the free memory: oneDNN's own buffers, the loader's pictures, other programs
 
 
-def choose(step: EagerSteps, shape: tuple[int, int, int], asked: AtOnce | None, progress: Progress) -> int:
-    """Pictures that go through the net at once: the recipe's batch, or so many as are `asked` for.
+def choose(step: EagerSteps, shape: tuple[int, int, int], size: MicroBatch | None, progress: Progress) -> int:
+    """The micro-batch: `size` pictures, or the recipe's whole batch where that is None or larger.
 
     shape: (C, H, W) of a picture. "auto": the least number of equal micro-batches that fit into the free memory.
 
     Raises: UsageError when not even one picture fits, or less than one is asked for.
     """
     batch = step.recipe.batch
-    if asked is None:
+    if size is None:
         return batch
-    if asked == "auto":
-        size = _by_trying(step, shape) if step.where.device.type == "cuda" else _by_account(step, shape)
-    elif asked < 1:
-        raise UsageError(f"{asked} pictures at once: it must be auto, or at least 1")
-    else:
-        size = min(asked, batch)
+    if size == "auto":
+        size = _by_trying(step, shape) if step.device.device.type == "cuda" else _by_account(step, shape)
+    elif size < 1:
+        raise UsageError(f"{size} pictures at once: it must be auto, or at least 1")
     if size < batch:
         n = -(-batch // size)
         progress.note(
@@ -42,7 +42,7 @@ def choose(step: EagerSteps, shape: tuple[int, int, int], asked: AtOnce | None, 
             progress.warn(
                 "batch norm sees the mean and variance of each micro-batch: that is another step than the whole batch's"
             )
-    return size
+    return min(size, batch)
 
 
 def micro_batch_size(batch: int, most: int) -> int:
@@ -58,8 +58,8 @@ def micro_batch_size(batch: int, most: int) -> int:
 def bytes_a_picture(step: EagerSteps, shape: tuple[int, int, int]) -> int:
     """What one picture more takes in a step: what its forward pass keeps, and twice the largest of it in the backward
     pass, for a gradient on its way in and out."""
-    one, _ = _kept(step, shape, 1)
-    two, largest = _kept(step, shape, 2)
+    one, _ = _saved_bytes(step, shape, 1)
+    two, largest = _saved_bytes(step, shape, 2)
     return two - one + 2 * -(-largest // 2)
 
 
@@ -68,13 +68,13 @@ def bytes_besides(step: EagerSteps) -> int:
     return sum(4 * weight.numel() + step.rule.computed(name).nbytes for name, weight in step.rule.parameters.items())
 
 
-def taken(step: EagerSteps, shape: tuple[int, int, int]) -> int:
+def peak_bytes(step: EagerSteps, shape: tuple[int, int, int]) -> int:
     """Bytes that a step takes at its peak on its CUDA device, beside what lies there already: found by trying."""
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(step.where.device)
-    before = torch.cuda.memory_allocated(step.where.device)
+    torch.cuda.reset_peak_memory_stats(step.device.device)
+    before = torch.cuda.memory_allocated(step.device.device)
     _try(step, shape, step.recipe.batch)
-    most = torch.cuda.max_memory_allocated(step.where.device)
+    most = torch.cuda.max_memory_allocated(step.device.device)
     torch.cuda.empty_cache()
     return most - before
 
@@ -85,11 +85,11 @@ def _by_account(step: EagerSteps, shape: tuple[int, int, int]) -> int:
         raise UsageError(
             f"the free memory is not known here; say how many pictures fit: --batch {step.recipe.batch // 2}"
         )
-    room, each = MARGIN * free - bytes_besides(step), bytes_a_picture(step, shape)
-    if room < each:
-        need = (bytes_besides(step) + each) / MARGIN
+    room, per_picture = MARGIN * free - bytes_besides(step), bytes_a_picture(step, shape)
+    if room < per_picture:
+        need = (bytes_besides(step) + per_picture) / MARGIN
         raise UsageError(f"a step with one picture needs {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
-    return micro_batch_size(step.recipe.batch, int(room // each))
+    return micro_batch_size(step.recipe.batch, int(room // per_picture))
 
 
 def _by_trying(step: EagerSteps, shape: tuple[int, int, int]) -> int:
@@ -102,7 +102,7 @@ def _by_trying(step: EagerSteps, shape: tuple[int, int, int]) -> int:
             return step.micro_batch
         except torch.OutOfMemoryError as error:
             if step.micro_batch == 1:
-                raise UsageError(f"not even one picture fits on {step.where.device}: {error}") from error
+                raise UsageError(f"not even one picture fits on {step.device.device}: {error}") from error
             n = min(batch, n + max(1, n // 4))
         finally:
             torch.cuda.empty_cache()
@@ -110,25 +110,35 @@ def _by_trying(step: EagerSteps, shape: tuple[int, int, int]) -> int:
 
 def _try(step: EagerSteps, shape: tuple[int, int, int], n: int) -> None:
     """The gradients of n black pictures; nothing of it stays."""
-    former = {name: buffer.clone() for name, buffer in step.net.named_buffers()}
-    step.net.train()
+    labels = torch.zeros(n, dtype=torch.int64, device=step.device.device)
+    with _training(step.net):
+        try:
+            step.gradients(_black(step, shape, n), labels, 0)
+        finally:
+            step.rule.zero_grad()
+
+
+@contextmanager
+def _training(net: nn.Module) -> Iterator[None]:
+    """Training mode, in which batch norm changes its buffers: afterwards they are as before."""
+    former = [buffer.clone() for buffer in net.buffers()]
+    net.train()
     try:
-        step.gradients(_black(step, shape, n), torch.zeros(n, dtype=torch.int64, device=step.where.device), 0)
+        yield
     finally:
-        step.rule.zero_grad()
-        for name, buffer in step.net.named_buffers():
-            buffer.copy_(former[name])
+        for buffer, value in zip(net.buffers(), former, strict=True):
+            buffer.copy_(value)
 
 
 def _black(step: EagerSteps, shape: tuple[int, int, int], n: int) -> Tensor:
-    images = torch.zeros(n, *shape, dtype=step.input_dtype, device=step.where.device)
-    return images.to(memory_format=step.where.memory_format)
+    images = torch.zeros(n, *shape, dtype=step.input_dtype, device=step.device.device)
+    return images.to(memory_format=step.device.memory_format)
 
 
-def _kept(step: EagerSteps, shape: tuple[int, int, int], n: int) -> tuple[int, int]:
+def _saved_bytes(step: EagerSteps, shape: tuple[int, int, int], n: int) -> tuple[int, int]:
     """Bytes that the forward pass of n pictures keeps for the backward pass, weights apart; and the largest of it."""
     storages: dict[int, tuple[int, Tensor]] = {}  # with the tensors, so that no storage's address comes twice
-    weights = {each.untyped_storage().data_ptr() for each in (*step.net.parameters(), *step.net.buffers())}
+    weights = {weight.untyped_storage().data_ptr() for weight in (*step.net.parameters(), *step.net.buffers())}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
@@ -136,13 +146,8 @@ def _kept(step: EagerSteps, shape: tuple[int, int, int], n: int) -> tuple[int, i
             storages[storage.data_ptr()] = (storage.nbytes(), x)
         return x
 
-    former = {name: buffer.clone() for name, buffer in step.net.named_buffers()}
-    step.net.train()
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), step.where.autocast():
-            step.net.heads(_black(step, shape, n))
-    finally:
-        for name, buffer in step.net.named_buffers():
-            buffer.copy_(former[name])
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with _training(step.net), hooks, step.device.autocast():
+        step.net.heads(_black(step, shape, n))
     sizes = [size for size, _ in storages.values()]
     return sum(sizes), max(sizes, default=0)

@@ -6,27 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet import __version__, checkpoint, device
+from convnet import __version__, checkpoint
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.data import preprocess
 from convnet.data.decode import stored_by
 from convnet.data.store import Split, Store
+from convnet.device import Device
 from convnet.errors import DataError, Diverged, UsageError
 from convnet.io import atomic, rng, strict_json
+from convnet.io.strict_json import Json
 from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
 from convnet.training import metrics_log, micro_batch
-from convnet.training.init_from import take_over
-from convnet.training.micro_batch import AtOnce
+from convnet.training.init_from import init_from
+from convnet.training.micro_batch import MicroBatch
 from convnet.training.step import EagerSteps
 
 STORED = "as stored"  # pixels that the net sees
@@ -53,12 +54,10 @@ class Run:
     recipe: Recipe
     data: Data
     preprocessing: preprocess.Preprocessing
-    classes: tuple[str, ...]
     net: Net
     step: EagerSteps
     position: Position
-    provenance: Mapping[str, Any]
-    where: device.Device
+    provenance: Json
     out: Path
     saved: float  # monotonic seconds of the last save
     record: list[bytes]  # the lines of metrics.jsonl
@@ -95,26 +94,34 @@ def begin(
     recipe: Recipe,
     data: Data,
     out: Path,
-    where: device.Device,
+    device: Device,
     resume: bool,
     command: str,
     progress: Progress,
-    start: Path | None = None,
-    at_once: AtOnce | None = None,
+    source: Path | None = None,
+    size: MicroBatch | None = None,
     pixels: str = STORED,
 ) -> Run:
-    """A run with fresh weights, or with those that it may take from the checkpoint `start`, or the one in `out`."""
-    if resume and start is not None:
-        raise UsageError(f"a run that goes on has weights already; leave out --start-from {start}, or --resume")
+    """A run with its initial weights (those that the checkpoint `source` has, loaded from it), or the one in `out`.
+
+    size: of the micro-batch.
+    """
+    if resume and source is not None:
+        raise UsageError(f"a run that goes on has weights already; leave out --start-from {source}, or --resume")
     store = data.store
-    environment = _environment(where, store, command) | {"pixels": pixels}
+    environment = _environment(device, store, command) | {"pixels": pixels}
     if not resume:
         mean = store.statistics.mean_rgb
         preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit)
         net = fresh_net(recipe, len(store.classes))
         position, provenance, velocity, record = Position(), dict(environment), None, list[bytes]()
-        if start is not None:
-            provenance["start"] = _begin_with(net, recipe, store, start, progress)
+        if source is not None:
+            loaded = init_from(net, recipe, store.classes, source)
+            provenance["start"] = loaded.to_dict()
+            for line in loaded.lines():
+                progress.note(line)
+            for warning in loaded.warnings:
+                progress.warn(warning)
         _make_room(out)
     else:
         kept, path, warnings = checkpoint.load_newest(out)
@@ -127,16 +134,15 @@ def begin(
         if lost := metrics_log.keep_whole(out / TIMING):
             progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
         progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
-    net = where.take(net)
-    step = EagerSteps(net, recipe, where)
+    net = device.take(net)
+    step = EagerSteps(net, recipe, device)
     if velocity is not None:
         step.rule.load(velocity)
-    step.micro_batch = micro_batch.choose(step, picture_shape(recipe), at_once, progress)
+    step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
     _check_micro_batch(provenance, step.micro_batch, progress)
-    classes, now = store.classes, monotonic()
-    run = Run(recipe, data, preprocessing, classes, net, step, position, provenance, where, out, now, record)
+    run = Run(recipe, data, preprocessing, net, step, position, provenance, out, monotonic(), record)
     progress.note(
-        f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {where.reason}; {where.forms()}"
+        f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {device.reason}; {device.forms()}"
     )
     if "decoder" in environment:
         progress.note(f"pictures decoded by {environment['decoder']}")
@@ -150,10 +156,10 @@ def begin(
     return run
 
 
-def write_beside(run: Run, environment: Mapping[str, Any]) -> None:
+def write_beside(run: Run, environment: Json) -> None:
     """Writes what a run's folder holds beside its checkpoints anew, from what they hold."""
     atomic.write_atomic(run.out / "recipe.toml", to_toml(run.recipe).encode())
-    atomic.write_atomic(run.out / "environment.json", strict_json.seal(dict(environment)))
+    atomic.write_atomic(run.out / "environment.json", strict_json.seal(environment))
     atomic.write_atomic(run.out / METRICS, run.record)
     write_table(run)
 
@@ -214,23 +220,12 @@ def _not_ours(best: Checkpoint, run: Run, epoch: int) -> str | None:
     return None
 
 
-def _begin_with(net: Net, recipe: Recipe, store: Store, path: Path, progress: Progress) -> dict[str, Any]:
-    """Takes over what the net may from a checkpoint, and tells it; returns what all of the run's checkpoints keep."""
-    start = take_over(net, recipe, store.classes, path)
-    for line in start.lines():
-        progress.note(line)
-    for warning in start.warnings:
-        progress.warn(warning)
-    return start.to_dict()
-
-
 def fresh_net(recipe: Recipe, n_classes: int) -> Net:
     """The recipe's net with its initial weights, tried on one black picture.
 
     Raises: UsageError when net, options, classes, channels or crop don't fit together.
     """
-    options: dict[str, Any] = dict(recipe.net_options)
-    net = create_model(recipe.net, num_classes=n_classes, init=recipe.init, seed=recipe.seed, **options)
+    net = create_model(recipe.net, num_classes=n_classes, init=recipe.init, seed=recipe.seed, **recipe.net_options)
     with torch.inference_mode():
         net.eval()(torch.zeros(1, *picture_shape(recipe)))
     return net.train()
@@ -241,7 +236,7 @@ def picture_shape(recipe: Recipe) -> tuple[int, int, int]:
     return (1 if recipe.channels == "grey" else 3), recipe.crop, recipe.crop
 
 
-def _check_micro_batch(provenance: dict[str, Any], size: int, progress: Progress) -> None:
+def _check_micro_batch(provenance: Json, size: int, progress: Progress) -> None:
     """The run's first number of pictures at once is kept; another one rounds otherwise."""
     was = provenance.setdefault("pictures_at_once", size)
     if was != size:
@@ -261,7 +256,7 @@ def _make_room(out: Path) -> None:
 
 
 def _check_same(
-    kept: Checkpoint, recipe: Recipe, environment: Mapping[str, Any], store: Store, path: Path, progress: Progress
+    kept: Checkpoint, recipe: Recipe, environment: Json, store: Store, path: Path, progress: Progress
 ) -> None:
     """Only the number of epochs may change when a run goes on."""
     if replace(kept.recipe, epochs=recipe.epochs) != recipe:
@@ -278,15 +273,15 @@ def _check_same(
             progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
 
 
-def _environment(where: device.Device, store: Store, command: str) -> dict[str, Any]:
+def _environment(device: Device, store: Store, command: str) -> Json:
     return {
         "convnet": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": where.reason,
-        "forms": where.forms(),
-        "threads": where.threads,
+        "device": device.reason,
+        "forms": device.forms(),
+        "threads": device.threads,
         "store": str(store.path.resolve()),
         "store_sha256": store.identity,
         **({"decoder": stored_by()} if store.encoding == "jpeg" else {}),
@@ -327,7 +322,7 @@ def snapshot(run: Run, velocity: bool) -> Checkpoint:
     return Checkpoint(
         recipe=run.recipe,
         preprocessing=run.preprocessing,
-        classes=run.classes,
+        classes=run.data.store.classes,
         weights=dict(run.net.state_dict()),
         velocity=run.step.rule.state() if velocity else None,
         position=run.position,

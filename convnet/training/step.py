@@ -77,7 +77,7 @@ class Steps(Protocol):
 
 def choose(step: "EagerSteps", note: Callable[[str], None]) -> Steps:
     """The steps for `step`'s device; `note` is told what is worth a line."""
-    if on_cuda.serve(step.where.device):
+    if on_cuda.serve(step.device.device):
         return DelayedSteps(GraphStep(step, step.recipe.batch, note))
     return step
 
@@ -93,11 +93,11 @@ class EagerSteps:
 
     pending = 0
 
-    def __init__(self, net: Net, recipe: Recipe, where: Device, micro_batch: int | None = None) -> None:
-        self.recipe, self.where, self.micro_batch = recipe, where, micro_batch
-        self.net, bf16_weights = where.narrowed(net)
+    def __init__(self, net: Net, recipe: Recipe, device: Device, micro_batch: int | None = None) -> None:
+        self.recipe, self.device, self.micro_batch = recipe, device, micro_batch
+        self.net, bf16_weights = device.narrowed(net)
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
-        self.input_dtype = torch.float32 if net.float32_input else where.dtype  # of the images: bfloat16 loses nothing
+        self.input_dtype = torch.float32 if net.float32_input else device.dtype  # of the images: bfloat16 loses nothing
         self.result = StepResult(np.empty(0, np.int64), math.nan, 0)
 
     def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
@@ -140,7 +140,7 @@ class EagerSteps:
 
     def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int, states: Tensor | None) -> Outcome:
         """A micro-batch of a batch of n pictures, forward and backward: its share of the gradients of the mean loss."""
-        with self.where.autocast(), counted(self.recipe.seed, number, first, states):
+        with self.device.autocast(), counted(self.recipe.seed, number, first, states):
             heads = self.net.heads(images)
         weights, kind = self.net.loss_weights, self.recipe.loss
         loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()
@@ -210,7 +210,7 @@ class GraphStep:
     """
 
     def __init__(self, step: EagerSteps, batch: int, note: Callable[[str], None], record: bool = True) -> None:
-        device = step.where.device
+        device = step.device.device
         self.step, self.batch, self.note = step, batch, note
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.lr, self.skip_update = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -267,7 +267,7 @@ class GraphStep:
         except Exception as error:  # whatever can't be recorded: each library has its own class for it
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.note(f"a step can't be a CUDA graph here, so that its operations are started one by one: {line}")
-            torch.cuda.synchronize(self.step.where.device)
+            torch.cuda.synchronize(self.step.device.device)
             return
         self.graph = graph
 
@@ -277,7 +277,7 @@ class GraphStep:
         if self.stream is None:
             yield
             return
-        here = torch.cuda.current_stream(self.step.where.device)
+        here = torch.cuda.current_stream(self.step.device.device)
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
             yield

@@ -17,27 +17,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
-from convnet import checkpoint, device
+from convnet import checkpoint
 from convnet.checkpoint import BEST, KEPT, LAST, Position
 from convnet.data import device_loader
 from convnet.data.device_loader import Feed, Resident
 from convnet.data.loader import Loader
 from convnet.data.store import Store
+from convnet.device import choose as choose_device
+from convnet.device import keep_memory
 from convnet.errors import DataError, Diverged, Interrupted
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, strict_json
 from convnet.io.signals import Stop
+from convnet.io.strict_json import Json
 from convnet.nets import recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe, load_recipe
-from convnet.training import metrics_log, micro_batch, optim, step
-from convnet.training.micro_batch import AtOnce
+from convnet.training import metrics_log, optim, step
+from convnet.training.micro_batch import MicroBatch, peak_bytes
 from convnet.training.run import (
     METRICS,
     TIMING,
@@ -55,9 +57,7 @@ from convnet.training.run import (
 from convnet.training.step import StepResult, Steps
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
-FEWER_FROM = (
-    100  # epoch from which they get fewer, and metrics.csv rarer: what each epoch writes must not grow with them
-)
+FEWER_FROM = 100  # epoch from which they get fewer, and metrics.csv rarer: else each epoch would write more
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 
@@ -68,46 +68,46 @@ def train(
     out: atomic.PathLike,
     *,
     resume: bool = False,
-    start: atomic.PathLike | None = None,
-    place: str = "auto",
+    init_from: atomic.PathLike | None = None,
+    device: str = "auto",
     workers: int = 1,
-    at_once: AtOnce | None = None,
-    keep: Resident = "auto",
+    micro_batch: MicroBatch | None = None,
+    resident: Resident = "auto",
     progress: Progress = SILENT,
     stop: Stop | None = None,
     command: str = "",
-) -> dict[str, Any]:
+) -> Json:
     """Trains by `recipe` (or the one of that name or file) on `store` in the run folder `out`; returns its summary.
 
     resume: goes on from the newest whole checkpoint in `out`, as if never stopped (bitwise on the CPU with as many
-    threads). start: a checkpoint whose weights a new run begins with, as far as its net takes them (init_from.py).
-    workers: threads that read ahead; they change nothing. at_once: pictures that go through the net at once, "auto" for
-    as many as fit; of a larger batch the gradients are accumulated (micro_batch.py). keep: on a CUDA device, whether
-    the training pictures lie in its memory, and how (device_loader.py).
+    threads). init_from: a checkpoint whose weights a new run begins with, as far as its net has them (init_from.py).
+    workers: threads that read ahead; they change nothing. micro_batch: pictures that go through the net at once, "auto"
+    for as many as fit; of a larger batch the gradients are accumulated (micro_batch.py). resident: on a CUDA device,
+    whether the training pictures lie in its memory, and how (device_loader.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(atomic.as_path(recipe, "the recipe"))
     store, out = store if isinstance(store, Store) else Store(store), atomic.as_path(out, "the run's folder")
-    start = None if start is None else atomic.as_path(start, "start")
+    source = None if init_from is None else atomic.as_path(init_from, "init_from")
     data = choose_data(recipe, store)
-    where = device.choose(recipe.precision, place)
-    if where.device.type == "cpu":
-        device.keep_memory()
-    device_loader.check(keep, where.device, recipe.channels)  # before there is a run's folder
-    ids, statistics = data.train_ids, store.statistics
+    chosen = choose_device(recipe.precision, device)
+    if chosen.device.type == "cpu":
+        keep_memory()
+    device_loader.check(resident, chosen.device, recipe.channels)  # before there is a run's folder
+    pixels = device_loader.pixels(resident)
     try:
         with atomic.lock(out, "training"):
-            run = begin(recipe, data, out, where, resume, command, progress, start, at_once, device_loader.pixels(keep))
-            dtype = run.step.input_dtype
-            loader = Loader(data.train, statistics, ids, recipe, run.preprocessing, where.device, workers, dtype, stop)
-            taken = partial(micro_batch.taken, run.step, picture_shape(recipe))
-            feed = device_loader.choose(loader, keep, taken, progress)
+            run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels)
+            loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, chosen.device,
+                            workers, run.step.input_dtype, stop)  # fmt: skip
+            step_bytes = partial(peak_bytes, run.step, picture_shape(recipe))
+            feed = device_loader.choose(loader, resident, step_bytes, progress)
             steps = step.choose(run.step, progress.note)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
                 train_epoch(run, steps, feed, progress, stop)
                 _end_epoch(run, data, progress, stop)
-            return _finish(run, data, place, progress, stop)
+            return _finish(run, data, device, progress, stop)
     finally:
         with suppress(OSError):
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
@@ -218,7 +218,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     best = False
     errors = at.validation_errors
     if data.val is not None:
-        net = TrainedNet(run.net, run.preprocessing, run.classes, run.where)
+        net = TrainedNet(run.net, run.preprocessing, data.store.classes, run.step.device)
         try:
             with interruptible(run, stop):
                 scores = net.evaluate(data.val, ids=data.val_ids, stop=stop)
@@ -265,13 +265,13 @@ def _epoch_line(row: metrics_log.Row, epochs: int) -> str:
 def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) -> None:
     """Says when a net still ignores its pictures: its loss is then the entropy of the classes, ln K if equal."""
     loss, error = epoch.loss_sum / epoch.pictures, epoch.errors / epoch.pictures
-    shares = np.bincount(data.train.labels[data.train_ids], minlength=len(run.classes)) / len(data.train_ids)
+    shares = np.bincount(data.train.labels[data.train_ids], minlength=len(data.store.classes)) / len(data.train_ids)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
     at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK
     late = run.recipe.loss == "rbf" and epoch.epoch == STUCK_EPOCHS[-1]  # whose loss falls long before the error does
     if not (at_entropy or late) or error < STUCK * (1 - shares.max()):
         return
-    what = f"ln {len(run.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
+    what = f"ln {len(data.store.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
     hint = "try another rate (--set lr=...)"
     small = recipe_of(run.recipe.net, len(data.train_ids))
     if small not in (recipe_of(run.recipe.net), run.recipe.name):
@@ -282,21 +282,21 @@ def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) ->
     )
 
 
-def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | None) -> dict[str, Any]:
+def _finish(run: Run, data: Data, device: str, progress: Progress, stop: Stop | None) -> Json:
     """Tests the best net once on the pictures that had no part in training; writes summary.json."""
     write_table(run)  # of a long run the last epochs may be missing
     has_best = (run.out / BEST).exists()
     chosen = run.out / (BEST if has_best else LAST)
     kept = checkpoint.load(chosen)
-    net = TrainedNet.of(kept, device.choose("fp32", place))  # as `convnet evaluate` does
+    net = TrainedNet.of(kept, choose_device("fp32", device))  # as `convnet evaluate` does
     times = metrics_log.read(run.out / TIMING)
     seconds, pictures = (sum(float(row[name] or 0) for row in times) for name in ("seconds", "pictures"))
     counts = data.store.header["counts"]
-    summary: dict[str, Any] = {
+    summary: Json = {
         "net": run.recipe.net,
         "recipe": run.recipe.name,
         "parameters": sum(p.numel() for p in net.net.parameters()),
-        "classes": len(run.classes),
+        "classes": len(data.store.classes),
         "epochs": run.position.epoch - 1,
         "steps": run.position.step,
         "checkpoint": chosen.name,
@@ -316,5 +316,5 @@ def _finish(run: Run, data: Data, place: str, progress: Progress, stop: Stop | N
     return summary
 
 
-def _figures(scores: Scores) -> dict[str, Any]:
+def _figures(scores: Scores) -> Json:
     return {"n": scores.n, "top1_error": scores.top1, "top5_error": scores.top5, "loss": scores.loss}

@@ -72,7 +72,7 @@ def alone(store: Store, member: Member, name: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def file(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("answers") / "a"
-    ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), keep=path)
+    ask(members(photos, "single", "ten-crop+dense"), photos.split("test"), file=path)
     return path
 
 
@@ -145,7 +145,7 @@ def test_the_file_gives_everything_back(tmp_path: Path, photos: Store, file: Pat
     content = {name: torch.from_numpy(array) for name, array in read.items()}
     assert file.read_bytes() == b"".join(map(bytes, tensors.pieces(content, {"format": kept.FORMAT})))
     for i in range(3):
-        ask(nets[i : i + 1], photos.split("test"), keep=tmp_path / str(i))
+        ask(nets[i : i + 1], photos.split("test"), file=tmp_path / str(i))
     joined = join([load(tmp_path / str(i)) for i in range(3)])
     assert [row.to_dict() for row in rows(joined)] == [row.to_dict() for row in rows(asked)]
 
@@ -213,11 +213,11 @@ def test_memory_does_not_grow_with_the_posteriors(tmp_path: Path) -> None:
             tracemalloc.stop()
 
     for split in ("val", "test"):
-        ask(members, store.split(split), keep=tmp_path / f"{split} made")
+        ask(members, store.split(split), file=tmp_path / f"{split} made")
     for work in (
         lambda split: members[0].net.evaluate(split).to_dict(),
         lambda split: rows(ask(members, split))[-1].scores.to_dict(),
-        lambda split: ask(members, split, keep=tmp_path / split.name),
+        lambda split: ask(members, split, file=tmp_path / split.name),
         lambda split: rows(join([load(tmp_path / f"{split.name} made")] * 2))[-1].scores.to_dict(),
     ):
         grown = peak(work, "test") - peak(work, "val")
@@ -246,12 +246,12 @@ def of(member: Member, net: nn.Module) -> Member:
 def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Path, photos: Store) -> None:
     split, file = photos.split("test"), tmp_path / "a"
     part = tmp_path / "a.part"
-    undisturbed = whole(ask(members(photos, "single")[:1], split, keep=tmp_path / "b"))
+    undisturbed = whole(ask(members(photos, "single")[:1], split, file=tmp_path / "b"))
     stop = Stop()
     (member,) = members(photos, "single")[:1]
     stopping = of(member, Counting(member.net.net, stop, 10))
     with pytest.raises(Interrupted, match=r"stopped after 64 of 100 pictures; the same command goes on"):
-        ask([stopping], split, keep=file, stop=stop)
+        ask([stopping], split, file=file, stop=stop)
     assert not file.exists()
     data = part.read_bytes()
     assert len(data) == 65 + 64 * (3 * 4 + 4)
@@ -259,22 +259,22 @@ def test_a_stopped_evaluation_goes_on_behind_its_last_whole_record(tmp_path: Pat
         part.write_bytes(torn)  # a record that was cut off, or damaged: its batch is asked again
         file.unlink(missing_ok=True)
         counting = of(member, Counting(member.net.net))
-        ask([counting], split, keep=file)
+        ask([counting], split, file=file)
         assert counting.net.net.seen == n_left
         assert file.read_bytes() == (tmp_path / "b").read_bytes()
         assert not part.exists()
     again = of(member, Counting(member.net.net))
-    found = ask([again], split, keep=file)
+    found = ask([again], split, file=file)
     assert again.net.net.seen == 0
     assert np.array_equal(whole(found)[0][Look("single", 32)], undisturbed[0][Look("single", 32)])
 
 
 def test_other_questions_are_not_mixed(tmp_path: Path, photos: Store) -> None:
     one, two = members(photos, "single")[:2]
-    ask([one], photos.split("test"), keep=tmp_path / "a")
+    ask([one], photos.split("test"), file=tmp_path / "a")
     with pytest.raises(UsageError, match=r"a is about other nets, views or pictures; choose another file"):
-        ask([two], photos.split("test"), keep=tmp_path / "a")
-    ask([two], photos.split("val"), keep=tmp_path / "v")
+        ask([two], photos.split("test"), file=tmp_path / "a")
+    ask([two], photos.split("val"), file=tmp_path / "v")
     with pytest.raises(UsageError, match=r"the files are about other pictures: 100 of split test .* and 30 of val"):
         join([load(tmp_path / "a"), load(tmp_path / "v")])
     other = Stop()
@@ -292,12 +292,12 @@ def test_an_evaluation_that_is_being_made_is_not_made_twice(tmp_path: Path, phot
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             for other in (one, two):
                 with pytest.raises(UsageError) as caught:
-                    ask([other], photos.split("test"), keep=tmp_path / "a")
+                    ask([other], photos.split("test"), file=tmp_path / "a")
                 refused.append(str(caught.value))
             return super().forward(images)
 
     net = Meanwhile(one.net.net)
-    ask([of(one, net)], photos.split("test"), keep=tmp_path / "a")
+    ask([of(one, net)], photos.split("test"), file=tmp_path / "a")
     assert net.seen == 100
     text = f"a is in use by process {os.getpid()} (evaluating); wait for it, or choose another file"
     assert len(refused) >= 4
@@ -317,10 +317,10 @@ def test_answers_to_other_questions_that_were_begun_go_with_a_word(tmp_path: Pat
     one, two = members(photos, "single")[:2]
     stop, warned = Stop(), Warned()
     with pytest.raises(Interrupted):
-        ask([of(one, Counting(one.net.net, stop, 10))], photos.split("test"), keep=tmp_path / "a", stop=stop)
-    ask([two], photos.split("test"), keep=tmp_path / "a", progress=warned)
+        ask([of(one, Counting(one.net.net, stop, 10))], photos.split("test"), file=tmp_path / "a", stop=stop)
+    ask([two], photos.split("test"), file=tmp_path / "a", progress=warned)
     assert ["a.part is about other nets, views or pictures, or damaged" in line for line in warned.lines] == [True]
-    ask([two], photos.split("test"), keep=tmp_path / "b")
+    ask([two], photos.split("test"), file=tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

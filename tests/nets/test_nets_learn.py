@@ -120,7 +120,7 @@ def begun(recipe: Recipe, store: Store, folder: Path) -> tuple[Run, Loader]:
     ids = np.array([turn[i] for i in range(PICTURES) for turn in turns][:PICTURES])
     data = Data(store, split, ids, None, ids[:0])
     run = begin(recipe, data, folder, device.choose(recipe.precision), False, "", SILENT)
-    return run, Loader(split, store.statistics, ids, recipe, run.preprocessing, run.where.device, 0)
+    return run, Loader(split, store.statistics, ids, recipe, run.preprocessing, run.step.device.device, 0)
 
 
 def losses(run: Run, loader: Loader, steps: range, lr: float) -> list[float]:
@@ -141,7 +141,7 @@ def ignorant(run: Run) -> float:
     """The loss of a net that ignores its pictures and knows the classes' shares; none is known of the RBF loss."""
     if run.recipe.loss == "rbf":
         return float("inf")
-    return float(np.log(min(PICTURES, len(run.classes)))) * sum(run.net.loss_weights.values())
+    return float(np.log(min(PICTURES, len(run.data.store.classes)))) * sum(run.net.loss_weights.values())
 
 
 def first_steps(recipe: Recipe, store: Store, folder: Path, lr: float) -> tuple[list[float], float]:

@@ -160,8 +160,8 @@ def test_a_delayed_run_is_the_eager_one(digits: Store, tmp_path: Path, monkeypat
             with suppress(Diverged):
                 stop = Stop()
                 with pytest.raises(Interrupted):
-                    verb.train(plan, digits, out, place="cpu", stop=stop, progress=Stopping(stop))
-                verb.train(plan, digits, out, place="cpu", resume=True)
+                    verb.train(plan, digits, out, device="cpu", stop=stop, progress=Stopping(stop))
+                verb.train(plan, digits, out, device="cpu", resume=True)
             path = out / ("diverged.json" if name == "diverges" else "metrics.jsonl")
             found[name].append(path.read_text(encoding="utf-8") if name == "diverges" else metrics_log.read(path))
     assert found["diverges"][0] == found["diverges"][1]

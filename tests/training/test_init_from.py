@@ -18,7 +18,7 @@ from convnet.io.signals import Stop
 from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe, load_recipe, with_settings
-from convnet.training.init_from import take_over
+from convnet.training.init_from import init_from
 from convnet.training.train import train
 from runs import Notes
 from thin import THINNER, new_thin_net, thinned
@@ -57,20 +57,20 @@ def test_b_to_e_begin_with_the_papers_layers_of_a(tmp_path: Path, name: str) -> 
     a = marked("vgg_a")
     path = saved(tmp_path / "a.ckpt", "vgg11", a)
     net, fresh, theirs = new_thin_net(name), new_thin_net(name).state_dict(), a.state_dict()
-    start = take_over(net, recipe_for(name), CLASSES, path)
+    start = init_from(net, recipe_for(name), CLASSES, path)
     for key, tensor in net.state_dict().items():
         taken = key.rpartition(".")[0] in LENT
         assert torch.equal(tensor, theirs[key] if taken else fresh[key]), key
         assert not torch.equal(theirs.get(key, fresh[key] + 1), fresh[key]), key
-    assert list(start.taken) == [f"{layer}.{kind}" for layer in LENT for kind in ("weight", "bias")]
-    assert set(start.taken) | set(start.fresh) == set(fresh)
-    assert set(start.taken) | set(start.left_over) == set(theirs)
+    assert list(start.loaded) == [f"{layer}.{kind}" for layer in LENT for kind in ("weight", "bias")]
+    assert set(start.loaded) | set(start.missing) == set(fresh)
+    assert set(start.loaded) | set(start.unexpected) == set(theirs)
     assert (start.net, start.file, start.sha256) == ("vgg_a", "a.ckpt", atomic.sha256_file(path))
-    assert start.fresh["conv1_2.weight"] == "a.ckpt (vgg_a) has none"
-    only = "only conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 are taken from a.ckpt (vgg_a)"
-    assert start.fresh["conv4_1.weight"] == start.left_over["conv4_1.weight"] == only
+    assert start.missing["conv1_2.weight"] == "a.ckpt (vgg_a) has none"
+    only = "only conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 are loaded from a.ckpt (vgg_a)"
+    assert start.missing["conv4_1.weight"] == start.unexpected["conv4_1.weight"] == only
     lines = list(start.lines())
-    assert lines[0].startswith(f"begins with a.ckpt (vgg_a, sha256 {start.sha256}): 14 tensors taken, ")
+    assert lines[0].startswith(f"begins with a.ckpt (vgg_a, sha256 {start.sha256}): 14 tensors loaded, ")
     for key in {*fresh, *theirs}:
         assert any(key in line for line in lines[1:]), f"{key} is not told"
     assert not start.warnings
@@ -81,10 +81,10 @@ def test_the_notes_chain_takes_all_layers_of_the_net_before(tmp_path: Path, name
     """VGG11, 13, 16, 19: each begins with all of the one before it; only the convolutions that it adds are fresh."""
     before = marked(start)
     net, fresh = new_thin_net(name), new_thin_net(name).state_dict()
-    begun = take_over(net, recipe_for(name), CLASSES, saved(tmp_path / "a.ckpt", start, before))
-    assert set(begun.taken) == set(before.state_dict())
+    begun = init_from(net, recipe_for(name), CLASSES, saved(tmp_path / "a.ckpt", start, before))
+    assert set(begun.loaded) == set(before.state_dict())
     added = {"vgg_d": "3", "vgg_e": "4", "vgg19": "4"}[name]
-    assert {key.partition(".")[0] for key in begun.fresh} == {f"conv{block}_{added}" for block in (3, 4, 5)}
+    assert {key.partition(".")[0] for key in begun.missing} == {f"conv{block}_{added}" for block in (3, 4, 5)}
     for key, tensor in net.state_dict().items():
         assert torch.equal(tensor, before.state_dict().get(key, fresh[key])), key
 
@@ -92,8 +92,8 @@ def test_the_notes_chain_takes_all_layers_of_the_net_before(tmp_path: Path, name
 def test_the_same_net_takes_all_that_fits(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", "vgg_a_bn", marked("vgg_a_bn"))
     net = new_thin_net("vgg_a_bn")
-    start = take_over(net, recipe_for("vgg_a_bn"), CLASSES, path)
-    assert (start.fresh, start.left_over) == ({}, {})
+    start = init_from(net, recipe_for("vgg_a_bn"), CLASSES, path)
+    assert (start.missing, start.unexpected) == ({}, {})
     for key, tensor in marked("vgg_a_bn").state_dict().items():  # running averages and counts too
         assert torch.equal(net.state_dict()[key], tensor), key
 
@@ -101,19 +101,19 @@ def test_the_same_net_takes_all_that_fits(tmp_path: Path) -> None:
 def test_other_classes_begin_with_a_fresh_last_layer_even_if_as_many(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", "googlenet", marked("googlenet"))
     net, fresh = new_thin_net("googlenet"), new_thin_net("googlenet").state_dict()
-    start = take_over(net, recipe_for("googlenet"), ("a", "b", "d", "c"), path)
+    start = init_from(net, recipe_for("googlenet"), ("a", "b", "d", "c"), path)
     last = [f"{layer}.{kind}" for layer in ("head1.fc2", "head2.fc2", "fc") for kind in ("weight", "bias")]
-    assert start.fresh == dict.fromkeys(last, "a.ckpt has other classes")
-    assert start.left_over == start.fresh
+    assert start.missing == dict.fromkeys(last, "a.ckpt has other classes")
+    assert start.unexpected == start.missing
     assert all(torch.equal(net.state_dict()[key], fresh[key]) for key in last)
 
 
 def test_another_input_size_takes_all_but_fc6(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", "vgg_a", marked("vgg_a", input_size=64), input_size=64)
     net = new_thin_net("vgg_a", input_size=96)
-    start = take_over(net, recipe_for("vgg_a"), CLASSES, path)
-    assert start.fresh == {"fc6.weight": "a.ckpt (vgg_a) has another shape: 128 x 64, not 128 x 144"}
-    assert "fc7.weight" in start.taken
+    start = init_from(net, recipe_for("vgg_a"), CLASSES, path)
+    assert start.missing == {"fc6.weight": "a.ckpt (vgg_a) has another shape: 128 x 64, not 128 x 144"}
+    assert "fc7.weight" in start.loaded
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_wrong_net_is_refused(tmp_path: Path, name: str, start: str, text: str
     path = saved(tmp_path / "a.ckpt", start, new_thin_net(start))
     net = new_thin_net(name)
     with pytest.raises(UsageError, match=text):
-        take_over(net, recipe_for(name), CLASSES, path)
+        init_from(net, recipe_for(name), CLASSES, path)
     fresh = new_thin_net(name).state_dict()
     assert all(torch.equal(tensor, fresh[key]) for key, tensor in net.state_dict().items())
 
@@ -145,18 +145,18 @@ def test_nothing_that_fits_and_a_damaged_file_are_refused(tmp_path: Path) -> Non
     with pytest.raises(
         UsageError, match=r"a\.ckpt: none of its tensors fits vgg_b, as a\.ckpt \(vgg_a\) has another shape"
     ):
-        take_over(narrower, recipe_for("vgg_b"), ("a", "b", "c", "d", "e"), path)
+        init_from(narrower, recipe_for("vgg_b"), ("a", "b", "c", "d", "e"), path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"a\.ckpt: damaged weights"):
-        take_over(new_thin_net("vgg_a"), recipe_for("vgg_a"), CLASSES, path)
+        init_from(new_thin_net("vgg_a"), recipe_for("vgg_a"), CLASSES, path)
 
 
 def test_pixels_that_the_weights_did_not_learn_from_are_told(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", "vgg_a", marked("vgg_a"))
     recipe = replace(recipe_for("vgg_a"), scale=1.0, mean="rgb", offset=0.5, name="mine")
-    start = take_over(new_thin_net("vgg_a"), recipe, CLASSES, path)
+    start = init_from(new_thin_net("vgg_a"), recipe, CLASSES, path)
     assert [warning.partition(" was ")[0] for warning in start.warnings] == [
         "the pixels' mean", "the pixels' scale", "the pixels' offset",
     ]  # fmt: skip
@@ -182,13 +182,13 @@ def test_a_run_begins_with_them_and_resumes_without_the_file(digits: Store, trai
     start.write_bytes((trained / "best.ckpt").read_bytes())
     recipe = with_settings(DIGITS, [*LINEAR, "seed=5"])
     notes = Notes()
-    train(recipe, digits, tmp_path / "whole", start=start, progress=notes)
+    train(recipe, digits, tmp_path / "whole", init_from=start, progress=notes)
     assert notes.lines[0].startswith("begins with start.ckpt (lenet5, sha256 ")
-    assert notes.lines[0].endswith(": 14 tensors taken, 0 fresh, 0 left over")
+    assert notes.lines[0].endswith(": 14 tensors loaded, 0 missing, 0 unexpected")
 
     stop = Stop()
     with pytest.raises(Interrupted):
-        train(recipe, digits, tmp_path / "stopped", start=start, progress=Notes(stop, 9), stop=stop)
+        train(recipe, digits, tmp_path / "stopped", init_from=start, progress=Notes(stop, 9), stop=stop)
     first = checkpoint.load(tmp_path / "stopped" / "last.previous.ckpt")
     assert first.position.step == 0
     theirs = checkpoint.load(start)
@@ -209,7 +209,7 @@ def test_the_start_matters_and_what_is_fresh_is_the_recipes(digits: Store, train
     """From a linear output to the codes: all but the last layer is taken."""
     recipe = replace(DIGITS, epochs=1)
     train(recipe, digits, tmp_path / "fresh")
-    train(recipe, digits, tmp_path / "begun", start=trained / "best.ckpt")
+    train(recipe, digits, tmp_path / "begun", init_from=trained / "best.ckpt")
     first = {
         name: (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0]
         for name in ("fresh", "begun")
@@ -227,9 +227,9 @@ def test_vgg_really_trains_from_a_to_b(photos: Store, tmp_path: Path) -> None:
         recipe = with_settings(load_recipe("vgg_a"), changes)
         train(recipe, photos, tmp_path / "a")
         with pytest.raises(UsageError, match=r"holds the net vgg_a; vgg_e_bn can begin with a trained vgg_e_bn"):
-            train(replace(recipe, net="vgg_e_bn"), photos, tmp_path / "e", start=tmp_path / "a" / "best.ckpt")
+            train(replace(recipe, net="vgg_e_bn"), photos, tmp_path / "e", init_from=tmp_path / "a" / "best.ckpt")
         assert not (tmp_path / "e").exists()
-        train(replace(recipe, net="vgg_b"), photos, tmp_path / "b", start=tmp_path / "a" / "best.ckpt")
+        train(replace(recipe, net="vgg_b"), photos, tmp_path / "b", init_from=tmp_path / "a" / "best.ckpt")
         kept = checkpoint.load(tmp_path / "b" / "best.ckpt")
         assert checkpoint.rebuild(kept).input_size == 32
     assert kept.provenance["start"]["taken"] == [f"{layer}.{kind}" for layer in LENT for kind in ("weight", "bias")]
@@ -237,7 +237,7 @@ def test_vgg_really_trains_from_a_to_b(photos: Store, tmp_path: Path) -> None:
 
 def test_a_start_and_resume_exclude_each_other(digits: Store, trained: Path) -> None:
     with pytest.raises(UsageError, match=r"has weights already; leave out --start-from .*best\.ckpt, or --resume"):
-        train(DIGITS, digits, trained, resume=True, start=trained / "best.ckpt")
+        train(DIGITS, digits, trained, resume=True, init_from=trained / "best.ckpt")
 
 
 def test_the_command(

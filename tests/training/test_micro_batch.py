@@ -104,7 +104,7 @@ def test_micro_batches_give_the_same_curve(digits: Store, tmp_path: Path) -> Non
     curves = []
     for n in (None, 24):
         out = tmp_path / str(n)
-        train(recipe, digits, out, at_once=n)
+        train(recipe, digits, out, micro_batch=n)
         curves.append([float(row["loss"]) for row in metrics_log.read(out / "metrics.jsonl") if row["kind"] == "step"])
     whole, accumulated = map(np.array, curves)
     assert len(whole) > 20
@@ -114,6 +114,6 @@ def test_micro_batches_give_the_same_curve(digits: Store, tmp_path: Path) -> Non
 
 def test_a_resumed_run_says_that_it_rounds_otherwise(digits: Store, tmp_path: Path) -> None:
     out, notes = tmp_path / "run", Notes()
-    train(replace(SMALL, epochs=1), digits, out, at_once=32)
+    train(replace(SMALL, epochs=1), digits, out, micro_batch=32)
     train(SMALL, digits, out, resume=True, progress=notes)
     assert any("32 pictures at once are now 64" in line for line in notes.lines)
