@@ -14,7 +14,7 @@ A trained net, from a checkpoint or a run's folder:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convnet import visualize
@@ -55,7 +55,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Public names are imported when they are used: the command answers --help without loading torch."""
     if name == "visualize":
         return import_module("convnet.visualize")

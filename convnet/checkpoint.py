@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TypeVar, get_type_hints
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from convnet.data import preprocess
 from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
+from convnet.io.strict_json import Json
 from convnet.nets import MODELS, create_model
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
@@ -38,6 +39,7 @@ FRAME = struct.Struct("<8sIQ32s")  # magic, version, length of the header, sha25
 MAX_HEADER = 2 << 20  # bytes; a header of 22,000 classes has about 1 MiB
 SECTIONS = ("weights", "velocity", "preprocessing", "record")  # in the order of the file; only the first must be there
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     velocity: dict[str, Tensor] | None = None
     position: Position = Position()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Json = field(default_factory=dict)
     record: bytes | None = None
 
 
@@ -148,7 +150,7 @@ class Summary:
 
     path: Path
     recipe: Recipe
-    provenance: Mapping[str, Any]
+    provenance: Json
 
 
 def peek(folder: Path) -> Summary | None:
@@ -177,7 +179,7 @@ def rebuild(checkpoint: Checkpoint) -> Net:
     return net.eval()
 
 
-def _check_shapes(name: str, options: dict[str, Any], weights: dict[str, Tensor]) -> None:
+def _check_shapes(name: str, options: Json, weights: dict[str, Tensor]) -> None:
     """A net takes no memory before its weights are known to be there. Raises: ValueError, UsageError."""
     with torch.device("meta"):
         needed = MODELS[name](**options).state_dict() if name in MODELS else {}
@@ -293,10 +295,13 @@ def _read(file: BufferedReader, size: int) -> Checkpoint:
         except DataError as error:
             raise DataError(f"{section.name}: {error}") from error
     try:
+        classes = _of(header, "classes", list)
+        if not all(isinstance(name, str) for name in classes):
+            raise DataError("a class is no text")
         return Checkpoint(
             recipe=recipe.from_dict(_of(header, "recipe", dict), "recipe"),
             preprocessing=preprocess.from_dict(_of(header, "preprocessing", dict), _mean(found)),
-            classes=_classes(_of(header, "classes", list)),
+            classes=tuple(classes),
             weights=found["weights"],
             velocity=found.get("velocity"),
             position=_position(_of(header, "position", dict)),
@@ -307,7 +312,7 @@ def _read(file: BufferedReader, size: int) -> Checkpoint:
         raise DataError(f"header: {error}") from error
 
 
-def _sections(file: BufferedReader, size: int) -> tuple[dict[str, Any], list[_Section]]:
+def _sections(file: BufferedReader, size: int) -> tuple[Json, list[_Section]]:
     """The header, its sha256 verified, and the sections that it announces, which fill the file exactly."""
     frame = file.read(FRAME.size)
     if not frame or frame[:8] != MAGIC[: len(frame)]:
@@ -352,13 +357,14 @@ def _verify(file: BufferedReader, section: _Section, into: memoryview | None = N
         raise DataError(f"damaged {section.name}: the sha256 is wrong")
 
 
-def _of(header: dict[str, Any], name: str, kind: type) -> Any:
-    if type(header.get(name)) is not kind:
+def _of(header: Json, name: str, kind: type[T]) -> T:
+    value = header.get(name)
+    if type(value) is not kind:
         raise DataError(f"header: {name} is missing or no {kind.__name__}")
-    return header[name]
+    return value
 
 
-def _section(entry: Any) -> _Section:
+def _section(entry: object) -> _Section:
     if not isinstance(entry, dict) or entry.keys() != {"name", "length", "sha256"}:
         raise DataError("header: a section needs name, length and sha256")
     name, length, sha256 = _of(entry, "name", str), _of(entry, "length", int), _of(entry, "sha256", str)
@@ -376,13 +382,7 @@ def _mean(found: dict[str, dict[str, Tensor]]) -> NDArray[np.float32] | None:
     return mean.numpy()
 
 
-def _classes(names: list[Any]) -> tuple[str, ...]:
-    if not all(isinstance(name, str) for name in names):
-        raise DataError("a class is no text")
-    return tuple(names)
-
-
-def _position(values: dict[str, Any]) -> Position:
+def _position(values: Json) -> Position:
     hints = get_type_hints(Position)
     for name in sorted(hints.keys() ^ values.keys()):
         raise DataError(f"position {name} is {'missing' if name in hints else 'unknown'}")

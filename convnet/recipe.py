@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from convnet.errors import UsageError, unknown
 from convnet.io.atomic import read
+from convnet.io.strict_json import Json
 
 Option = bool | int | float | str
 MAX_BYTES = 1 << 20  # of a file; the largest of ours has 2 kB
@@ -205,7 +206,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     return from_dict(values, "the settings")
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
+def to_dict(recipe: Recipe) -> Json:
     """The recipe as what JSON holds; `from_dict` gives an equal recipe back."""
     values = asdict(recipe)
     return values | {name: list(values[name]) for name in EPOCH_LISTS}
@@ -238,10 +239,10 @@ def from_toml(data: bytes | str, where: str = "the recipe") -> Recipe:
     return from_dict(values, where)
 
 
-def _checked(given: Mapping[str, object], where: str) -> dict[str, Any]:
+def _checked(given: Mapping[str, object], where: str) -> Json:
     """The fields in their exact types, or a UsageError with every wrong one."""
     hints = get_type_hints(Recipe)
-    values: dict[str, Any] = {}
+    values: Json = {}
     wrong: list[str] = []
     for name, value in given.items():
         if name not in hints:
@@ -266,7 +267,7 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return text.partition(" Known:")[0] if "did you mean" in text else text
 
 
-def _field(name: str, value: object, kind: Any) -> object:
+def _field(name: str, value: object, kind: object) -> object:
     """One value in the exact type of its field. Raises: ValueError with the rule it breaks."""
     if get_origin(kind) is Literal:
         return _choice(value, get_args(kind))
@@ -332,7 +333,7 @@ def _options(value: object) -> dict[str, Option]:
     return dict(value)
 
 
-def _disagreements(values: Mapping[str, Any]) -> list[str]:
+def _disagreements(values: Json) -> list[str]:
     """What is wrong between fields; a field that is missing here takes part in nothing."""
 
     def given(*names: str) -> bool:

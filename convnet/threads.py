@@ -50,7 +50,7 @@ def spin(environment: Mapping[str, str]) -> bool:
     return policy.upper() == "ACTIVE" or not any(name in environment for name in WAITING)
 
 
-def told() -> int | None:
+def requested() -> int | None:
     """What CONVNET_THREADS says; None when it isn't set. Raises: UsageError when it is no number of threads."""
     text = os.environ.get(VARIABLE)
     if not text:
@@ -61,8 +61,8 @@ def told() -> int | None:
 
 
 def most() -> int:
-    """Threads for work of which each thread has its own part, as decoding: those told, or one for each processor."""
-    return told() or hardware.cores().n
+    """Threads for work of which each has its own part, as decoding: those asked for, or one for each processor."""
+    return requested() or hardware.cores().n
 
 
 def configure(multiply_adds: int | None = None, recorded: object = None) -> Threads:
@@ -81,7 +81,7 @@ def configure(multiply_adds: int | None = None, recorded: object = None) -> Thre
 
 def _chosen(present: int, multiply_adds: int | None, recorded: object) -> Threads:
     cores = hardware.cores()
-    if (n := told()) is not None:
+    if (n := requested()) is not None:
         return Threads(n, f"by {VARIABLE}")
     if os.environ.get("OMP_NUM_THREADS"):
         return Threads(present, "by OMP_NUM_THREADS")

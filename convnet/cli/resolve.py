@@ -1,10 +1,9 @@
 """What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from convnet.checkpoint import LAST, Summary, load_newest, peek
 from convnet.data.decode import MAX_PIXELS
@@ -17,7 +16,7 @@ from convnet.data.sources.listing import slug
 from convnet.data.store import Store, is_store
 from convnet.errors import ConvnetError, UsageError, unknown
 from convnet.io import atomic
-from convnet.io.strict_json import unseal
+from convnet.io.strict_json import Json, unseal
 from convnet.nets import MODELS, recipe_of
 from convnet.nets.describe import skeleton
 from convnet.progress import Progress
@@ -220,7 +219,7 @@ def _tell_other_recipe(path: Path, kept: Recipe, progress: Progress) -> None:
         progress.warn(f"{path} is not the recipe of this run's checkpoint, which goes on; it is written anew")
 
 
-def _environment(out: Path, kept: Summary) -> Mapping[str, Any]:
+def _environment(out: Path, kept: Summary) -> Json:
     """Where and how the run went on last: environment.json, or if that is damaged what the checkpoint says."""
     try:
         return unseal(atomic.read(out / "environment.json", atomic.TEXT))

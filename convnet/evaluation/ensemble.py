@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from convnet.errors import UsageError
 from convnet.evaluation.metrics import Scores, Tally
 from convnet.evaluation.predictions import Block, Predictions, Predictor
-from convnet.evaluation.views import Protocol
+from convnet.evaluation.views import Protocol, one_if_equal
+from convnet.io.strict_json import Json
 
 
 class Line(NamedTuple):
@@ -34,7 +35,7 @@ class Row:
     scales: str
     scores: Scores
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON and CSV can hold it; without classes and confusion."""
         names = {"net": self.net, "trained_at": self.trained, "views": self.views, "scales": self.scales}
         return names | self.scores.figures()
@@ -99,27 +100,27 @@ def _n_protocols(predictions: Predictions) -> int:
 
 def _member_lines(i: int, member: Predictor) -> list[Line]:
     """Each look by itself, each part over its scales, then the protocol; what was there already isn't repeated."""
-    asked: dict[Protocol, None] = {}
-    for each in member.protocols:
-        asked |= dict.fromkeys(Protocol(look.name, ((look,),)) for part in each.parts for look in part)
-        asked |= dict.fromkeys(Protocol(part[0].name, (part,)) for part in each.parts)
-        asked.pop(each, None)
-        asked[each] = None  # so that the last row is the last protocol
+    protocols: dict[Protocol, None] = {}
+    for whole in member.protocols:
+        protocols |= dict.fromkeys(Protocol(look.name, ((look,),)) for part in whole.parts for look in part)
+        protocols |= dict.fromkeys(Protocol(part[0].name, (part,)) for part in whole.parts)
+        protocols.pop(whole, None)
+        protocols[whole] = None  # so that the last row is the last protocol
     trained = str(member.trained)
-    return [Line(member.name, trained, each.name, _scales(each), partial(_mean, i, each)) for each in asked]
+    return [Line(member.name, trained, each.name, each.scales, partial(_mean, i, each)) for each in protocols]
 
 
-def _mean(i: int, asked: Protocol, block: Block) -> NDArray[np.float64]:
-    return asked.mean(block[i])
+def _mean(i: int, protocol: Protocol, block: Block) -> NDArray[np.float64]:
+    return protocol.mean(block[i])
 
 
-def _ensemble(predictions: Predictions, place: int, weights: Sequence[float] | None) -> Line:
-    protocols = [member.protocols[place] for member in predictions.members]
+def _ensemble(predictions: Predictions, i: int, weights: Sequence[float] | None) -> Line:
+    protocols = [member.protocols[i] for member in predictions.members]
     names = " + ".join(member.name for member in predictions.members)
     if weights is not None:
         names = " + ".join(f"{w:g} {m.name}" for w, m in zip(weights, predictions.members, strict=True))
-    trained = " + ".join(_once([str(member.trained) for member in predictions.members]))
-    scales = " | ".join(_scales(each) for each in (protocols[:1] if len(set(protocols)) == 1 else protocols))
+    trained = " + ".join(one_if_equal([str(member.trained) for member in predictions.members]))
+    scales = " | ".join(each.scales for each in one_if_equal(protocols))
     views = " | ".join(dict.fromkeys(each.name for each in protocols))
 
     def mean(block: Block) -> NDArray[np.float64]:
@@ -127,14 +128,3 @@ def _ensemble(predictions: Predictions, place: int, weights: Sequence[float] | N
         return np.asarray(np.average(means, axis=0, weights=weights))
 
     return Line(names, trained, views, scales, mean)
-
-
-def _once(texts: list[str]) -> list[str]:
-    """One text where all are the same."""
-    return texts[:1] if len(set(texts)) == 1 else texts
-
-
-def _scales(asked: Protocol) -> str:
-    """`256, 384`, where all parts have the same; otherwise part by part."""
-    texts = [", ".join(str(look.scale) for look in part) for part in asked.parts]
-    return texts[0] if len(set(texts)) == 1 else " + ".join(texts)

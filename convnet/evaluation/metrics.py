@@ -7,10 +7,11 @@ share whose class isn't among the five most probable. Probabilities are softmax 
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convnet.io.strict_json import Json
 
 MATRIX = 2000  # classes: of more a matrix of all pairs is mostly zeros, and larger than what it was counted from
 TOP = 5  # classes that are kept of each picture
@@ -72,7 +73,7 @@ class Scores:
         entries, counts = np.unique(self.labels * k + self.predicted, return_counts=True)
         return np.stack([entries // k, entries % k, counts], 1)
 
-    def per_class(self) -> list[dict[str, Any]]:
+    def per_class(self) -> list[Json]:
         """For each class its name, n, and its top-1 and top-5 error (None where n is 0)."""
         k = len(self.classes)
         counts, *wrong = (np.bincount(self.labels[self.ranks >= place], minlength=k).tolist() for place in (0, 1, 5))
@@ -82,7 +83,7 @@ class Scores:
             rows.append({"class": name, "n": n, "top1_error": top1, "top5_error": top5})
         return rows
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Json:
         """Both error rates with n, their 95 % intervals, and the accuracies."""
         return {
             "n": self.n,
@@ -95,11 +96,11 @@ class Scores:
             "loss": self.loss,
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As JSON can hold it; of more than MATRIX classes the entries of the confusion matrix that are not 0."""
         names = {"split": self.split, "views": self.views}
         if len(self.classes) > MATRIX:
-            confusion: dict[str, Any] = {"confused": self.confused().tolist()}
+            confusion: Json = {"confused": self.confused().tolist()}
         else:
             confusion = {"confusion": self.confusion.tolist()}
         return names | self.figures() | {"per_class": self.per_class()} | confusion

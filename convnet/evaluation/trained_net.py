@@ -9,10 +9,10 @@ Everything that asks a net about a split goes through `infer_split`: a test, a t
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from convnet.evaluation.seen import Seen, from_files
 from convnet.evaluation.views import Look, Protocol, centre, protocol
 from convnet.io import atomic
 from convnet.io.signals import Stop
+from convnet.io.strict_json import Json
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
@@ -74,7 +75,7 @@ class TrainedNet:
     classes: tuple[str, ...]
     device: Device
     recipe: Recipe | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Json = field(default_factory=dict)
     name: str = "the net"
 
     @classmethod

@@ -15,8 +15,9 @@ A scale Q is the number of pixels that the picture's shorter side is scaled to. 
 the training square, times Q, divided by the training's own shorter side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from convnet.data.augment import Augmentation
 from convnet.data.preprocess import MAX_SIDE, Preprocessing
 from convnet.errors import UsageError, check_type, unknown
 
+T = TypeVar("T")
 NAMES = ("single", "ten-crop", "nine", "multi-crop", "144-crop", "dense")
 IN_SQUARE = ("single", "ten-crop", "nine")  # their crops lie in the central square, where the mean picture is known
 BORDERED = (*IN_SQUARE, "dense")  # they see the border of `pad` pixels that training had
@@ -64,19 +66,20 @@ class Look:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What `--views` and `--scales` ask for: the mean over its parts of the mean over each part's scales.
-
-    It prints itself as `multi-crop+dense at 256, 384, 512`.
-    """
+    """What `--views` and `--scales` ask for: the mean over its parts of the mean over each part's scales."""
 
     name: str
     parts: tuple[tuple[Look, ...], ...]
 
     def __str__(self) -> str:
-        scales = [", ".join(str(look.scale) for look in part) for part in self.parts]
-        if len(set(scales)) == 1:
-            return f"{self.name} at {scales[0]}"
-        return " + ".join(f"{part[0].name} at {text}" for part, text in zip(self.parts, scales, strict=True))
+        """`multi-crop+dense at 256, 384, 512`; parts with other scales each by itself."""
+        names = [self.name] if "+" not in self.scales else [part[0].name for part in self.parts]
+        return " + ".join(f"{name} at {text}" for name, text in zip(names, self.scales.split(" + "), strict=True))
+
+    @property
+    def scales(self) -> str:
+        """`256, 384`, where all parts have the same; otherwise part by part."""
+        return " + ".join(one_if_equal([", ".join(str(look.scale) for look in part) for part in self.parts]))
 
     @property
     def looks(self) -> tuple[Look, ...]:
@@ -87,6 +90,11 @@ class Protocol:
         """float64 (N, K) from the probabilities (N, K) of each look."""
         means = [np.mean([probabilities[look] for look in part], axis=0, dtype=np.float64) for part in self.parts]
         return np.asarray(np.mean(means, axis=0))
+
+
+def one_if_equal(values: Sequence[T]) -> Sequence[T]:
+    """One value where all are equal; otherwise all of them."""
+    return values[:1] if len(set(values)) == 1 else values
 
 
 def protocol(name: str, preprocessing: Preprocessing, scales: str | None = None) -> Protocol:

@@ -145,7 +145,7 @@ class EagerSteps:
         weights, kind = self.net.loss_weights, self.recipe.loss
         loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()
         loss = loss * (len(images) / n)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels).sum())
 
 
