@@ -10,12 +10,13 @@ from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from convnet.errors import UsageError, unknown
 from convnet.io.atomic import read
 from convnet.io.strict_json import Json
 
+T = TypeVar("T")
 Option = bool | int | float | str
 MAX_BYTES = 1 << 20  # of a file; the largest of ours has 2 kB
 MAX_INT = 2**63 - 1  # the largest integer that every TOML reader takes
@@ -41,123 +42,98 @@ class Range(NamedTuple):
         return f"{'above' if self.low_open else 'from'} {low}, {'below' if self.high_open else 'at most'} {high}"
 
 
-RANGES = MappingProxyType(
-    {
-        "size": Range(1, 4096),
-        "pad": Range(0, 1024),
-        "crop": Range(1, 4096),
-        "scale": Range(-1000, 1000),
-        "offset": Range(-1000, 1000),
-        "colour_std": Range(0, 10),
-        "batch": Range(1, 65536),
-        "epochs": Range(1, 100000),
-        "lr": Range(0, 100, low_open=True),
-        "bias_lr_factor": Range(0, 100),
-        "momentum": Range(0, 1, high_open=True),
-        "decay": Range(0, 100),
-        "patience": Range(1, 100000),
-        "lr_drops": Range(0, 20),
-        "lr_divisor": Range(1, 1000000, low_open=True),
-        "lr_steps": Range(2, 100000),
-        "keep_epochs": Range(1, 100000),
-        "validation": Range(0, 1, high_open=True),
-        "save_minutes": Range(0, 100000, low_open=True),
-        "seed": Range(0, MAX_INT),
-    }
-)
-
 EPOCH_LISTS = ("lr_steps", "keep_epochs")
+
+
+def setting(default: T, text: str, allowed: Range | None = None) -> T:
+    """A field of `Recipe`: its default, unit and meaning, and of numbers the range."""
+    return field(default=default, metadata={"text": text, "range": allowed})
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of a run. The defaults are the paper's AlexNet (Krizhevsky, Sutskever and Hinton 2012).
 
-    field           unit, range              what it decides
-    name            letters, digits, _ . -   what the run is called
-    net             letters, digits, _ . -   the net, by its name in convnet.nets
-    net_options     names = values           options of that net, a table [net_options]
-    init            paper, fan-in, glorot, he  initial weights: the paper's, or by the number of inputs, or of inputs
-                                             and outputs; each net knows its own
-    size            pixels, 1 to 4096        side of the stored square; used when a source is prepared for this recipe
-    pad             pixels, 0 to 1024        black pixels added on every side of the stored picture
-    crop            pixels, 1 to 4096        side of the net's input; at most size + 2 pad
-    channels        rgb, grey                what the net sees
-    mean            picture, rgb, none       subtracted first: the store's mean picture, its mean colour, or nothing
-    scale           -1000 to 1000, not 0     then multiplied by this (1 keeps grey levels 0 to 255)
-    offset          -1000 to 1000            then this is added
-    random_crop     true, false              training crops at random places, or the centre
-    far_edge        true, false              random crops may reach the far edges: 33 offsets of 224 in 256, as in the
-                                             released nets; the AlexNet paper counts 32 (2048 = 32 x 32 x 2)
-    mirror          true, false              half of the training pictures are mirrored
-    colour_std      0 to 10                  standard deviation of the colour shift's factors; 0 is no shift
-    colour_by       eigenvalue, std          the shift is factor x eigenvalue of the covariance of pixels on the scale
-                                             0 to 1 (the paper's text; on 0 to 255 it would be about 1,500 grey
-                                             levels), or factor x standard deviation, the root (the released net)
-    loss            softmax, rbf             cross-entropy, or the distance to the right class's code (LeNet-5)
-    batch           pictures, 1 to 65536     pictures in a step
-    epochs          1 to 100000              the most passes over the training pictures
-    lr              above 0, at most 100     the rate at the start
-    bias_lr_factor  0 to 100                 the rate of biases, times lr
-    bias_schedule   as weights, constant     whether the rate of biases falls with lr, or stays as it was at the start
-    momentum        from 0, below 1          share of the velocity kept in a step
-    decay           0 to 100                 weight decay; times lr x weight in a step
-    decay_biases    true, false              whether biases decay too
-    schedule        plateau, steps           lr drops when the validation error stops improving, or at given epochs
-    patience        epochs, 1 to 100000      plateau: epochs in a row without a better validation error, then lr drops
-    lr_drops        0 to 20                  plateau: the most drops; the next plateau after them ends training
-    lr_divisor      above 1, at most 1000000 lr is divided by this at a drop
-    lr_steps        epochs, 2 to 100000      steps: each epoch (the first is 1) that begins at a lower rate, rising
-    validation      share, from 0, below 1   training pictures held out for validation when the store has no val split
-    precision       auto, fp32, bf16         arithmetic of the net; auto is bf16 where the device does it well
-    save_minutes    above 0, at most 100000  minutes between two checkpoints
-    keep_epochs     epochs, 1 to 100000      each epoch after which the net is kept for good (epoch-0005.ckpt), rising
-    seed            0 to 2**63 - 1           of everything random
-
     Raises: UsageError that lists every wrong field at once; no Recipe exists that breaks a rule.
     """
 
-    name: str = "alexnet"
-    net: str = "alexnet"
-    net_options: Mapping[str, Any] = field(default_factory=dict)
-    init: Literal["paper", "fan-in", "glorot", "he"] = "paper"
-    size: int = 256
-    pad: int = 0
-    crop: int = 224
-    channels: Literal["rgb", "grey"] = "rgb"
-    mean: Literal["picture", "rgb", "none"] = "picture"
-    scale: float = 1.0
-    offset: float = 0.0
-    random_crop: bool = True
-    far_edge: bool = False
-    mirror: bool = True
-    colour_std: float = 0.1
-    colour_by: Literal["eigenvalue", "std"] = "eigenvalue"
-    loss: Literal["softmax", "rbf"] = "softmax"
-    batch: int = 128
-    epochs: int = 90
-    lr: float = 0.01
-    bias_lr_factor: float = 1.0
-    bias_schedule: Literal["as weights", "constant"] = "as weights"
-    momentum: float = 0.9
-    decay: float = 0.0005
-    decay_biases: bool = True
-    schedule: Literal["plateau", "steps"] = "plateau"
-    patience: int = 5
-    lr_drops: int = 3
-    lr_divisor: float = 10.0
-    lr_steps: tuple[int, ...] = ()
-    validation: float = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    save_minutes: float = 10.0
-    keep_epochs: tuple[int, ...] = ()
-    seed: int = 0
+    name: str = setting("alexnet", "what the run is called")
+    net: str = setting("alexnet", "the net, by its name in convnet.nets")
+    net_options: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"text": "options of that net: names = values, in TOML a table", "range": None}
+    )
+    init: Literal["paper", "fan-in", "glorot", "he"] = setting(
+        "paper",
+        "initial weights: the paper's, or by the number of inputs, or of inputs and outputs; each net knows its own",
+    )
+    size: int = setting(256, "pixels: side of the stored square, for which a source is prepared", Range(1, 4096))
+    pad: int = setting(0, "black pixels added on every side of the stored picture", Range(0, 1024))
+    crop: int = setting(224, "pixels: side of the net's input; at most size + 2 pad", Range(1, 4096))
+    channels: Literal["rgb", "grey"] = setting("rgb", "what the net sees")
+    mean: Literal["picture", "rgb", "none"] = setting(
+        "picture", "subtracted first: the store's mean picture, its mean colour, or nothing"
+    )
+    scale: float = setting(1.0, "not 0; then multiplied by this (1 keeps grey levels 0 to 255)", Range(-1000, 1000))
+    offset: float = setting(0.0, "then this is added", Range(-1000, 1000))
+    random_crop: bool = setting(True, "training crops at random places, or the centre")
+    far_edge: bool = setting(
+        False,
+        "random crops may reach the far edges: 33 offsets of 224 in 256, as in the released nets; the AlexNet paper "
+        "counts 32 (2048 = 32 x 32 x 2)",
+    )
+    mirror: bool = setting(True, "half of the training pictures are mirrored")
+    colour_std: float = setting(0.1, "standard deviation of the colour shift's factors; 0 is no shift", Range(0, 10))
+    colour_by: Literal["eigenvalue", "std"] = setting(
+        "eigenvalue",
+        "the shift is factor x eigenvalue of the covariance of pixels on the scale 0 to 1 (the paper's text; on 0 to "
+        "255 it would be about 1,500 grey levels), or factor x standard deviation, the root (the released net)",
+    )
+    loss: Literal["softmax", "rbf"] = setting(
+        "softmax", "cross-entropy, or the distance to the right class's code (LeNet-5)"
+    )
+    batch: int = setting(128, "pictures in a step", Range(1, 65536))
+    epochs: int = setting(90, "the most passes over the training pictures", Range(1, 100000))
+    lr: float = setting(0.01, "the learning rate at the start", Range(0, 100, low_open=True))
+    bias_lr_factor: float = setting(1.0, "the rate of biases, times lr", Range(0, 100))
+    bias_schedule: Literal["as weights", "constant"] = setting(
+        "as weights", "whether the rate of biases falls with lr, or stays as it was at the start"
+    )
+    momentum: float = setting(0.9, "share of the velocity kept in a step", Range(0, 1, high_open=True))
+    decay: float = setting(0.0005, "weight decay; times lr x weight in a step", Range(0, 100))
+    decay_biases: bool = setting(True, "whether biases decay too")
+    schedule: Literal["plateau", "steps"] = setting(
+        "plateau", "lr drops when the validation error stops improving, or at given epochs"
+    )
+    patience: int = setting(
+        5, "plateau: epochs in a row without a better validation error, then lr drops", Range(1, 100000)
+    )
+    lr_drops: int = setting(3, "plateau: the most drops; the next plateau after them ends training", Range(0, 20))
+    lr_divisor: float = setting(10.0, "lr is divided by this at a drop", Range(1, 1000000, low_open=True))
+    lr_steps: tuple[int, ...] = setting(
+        (), "steps: each epoch (the first is 1) that begins at a lower rate, rising", Range(2, 100000)
+    )
+    validation: float = setting(
+        0.0, "share of train held out for validation when the store has no val split", Range(0, 1, high_open=True)
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "arithmetic of the net; auto is bf16 where the device does it well"
+    )
+    save_minutes: float = setting(10.0, "minutes between two checkpoints", Range(0, 100000, low_open=True))
+    keep_epochs: tuple[int, ...] = setting(
+        (), "each epoch after which the net is kept for good (epoch-0005.ckpt), rising", Range(1, 100000)
+    )
+    seed: int = setting(0, "of everything random", Range(0, MAX_INT))
 
     def __post_init__(self) -> None:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         values = _checked(given, "the recipe")
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {each.name: each.metadata["range"] for each in fields(Recipe) if each.metadata["range"]}
+)
 
 
 def list_recipes() -> list[str]:
