@@ -274,7 +274,7 @@ def _identifier(value: object) -> str:
     return value
 
 
-def _number(value: object, kind: type, allowed: Range) -> int | float:
+def _number(value: object, kind: object, allowed: Range) -> int | float:
     rule = f"must be {'an integer' if kind is int else 'a number'}, {allowed}"
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and isinstance(value, float)):
         raise ValueError(rule)
