@@ -28,12 +28,13 @@ from convnet.cli.options import (
     LabelColumn,
     Layout,
     Megapixels,
+    MicroBatch,
     NameColumn,
     Quiet,
+    Resident,
     SplitColumn,
     Verb,
     Workers,
-    computing,
     output,
 )
 from convnet.cli.progress_bar import columns, plain, shown
@@ -45,7 +46,7 @@ from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, Usag
 from convnet.progress import Progress
 
 if TYPE_CHECKING:
-    from convnet.data.device_loader import Resident
+    from convnet.data import device_loader
     from convnet.io.signals import Stop
     from convnet.io.strict_json import Json
     from convnet.recipe import Recipe
@@ -208,20 +209,8 @@ def train(
     out: Annotated[Path | None, output(help="The run's folder [runs/RECIPE-DATA].")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="A checkpoint or run whose weights the net takes.")] = None,
-    batch: Annotated[
-        str | None,
-        computing(
-            metavar="N|auto",
-            help="The micro-batch: pictures in memory at once; the recipe's batch stays [all].",
-        ),
-    ] = None,
-    resident: Annotated[
-        str,
-        computing(
-            metavar="auto|raw|420|no",
-            help="CUDA: pictures in its memory, as they are or as 4:2:0.",
-        ),
-    ] = "auto",
+    batch: MicroBatch = None,
+    resident: Resident = "auto",
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
@@ -243,7 +232,7 @@ def train(
     from convnet.training.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
-    micro_batch = _micro_batch(batch)
+    micro_batch, pictures = _micro_batch(batch), cast("device_loader.Resident", resident)  # train checks the word
     choose(device=device)  # one that isn't there is told before pictures are prepared
     columns = ColumnNames(name_column, label_column, split_column)
     with shown(quiet) as progress:
@@ -259,7 +248,7 @@ def train(
         progress.note(f"recipe {chosen.name}, {store.path}: {store.describe()}; run folder {out}; {used}")
         with _stopping(out, progress) as stop:
             summary = run(chosen, store, out, resume=resume, init_from=start_from, device=device, workers=workers,
-                          micro_batch=micro_batch, resident=cast("Resident", resident), progress=progress, stop=stop,
+                          micro_batch=micro_batch, resident=pictures, progress=progress, stop=stop,
                           command=shlex.join(["convnet", *sys.argv[1:]]))  # fmt: skip
         page = after_training(out, progress, device)
     if as_json:

@@ -26,6 +26,13 @@ Fit = Annotated[str | None, reading(help="crop: the central square; pad, squash:
 Workers = Annotated[int | None, reading(help="Threads [one for each core].")]
 
 Device = Annotated[str, computing(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+MicroBatch = Annotated[
+    str | None,
+    computing("--batch", metavar="N|auto", help="Pictures in memory at once; the recipe's batch stays [all]."),
+]
+Resident = Annotated[
+    str, computing(metavar="auto|raw|420|no", help="CUDA: pictures in its memory, as they are or as 4:2:0.")
+]
 Precision = Annotated[str, computing(help="auto, fp32, or bf16: faster, less exact.")]
 
 Quiet = Annotated[bool, output("--quiet", "-q", help="No progress, only warnings.")]

@@ -110,37 +110,18 @@ def begin(
         raise UsageError(f"a run that goes on has weights already; leave out --start-from {source}, or --resume")
     store = data.store
     environment = _environment(device, store, command) | {"pixels": pixels}
-    if not resume:
-        mean = store.statistics.mean_rgb
-        preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit)
-        net = fresh_net(recipe, len(store.classes))
-        position, provenance, velocity, record = Position(), dict(environment), None, list[bytes]()
-        if source is not None:
-            loaded = init_from(net, recipe, store.classes, source)
-            provenance["start"] = loaded.to_dict()
-            for line in loaded.lines():
-                progress.note(line)
-            for warning in loaded.warnings:
-                progress.warn(warning)
-        _make_room(out)
+    if resume:
+        net, state = _resumed(recipe, store, out, environment, progress)
     else:
-        kept, path, warnings = checkpoint.load_newest(out)
-        for warning in warnings:
-            progress.warn(warning)
-        _check_same(kept, recipe, environment, store, path, progress)
-        preprocessing, position, provenance = kept.preprocessing, kept.position, dict(kept.provenance)
-        net, velocity = checkpoint.rebuild(replace(kept, recipe=recipe)), kept.velocity
-        record = _record(kept, out, progress)
-        if lost := metrics_log.keep_whole(out / TIMING):
-            progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
-        progress.note(f"going on from {path}: epoch {position.epoch}, step {position.step:,}")
+        net, state = _fresh(recipe, store, out, environment, source, progress)
     net = device.take(net)
     step = EagerSteps(net, recipe, device)
-    if velocity is not None:
-        step.rule.load(velocity)
+    if state.velocity is not None:
+        step.rule.load(state.velocity)
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
+    provenance, record = dict(state.provenance), (state.record or b"").splitlines(keepends=True)
     _check_micro_batch(provenance, step.micro_batch, progress)
-    run = Run(recipe, data, preprocessing, net, step, position, provenance, out, monotonic(), record)
+    run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record)
     progress.note(
         f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {device.reason}; {device.forms()}"
     )
@@ -150,10 +131,42 @@ def begin(
         progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
     if resume:
         _check_best(run, progress)
-    if not resume or kept.recipe != recipe:
+    if not resume or state.recipe != recipe:
         save(run)  # a disk that can't hold the run says so now; of a resumed run the epochs may have changed
     write_beside(run, environment)
     return run
+
+
+def _fresh(
+    recipe: Recipe, store: Store, out: Path, environment: Json, source: Path | None, progress: Progress
+) -> tuple[Net, Checkpoint]:
+    """The net of a new run, and its state but for the weights."""
+    mean = store.statistics.mean_rgb
+    preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit)
+    net, provenance = fresh_net(recipe, len(store.classes)), environment
+    if source is not None:
+        loaded = init_from(net, recipe, store.classes, source)
+        provenance = environment | {"start": loaded.to_dict()}
+        for line in loaded.lines():
+            progress.note(line)
+        for warning in loaded.warnings:
+            progress.warn(warning)
+    _make_room(out)
+    return net, Checkpoint(recipe, preprocessing, store.classes, {}, provenance=provenance)
+
+
+def _resumed(recipe: Recipe, store: Store, out: Path, environment: Json, progress: Progress) -> tuple[Net, Checkpoint]:
+    """The net and the state of the run in `out`."""
+    state, path, warnings = checkpoint.load_newest(out)
+    for warning in warnings:
+        progress.warn(warning)
+    _check_same(state, recipe, environment, store, path, progress)
+    net = checkpoint.rebuild(replace(state, recipe=recipe))
+    record = b"".join(_record(state, out, progress))
+    if lost := metrics_log.keep_whole(out / TIMING):
+        progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
+    progress.note(f"going on from {path}: epoch {state.position.epoch}, step {state.position.step:,}")
+    return net, replace(state, record=record)
 
 
 def write_beside(run: Run, environment: Json) -> None:
