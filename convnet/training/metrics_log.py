@@ -28,7 +28,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the b
 
 def line(row: Row) -> bytes:
     """A row as it stands in the file, with its CRC-32 and its newline."""
-    text = json.dumps({name: _writable(value) for name, value in row.items()}, allow_nan=False).encode()
+    numbers = {name: str(value) for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    text = json.dumps({**row, **numbers}, allow_nan=False).encode()
     return text[:-1] + f', "crc32": "{zlib.crc32(text):08x}"}}\n'.encode()
 
 
@@ -97,10 +98,6 @@ def inert(value: Value) -> Value:
     if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA):
         return f"'{value}"
     return value
-
-
-def _writable(value: Value) -> Value:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _whole_lines(path: Path) -> list[bytes]:

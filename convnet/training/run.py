@@ -120,7 +120,10 @@ def begin(
         step.rule.load(state.velocity)
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
     provenance, record = dict(state.provenance), (state.record or b"").splitlines(keepends=True)
-    _check_micro_batch(provenance, step.micro_batch, progress)
+    if (first := provenance.setdefault("pictures_at_once", step.micro_batch)) != (
+        now := step.micro_batch
+    ):  # which rounds
+        progress.warn(f"{first} pictures at once are now {now}: the run goes on, but not bitwise as if never stopped")
     run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record)
     progress.note(
         f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {device.reason}; {device.forms()}"
@@ -247,13 +250,6 @@ def fresh_net(recipe: Recipe, n_classes: int) -> Net:
 def picture_shape(recipe: Recipe) -> tuple[int, int, int]:
     """(C, H, W) of what the recipe's net sees."""
     return (1 if recipe.channels == "grey" else 3), recipe.crop, recipe.crop
-
-
-def _check_micro_batch(provenance: Json, size: int, progress: Progress) -> None:
-    """The run's first number of pictures at once is kept; another one rounds otherwise."""
-    was = provenance.setdefault("pictures_at_once", size)
-    if was != size:
-        progress.warn(f"{was} pictures at once are now {size}: the run goes on, but not bitwise as if never stopped")
 
 
 def _make_room(out: Path) -> None:
