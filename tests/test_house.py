@@ -91,11 +91,11 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 
 # Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
 LINES = {
-    ".": 1440,
+    ".": 1400,
     "benchmark": 1480,
-    "cli": 2200,
+    "cli": 2080,
     "data": 8030,
-    "evaluation": 1680,
+    "evaluation": 1650,
     "export": 760,
     "io": 1070,
     "kernels": 2220,

@@ -30,7 +30,6 @@ from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
 from convnet.training.step import EagerSteps
 
-STORED = "as stored"  # pixels that the net sees
 ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
 OURS = (METRICS, TIMING, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
@@ -100,7 +99,7 @@ def begin(
     progress: Progress,
     source: Path | None = None,
     size: MicroBatch | None = None,
-    pixels: str = STORED,
+    pixels: str = "as stored",
 ) -> Run:
     """A run with its initial weights (those that the checkpoint `source` has, loaded from it), or the one in `out`.
 
@@ -136,7 +135,10 @@ def begin(
         _check_best(run, progress)
     if not resume or state.recipe != recipe:
         save(run)  # a disk that can't hold the run says so now; of a resumed run the epochs may have changed
-    write_beside(run, environment)
+    atomic.write_atomic(out / "recipe.toml", to_toml(recipe).encode())  # what lies beside the checkpoints, anew
+    atomic.write_atomic(out / "environment.json", strict_json.seal(environment))
+    atomic.write_atomic(out / METRICS, run.record)
+    write_table(run)
     return run
 
 
@@ -170,14 +172,6 @@ def _resumed(recipe: Recipe, store: Store, out: Path, environment: Json, progres
         progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
     progress.note(f"going on from {path}: epoch {state.position.epoch}, step {state.position.step:,}")
     return net, replace(state, record=record)
-
-
-def write_beside(run: Run, environment: Json) -> None:
-    """Writes what a run's folder holds beside its checkpoints anew, from what they hold."""
-    atomic.write_atomic(run.out / "recipe.toml", to_toml(run.recipe).encode())
-    atomic.write_atomic(run.out / "environment.json", strict_json.seal(environment))
-    atomic.write_atomic(run.out / METRICS, run.record)
-    write_table(run)
 
 
 def write_table(run: Run) -> None:
