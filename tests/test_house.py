@@ -94,7 +94,7 @@ LINES = {
     ".": 1400,
     "benchmark": 1480,
     "cli": 2080,
-    "data": 8030,
+    "data": 7910,
     "evaluation": 1650,
     "export": 760,
     "io": 1070,

@@ -136,14 +136,12 @@ def names_for(folder: Path, numbers: Sequence[str], lists: Sequence[Path]) -> tu
     the largest label (from 1, where no label is 0) or one more (from 0).
     """
     paths = [path for name in NAME_FILES if (path := folder / name).is_file() and path not in lists]
-    read = {path.name: names for path in paths if (names := _named(path, numbers)) is not None}
+    read = {path.name: _named(path, numbers) for path in paths}
     fitting = {file: names for file, names in read.items() if names}
-    notes = [
-        f"{file} lies there too, but doesn't have a name for each label; not used"
-        for file in read.keys() - fitting.keys()
-    ]
-    for (one, names), (other, others) in pairwise(fitting.items()):
-        if any(not (names[n].startswith(others[n]) or others[n].startswith(names[n])) for n in numbers):
+    others = [file for file in read if file not in fitting]
+    notes = [f"{file} lies there too, but doesn't have a name for each label; not used" for file in others]
+    for (one, names), (other, names_too) in pairwise(fitting.items()):
+        if any(not (names[n].startswith(names_too[n]) or names_too[n].startswith(names[n])) for n in numbers):
             return {}, [*notes, f"{one} and {other} name the labels differently; neither was used"]
     if not fitting:
         return {}, notes
@@ -151,12 +149,12 @@ def names_for(folder: Path, numbers: Sequence[str], lists: Sequence[Path]) -> tu
     return names, [*notes, f"the labels' names are {file}'s: {numbers[0]} is {names[numbers[0]]}, ..."]
 
 
-def _named(path: Path, numbers: Sequence[str]) -> dict[str, str] | None:
-    """{number: name} by a file of names, empty where it doesn't fit; None when it is no text."""
+def _named(path: Path, numbers: Sequence[str]) -> dict[str, str]:
+    """{number: name} by a file of names, empty where it doesn't fit or is no text."""
     try:
         lines = [line for line in map(str.strip, io.StringIO(text_of(path), newline=None)) if line]
     except (DataError, OSError):
-        return None
+        return {}
     split = [re.split(r"[\s,;:]+", line, maxsplit=1) for line in lines]
     if lines and all(len(words) == 2 and words[0].isdecimal() for words in split):
         by_number = {int(words[0]): words[1] for words in split}

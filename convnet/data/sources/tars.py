@@ -156,10 +156,8 @@ def tar_members(read: ReadAt, start: int, end: int, name: str) -> Iterator[Membe
         kind, length, offset = header[156:157], _number(header[124:136], name, place), place + BLOCK
         if kind in b"123456":
             length = 0  # whatever the header says: no bytes follow
-        elif kind == b"S":
-            offset = _after_sparse_map(read, header, offset)
         elif kind not in NAMING and "size" in extra:
-            length = _decimal(extra["size"], name, place)
+            length = _number(extra["size"], name, place, base=10)
         if offset + length > end:
             raise DataError(f"{name} is cut short: the member at byte {offset:,} needs {length:,} bytes; get it again")
         place = offset + -(-length // BLOCK) * BLOCK
@@ -191,15 +189,6 @@ def _member(header: bytes, kind: bytes, extra: dict[str, bytes], offset: int, le
     return Member(os.fsdecode(path), kind, offset, length)
 
 
-def _after_sparse_map(read: ReadAt, header: bytes, offset: int) -> int:
-    """Where the bytes of a sparse member begin: its map goes on while the last block says so."""
-    more = header[482:483] not in (b"", b"\0")
-    while more:
-        more = read(BLOCK, offset)[504:505] not in (b"", b"\0")
-        offset += BLOCK
-    return offset
-
-
 def _name(header: bytes) -> bytes:
     name, prefix = header[:100].split(b"\0")[0], header[345:500].split(b"\0")[0]
     return prefix + b"/" + name if header[257:263] == b"ustar\0" and prefix else name
@@ -216,24 +205,18 @@ def _checksum_fits(header: bytes) -> bool:
     return written in (sum(blank), sum(struct.unpack("512b", blank)))
 
 
-def _number(field: bytes, name: str, place: int) -> int:
-    """A size: octal, or binary when the first bit is set."""
-    if field[0] & 0x80:
+def _number(field: bytes, name: str, place: int, base: int = 8) -> int:
+    """A size: octal, or binary when the first bit is set; decimal in a pax header."""
+    if field[:1] >= b"\x80":
         value = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     else:
         try:
-            value = int(field.strip(b"\0 ") or b"0", 8)
+            value = int(field.strip(b"\0 ") or b"0", base)
         except ValueError:
             value = -1
     if not 0 <= value < 1 << 62:
         raise DataError(f"{name} is damaged: no size in the header at byte {place:,}")
     return value
-
-
-def _decimal(text: bytes, name: str, place: int) -> int:
-    if not text.isdigit() or len(text) > 18:
-        raise DataError(f"{name} is damaged: a size of {text[:20]!r} before byte {place:,}")
-    return int(text)
 
 
 def _pax(body: bytes, name: str, place: int) -> dict[str, bytes]:
