@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from convnet import hardware
-from convnet.benchmark.feed import random_pictures
+from convnet.benchmark.loader import random_pictures
 from convnet.data.prepare import prepare
 from convnet.threads import VARIABLE, WAITING
 

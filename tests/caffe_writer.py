@@ -22,9 +22,7 @@ def number(field: int, value: int) -> bytes:
     return varint(field << 3) + varint(value)
 
 
-def blob(
-    array: np.ndarray, *, legacy: bool = False, packed: bool = True, double: bool = False, raw: int | None = None
-) -> bytes:
+def blob(array: np.ndarray, *, legacy: bool = False, double: bool = False, raw: int | None = None) -> bytes:
     """A BlobProto; the legacy shape has four sides, ones in front. raw: NVCaffe's type of raw_data, 0, 1 or 2."""
     if legacy:
         sides = (1,) * (4 - array.ndim) + array.shape
@@ -33,11 +31,7 @@ def blob(
         shape = message(7, message(1, b"".join(varint(side) for side in array.shape)))
     if raw is not None:
         return shape + number(10, raw) + message(12, array.astype(("<f8", "<f4", "<f2")[raw]).tobytes())
-    flat = array.astype("<f8" if double else "<f4").reshape(-1)
-    if packed:
-        return shape + message(8 if double else 5, flat.tobytes())
-    tag, kind = (b"\x41", "<d") if double else (b"\x2d", "<f")
-    return b"".join(tag + struct.pack(kind, x) for x in flat) + shape
+    return shape + message(8 if double else 5, array.astype("<f8" if double else "<f4").tobytes())
 
 
 def net(layers: dict[str, list[np.ndarray]], version: int, **how: Any) -> bytes:

@@ -45,9 +45,9 @@ from convnet.recipe import load_recipe, to_toml
 from convnet.report import record
 from convnet.visualize.curves import curves
 from convnet.visualize.labels import class_names
-from convnet.weights import read_parts as tensors_in
+from convnet.weights import read_state_dicts as tensors_in
 from convnet.weights import read_weights
-from convnet.weights.pictures import classes_of, mean_of
+from convnet.weights.preprocessing import classes_of, mean_of
 from convnet.weights.report import Report
 from pictures import encoded, photo
 from test_checkpoint import PLAIN, forged, parts, small

@@ -1,4 +1,4 @@
-"""Which forms of a net are measured? Ours, the plain one, and torchvision's or timm's nearest where it is installed.
+"""The forms of a net that are measured: ours, the plain one, and torchvision's or timm's nearest where it is installed.
 
 A form does a whole training step (forward, loss, backward, the loss read, update) and a forward pass in eval mode.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -18,22 +18,25 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet import device
-from convnet.benchmark.plain import HOW, HOW_CUDA, Plain, grouped, plain_alexnet
+from convnet.benchmark.plain import Plain, grouped, plain_alexnet
+from convnet.benchmark.timing import first_line
 from convnet.data.loader import Batch
 from convnet.device import Device
 from convnet.hardware import version
+from convnet.io.strict_json import Json
 from convnet.nets import create_model, recipe_of
 from convnet.nets.describe import on_meta, skeleton
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe, load_recipe
 from convnet.training.step import RUBBISH, EagerSteps, choose
 
-OURS, PLAIN = "convnet", "plain PyTorch"
+OURS, PLAIN, COMPILED = "convnet", "plain PyTorch", "torch.compile"
 PIXEL_STD = 60.0  # grey levels: about that of photos
 PASSES = 3  # multiply-adds of a training step, in those of a forward pass: backward has two products for each
 SLOW = 100.0  # the recipe's rate is divided by this: random labels must not make the weights grow
 LIBRARIES = ("torchvision", "timm")
 Precision = Literal["auto", "fp32", "bf16"]
+Context = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -76,67 +79,75 @@ class Form:
     multiply_adds: tuple[int, int]
 
 
-def case(name: str, batch: int, precision: Precision = "auto", place: str = "auto") -> Case:
+def case_of(name: str, batch: int, precision: Precision = "auto", where: str = "auto") -> Case:
     """A net with its own recipe and so many pictures in a step. Raises: UsageError for an unknown net, no bf16."""
     recipe = load_recipe(recipe_of(name))
     if recipe.net != name:
         recipe = replace(recipe, net=name, crop=skeleton(name).input_size)
     recipe = replace(recipe, batch=batch, precision=precision, lr=recipe.lr / SLOW)
-    return Case(name, recipe, device.choose(precision, place))
+    return Case(name, recipe, device.choose(precision, where))
 
 
-def fresh(of: Case, num_classes: int | None = None) -> Net:
+def new_net(case: Case, num_classes: int | None = None) -> Net:
     """The net with its recipe's initial weights and options, in training mode."""
-    options: dict[str, Any] = dict(of.recipe.net_options)
-    return create_model(of.name, num_classes=num_classes, init=of.recipe.init, seed=0, **options).train()
+    options: Json = dict(case.recipe.net_options)
+    return create_model(case.name, num_classes=num_classes, init=case.recipe.init, seed=0, **options).train()
 
 
-def build(kind: str, of: Case) -> Form:
-    """A form by its name: OURS, PLAIN, or that of a library as `others` names it."""
-    if kind == OURS:
-        return ours(of)
-    return plain(of) if kind == PLAIN else theirs(of, *kind.split()[:2])
+def build(form: str, case: Case) -> Form:
+    """A form by its name: OURS, PLAIN, COMPILED, or that of a library as `others` names it."""
+    if form in (OURS, COMPILED):
+        return ours(case, form == COMPILED)
+    return plain(case) if form == PLAIN else theirs(case, *form.split()[:2])
 
 
-def ours(of: Case) -> Form:
-    """The net as `convnet train` runs it, on pictures that are in memory."""
-    net = of.where.take(fresh(of))
-    step, number = EagerSteps(net, of.recipe, of.where), 0
-    images, labels = of.inputs()
-    images = images.to(memory_format=of.where.memory_format)  # as evaluating gets them; the training's are narrower
-    batch, steps = Batch(images.to(step.input_dtype), labels, np.arange(of.batch)), choose(step, lambda text: None)
+def ours(case: Case, compiled: bool = False) -> Form:
+    """The net as `convnet train` runs it, on pictures that are in memory; or its forward passes by torch.compile."""
+    net = case.where.take(new_net(case))
+    counts = _counts(net, case, nullcontext)
+    step, number = EagerSteps(net, case.recipe, case.where), 0
+    if compiled:
+        step.net.compile()
+        vars(step.net)["heads"] = torch.compile(step.net.heads)  # what training calls
+    images, labels = case.inputs()
+    images = images.to(memory_format=case.where.memory_format)  # as evaluating gets them; the training's are narrower
+    batch = Batch(images.to(step.input_dtype), labels, np.arange(case.batch))
+    steps = step if compiled else choose(step, lambda text: None)
 
     def train() -> float:
         nonlocal number
         steps.forward_backward(batch, number)
-        done = steps.update(of.recipe.lr)
+        results = steps.update(case.recipe.lr)
         number += 1
-        return done[-1].loss if done else math.nan  # of an earlier step, on a GPU
+        return results[-1].loss if results else math.nan  # of an earlier step, on a GPU
 
     def forward() -> Tensor:
-        with torch.no_grad(), of.where.autocast():
-            return cast(Tensor, step.net(images))
+        with torch.no_grad(), case.where.autocast():
+            logits: Tensor = step.net(images)
+            return logits
 
-    dtype = "bf16" if of.where.dtype == torch.bfloat16 else "fp32"
-    return Form(
-        OURS, f"{dtype}, channels-last, its own kernels", step.net, train, forward, _counts(net, of, nullcontext)
-    )
+    dtype = "bf16" if case.where.dtype == torch.bfloat16 else "fp32"
+    how = f"{dtype}, channels-last, {'torch.compile, our update' if compiled else 'its own kernels'}"
+    return Form(COMPILED if compiled else OURS, how, step.net, train, forward, counts)
 
 
-def plain(of: Case) -> Form:
+def plain(case: Case) -> Form:
     """The same net of torch's own pieces (plain.py)."""
-    net = plain_alexnet() if of.name == "alexnet" else grouped(fresh(of))
-    how = HOW_CUDA if of.where.device.type == "cuda" else HOW
-    if of.name == "alexnet":
-        how = how.replace("F.local_response_norm, grouped convolutions", "nn.LocalResponseNorm, groups=2")
-    return _torchs(PLAIN, how, net, of, Plain if isinstance(net, Net) else nullcontext)
+    if case.name == "alexnet":
+        return _torchs(PLAIN, "nn.LocalResponseNorm, groups=2, ", plain_alexnet(), case, nullcontext)
+    return _torchs(PLAIN, "F.local_response_norm, grouped convolutions, ", grouped(new_net(case)), case, Plain)
 
 
-def theirs(of: Case, library: str, name: str) -> Form:
+def theirs(case: Case, library: str, name: str) -> Form:
     """A library's net, plainly used: as torchvision's or timm's user has it on the first day."""
-    how = HOW_CUDA if of.where.device.type == "cuda" else HOW
-    how = how.replace("F.local_response_norm, grouped convolutions, ", "")
-    return _torchs(f"{library} {name}", how, _made_by(library, name), of, nullcontext)
+    module = importlib.import_module(f"{library}.models")
+    options: Json = {"weights": None}
+    make = getattr(module, "create_model" if library == "timm" else name)
+    if library == "timm":
+        options = {"model_name": name, "pretrained": False}
+    elif "kwargs" in inspect.signature(make).parameters and name != "alexnet":
+        options["init_weights"] = False  # torch's own initial values: drawing others takes longer than all the rest
+    return _torchs(f"{library} {name}", "", make(**options), case, nullcontext)
 
 
 def others(name: str) -> tuple[str | None, str]:
@@ -156,43 +167,33 @@ def others(name: str) -> tuple[str | None, str]:
             importlib.import_module(f"{library}.models")
             return f"{library} {net.torchvision}", ""
         except Exception as error:  # a torchvision that was built for another torch raises RuntimeError or worse
-            line = (str(error) or type(error).__name__).strip().splitlines()[0]
-            reasons.append(f"{library} can't be imported ({line})")
+            reasons.append(f"{library} can't be imported ({first_line(error)})")
     return None, "; ".join(reasons)
 
 
-def _made_by(library: str, name: str) -> nn.Module:
-    module = importlib.import_module(f"{library}.models")
-    if library == "timm":
-        return cast(nn.Module, module.create_model(name, pretrained=False))
-    make = getattr(module, name)
-    options: dict[str, Any] = {"weights": None}
-    if "kwargs" in inspect.signature(make).parameters and name != "alexnet":
-        options["init_weights"] = False  # torch's own initial values: drawing others takes longer than all the rest
-    return cast(nn.Module, make(**options))
-
-
-def _torchs(name: str, how: str, net: nn.Module, of: Case, mode: Callable[[], AbstractContextManager[object]]) -> Form:
+def _torchs(name: str, layers: str, net: nn.Module, case: Case, mode: Context) -> Form:
     """A net in torch's default layout with torch.optim.SGD; autocast on CUDA only, float32 elsewhere."""
-    counts = _counts(net, of, mode)
-    net = net.to(of.where.device)
-    recipe = of.recipe
-    rule = torch.optim.SGD(net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.decay)
-    images, labels = of.inputs()
-    context = of.where.autocast if of.where.device.type == "cuda" else nullcontext
+    is_cuda = case.where.device.type == "cuda"
+    how = f"{'torch.autocast' if is_cuda else 'fp32'}, NCHW, eager, {layers}torch.optim.SGD"
+    counts = _counts(net, case, mode)
+    net, recipe = net.to(case.where.device), case.recipe
+    optimizer = torch.optim.SGD(net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.decay)
+    images, labels = case.inputs()
+    autocast: Context = case.where.autocast if is_cuda else nullcontext
 
     def train() -> float:
-        rule.zero_grad()
-        with mode(), context():
+        optimizer.zero_grad()
+        with mode(), autocast():
             loss = _loss(net, images, labels, recipe.loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         value = loss.item()
-        rule.step()
-        return float(value)
+        optimizer.step()
+        return value
 
     def forward() -> Tensor:
-        with torch.no_grad(), mode(), context():
-            return cast(Tensor, net(images))
+        with torch.no_grad(), mode(), autocast():
+            logits: Tensor = net(images)
+            return logits
 
     return Form(name, how, net, train, forward, counts)
 
@@ -210,9 +211,9 @@ def _loss(net: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
     return F.cross_entropy(first, labels) + 0.3 * sum(F.cross_entropy(each, labels) for each in rest)
 
 
-def _counts(net: nn.Module, of: Case, mode: Callable[[], AbstractContextManager[object]]) -> tuple[int, int]:
+def _counts(net: nn.Module, case: Case, mode: Context) -> tuple[int, int]:
     """Multiply-adds of a picture's forward pass with all heads, and without, from a trace without pixels."""
-    bare, images = on_meta(cast(Net, net)), torch.empty(1, *of.shape, device="meta")
+    bare, images = on_meta(cast(Net, net)), torch.empty(1, *case.shape, device="meta")
     counts = []
     for training in (True, False):
         bare.train(training and not isinstance(net, Net))  # a library's GoogLeNet has its heads in training only

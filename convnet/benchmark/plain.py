@@ -1,11 +1,10 @@
-"""What is a net as one would write it with torch's own layers? The form that every rate is held against.
+"""A net as one would write it with torch's own layers: the form that every rate is held against.
 
 AlexNet is written out. The other nets are their own classes with torch's pieces in the place of ours: grouped
 convolutions for columns, `F.local_response_norm`, torch's dropout, none of the kernels; and the same weights.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +14,6 @@ from torch.overrides import TorchFunctionMode
 from convnet.kernels.plain import plain_response_norm
 from convnet.nets.columns import Columns
 from convnet.nets.layers import Net, response_norm
-
-HOW = "fp32, NCHW, eager, F.local_response_norm, grouped convolutions, torch.optim.SGD"
-HOW_CUDA = "torch.autocast, NCHW, eager, F.local_response_norm, grouped convolutions, torch.optim.SGD"
 
 
 def plain_alexnet(num_classes: int = 1000) -> nn.Module:
@@ -33,6 +29,10 @@ def plain_alexnet(num_classes: int = 1000) -> nn.Module:
     )
 
 
+def _paper_norm() -> nn.Module:
+    return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)  # torch divides alpha by 5
+
+
 def grouped(net: Net) -> Net:
     """`net` itself, with each layer of columns turned into one grouped convolution with the same weights."""
     for parent in list(net.modules()):
@@ -42,19 +42,28 @@ def grouped(net: Net) -> Net:
     return net
 
 
+def _grouped(columns: Columns) -> nn.Conv2d:
+    convs = [each for each in columns if isinstance(each, nn.Conv2d)]
+    one, n = convs[0], len(convs)
+    padding, size, stride = ((int(pair[0]), int(pair[1])) for pair in (one.padding, one.kernel_size, one.stride))
+    with torch.device("meta"):  # no memory, as the weights are those that there are
+        conv = nn.Conv2d(n * one.in_channels, n * one.out_channels, size, stride, padding, groups=n)
+    conv.weight = nn.Parameter(torch.cat([each.weight.detach() for each in convs]))
+    conv.bias = nn.Parameter(torch.cat([each.bias.detach() for each in convs if each.bias is not None]))
+    return conv
+
+
 class Plain(TorchFunctionMode):
     """Within the block response normalisation is torch's, and nothing runs in kernels of ours."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is response_norm:
-            return _torchs_norm(*args)
-        return func(*args, **(kwargs or {}))
-
-
-def _paper_norm() -> nn.Module:
-    return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)  # torch divides alpha by 5
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        return (_torchs_norm if func is response_norm else func)(*args, **(kwargs or {}))
 
 
 def _torchs_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
@@ -62,15 +71,3 @@ def _torchs_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tens
     if n % 2 == 0:
         return plain_response_norm(x, n, k, alpha, beta)
     return F.local_response_norm(x, n, alpha * n, beta, k)
-
-
-def _grouped(columns: Columns) -> nn.Conv2d:
-    convs = [each for each in columns if isinstance(each, nn.Conv2d)]
-    one, n = convs[0], len(convs)
-    padding, size = one.padding, one.kernel_size
-    assert not isinstance(padding, str)
-    with torch.device("meta"):  # no memory, as the weights are those that there are
-        conv = nn.Conv2d(n * one.in_channels, n * one.out_channels, size, one.stride, padding, groups=n)  # type: ignore[arg-type]
-    conv.weight = nn.Parameter(torch.cat([each.weight.detach() for each in convs]))
-    conv.bias = nn.Parameter(torch.cat([each.bias.detach() for each in convs if each.bias is not None]))
-    return conv

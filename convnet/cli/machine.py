@@ -69,11 +69,11 @@ def benchmark(
     together; by turns in one run. Without --net: on CUDA main, otherwise alexnet and googlenet (some minutes).
     """
     from convnet import threads
-    from convnet.benchmark import Asked
+    from convnet.benchmark import Options
     from convnet.benchmark import benchmark as measure
-    from convnet.benchmark.drawn import benchmark_figure
+    from convnet.benchmark.figure import benchmark_figure
     from convnet.benchmark.table import table_lines
-    from convnet.benchmark.turns import Budget
+    from convnet.benchmark.timing import Budget
     from convnet.visualize.plot import check_suffix, save
 
     if precision not in ("auto", "fp32", "bf16"):
@@ -81,11 +81,11 @@ def benchmark(
     check_suffix(out)
     budget = Budget(repeats, least=0.0, limit=limit) if quick else Budget(repeats, limit=limit)
     threads.configure()
-    asked = Asked(
+    options = Options(
         tuple(net or ()), batch, cast("forms.Precision", precision), budget, plain, memory, store, quick, device
     )
     with shown(quiet) as progress:
-        result = measure(asked, progress, shlex.join(["convnet", *sys.argv[1:]]))
+        result = measure(options, progress, shlex.join(["convnet", *sys.argv[1:]]))
     save(benchmark_figure(result), out)
     if as_json:
         print_json(result | {"picture": str(out)})

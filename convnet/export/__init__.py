@@ -12,11 +12,11 @@ meet: a mean picture in FILE.mean.npy, as Caffe's; of the last two the classes' 
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from convnet.checkpoint import Checkpoint, rebuild
 from convnet.errors import UsageError, unknown
 from convnet.export import caffe, named, onnx
+from convnet.io.strict_json import Json
 
 ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
 NAMES = ("convnet", "torchvision", "caffe")
@@ -35,11 +35,11 @@ class Exported:
     notes: list[str] = field(default_factory=list)
     difference: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"files": [str(path) for path in self.files], "notes": self.notes, "difference": self.difference}
 
 
-def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False) -> Exported:
+def export(checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False) -> Exported:
     """Writes a checkpoint's net to `path`.
 
     names   of a .safetensors: "convnet", "torchvision" or "caffe"
@@ -50,43 +50,43 @@ def export(kept: Checkpoint, path: Path, *, names: str = "convnet", floats: bool
     """
     ending = path.suffix.lower()
     _check_arguments(path, ending, names, floats)
-    has_mean = ending != ".onnx" and named.has_mean_picture(kept.preprocessing)
-    mean = path.with_name(f"{path.name}.mean.npy") if has_mean else None
-    text = path.with_suffix(".prototxt") if ending == ".caffemodel" else None
-    classes = path.with_name(f"{path.name}.classes.txt") if ending in (".caffemodel", ".npz") else None
-    written = tuple(each for each in (path, text, classes, mean) if each is not None)
-    if path.exists():
-        raise UsageError(f"{path} exists; choose another name, or remove it")
-    net, new = rebuild(kept), [each for each in written if not each.exists()]
-    difference, notes = None, list[str]()
+    files, mean = [path], None
+    prototxt, classes = path.with_suffix(".prototxt"), path.with_name(f"{path.name}.classes.txt")
+    if ending == ".caffemodel":
+        files.append(prototxt)
+    if ending in (".caffemodel", ".npz"):
+        files.append(classes)
+    if ending != ".onnx" and checkpoint.preprocessing.mean is not None and checkpoint.preprocessing.mean.ndim == 3:
+        mean = path.with_name(f"{path.name}.mean.npy")
+        files.append(mean)
+    net, new = rebuild(checkpoint), [file for file in files if not file.exists()]
+    difference, notes, order = None, list[str](), net.caffe_channels if ending == ".caffemodel" else "bgr"
     try:
         if mean is not None:
-            order = net.caffe_channels if ending == ".caffemodel" else "bgr"
-            named.write_mean(kept.preprocessing, mean, order)
-        if classes is not None:
-            named.write_classes(kept.classes, classes)
+            named.write_mean(checkpoint.preprocessing, mean, order)
+        if classes in files:
+            named.write_classes(checkpoint.classes, classes)
         if ending == ".onnx":
-            difference = onnx.write(net, kept, path, floats)
-        elif text is not None:  # the file itself is the last: until it's there, the same export may be tried again
-            notes = caffe.write(net, kept, path, text)
+            difference = onnx.write(net, checkpoint, path, floats)
+        elif (
+            ending == ".caffemodel"
+        ):  # the file itself is the last: until it's there the same export may be tried again
+            notes = caffe.write(net, checkpoint, path, prototxt)
         elif ending == ".safetensors":
-            notes = named.write_safetensors(net, kept, path, names, mean)
+            notes = named.write_safetensors(net, checkpoint, path, names, mean)
         else:
-            notes = named.write_npz(kept, path)
-        if mean is not None:
-            notes.append(f"{mean.name} is the mean picture, (3, H, W) and {order.upper()} as Caffe's")
-        notes.append(_classes_in(classes.name if classes is not None else "its metadata", kept))
+            notes = named.write_npz(checkpoint, path)
     except BaseException:
-        for each in new:  # all of them, or none
+        for file in new:  # all of them, or none
             with suppress(OSError):
-                each.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
         raise
-    return Exported(written, notes, difference)
-
-
-def _classes_in(place: str, kept: Checkpoint) -> str:
-    first, last, n = kept.classes[0], kept.classes[-1], len(kept.classes)
-    return f"{place} names the classes in the order of the outputs: 0 is {first!r}, {n - 1} is {last!r}"
+    if mean is not None:
+        notes.append(f"{mean.name} is the mean picture, (3, H, W) and {order.upper()} as Caffe's")
+    holder, n = classes.name if classes in files else "its metadata", len(checkpoint.classes)
+    ends = f"0 is {checkpoint.classes[0]!r}, {n - 1} is {checkpoint.classes[-1]!r}"
+    notes.append(f"{holder} names the classes in the order of the outputs: {ends}")
+    return Exported(tuple(files), notes, difference)
 
 
 def _check_arguments(path: Path, ending: str, names: str, floats: bool) -> None:
@@ -98,3 +98,5 @@ def _check_arguments(path: Path, ending: str, names: str, floats: bool) -> None:
         raise UsageError(f"--names {names} is for .safetensors; a {ending} has one kind of names")
     if floats and ending != ".onnx":
         raise UsageError(f"--float is for .onnx; a {ending} holds weights only")
+    if path.exists():
+        raise UsageError(f"{path} exists; choose another name, or remove it")

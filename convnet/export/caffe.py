@@ -1,4 +1,4 @@
-"""How does Caffe get the weights? As a .caffemodel of V2 layers: name, type, blobs. `weights/caffe.py` has the format.
+"""A .caffemodel of V2 layers: name, type, blobs. `weights/caffe.py` has the format.
 
 Caffe takes the weights of a .caffemodel by the layers' names into the net that a .prototxt describes (`prototxt.py`).
 Columns become one layer with `group`; the first convolution reads BGR, that of CIFAR's nets RGB, as Caffe's models do.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convnet.checkpoint import Checkpoint
 from convnet.export import prototxt
-from convnet.export.named import has_mean_picture, in_caffes
+from convnet.export.named import in_caffes
 from convnet.io import atomic
 from convnet.nets.layers import Net
 
@@ -22,16 +22,16 @@ BYTES = 2  # wire type
 WHOLE = {"pad": "padded to a square", "squash": "squashed to a square"}
 
 
-def write(net: Net, kept: Checkpoint, path: Path, text: Path) -> list[str]:
+def write(net: Net, checkpoint: Checkpoint, path: Path, text: Path) -> list[str]:
     """Writes the layers that have weights to `path`, the net's description to `text`; what the reader must know.
 
     Raises: UsageError for a net that Caffe can't run, or not at its crop.
     """
-    name, told = kept.recipe.net, _pictures(net, kept)
+    name, told = checkpoint.recipe.net, _pictures(net, checkpoint)
     about = [f"{name}, {net.paper}; its weights are in {path.name}. Blobs have the names of convnet's stages.", told]
-    layers = prototxt.deploy(net, name, kept.preprocessing.crop, about)
+    layers = prototxt.deploy(net, name, checkpoint.preprocessing.crop, about)
     atomic.write_new(text, layers.encode())
-    atomic.write_atomic(path, pieces(name, in_caffes(net, kept.weights)))
+    atomic.write_atomic(path, pieces(name, in_caffes(net, checkpoint.weights)))
     return [told]
 
 
@@ -47,16 +47,15 @@ def pieces(net_name: str, blobs: dict[str, Tensor]) -> Iterator[bytes]:
         yield _message(LAYER, start + b"".join(_message(LAYER_BLOBS, _blob(tensor)) for tensor in own))
 
 
-def _pictures(net: Net, kept: Checkpoint) -> str:
-    done, order = kept.preprocessing, net.caffe_channels
+def _pictures(net: Net, checkpoint: Checkpoint) -> str:
+    done, order = checkpoint.preprocessing, net.caffe_channels
     colours = order.upper() if done.channels == "rgb" else "grey"
     text = f"Its input: {colours}, crops of {done.crop} pixels"
     if done.fit != "crop":
         text += f" of whole pictures {WHOLE[done.fit]} of {done.shorter_side}"
-    if has_mean_picture(done):
-        text += ", less the mean picture"
-    elif done.mean is not None:
-        text += f", less {', '.join(f'{level:.6g}' for level in done.mean[:: -1 if order == 'bgr' else 1])}"
+    if done.mean is not None:
+        levels = ["the mean picture"] if done.mean.ndim == 3 else [f"{level:.6g}" for level in done.mean]
+        text += f", less {', '.join(levels[::-1] if order == 'bgr' else levels)}"
     return text + (f", times {done.scale:.6g}, plus {done.offset:.6g}" if (done.scale, done.offset) != (1, 0) else "")
 
 

@@ -1,4 +1,4 @@
-"""How does another program run the net? As ONNX, from pixels to probabilities, the preprocessing inside.
+"""The net as ONNX, from pixels to probabilities, the preprocessing inside.
 
 input   pixels         uint8 (N, crop, crop, 3), RGB; or float32 in the same grey levels
 output  probabilities  float32 (N, K)
@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,43 +61,31 @@ class FromPixels(nn.Module):
         return logits.float()
 
 
-class Posterior(nn.Module):
-    """The probabilities of a net's logits."""
-
-    def __init__(self, logits: nn.Module) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        y: Tensor = self.logits(pixels)
-        return y.softmax(1)
-
-
-def write(net: Net, kept: Checkpoint, path: Path, floats: bool) -> float:
+def write(net: Net, checkpoint: Checkpoint, path: Path, floats: bool) -> float:
     """Writes the net, and returns by how much a probability differs in onnxruntime from torch at most.
 
     Raises: UsageError without the packages; ConvnetError, and no file, when torch can't say the net in ONNX or the
     results differ.
     """
     _check_packages()
-    module = FromPixels(net, kept.preprocessing).eval()
-    data = _program(module, kept, path, floats)
+    module = FromPixels(net, checkpoint.preprocessing).eval()
+    data = _program(module, checkpoint, path, floats)
     with atomic.atomic(path) as file:
         file.write(data)
         file.flush()
-        return _difference(Path(file.name), path, module, kept.preprocessing.crop, floats)
+        return _difference(Path(file.name), path, module, checkpoint.preprocessing.crop, floats)
 
 
-def metadata(kept: Checkpoint) -> dict[str, str]:
+def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What the file says of itself; each value is JSON, but for the version and the net."""
-    pictures = preprocess.to_dict(kept.preprocessing)
+    pictures = preprocess.to_dict(checkpoint.preprocessing)
     prepared = {name: pictures[name] for name in ("shorter_side", "size", "pad", "crop", "channels")}
-    prepared["fit"] = kept.preprocessing.fit
+    prepared["fit"] = checkpoint.preprocessing.fit
     return {
         "convnet": __version__,
-        "net": kept.recipe.net,
+        "net": checkpoint.recipe.net,
         "pictures": json.dumps(prepared),
-        "classes": json.dumps(list(kept.classes)),
+        "classes": json.dumps(list(checkpoint.classes)),
     }
 
 
@@ -112,9 +101,8 @@ def _check_packages() -> None:
 def _mean_under_centre(preprocessing: Preprocessing) -> Tensor:
     """float32 (1, C, crop, crop), or (1, C, 1, 1) where it's one colour or none: what is left of a black picture."""
     crop = preprocessing.crop
-    how = centre(preprocessing, 1)
     black = np.zeros((1, crop, crop, 3), np.uint8)
-    left = to_input(black, how, replace(preprocessing, scale=1.0, offset=0.0), torch.device("cpu"))
+    left = to_input(black, centre(preprocessing, 1), replace(preprocessing, scale=1.0, offset=0.0), torch.device("cpu"))
     is_picture = preprocessing.mean is not None and preprocessing.mean.ndim == 3
     return -(left if is_picture else left[:, :, :1, :1]).contiguous()
 
@@ -124,13 +112,13 @@ def _pictures(n: int, crop: int, floats: bool) -> Tensor:
     return torch.from_numpy(pixels).to(torch.float32 if floats else torch.uint8)
 
 
-def _program(module: FromPixels, kept: Checkpoint, path: Path, floats: bool) -> bytes:
+def _program(module: FromPixels, checkpoint: Checkpoint, path: Path, floats: bool) -> bytes:
     """The bytes of the file."""
-    pixels = _pictures(2, kept.preprocessing.crop, floats)
+    pixels = _pictures(2, checkpoint.preprocessing.crop, floats)
     try:
         with _quiet():
             program = torch.onnx.export(
-                Posterior(module).eval(),
+                nn.Sequential(OrderedDict(logits=module, probabilities=nn.Softmax(1))).eval(),
                 (pixels,),
                 dynamo=True,
                 verbose=False,
@@ -140,9 +128,9 @@ def _program(module: FromPixels, kept: Checkpoint, path: Path, floats: bool) -> 
             )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConvnetError(f"{path}: torch can't say {kept.recipe.net} in ONNX: {reason}") from error
+        raise ConvnetError(f"{path}: torch can't say {checkpoint.recipe.net} in ONNX: {reason}") from error
     assert program is not None
-    program.model.metadata_props.update(metadata(kept))
+    program.model.metadata_props.update(metadata(checkpoint))
     return bytes(program.model_proto.SerializeToString())
 
 
@@ -170,11 +158,11 @@ def _difference(written: Path, path: Path, module: FromPixels, crop: int, floats
     """
     batches = [_pictures(n, crop, floats) for n in BATCHES]
     largest = 0.0
-    for pixels, found in zip(batches, _in_onnxruntime(written, path, batches), strict=True):
+    for pixels, probabilities in zip(batches, _in_onnxruntime(written, path, batches), strict=True):
         with torch.inference_mode():
             logits = module(pixels)
         allowed = TOLERANCE * max(1.0, float(logits.abs().max()) / 2)
-        difference = float(np.abs(found - logits.softmax(1).numpy()).max())
+        difference = float(np.abs(probabilities - logits.softmax(1).numpy()).max())
         if not difference <= allowed:
             raise ConvnetError(
                 f"{path}: not written: a probability differs by {difference:.3g} in onnxruntime from torch's, at most "

@@ -1,4 +1,4 @@
-"""What does Caffe need beside the weights? The layers of the net as text, from the picture to the probabilities.
+"""A deploy.prototxt for Caffe: the layers of the net as text, from the picture to the probabilities.
 
 Caffe takes the weights of a `.caffemodel` into the layers of the same names here. Blobs have the names of the stages
 that `trace` gives, so that each can be compared. In words of Caffe 1.0:
@@ -11,8 +11,8 @@ norm or fully connected within columns    Slice, an LRN or InnerProduct for each
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from convnet.nets.layers import Net, StridedConv2d
 from convnet.weights.names import caffe
 
 KNOWN = (nn.Conv2d, nn.Linear)  # the layers with weights that Caffe has, in columns or not
+DEFAULTS = {"pad": 0, "stride": 1, "group": 1}  # of a convolution: what Caffe takes by itself
+INCEPTION_POOL = {"pool": "MAX", "kernel_size": 3, "stride": 1, "pad": 1}
+Message = Mapping[str, object]  # {"k": 2} is written { k: 2 }
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Text:
     lines: list[str] = field(default_factory=list)
 
     def layer(
-        self, name: str, kind: str, top: str | list[str], bottom: str | list[str] | None = None, **parameters: Any
+        self, name: str, kind: str, top: str | list[str], bottom: str | list[str] | None = None, **parameters: Message
     ) -> None:
         """Adds a layer that reads `bottom` (`at` if None) and writes `top`; its last top is the next one's bottom.
 
@@ -46,10 +49,10 @@ class Text:
         tops = [top] if isinstance(top, str) else top
         self.lines += ["layer {", f'  name: "{self.names.get(name, name)}"', f'  type: "{kind}"']
         self.lines += [f'  bottom: "{each}"' for each in bottoms] + [f'  top: "{each}"' for each in tops]
-        for message, values in parameters.items():
-            self.lines.append(
-                f"  {message} {{ {' '.join(f'{key}: {_value(value)}' for key, value in values.items())} }}"
-            )
+        for name, message in parameters.items():
+            defaults = DEFAULTS if kind == "Convolution" else {}
+            values = (f"{key}: {_value(value)}" for key, value in message.items() if defaults.get(key) != value)
+            self.lines.append(f"  {name} {{ {' '.join(values)} }}")
         self.lines.append("}")
         self.at = tops[-1] if tops else self.at
 
@@ -100,7 +103,8 @@ def _stage(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tup
         if net.relu_inside:
             text.layer(f"relu_{stage}", "ReLU", stage)
     elif isinstance(module, nn.Linear | ConnectedColumns):
-        _inner_product(text, net, stage, shape[0])
+        n_columns = len(module) if isinstance(module, ConnectedColumns) else 1
+        _in_columns(text, stage, n_columns, "InnerProduct", inner_product_param={"num_output": shape[0] // n_columns})
     elif kind in ("relu", "tanh"):
         text.layer(stage, {"relu": "ReLU", "tanh": "TanH"}[kind], stage)
     elif kind in ("norm", "within"):
@@ -116,32 +120,32 @@ def _convolution(text: Text, net: Net, stage: str, before: int, side: int) -> No
     columns = list(module) if isinstance(module, Columns) else [module]
     first = columns[0]
     assert isinstance(first, nn.Conv2d)
-    edge = first.edge if isinstance(first, StridedConv2d) else 0
-    values = {"num_output": first.out_channels * len(columns), "kernel_size": first.kernel_size[0]}
-    pad, stride = int(first.padding[0]), first.stride[0]
-    if not edge:
-        text.layer(stage, "Convolution", stage, convolution_param=_given(**values, pad=pad, stride=stride,
-                                                                          group=len(columns)))  # fmt: skip
+    values = _of_convolution(first) | {"num_output": first.out_channels * len(columns), "group": len(columns)}
+    if not isinstance(first, StridedConv2d) or not first.edge:
+        text.layer(stage, "Convolution", stage, convolution_param=values)
         return
-    assert edge <= stride
-    assert pad == 0
+    stride = first.stride[0]
+    assert first.edge <= stride
+    assert values["pad"] == 0
     whole = (before + 2 * stride - first.kernel_size[0]) // stride + 1  # its first row and column read the padding only
     if whole != side + 1:
         raise UsageError(f"Caffe can't pad a crop of {before} pixels as this net does; it can at {net.input_size}")
-    parameters = _given(**values, pad=stride, stride=stride)
-    text.layer(stage, "Convolution", f"{stage}_padded", convolution_param=parameters)
+    text.layer(stage, "Convolution", f"{stage}_padded", convolution_param=values | {"pad": stride})
     text.layer(f"{stage}_rows", "Slice", [f"{stage}_row0", f"{stage}_rows"], slice_param={"axis": 2, "slice_point": 1})
     text.layer(f"{stage}_columns", "Slice", [f"{stage}_column0", stage], slice_param={"axis": 3, "slice_point": 1})
     text.layer(f"{stage}_unused", "Silence", [], [f"{stage}_row0", f"{stage}_column0"])
 
 
-def _inner_product(text: Text, net: Net, stage: str, units: int) -> None:
-    module = net.get_submodule(stage)
-    n_columns = len(module) if isinstance(module, ConnectedColumns) else 1
-    _in_columns(text, stage, n_columns, "InnerProduct", inner_product_param={"num_output": units // n_columns})
+def _of_convolution(conv: nn.Conv2d) -> dict[str, int]:
+    return {
+        "num_output": conv.out_channels,
+        "kernel_size": conv.kernel_size[0],
+        "pad": int(conv.padding[0]),
+        "stride": conv.stride[0],
+    }
 
 
-def _in_columns(text: Text, stage: str, n_columns: int, kind: str, **parameters: Any) -> None:
+def _in_columns(text: Text, stage: str, n_columns: int, kind: str, **parameters: Message) -> None:
     """One layer, or one for each column of the blob before, whose outputs lie side by side."""
     if n_columns == 1:
         text.layer(stage, kind, stage, **parameters)
@@ -161,18 +165,11 @@ def _inception(text: Text, net: Net, stage: str, branches: tuple[tuple[str, ...]
         for part in branch:
             name = f"{stage}.{part}"
             if part == "pool":
-                text.layer(
-                    name, "Pooling", name, pooling_param={"pool": "MAX", "kernel_size": 3, "stride": 1, "pad": 1}
-                )
+                text.layer(name, "Pooling", name, pooling_param=INCEPTION_POOL)
                 continue
             conv = net.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            values: dict[str, int] = {
-                "num_output": conv.out_channels,
-                "kernel_size": conv.kernel_size[0],
-                "pad": int(conv.padding[0]),
-            }
-            text.layer(name, "Convolution", name, convolution_param=_given(**values))
+            text.layer(name, "Convolution", name, convolution_param=_of_convolution(conv))
             text.layer(f"{name}_relu", "ReLU", name)
         views.append(text.at)
     text.layer(stage, "Concat", stage, views)
@@ -209,13 +206,7 @@ def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tupl
     text.layer(stage, "Pooling", stage, pooling_param=values)
 
 
-def _given(**values: int) -> dict[str, int]:
-    """Without what Caffe takes by itself."""
-    defaults = {"pad": 0, "stride": 1, "group": 1}
-    return {name: value for name, value in values.items() if defaults.get(name) != value}
-
-
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,37 +1,39 @@
 """Others' weights: a file of Caffe, torchvision, timm or numpy -> one of our checkpoints, and a report of every tensor.
 
-Nothing is guessed: a tensor that is missing, left over or of another shape is an error, unless the file is said to be
+Nothing is guessed: a tensor that is missing, unexpected or of another shape is an error, unless the file is said to be
 partial; then the report names it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from convnet import __version__
 from convnet.checkpoint import MAGIC, Checkpoint, save
-from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic
+from convnet.io.strict_json import Json
 from convnet.nets import create_model
+from convnet.nets.describe import skeleton
 from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
-from convnet.weights import archives, caffe, candidates, download, names, own, pictures
-from convnet.weights.found import Found, Part
-from convnet.weights.match import match, misfit, squeezed, whole
-from convnet.weights.own import Own
+from convnet.weights import archives, caffe, download, metadata, names, preprocessing, select
+from convnet.weights.match import joined_shape, match, squeezed
+from convnet.weights.metadata import Metadata
+from convnet.weights.names import KeyMap
+from convnet.weights.preprocessing import Mean
 from convnet.weights.report import Report, Row
+from convnet.weights.state_dict import FileTensor, StateDict
 from convnet.weights.torch_files import read_torch
 
-READERS: Mapping[str, Callable[[Path], list[Found]]] = MappingProxyType(
+READERS: Mapping[str, Callable[[Path], list[FileTensor]]] = MappingProxyType(
     {".caffemodel": caffe.read_net, ".safetensors": archives.read_safetensors, ".npz": archives.read_npz}
 )
 OF_TORCH = (".pth", ".pt", ".pkl", ".bin", ".pth.tar", ".ckpt")  # the last is Lightning's; ours has a mark of its own
@@ -45,7 +47,7 @@ def read_weights(
     path: Path,
     net_name: str | None = None,
     *,
-    mean: Path | tuple[float, float, float] | None = None,
+    mean: Mean | None = None,
     classes: Path | None = None,
     partial: bool = False,
     pixels: str | None = None,
@@ -60,7 +62,7 @@ def read_weights(
 
     mean     Caffe's mean, a `.binaryproto` or `.npy` (3, H, W) or (3,), BGR; or grey levels R, G, B
     classes  a file with one name a line; of lines as in `synset_words.txt` the name is the first word, n01440764
-    partial  take what fits; the rest of the net keeps its initial values
+    partial  load what fits; the rest of the net keeps its initial values
     pixels   "imagenet" or "half": how torchvision's and timm's scaled pixels, by ImageNet's mean and std or by 0.5
     rename   {a layer or tensor of the file: the net's}, where the file has another name for it
     entry    which of several sets of tensors in the file, as "state_dict_ema"
@@ -71,65 +73,44 @@ def read_weights(
     Raises: DataError for a file that can't be read or doesn't fit; UsageError for an unknown net or kind of file, or
     where a choice must be made.
     """
-    parts = read_parts(path)
-    told = own.own_of(path)
-    net_name = net_name or (told.net if told is not None else None)
-    if net_name is None:
+    state_dicts = read_state_dicts(path)
+    own = metadata.read_metadata(path)
+    if net_name is None and own is None:
         raise UsageError(f"{path}: the file doesn't say which net it is for; give --net")
-    found, notes = _chosen(path, parts, net_name, told, entry, rename)
-    net, options, writer, naming = _net_of(path, net_name, found, told)
+    net_name = net_name or (own.net if own is not None else "")
+    tensors, notes = _weights_of(path, state_dicts, net_name, own, entry, rename)
+    net, options, writer, key_map = _net_of(path, net_name, tensors, own)
     report = Report(path.name, net_name, writer, notes=notes)
-    chosen = _matched(path, net, net_name, naming, found, partial, report)
+    matched = match(path, net, key_map, tensors, partial, report)
     sha256 = atomic.sha256_file(path)
-    order = _order(net, writer, told, channels, report)
-    if told is not None:
-        preprocessing, factors = _own_preprocessing(path, net, told, mean, pixels)
-        preprocessing = replace(preprocessing, fit=fit or preprocessing.fit)
+    order = _channels(net, writer, own, channels, report)
+    if own is not None:
+        if pixels is not None:
+            raise UsageError(f"{path} says itself how its pixels were scaled; leave --pixels out")
+        done, factors = metadata.preprocessing_of(own, path, net, mean), own.factors
+        done = replace(done, fit=fit or done.fit)
     else:
-        scaling = pictures.pixels_of(net, writer, sha256, pixels)
-        preprocessing, factors = pictures.preprocessing_of(
-            net, writer, mean, order if writer == "caffe" or channels else "bgr", scaling, fit or "crop", report
+        done, factors = preprocessing.preprocessing_of(
+            net,
+            mean,
+            order if writer == "caffe" or channels else "bgr",
+            preprocessing.pixels_of(net, writer, sha256, pixels),
+            fit or "crop",
+            report,
         )
-    with _of_file(path):
-        weights = _convert(net, naming, chosen, order, factors, report)
-    weights |= _fresh(net_name, net, options, report.missing)
-    kept = Checkpoint(
-        recipe=pictures.recipe_of(net_name, options, preprocessing),
-        preprocessing=preprocessing,
-        classes=pictures.classes_of(classes, net.num_classes, told.classes if told is not None else None, report),
+    with archives.reading(path):
+        weights = _convert(net, key_map, matched, order, factors, report)
+    if report.missing:
+        initial = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
+        weights |= {name: initial[name] for name in report.missing}
+    checkpoint = Checkpoint(
+        recipe=preprocessing.recipe_of(net_name, options, done),
+        preprocessing=done,
+        classes=preprocessing.classes_of(classes, net.num_classes, own.classes if own is not None else None, report),
         weights={name: weights[name] for name in net.state_dict()},
         provenance={"convnet": __version__, "imported": {"file": path.name, "sha256": sha256, "writer": writer}},
     )
-    return kept, report
-
-
-def _matched(
-    path: Path, net: Net, name: str, naming: names.Naming, found: list[Found], partial: bool, report: Report
-) -> dict[str, Found]:
-    """Which tensor of the file goes to which of the net. Raises: DataError when some are missing, unless `partial`."""
-    chosen = match(net, naming, found, report)
-    if (report.missing or report.left_over) and not partial:
-        raise DataError(misfit(path, name, report, len(chosen), len(found)))
-    if not chosen:
-        raise DataError(f"{path}: no tensor of it fits {name}")
-    return chosen
-
-
-@contextmanager
-def _of_file(path: Path) -> Iterator[None]:
-    """Within the block errors in a file's data name the file."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _fresh(name: str, net: Net, options: Mapping[str, Any], missing: Iterable[str]) -> dict[str, Tensor]:
-    """Initial values for what the file lacks."""
-    if not missing:
-        return {}
-    fresh = create_model(name, num_classes=net.num_classes, seed=0, **options).state_dict()
-    return {each: fresh[each] for each in missing}
+    return checkpoint, report
 
 
 def import_weights(
@@ -158,7 +139,7 @@ def import_weights(
         file = download.known(what)
         net_name = net_name or file.net
     if net_name is not None:
-        _empty(net_name)  # an unknown net is named before anything is downloaded
+        skeleton(net_name)  # an unknown net is named before anything is downloaded
     if file is None:
         _check_ending(path)
     out = out or FOLDER / f"{path.name if file else path.name.removesuffix(_ending(path))}.ckpt"
@@ -168,13 +149,13 @@ def import_weights(
     if file is not None:
         path = download.fetch(file, FOLDER, progress)
         pixels, colour = pixels or file.pixels, file.mean_colour
-    kept, report = read_weights(
+    checkpoint, report = read_weights(
         path, net_name, mean=mean or colour, classes=classes, partial=partial, pixels=pixels, rename=rename,
         entry=entry, channels=channels, fit=fit,
     )  # fmt: skip
     if file is not None and not file.digest:
         report.notes.append(f"no digest of {file.file_name} is published, so only its length and shapes were checked")
-    save(out, kept)
+    save(out, checkpoint)
     return out, report
 
 
@@ -192,152 +173,133 @@ def _check_ending(path: Path) -> None:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}; known files: {', '.join(download.KNOWN)}")
     if not path.is_file():
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    with (
-        suppress(OSError),
-        open(path, "rb", opener=atomic.regular) as file,
-    ):  # one that can't be read is named by its reader
+    with suppress(OSError), open(path, "rb", opener=atomic.regular) as file:  # the reader names one that can't be read
         if file.read(len(MAGIC)) == MAGIC:
             raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
 
 
-def read_parts(path: Path) -> list[Part]:
+def read_state_dicts(path: Path) -> list[StateDict]:
     """All that a file of weights holds. Raises: DataError naming the file."""
     _check_ending(path)
-    try:
-        ending = _ending(path)
-        parts = read_torch(path) if ending in OF_TORCH else [Part("", READERS[ending](path))]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except DataError as error:
-        raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
-    if not any(part.tensors for part in parts):
-        raise DataError(f"{path}: it holds no tensors")
-    return parts
+    ending = _ending(path)
+    with archives.reading(path):
+        state_dicts = read_torch(path) if ending in OF_TORCH else [StateDict("", READERS[ending](path))]
+        if not any(state_dict.tensors for state_dict in state_dicts):
+            raise DataError("it holds no tensors")
+    return state_dicts
 
 
-def _chosen(
-    path: Path, parts: list[Part], net_name: str, told: Own | None, entry: str | None, renames: Mapping[str, str]
-) -> tuple[list[Found], list[str]]:
-    """The tensors that are the net's weights, by the names that it knows; and what must be told of the choice."""
-    if told is not None and not renames:  # our own file has nothing but the weights
+def _weights_of(
+    path: Path,
+    state_dicts: list[StateDict],
+    net_name: str,
+    own: Metadata | None,
+    entry: str | None,
+    renames: Mapping[str, str],
+) -> tuple[list[FileTensor], list[str]]:
+    """The tensors that are the net's weights, by the keys that it knows; and notes on the choice."""
+    if own is not None and not renames:  # our own file has nothing but the weights
         unsealed = "it has no sha256, being of an earlier version or changed: damage to it can't be told"
-        return parts[0].tensors, [] if told.is_sealed else [unsealed]
-    net = _empty(net_name)
-    found, notes = candidates.choose(path, parts, _namings(path, net, parts[0].tensors, told), entry)
-    namings = _namings(path, net, found, told)
-    here = {each.name for each in found}
-    naming = max(namings.values(), key=lambda naming: len(here & naming.keys()))
-    found = candidates.rename(path, found, naming, renames)
-    last = candidates.renamed_last(net, found, naming)
+        return state_dicts[0].tensors, [] if own.is_sealed else [unsealed]
+    net = skeleton(net_name)
+    tensors, notes = select.choose(path, state_dicts, _key_maps(path, net, state_dicts[0].tensors, own), entry)
+    keys = {tensor.name for tensor in tensors}
+    key_map = max(_key_maps(path, net, tensors, own).values(), key=lambda key_map: len(keys & key_map.keys()))
+    tensors = select.rename(path, tensors, key_map, renames)
+    last = select.renamed_last(net, tensors, key_map)
     notes += [f"{old} is read as {new} (--rename)" for old, new in renames.items()]
     notes += [f"{old} is read as {new}: the only layer of another name, and it fits" for old, new in last.items()]
-    return candidates.rename(path, found, naming, last), notes
+    return select.rename(path, tensors, key_map, last), notes
 
 
-def _order(net: Net, writer: str, told: Own | None, channels: str | None, report: Report) -> str:
-    """In which order the file's first layer reads colours; a choice that isn't the writer's rule is told."""
-    if channels is not None and channels not in CHANNELS:
-        raise UsageError(unknown("order of colours", channels, CHANNELS))
+def _channels(net: Net, writer: str, own: Metadata | None, channels: str | None, report: Report) -> str:
+    """In which order the file's first layer reads colours; a choice that isn't the writer's rule is noted."""
     if channels is not None:
+        if channels not in CHANNELS:
+            raise UsageError(unknown("order of colours", channels, CHANNELS))
         report.notes.append(f"the file's first layer is taken to read {channels.upper()} (--channels)")
         return channels
-    if told is not None:
-        return told.order
-    order = net.caffe_channels if writer == "caffe" and net.in_channels == 3 else "rgb"
-    if writer == "caffe" and order == "rgb" and net.in_channels == 3:
+    if own is not None:
+        return own.channels
+    if writer != "caffe" or net.in_channels != 3:
+        return "rgb"
+    if net.caffe_channels == "rgb":
         report.notes.append("Caffe's CIFAR models read RGB, and so this file is taken; else give --channels bgr")
-    return order
+    return net.caffe_channels
 
 
-def _empty(net_name: str, **options: Any) -> Net:
-    """The net without numbers: shapes only."""
-    with torch.device("meta"):
-        return create_model(net_name, seed=0, **options)
-
-
-def _namings(path: Path, net: Net, found: list[Found], told: Own | None) -> dict[str, names.Naming]:
-    """{writer: names} of those who could have written the file. Raises: UsageError for Caffe's batch norm."""
-    if path.suffix.lower() == ".caffemodel" or (told is not None and told.names == "caffe"):
+def _key_maps(path: Path, net: Net, tensors: list[FileTensor], own: Metadata | None) -> dict[str, KeyMap]:
+    """{writer: keys} of those who could have written the file. Raises: UsageError for Caffe's batch norm."""
+    if path.suffix.lower() == ".caffemodel" or (own is not None and own.writer == "caffe"):
         if any(name.endswith(".running_mean") for name in net.state_dict()):
             raise UsageError(f"{path}: Caffe's batch norm isn't read; choose a --net without it, or a file of PyTorch")
-        return {"caffe": names.caffe(net, [each.name for each in found])}
+        return {"caffe": names.caffe(net, [tensor.name for tensor in tensors])}
     return names.in_state_dicts(net)
 
 
-def _naming(path: Path, net: Net, found: list[Found], told: Own | None) -> tuple[str, names.Naming]:
-    """Whose names the file has, and them: as it says, or the writer most of whose names are there."""
-    here = {each.name for each in found}
-    namings = _namings(path, net, found, told)
-    if told is not None and told.names in namings:
-        return told.names, namings[told.names]
-    writer = max(namings, key=lambda name: len(here & namings[name].keys()))
-    if not here & namings[writer].keys():
-        some = ", ".join(repr(each.name) for each in found[:3])
-        raise DataError(f"{path}: none of its names, such as {some}, is known in {' or '.join(namings)}")
-    return writer, namings[writer]
+def _key_map(path: Path, net: Net, tensors: list[FileTensor], own: Metadata | None) -> tuple[str, KeyMap]:
+    """Whose keys the file has, and them: as it says, or the writer most of whose keys are there."""
+    keys = {tensor.name for tensor in tensors}
+    key_maps = _key_maps(path, net, tensors, own)
+    if own is not None and own.writer in key_maps:
+        return own.writer, key_maps[own.writer]
+    writer = max(key_maps, key=lambda name: len(keys & key_maps[name].keys()))
+    if not keys & key_maps[writer].keys():
+        some = ", ".join(repr(tensor.name) for tensor in tensors[:3])
+        raise DataError(f"{path}: none of its names, such as {some}, is known in {' or '.join(key_maps)}")
+    return writer, key_maps[writer]
 
 
 def _net_of(
-    path: Path, net_name: str, found: list[Found], told: Own | None
-) -> tuple[Net, dict[str, Any], str, names.Naming]:
-    """(the net without numbers, its options, whose names the file has, them)."""
-    if told is not None and told.net == net_name:
-        options: dict[str, Any] = dict(told.options)
+    path: Path, net_name: str, tensors: list[FileTensor], own: Metadata | None
+) -> tuple[Net, Json, str, KeyMap]:
+    """(the net without numbers, its options, whose keys the file has, them)."""
+    if own is not None and own.net == net_name:
+        options: Json = dict(own.options)
         try:
-            net = _empty(net_name, num_classes=len(told.classes), **options)
+            net = _on_meta(net_name, len(own.classes), options)
         except (UsageError, TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{path}: its metadata: net {net_name}: {' '.join(str(error).split())}") from error
+            raise metadata.invalid(path, error, net_name) from error
     else:
-        options = _options_of(_empty(net_name), found)
-        net = _empty(net_name, **options)
-        n_classes = _n_classes(net, found, _naming(path, net, found, told)[1])
-        net = _empty(net_name, num_classes=n_classes, **options)
-    return net, options, *_naming(path, net, found, told)
+        options = _options_of(skeleton(net_name), tensors)
+        net = _on_meta(net_name, None, options)
+        net = _on_meta(net_name, _n_classes(net, tensors, _key_map(path, net, tensors, own)[1]), options)
+    return net, options, *_key_map(path, net, tensors, own)
 
 
-def _options_of(net: Net, found: list[Found]) -> dict[str, Any]:
+def _on_meta(net_name: str, n_classes: int | None, options: Json) -> Net:
+    """The net without numbers: shapes only."""
+    with torch.device("meta"):
+        return create_model(net_name, num_classes=n_classes, seed=0, **options)
+
+
+def _options_of(net: Net, tensors: list[FileTensor]) -> Json:
     """The options of a net by the tensors that only some files have, by what its first layer and its own say."""
-    here = {each.name: each.shape for each in found}
-    shapes = dict(here)  # by our names, where they are known
-    for naming in (names.caffe(net, here), *names.in_state_dicts(net).values()):
-        shapes |= {target: here[source] for source, targets in naming.items() if source in here for target in targets}
-    options = net.options_of(shapes)
+    in_file = {tensor.name: tensor.shape for tensor in tensors}
+    shapes = dict(in_file)  # by our names too, where they are known
+    for key_map in (names.caffe(net, in_file), *names.in_state_dicts(net).values()):
+        for source in key_map.keys() & in_file.keys():
+            shapes |= dict.fromkeys(key_map[source], in_file[source])
+    options: Json = net.options_of(shapes)
     first = shapes.get(next(iter(net.state_dict())), ())
     if len(first) == 4 and first[1] in (1, 3) and first[1] != net.in_channels:
         options["in_channels"] = first[1]
     return options
 
 
-def _n_classes(net: Net, found: list[Found], naming: names.Naming) -> int:
+def _n_classes(net: Net, tensors: list[FileTensor], key_map: KeyMap) -> int:
     """The number of outputs that the file's last layer has, when it's the net's in everything else."""
-    template = net.state_dict().get(f"{net.last}.weight")
-    sources = [source for source, targets in naming.items() if targets == (f"{net.last}.weight",)]
-    shape = next((squeezed(each.shape, 2) for each in found if each.name in sources), ())
-    if template is None or math.prod(shape[1:]) != math.prod(template.shape[1:]) or not shape:
+    target = f"{net.last}.weight"
+    template = net.state_dict().get(target)
+    tensor = next((tensor for tensor in tensors if key_map.get(tensor.name) == (target,)), None)
+    if template is None or tensor is None:
+        return net.num_classes
+    shape = squeezed(tensor.shape, 2)
+    if not shape or math.prod(shape[1:]) != math.prod(template.shape[1:]):
         return net.num_classes
     if not 1 <= shape[0] <= MAX_CLASSES:
-        raise DataError(f"{sources[0]} has {shape[0]:,} outputs; at most {MAX_CLASSES:,} classes are read")
+        raise DataError(f"{tensor.name} has {shape[0]:,} outputs; at most {MAX_CLASSES:,} classes are read")
     return shape[0]
-
-
-def _own_preprocessing(
-    path: Path, net: Net, told: Own, mean: Path | tuple[float, float, float] | None, pixels: str | None
-) -> tuple[Preprocessing, tuple[float, ...] | None]:
-    """As one of our files says, but for a mean that is given; and the factors of the first convolution's channels."""
-    if pixels is not None:
-        raise UsageError(f"{path} says itself how its pixels were scaled; leave --pixels out")
-    done = told.preprocessing
-    if isinstance(mean, Path):
-        done = replace(done, mean=pictures.mean_of(mean, done.size))
-    elif told.mean_picture is not None:
-        done = replace(done, mean=own.mean_picture_of(told, path))
-    try:
-        with torch.no_grad():
-            channels = 1 if done.channels == "grey" else 3
-            net.eval()(torch.empty(1, channels, done.crop, done.crop, device="meta"))
-    except (UsageError, RuntimeError) as error:
-        raise DataError(f"{path}: its metadata: {' '.join(str(error).split())}") from error
-    return done, told.factors()
 
 
 # Numbers
@@ -345,8 +307,8 @@ def _own_preprocessing(
 
 def _convert(
     net: Net,
-    naming: names.Naming,
-    chosen: dict[str, Found],
+    key_map: KeyMap,
+    matched: dict[str, FileTensor],
     order: str,
     factors: tuple[float, ...] | None,
     report: Report,
@@ -355,14 +317,15 @@ def _convert(
     template = net.state_dict()
     first = next(iter(template)).partition(".")[0]
     weights: dict[str, Tensor] = {}
-    for source, each in chosen.items():
-        targets = naming[source]
+    for source, tensor in matched.items():
+        targets = key_map[source]
         goal = template[targets[0]]
-        shape = whole(source, [tuple(template[target].shape) for target in targets])
-        done = [f"{each.dtype} to float32"] if each.dtype != "float32" and goal.is_floating_point() else []
-        if each.shape != shape:
+        shape = joined_shape([tuple(template[target].shape) for target in targets])
+        done = [f"{tensor.dtype} to float32"] if tensor.dtype != "float32" and goal.is_floating_point() else []
+        if tensor.shape != shape:
             done.append(f"reshaped to {shape}")
-        numbers = _finite(source, each.read().reshape(shape))
+        numbers = tensor.read().reshape(shape)
+        _check_finite(source, numbers)
         if targets[0].partition(".")[0] == first and len(shape) == 4 and shape[1] == 3:
             if order == "bgr":
                 numbers = numbers.flip(1)
@@ -370,17 +333,17 @@ def _convert(
             if factors is not None and factors != (1.0, 1.0, 1.0):
                 numbers = numbers.double() / torch.tensor(factors, dtype=torch.float64)[:, None, None]
                 done.append(f"input channels divided by {', '.join(f'{factor:.6g}' for factor in factors)}")
-        sizes = [len(template[target]) for target in targets] if len(targets) > 1 else None
-        if sizes:
-            done.append(f"split into {len(sizes)} columns")
-        for target, part in zip(targets, torch.split(numbers, sizes) if sizes else [numbers], strict=True):
+        parts: tuple[Tensor, ...] = (numbers,)
+        if len(targets) > 1:
+            parts = torch.split(numbers, [len(template[target]) for target in targets])
+            done.append(f"split into {len(parts)} columns")
+        for target, part in zip(targets, parts, strict=True):
             weights[target] = part.to(goal.dtype).contiguous()
-        report.rows.append(Row(each.source or source, each.shape, targets, "; ".join(done) or "copied"))
+        report.rows.append(Row(tensor.source or source, tensor.shape, targets, "; ".join(done) or "copied"))
     return weights
 
 
-def _finite(source: str, numbers: Tensor) -> Tensor:
+def _check_finite(source: str, numbers: Tensor) -> None:
     for piece in torch.split(numbers.reshape(-1), 1 << 18):  # a mask of the whole would cost a quarter of it again
         if not torch.isfinite(piece).all():
             raise DataError(f"{source} holds values that are not finite")
-    return numbers

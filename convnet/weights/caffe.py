@@ -1,4 +1,4 @@
-"""What does a Caffe file hold? The blobs of a `.caffemodel` (V1 and V2 layers), the mean of a `.binaryproto`.
+"""The blobs of a `.caffemodel` (V1 and V2 layers) and the mean of a `.binaryproto`, as Caffe writes them.
 
 Our own reader of the few protocol buffer messages that matter; numbers stay in the mapped file until they're asked for.
 
@@ -12,23 +12,23 @@ LayerParameter    name                     1   bytes
                   blobs                    7   bytes
 BlobProto         num, channels,      1, 2, 3, 4   varint: the legacy shape
                   height, width
-                  data                     5   float32, packed or not
+                  data                     5   float32, packed
                   shape                    7   bytes
-                  double_data              8   float64, packed or not
+                  double_data              8   float64, packed
                   raw_data_type           10   varint, NVCaffe's: 0 double, 1 float, 2 half
                   raw_data                12   bytes, NVCaffe's
 BlobShape         dim                      1   varint, packed or not
 
-Every other field is skipped by its length. Levels are fixed, so nothing recurses. Format:
+Every other field is skipped by its length. Levels are fixed, so nothing recurses. All numbers of an array lie in one
+piece, as Caffe writes them. Format:
 https://protobuf.dev/programming-guides/encoding, caffe.proto of Caffe 1.0 and of NVIDIA's Caffe 0.17.
 """
 
 import math
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,67 +36,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.errors import DataError
-from convnet.io.atomic import regular
-from convnet.weights.found import Found
+from convnet.weights.archives import data_errors, mapped, reading
+from convnet.weights.state_dict import FileTensor
 
-VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types
-WIDTHS = {FOUR_BYTES: 4, EIGHT_BYTES: 8}
-RAW_TYPES: dict[int, np.dtype[Any]] = {
-    0: np.dtype("<f8"),
-    1: np.dtype("<f4"),
-    2: np.dtype("<f2"),
-}  # of raw_data; 3 and 4 are integers
+VARINT, BYTES = 0, 2  # wire types
+WIDTHS = {1: 8, 5: 4}  # bytes of the others
+DATA, DOUBLE_DATA, RAW_DATA = 5, 8, 12  # fields of BlobProto
+RAW_TYPES: tuple[np.dtype[np.floating], ...] = (np.dtype("<f8"), np.dtype("<f4"), np.dtype("<f2"))  # of raw_data
 MAX_FIELDS = 500_000  # of a file; GoogLeNet has about 5,000
 MAX_LAYERS = 10_000  # with weights
 MAX_BLOBS = 16  # of a layer; batch norm has 3
-MAX_PIECES = 256  # of a blob's numbers; Caffe writes one
 MAX_AXES = 8
 MAX_SIDE = 1 << 40  # along one axis
 MAX_NAME = 256  # bytes
-RUN = 1 << 16  # records looked at together
-
-
-class Piece(NamedTuple):
-    """`n` numbers from byte `begin` on, one every `stride` bytes."""
-
-    begin: int
-    n: int
-    stride: int
-
-
-@dataclass
-class Blob:
-    """Where one array's numbers lie. `shape` is None when the file gives none."""
-
-    dims: list[int] = field(default_factory=list)
-    legacy: dict[int, int] = field(default_factory=dict)
-    floats: list[Piece] = field(default_factory=list)
-    doubles: list[Piece] = field(default_factory=list)
-    raw: list[Piece] = field(default_factory=list)  # in bytes
-    raw_type: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        if self.dims or not self.legacy:
-            return tuple(self.dims)
-        return tuple(self.legacy.get(number, 0) for number in (1, 2, 3, 4))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the numbers. Raises: DataError for NVCaffe's integers."""
-        if self.raw and self.raw_type not in RAW_TYPES:
-            raise DataError(f"its raw_data are of type {self.raw_type}; 0 (double), 1 (float) and 2 (half) are read")
-        return RAW_TYPES[self.raw_type if self.raw else 0 if self.doubles else 1]
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """Where the numbers lie. Raises: DataError when they lie in two forms, which could say two things."""
-        if sum(map(bool, (self.floats, self.doubles, self.raw))) > 1:
-            raise DataError("a blob has numbers in two of data, double_data and raw_data")
-        width = self.dtype.itemsize
-        if any(piece.n % width for piece in self.raw):
-            raise DataError(f"raw_data of {self.raw[0].n:,} bytes are no numbers of {width} bytes")
-        return [Piece(piece.begin, piece.n // width, width) for piece in self.raw] or self.doubles or self.floats
 
 
 class Field(NamedTuple):
@@ -109,39 +61,49 @@ class Field(NamedTuple):
     end: int
 
 
-def read_net(path: Path) -> list[Found]:
+@dataclass
+class Blob:
+    """Where one array lies. `legacy` is a shape of before 2015, {field: side}; `numbers` a field of numbers."""
+
+    dims: list[int] = field(default_factory=list)
+    legacy: dict[int, int] = field(default_factory=dict)
+    numbers: Field | None = None
+    raw_type: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.dims or not self.legacy:
+            return tuple(self.dims)
+        return tuple(self.legacy.get(number, 0) for number in (1, 2, 3, 4))
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Of the numbers. Raises: DataError for NVCaffe's integers."""
+        kind = {DATA: 1, DOUBLE_DATA: 0, RAW_DATA: self.raw_type}[self.numbers.number if self.numbers else DATA]
+        if kind >= len(RAW_TYPES):
+            raise DataError(f"its raw_data are of type {kind}; 0 (double), 1 (float) and 2 (half) are read")
+        return RAW_TYPES[kind]
+
+
+def read_net(path: Path) -> list[FileTensor]:
     """The blobs of a `.caffemodel` as `LAYER.weight`, `LAYER.bias`, then `LAYER.blob2`, in the order of the file.
 
     Raises: DataError for anything that isn't one, with the byte where it goes wrong.
     """
-    data = _mapped(path)
-    try:
-        return [_found(data, name, blob) for name, blob in _net(Wire(data)).items()]
-    except DataError as error:
-        raise DataError(f"{path}: can't be read as a .caffemodel: {error}") from error
+    with reading(path, "can't be read as a .caffemodel: "):
+        data = memoryview(mapped(path).numpy())
+        return [_tensor(data, name, blob) for name, blob in _net(Wire(data)).items()]
 
 
 def read_mean(path: Path) -> NDArray[np.float32]:
     """The mean in a `.binaryproto`: float32 (3, H, W), BGR. Raises: DataError."""
-    data = _mapped(path)
-    try:
-        found = _found(data, "mean", _blob(Wire(data), 0, len(data)))
-        shape = found.shape[1:] if len(found.shape) == 4 and found.shape[0] == 1 else found.shape
+    with reading(path, "can't be read as a .binaryproto: "):
+        data = memoryview(mapped(path).numpy())
+        mean = _tensor(data, "mean", _blob(Wire(data), 0, len(data)))
+        shape = mean.shape[1:] if len(mean.shape) == 4 and mean.shape[0] == 1 else mean.shape
         if len(shape) != 3 or shape[0] != 3:
-            raise DataError(f"a mean of shape {found.shape}; it must be (1, 3, H, W)")
-        return found.read().to(torch.float32).reshape(shape).numpy()
-    except DataError as error:
-        raise DataError(f"{path}: can't be read as a .binaryproto: {error}") from error
-
-
-def _mapped(path: Path) -> memoryview:
-    try:
-        with open(path, "rb", opener=regular) as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except ValueError as error:
-        raise DataError(f"{path}: empty file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            raise DataError(f"a mean of shape {mean.shape}; it must be (1, 3, H, W)")
+        return mean.read().to(torch.float32).reshape(shape).numpy()
 
 
 class Wire:
@@ -195,25 +157,11 @@ class Wire:
             yield each
             begin = each.end
 
-    def run(self, first: Field, end: int) -> tuple[int, int]:
-        """(records, the place after them): fields of fixed width and the same one-byte tag, as `first`, in a row."""
-        width = WIDTHS[first.wire] + 1
-        begin, n = first.begin - 1, 1
-        tag = self.data[begin]
-        while (room := min((end - begin) // width - n, RUN)) > 0:
-            start = begin + n * width
-            tags = np.frombuffer(self.data[start : start + room * width], np.uint8)[::width]
-            others = np.flatnonzero(tags != tag)
-            n += int(others[0]) if len(others) else room
-            if len(others):
-                break
-        return n, begin + n * width
-
 
 def _net(wire: Wire) -> dict[str, Blob]:
     """{name: blob} in the order of the file."""
     blobs: dict[str, Blob] = {}
-    seen: dict[str, None] = {}
+    seen: set[str] = set()
     versions = set()
     for each in wire.fields(0, len(wire.data)):
         if each.number not in (2, 100):
@@ -226,7 +174,7 @@ def _net(wire: Wire) -> dict[str, Blob]:
             continue
         if name in seen or len(seen) >= MAX_LAYERS:
             raise DataError(f"two layers {name!r} with weights, or more than {MAX_LAYERS:,} layers")
-        seen[name] = None
+        seen.add(name)
         kinds = ["weight", "bias", *(f"blob{i}" for i in range(2, MAX_BLOBS))]
         blobs |= {f"{name}.{kind}": blob for kind, blob in zip(kinds, own, strict=False)}
     if not blobs:
@@ -268,29 +216,19 @@ def _name(wire: Wire, each: Field) -> str:
 
 def _blob(wire: Wire, begin: int, end: int) -> Blob:
     blob = Blob()
-    while begin < end:
-        each = wire.next(begin, end)
-        begin = each.end
-        if each.wire in WIDTHS:  # numbers that are not packed: one field each
-            n, begin = wire.run(each, end) if each.number < 16 else (1, begin)
-            if (each.number, each.wire) in ((5, FOUR_BYTES), (8, EIGHT_BYTES)):
-                pieces = blob.floats if each.number == 5 else blob.doubles
-                pieces.append(Piece(each.begin, n, WIDTHS[each.wire] + 1))
-        elif each.number in (5, 8) and each.wire == BYTES:
-            width, pieces = (4, blob.floats) if each.number == 5 else (8, blob.doubles)
-            if (each.end - each.begin) % width:
-                raise DataError(f"byte {each.begin}: {each.end - each.begin:,} bytes are no numbers of {width} bytes")
-            pieces.append(Piece(each.begin, (each.end - each.begin) // width, width))
-        elif each.number == 12 and each.wire == BYTES:
-            blob.raw = [Piece(each.begin, each.end - each.begin, 1)]  # not repeated: the last one counts
+    for each in wire.fields(begin, end):
+        if each.number in (DATA, DOUBLE_DATA, RAW_DATA):
+            if each.wire != BYTES or blob.numbers is not None:
+                raise DataError(f"byte {each.begin}: a blob's numbers are not packed, or lie in two pieces")
+            blob.numbers = each
         elif each.number == 10 and each.wire == VARINT:
             blob.raw_type = each.value
         elif each.number == 7 and each.wire == BYTES:
             blob.dims += _dims(wire, each)
         elif each.number in (1, 2, 3, 4) and each.wire == VARINT:
             blob.legacy[each.number] = _side(each.value)
-        if len(blob.dims) > MAX_AXES or len(blob.floats) + len(blob.doubles) > MAX_PIECES:
-            raise DataError(f"byte {begin}: a blob of more than {MAX_AXES} axes or {MAX_PIECES} pieces")
+        if len(blob.dims) > MAX_AXES:
+            raise DataError(f"byte {begin}: a blob of more than {MAX_AXES} axes")
     return blob
 
 
@@ -315,25 +253,17 @@ def _side(value: int) -> int:
     return value
 
 
-def _found(data: memoryview, name: str, blob: Blob) -> Found:
-    pieces, dtype = _numbers(name, blob)
-    n, wanted = sum(piece.n for piece in pieces), math.prod(blob.shape)
-    if n != wanted:
-        raise DataError(f"{name} has {n:,} numbers, its shape {blob.shape} needs {wanted:,}")
+def _tensor(data: memoryview, name: str, blob: Blob) -> FileTensor:
+    with data_errors(f"{name}: "):
+        dtype = blob.dtype
+    begin, end = (blob.numbers.begin, blob.numbers.end) if blob.numbers else (0, 0)
+    n, rest = divmod(end - begin, dtype.itemsize)
+    if rest:
+        raise DataError(f"{name}: {end - begin:,} bytes are no numbers of {dtype.itemsize} bytes")
+    if n != math.prod(blob.shape):
+        raise DataError(f"{name} has {n:,} numbers, its shape {blob.shape} needs {math.prod(blob.shape):,}")
 
     def read() -> Tensor:
-        numbers, done = np.empty(n, dtype), 0
-        for piece in pieces:
-            records = np.ndarray((piece.n,), dtype, data, piece.begin, (piece.stride,))
-            numbers[done : done + piece.n] = records
-            done += piece.n
-        return torch.from_numpy(numbers).reshape(blob.shape)
+        return torch.from_numpy(np.frombuffer(data[begin:end], dtype).reshape(blob.shape).copy())
 
-    return Found(name, blob.shape, dtype.name, read)
-
-
-def _numbers(name: str, blob: Blob) -> tuple[list[Piece], np.dtype[Any]]:
-    try:
-        return blob.pieces, blob.dtype
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+    return FileTensor(name, blob.shape, dtype.name, read)

@@ -1,4 +1,4 @@
-"""Where are the published weights, and how do they get here whole? Known files by name; resumed, verified, never wrong.
+"""Downloading published weights by name: resumed where a connection breaks off, verified, never wrong.
 
 PyTorch's files carry the first eight hexadecimal digits of their sha256 in their names; Caffe's zoo publishes the sha1
 of its files; the Oxford group publishes none, so those two are held against their length and the net's shapes only, and
@@ -54,30 +54,37 @@ def known_by_digest(sha256: str) -> Known | None:
     return None
 
 
-def fetch(
-    file: Known,
-    folder: Path,
-    progress: Progress = SILENT,
-    *,
-    stall_seconds: float = STALL_SECONDS,
-    pause_seconds: float = PAUSE_SECONDS,
-) -> Path:
+def fetch(file: Known, folder: Path, progress: Progress = SILENT) -> Path:
     """The path of the file in `folder`, downloaded if it isn't there; only a verified one gets its name.
 
-    A download that breaks off goes on where it was, also in a later call, when a published digest can prove the whole.
+    A download that breaks off resumes where it was, also in a later call, when a published digest can prove the whole.
 
     Raises: DataError when what comes is not the file; ConvnetError when it can't be had; DiskError.
     """
     path = folder / file.file_name
     if path.exists():
-        _verify(path, file, path)
+        if (digest := _other_digest(path, file)) is not None:
+            raise DataError(f"{path}: {digest}; remove it to download it again")
         if not file.digest:
             _verify_own(path, progress)
         return path
     part = folder / f".{file.file_name}.part"
     is_new = not folder.exists()
     try:
-        _get(file, path, part, progress, stall_seconds, pause_seconds)
+        with atomic.disk_errors(path):
+            atomic.make_folder(folder)
+            if not file.digest:
+                part.unlink(missing_ok=True)
+        with atomic.lock(folder, f"downloading {file.file_name}"):
+            _download(file, part, progress)
+            if (digest := _other_digest(part, file)) is not None:
+                part.unlink(missing_ok=True)
+                raise DataError(f"{file.address}: {digest}; thrown away")
+            if not file.digest:
+                atomic.write_atomic(_own_digest(path), _sum_line(part, path))
+            with atomic.disk_errors(path):
+                os.replace(part, path)
+                atomic.sync_folder(folder)
     finally:
         if is_new:
             with suppress(OSError):
@@ -85,60 +92,43 @@ def fetch(
     return path
 
 
-def _get(file: Known, path: Path, part: Path, progress: Progress, stall_seconds: float, pause_seconds: float) -> None:
-    """Downloads to `part`, again and again as long as something comes, and gives the verified file its name."""
-    folder = path.parent
-    with atomic.disk_errors(path):
-        atomic.make_folder(folder)
-        if not file.digest:
+def _download(file: Known, part: Path, progress: Progress) -> None:
+    """Gets the file, attempt after attempt as long as something comes. Raises: DataError; ConvnetError; DiskError."""
+    failed = 0
+    while True:
+        before = _size(part)
+        try:
+            return _attempt(file, part, before, progress)
+        except _WrongError as error:
             part.unlink(missing_ok=True)
-    with atomic.lock(folder, f"downloading {file.file_name}"):
-        failed = 0
-        while True:
-            before = _size(part)
-            try:
-                _download(file, part, progress, stall_seconds)
-                break
-            except _WrongError as error:
+            raise DataError(f"{file.address}: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
+            failed = 1 if _size(part) > before else failed + 1
+            if failed >= ATTEMPTS:
+                cause = getattr(error, "reason", error)
+                reason = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
+                raise ConvnetError(
+                    f"{file.address} can't be downloaded: {reason}; run the same command again to go on, "
+                    f"or put the file into {part.parent}"
+                ) from error
+            if not file.digest:
                 part.unlink(missing_ok=True)
-                raise DataError(f"{file.address}: {error}") from error
-            except (OSError, http.client.HTTPException) as error:
-                failed = 1 if _size(part) > before else failed + 1
-                if failed >= ATTEMPTS:
-                    raise ConvnetError(
-                        f"{file.address} can't be downloaded: {_reason(error)}; run the same command again to go on, "
-                        f"or put the file into {folder}"
-                    ) from error
-                if not file.digest:
-                    part.unlink(missing_ok=True)
-                time.sleep(pause_seconds)
-            finally:
-                progress.finish()
-        _verify(part, file, path)
-        if not file.digest:
-            atomic.write_atomic(_own_digest(path), _sum_line(part, path))
-        with atomic.disk_errors(path):
-            os.replace(part, path)
-            atomic.sync_folder(folder)
+            time.sleep(PAUSE_SECONDS)
+        finally:
+            progress.finish()
 
 
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", error)
-    return getattr(cause, "strerror", None) or str(cause) or type(error).__name__
-
-
-def _download(file: Known, part: Path, progress: Progress, stall_seconds: float) -> None:
-    """Gets what is missing of the file. Raises: _WrongError; OSError or HTTPException when the connection fails."""
-    have = _size(part)
+def _attempt(file: Known, part: Path, have: int, progress: Progress) -> None:
+    """Gets what is missing after `have` bytes. Raises: _WrongError; OSError, HTTPException for a bad connection."""
     request = urllib.request.Request(file.address, headers={"User-Agent": "convnet", "Accept-Encoding": "identity"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=stall_seconds)
+        response = urllib.request.urlopen(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # nothing is left to send, or the file is another one
-            if _content_total(error.headers.get("Content-Range")) == have:
+            if error.headers.get("Content-Range") == f"bytes */{have}":
                 return
             part.unlink(missing_ok=True)
             raise OSError("the part that was here didn't fit; starting again") from error
@@ -155,13 +145,15 @@ def _announced(response: http.client.HTTPResponse, have: int) -> tuple[int, int 
     kind = response.headers.get_content_type() if "Content-Type" in response.headers else ""  # not said is not text
     if kind.startswith("text/"):
         raise _WrongError(f"the server sends {kind}, not weights")
+    begin, length = 0, response.headers.get("Content-Length", "")
     if response.status == 206:
-        begin, total = _content_range(response.headers.get("Content-Range"))
+        text = response.headers.get("Content-Range")
+        if not (match := re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", text or "")):
+            raise _WrongError(f"the server's Content-Range is {text!r}")
+        begin, length = int(match[1]), match[2]
         if begin != have:
             raise _WrongError(f"the server goes on at byte {begin:,}, asked was {have:,}")
-    else:
-        length = response.headers.get("Content-Length")
-        begin, total = 0, int(length) if length is not None and length.isdecimal() else None
+    total = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
     if total is not None and total > MAX_BYTES:
         raise _WrongError(f"the server announces {total:,} bytes")
     return begin, total
@@ -170,15 +162,15 @@ def _announced(response: http.client.HTTPResponse, have: int) -> tuple[int, int 
 def _receive(
     response: http.client.HTTPResponse, part: Path, begin: int, total: int | None, progress: Progress, name: str
 ) -> None:
-    done = begin
-    progress.start(name, (total or MAX_BYTES) // MIB, done // MIB, unit="MiB")
+    done, most = begin, total or MAX_BYTES
+    progress.start(name, most // MIB, done // MIB, unit="MiB")
     with open(part, "r+b" if begin else "wb", opener=atomic.in_place) as target:
         target.truncate(begin)
         target.seek(begin)
         while piece := response.read1(atomic.CHUNK):
             done += len(piece)
-            if done > (total or MAX_BYTES):
-                raise _WrongError(f"the server sends more than the {total or MAX_BYTES:,} bytes it may")
+            if done > most:
+                raise _WrongError(f"the server sends more than the {most:,} bytes it may")
             with atomic.disk_errors(part):
                 target.write(piece)
             progress.update(done // MIB)
@@ -186,42 +178,20 @@ def _receive(
         raise OSError(f"the connection broke off at {done:,} of {total:,} bytes")
 
 
-def _content_range(text: str | None) -> tuple[int, int | None]:
-    match = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", text or "")
-    if not match:
-        raise _WrongError(f"the server's Content-Range is {text!r}")
-    return int(match[1]), None if match[2] == "*" else int(match[2])
-
-
-def _content_total(text: str | None) -> int | None:
-    match = re.fullmatch(r"bytes \*/(\d{1,15})", text or "")
-    return int(match[1]) if match else None
-
-
 def _size(part: Path) -> int:
-    try:
-        return part.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return part.stat().st_size if part.exists() else 0
 
 
-def _verify(found: Path, file: Known, path: Path) -> None:
-    """Holds the bytes against the published digest. A wrong download is removed, a wrong file of the user's is not."""
+def _other_digest(path: Path, file: Known) -> str | None:
+    """How the digest differs from the published one; None when it doesn't, or none is published."""
     if not file.digest:
-        return
+        return None
     kind, _, digits = file.digest.partition(":")
-    with open(found, "rb") as stream:
+    with open(path, "rb") as stream:
         have = hashlib.file_digest(stream, kind).hexdigest()
     if have.startswith(digits):
-        return
-    if found != path:
-        with suppress(OSError):
-            found.unlink()
-        raise DataError(
-            f"{file.address}: its {kind} begins with {have[: len(digits)]}, published is {digits}; thrown away"
-        )
-    raise DataError(f"{path}: its {kind} begins with {have[: len(digits)]}, published is {digits}; "
-                    "remove it to download it again")  # fmt: skip
+        return None
+    return f"its {kind} begins with {have[: len(digits)]}, published is {digits}"
 
 
 def _own_digest(path: Path) -> Path:
@@ -229,9 +199,9 @@ def _own_digest(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _sum_line(found: Path, path: Path) -> bytes:
+def _sum_line(file: Path, path: Path) -> bytes:
     """What is kept there, as sha256sum writes and checks it."""
-    return f"{atomic.sha256_file(found)}  {path.name}\n".encode()
+    return f"{atomic.sha256_file(file)}  {path.name}\n".encode()
 
 
 def _verify_own(path: Path, progress: Progress) -> None:

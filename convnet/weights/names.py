@@ -1,4 +1,4 @@
-"""What do others call the layers of our nets? For each net and each writer: source's name -> our names.
+"""What do others call the layers of our nets? For each net and each writer: the key in its state dict -> our keys.
 
 writer       AlexNet           VGG                     GoogLeNet
 caffe        conv1 ... fc8     conv1_1 ... fc8         conv1/7x7_s2, inception_3a/3x3_reduce, loss3/classifier
@@ -19,19 +19,19 @@ from torch import nn
 from convnet.nets.columns import Columns
 from convnet.nets.layers import Net
 
-Naming = dict[str, tuple[str, ...]]  # source's name -> our names, in the order of the columns
+KeyMap = dict[str, tuple[str, ...]]  # source's key -> our keys, in the order of the columns
 
 INNER_PRODUCT = re.compile(r"ip\d{1,3}\.")  # what Caffe's examples call fully connected layers
 
 
-def caffe(net: Net, there: Collection[str] = ()) -> Naming:
+def caffe(net: Net, keys: Collection[str] = ()) -> KeyMap:
     """Caffe's names: its layers', then `.weight` or `.bias`.
 
-    there: a file's names; where it has as many layers ip1, ip2 ... as the net has fully connected ones, these are they.
+    keys: a file's; where it has as many layers ip1, ip2 ... as the net has fully connected ones, these are they.
     """
     prefixes = net.layer_names.get("caffe", {})
     connected = [name for name, module in net.named_children() if isinstance(module, nn.Linear)]
-    ips = sorted({name.partition(".")[0] for name in there if INNER_PRODUCT.match(name)}, key=lambda ip: int(ip[2:]))
+    ips = sorted({key.partition(".")[0] for key in keys if INNER_PRODUCT.match(key)}, key=lambda ip: int(ip[2:]))
     if ips and len(ips) == len(connected) and not prefixes:
         prefixes = dict(zip(connected, ips, strict=True))
     return _renamed(net, prefixes)
@@ -43,16 +43,16 @@ def layer_of(targets: tuple[str, ...]) -> str:
     return layer.rpartition(".")[0] if len(targets) > 1 else layer
 
 
-def in_state_dicts(net: Net) -> dict[str, Naming]:
-    """{writer: its names} for everyone who writes state dicts of this net; "convnet" is our own."""
+def in_state_dicts(net: Net) -> dict[str, KeyMap]:
+    """{writer: its keys} for everyone who writes state dicts of this net; "convnet" is our own."""
     theirs = {writer: _renamed(net, names) for writer, names in net.layer_names.items() if writer != "caffe"}
     return {"convnet": {name: (name,) for name in net.state_dict()}, **theirs}
 
 
-def _renamed(net: Net, prefixes: Mapping[str, str]) -> Naming:
-    """Our names with `prefixes` replaced; those of a layer's columns under the layer's one name."""
+def _renamed(net: Net, prefixes: Mapping[str, str]) -> KeyMap:
+    """Our keys with `prefixes` replaced; those of a layer's columns under the layer's one name."""
     columns = {name for name, module in net.named_modules() if isinstance(module, Columns)}
-    naming: dict[str, list[str]] = {}
+    key_map: KeyMap = {}
     for key in net.state_dict():
         layer, _, kind = key.rpartition(".")
         whole = layer.rpartition(".")[0]
@@ -61,5 +61,6 @@ def _renamed(net: Net, prefixes: Mapping[str, str]) -> Naming:
             if layer == prefix or layer.startswith(f"{prefix}."):
                 layer = theirs + layer[len(prefix) :]
                 break
-        naming.setdefault(f"{layer}.{kind}", []).append(key)
-    return {source: tuple(targets) for source, targets in naming.items()}
+        source = f"{layer}.{kind}"
+        key_map[source] = (*key_map.get(source, ()), key)
+    return key_map

@@ -1,19 +1,14 @@
-"""What was done to a file of weights? A report of every tensor, for a person and as JSON."""
+"""What an import did with every tensor: loaded, missing or unexpected; for a person and as JSON."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+
+from convnet.io.strict_json import Json
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one tensor of the file.
-
-    source   its name in the file
-    shape    its shape in the file
-    targets  the tensors of our net that it fills
-    done     what was done with it
-    """
+    """A tensor of the file that was loaded: its name and shape there, the tensors of our net that it fills, and how."""
 
     source: str
     shape: tuple[int, ...]
@@ -23,14 +18,14 @@ class Row:
 
 @dataclass
 class Report:
-    """Everything that was done to a file, tensor by tensor.
+    """What was done with a file, tensor by tensor.
 
-    file, net  their names
-    writer     whose names the tensors have: caffe, torchvision, timm or convnet
-    rows       one for each tensor of the file that was taken, in the order of the net
-    missing    tensors of the net that the file lacks, and what they hold instead
-    left_over  tensors of the file that the net lacks, or that have another shape, with the reason
-    notes      what else must be known
+    file, net   their names
+    writer      whose names the tensors have: caffe, torchvision, timm or convnet
+    rows        one for each tensor of the file that was loaded, in the order of the net
+    missing     tensors of the net that the file lacks, and what they hold instead
+    unexpected  tensors of the file that the net lacks, or that have another shape, with the reason
+    notes       what else must be known
     """
 
     file: str
@@ -38,23 +33,21 @@ class Report:
     writer: str
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    left_over: dict[str, str] = field(default_factory=dict)
+    unexpected: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        rows = [
-            {"source": r.source, "shape": list(r.shape), "targets": list(r.targets), "done": r.done} for r in self.rows
-        ]
-        return {**vars(self), "rows": rows}
+    def to_dict(self) -> Json:
+        return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The report for a person: a table, then what is missing, left over and worth knowing."""
+        """The report for a person: the counts, a table of what was loaded, then missing, unexpected and notes."""
         yield f"{self.file} ({self.writer}'s names) -> {self.net}"
-        cells = [(r.source, "x".join(map(str, r.shape)), ", ".join(r.targets), r.done) for r in self.rows]
-        widths = [max((len(cell[i]) for cell in cells), default=0) for i in range(3)]
-        for cell in cells:
-            yield "  ".join([*(f"{text:<{width}}" for text, width in zip(cell, widths, strict=False)), cell[3]])
-        for title, entries in (("missing", self.missing), ("left over", self.left_over)):
+        yield f"weights: {len(self.rows)} loaded, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+        cells = [(r.source, "x".join(map(str, r.shape)), ", ".join(r.targets)) for r in self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row, texts in zip(self.rows, cells, strict=True):
+            yield "  ".join([*(f"{text:<{width}}" for text, width in zip(texts, widths, strict=True)), row.done])
+        for title, entries in (("missing", self.missing), ("unexpected", self.unexpected)):
             for name, text in entries.items():
                 yield f"{title}: {name}: {text}"
         yield from (f"note: {note}" for note in self.notes)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from conftest import Run
 from convnet import benchmark as bench
-from convnet.benchmark import Asked, ceilings, drawn, feed, forms, peak, table, turns
+from convnet.benchmark import Options, ceilings, figure, forms, loader, memory, table, timing
 from convnet.benchmark.forms import OURS, PLAIN
 from convnet.benchmark.plain import Plain, grouped, plain_alexnet
-from convnet.benchmark.turns import Budget, Turns, by_turns, spread
+from convnet.benchmark.timing import Budget, Turns, by_turns, spread
 from convnet.data.store import Store
 from convnet.errors import UsageError
 from convnet.kernels.ops import layer_by_layer
@@ -55,7 +55,7 @@ def test_short_work_is_called_until_a_turn_is_long_enough() -> None:
 
     found, _ = by_turns({"work": work}, Budget(least=1e-4), CPU, lambda name: None)
     assert found["work"].calls > 1
-    assert n == turns.WARM_UP + 5 * found["work"].calls
+    assert n == timing.WARM_UP + 5 * found["work"].calls
 
 
 def test_what_is_too_slow_or_too_large_is_told_and_the_rest_measured() -> None:
@@ -82,17 +82,17 @@ def test_other_errors_are_errors() -> None:
 
 def test_rates_of_a_turn() -> None:
     assert Turns((2.0, 4.0), 3).rates(10.0) == [15.0, 7.5]
-    told = bench.rated(Turns((2.0, 4.0, 8.0), 3), 64)
+    told = Turns((2.0, 4.0, 8.0), 3).to_dict(64)
     assert told["seconds"] == [2.0, 4.0, 8.0]
     assert told["rate"] == {"median": 48.0, "least": 24.0, "most": 96.0, "n": 3}
 
 
 def test_batches_of_a_pass_fit_the_limit() -> None:
     net = {"net": "vgg_d", "forms": [{"form": OURS, "training": {"seconds": [8.0, 6.0], "calls": 2}}]}
-    assert bench._passes(net, Budget(limit=1000.0), 4) == (4, "")
-    assert bench._passes(net, Budget(limit=50.0), 4) == (3, "")  # of 3 s, in 5 turns
-    assert bench._passes(net, Budget(limit=25.0), 4) == (0, turns.too_slow(6.0, Budget(limit=25.0)))
-    assert bench._passes({"net": "vgg_d", "forms": []}, Budget(), 4) == (0, "vgg_d's training was not measured")
+    assert bench._batches(net, Budget(limit=1000.0), 4) == (4, "")
+    assert bench._batches(net, Budget(limit=50.0), 4) == (3, "")  # of 3 s, in 5 turns
+    assert bench._batches(net, Budget(limit=25.0), 4) == (0, timing.too_slow(6.0, Budget(limit=25.0)))
+    assert bench._batches({"net": "vgg_d", "forms": []}, Budget(), 4) == (0, "vgg_d's training was not measured")
 
 
 # the plain form
@@ -126,7 +126,7 @@ def test_plain_alexnet_is_alexnet() -> None:
 def test_plain_form_runs_nothing_of_ours() -> None:
     with Plain():
         assert layer_by_layer(torch.zeros(1))  # what every kernel asks first
-    form = forms.plain(forms.case("cifar_11", 2, "fp32"))
+    form = forms.plain(forms.case_of("cifar_11", 2, "fp32"))
     assert ours_in(form.net, nullcontext) != set()  # so the next line can fail
     assert ours_in(form.net, Plain) == set()
     assert math.isfinite(form.step())
@@ -152,7 +152,7 @@ def ours_in(net: nn.Module, mode: Any) -> set[str]:
 
 
 def test_multiply_adds_of_the_forms() -> None:
-    of = forms.case("googlenet", 2, "fp32")
+    of = forms.case_of("googlenet", 2, "fp32")
     net = create_model("googlenet", seed=0)
     training, inference = forms._counts(net, of, Plain)
     assert inference == multiply_adds(net)
@@ -168,32 +168,32 @@ def heads_of_googlenet() -> Iterator[int]:
 
 
 def test_memory_that_a_net_needs_at_least() -> None:
-    one, two, three = (peak.needed(forms.case("alexnet", n, "fp32"), torch.float32) for n in (1, 2, 3))
+    one, two, three = (memory.needed(forms.case_of("alexnet", n, "fp32"), torch.float32) for n in (1, 2, 3))
     assert two - one == pytest.approx(three - two, abs=2)
     assert one > 1.2 * 60_965_224 * 12
-    narrow = peak.needed(forms.case("alexnet", 3, "fp32"), torch.bfloat16)
+    narrow = memory.needed(forms.case_of("alexnet", 3, "fp32"), torch.bfloat16)
     assert 0 < narrow - 1.2 * 60_965_224 * 12 < three - 1.2 * 60_965_224 * 12
     conv1, pixels = 2 * 96 * 55 * 55 * 4, 224 * 224 * 3 * 4
     assert two - one > conv1 + pixels  # backward needs both, and what norm1 saw
 
 
 def test_a_net_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = forms.case("lenet5", 4, "fp32")
-    assert peak.does_not_fit(of, torch.float32) == ""
-    monkeypatch.setattr(peak, "free", lambda place: 1000)
-    text = peak.does_not_fit(of, torch.float32)
+    of = forms.case_of("lenet5", 4, "fp32")
+    assert memory.does_not_fit(of, torch.float32) == ""
+    monkeypatch.setattr(memory, "free", lambda place: 1000)
+    text = memory.does_not_fit(of, torch.float32)
     assert text == "its training needs about 0.0 GiB and 0.0 GiB are free; try a smaller --batch"
-    monkeypatch.setattr(peak, "free", lambda place: None)
-    assert peak.does_not_fit(of, torch.float32) == ""
+    monkeypatch.setattr(memory, "free", lambda place: None)
+    assert memory.does_not_fit(of, torch.float32) == ""
 
 
 def test_peak_of_a_fresh_process() -> None:
     if sys.platform == "win32":
         pytest.skip("Windows doesn't tell it")
-    found, why = peak.on_cpu(OURS, forms.case("lenet5", 4, "fp32"))
+    found, why = memory.on_cpu(OURS, forms.case_of("lenet5", 4, "fp32"))
     assert why == ""
     assert found is not None and 0 < found < 1 << 30  # noqa: PT018
-    nothing, why = peak.on_cpu("nobody's net", forms.case("lenet5", 4, "fp32"))
+    nothing, why = memory.on_cpu("nobody's net", forms.case_of("lenet5", 4, "fp32"))
     assert nothing is None
     assert "the process ended with code 1: ModuleNotFoundError" in why
 
@@ -243,7 +243,7 @@ def test_a_librarys_net_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.models", library)
     monkeypatch.setattr(forms, "version", lambda name: "0.30" if name == "torchvision" else None)
     assert forms.others("googlenet_bn") == ("torchvision googlenet", "")
-    form = forms.build("torchvision googlenet", forms.case("googlenet", 2, "fp32"))
+    form = forms.build("torchvision googlenet", forms.case_of("googlenet", 2, "fp32"))
     assert made == [{"weights": None, "init_weights": False}]
     assert (form.name, form.multiply_adds) == ("torchvision googlenet", (3000, 3000))
     first = form.net.train().state_dict()["fc.weight"].clone()
@@ -258,14 +258,14 @@ def test_a_librarys_net_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_of_nets() -> None:
-    assert Asked().names("cpu") == ["alexnet", "googlenet"]
-    assert Asked().names("cuda") == list(bench.MAIN)
-    assert Asked(nets=("lenet5", "cifar_1*", "lenet5")).names("cpu") == ["lenet5", "cifar_11", "cifar_13", "cifar_18"]
-    assert Asked(nets=("main",)).names("cpu") == list(bench.MAIN)
-    assert bench._batch(Asked(), "vgg_d", "cuda") == 256
-    assert bench._batch(Asked(), "alexnet", "cuda") == 1024
+    assert Options().names("cpu") == ["alexnet", "googlenet"]
+    assert Options().names("cuda") == list(bench.MAIN)
+    assert Options(nets=("lenet5", "cifar_1*", "lenet5")).names("cpu") == ["lenet5", "cifar_11", "cifar_13", "cifar_18"]
+    assert Options(nets=("main",)).names("cpu") == list(bench.MAIN)
+    assert Options().batch_of("vgg_d", "cuda") == 256
+    assert Options().batch_of("alexnet", "cuda") == 1024
     with pytest.raises(UsageError, match="unknown net 'alexnt': did you mean 'alexnet'"):
-        Asked(nets=("alexnt",)).names("cpu")
+        Options(nets=("alexnt",)).names("cpu")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_store_of_another_size(run: Run, photos: Store) -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    asked = Asked(nets=("lenet5", "cifar_11"), precision="fp32", budget=Budget(least=0.0), quick=True)
+    asked = Options(nets=("lenet5", "cifar_11"), precision="fp32", budget=Budget(least=0.0), quick=True)
     return bench.benchmark(asked, command="convnet benchmark")
 
 
@@ -315,8 +315,8 @@ def test_every_figure_follows_from_the_seconds(measured: dict[str, Any]) -> None
                 flops = row[f"ceiling_{what}"]["flops"]
                 assert told["share"] == pytest.approx(median * passes * 2 * form["multiply_adds"][what] / flops)
     parts = measured["feed"]["parts"]
-    assert list(parts) == [feed.FIRST, feed.LATER, feed.COMPUTE, feed.PIPELINE]
-    pipeline, compute = (parts[name]["rate"]["median"] for name in (feed.PIPELINE, feed.COMPUTE))
+    assert list(parts) == [loader.FIRST, loader.LATER, loader.COMPUTE, loader.PIPELINE]
+    pipeline, compute = (parts[name]["rate"]["median"] for name in (loader.PIPELINE, loader.COMPUTE))
     assert measured["feed"]["pipeline_share"] == pytest.approx(pipeline / compute)
     assert measured["ceilings"][ceilings.FP32]["n"] == 2 * 2 * 5  # nets, modes, turns
 
@@ -338,7 +338,7 @@ def test_table(measured: dict[str, Any]) -> None:
 
 
 def test_picture_has_a_bar_for_each_share(measured: dict[str, Any]) -> None:
-    made = drawn.benchmark_figure(measured)
+    made = figure.benchmark_figure(measured)
     for axes, what in zip(made.axes, bench.WHAT, strict=True):
         drawn_shares = sorted(bar.get_width() for bar in axes.patches if bar.get_width())
         told = sorted(form[what]["share"] for row in measured["nets"] for form in row["forms"])
@@ -349,26 +349,26 @@ def test_picture_has_a_bar_for_each_share(measured: dict[str, Any]) -> None:
 def test_what_was_left_out_stands_in_table_and_picture(measured: dict[str, Any]) -> None:
     result = json.loads(json.dumps(measured))
     result["nets"][0]["forms"][1]["training"] = None
-    result["nets"][0]["left_out"] = {"plain PyTorch, training": turns.too_slow(40.0, Budget())}
+    result["nets"][0]["left_out"] = {"plain PyTorch, training": timing.too_slow(40.0, Budget())}
     result["nets"][1]["forms"] = []
     result["nets"][1]["left_out"] = {"convnet": "its training needs about 9.0 GiB and 8.0 GiB are free"}
     text = " ".join(" ".join(table.table_lines(result)).split())
     assert "lenet5: plain PyTorch, training: one call takes 40.0 s" in text
     assert "plain PyTorch training not measured inference" in text
     assert "cifar_11: convnet: its training needs about 9.0 GiB" in text
-    made = drawn.benchmark_figure(result)
+    made = figure.benchmark_figure(result)
     assert [each.get_text() for each in made.axes[0].texts].count("not measured") == 1
 
 
 def test_a_net_that_does_not_fit_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak, "does_not_fit", lambda of, dtype: "too large")
-    asked = Asked(nets=("lenet5",), budget=Budget(least=0.0), quick=True, plain=False)
+    monkeypatch.setattr(memory, "does_not_fit", lambda of, dtype: "too large")
+    asked = Options(nets=("lenet5",), budget=Budget(least=0.0), quick=True, plain=False)
     result = bench.benchmark(asked)
     assert result["nets"][0]["left_out"] == {OURS: "too large"}
     assert result["ceilings"] == {}
-    assert list(result["feed"]["parts"]) == [feed.FIRST, feed.LATER]
-    assert result["feed"]["left_out"] == {feed.PIPELINE: "lenet5's training was not measured"}
-    assert [axes.patches[:] for axes in drawn.benchmark_figure(result).axes] == [[], []]
+    assert list(result["feed"]["parts"]) == [loader.FIRST, loader.LATER]
+    assert result["feed"]["left_out"] == {loader.PIPELINE: "lenet5's training was not measured"}
+    assert [axes.patches[:] for axes in figure.benchmark_figure(result).axes] == [[], []]
     assert "lenet5: convnet: too large" in " ".join(" ".join(table.table_lines(result)).split())
 
 

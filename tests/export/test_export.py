@@ -131,7 +131,7 @@ def test_torchvisions_pixels_give_the_same_function(tmp_path: Path) -> None:
     """An offset, a scale and a mean of one's own, as torchvision's Normalize; the first convolution as it reads it."""
     net = create_model("googlenet_bn", num_classes=7, seed=1, heads=False)
     kept = kept_of("googlenet_bn", net, pictures(net, scale=0.02, offset=0.3), heads=False)
-    weights, normalize, _ = named.in_torchvisions(net, kept)
+    weights, normalize = named.in_torchvisions(net, kept)
     pixels = 255 * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     ours = (pixels - torch.from_numpy(COLOUR)[:, None, None]) * 0.02 + 0.3
     mean, std = (torch.tensor(normalize[key])[:, None, None] for key in ("mean", "std"))

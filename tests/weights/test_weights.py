@@ -21,7 +21,7 @@ from convnet.data.augment import to_input
 from convnet.errors import DataError, UsageError
 from convnet.evaluation.views import centre
 from convnet.nets import create_model
-from convnet.weights import import_weights, names, pictures, read_parts, read_weights
+from convnet.weights import import_weights, names, preprocessing, read_state_dicts, read_weights
 from convnet.weights.match import fits
 
 
@@ -81,10 +81,10 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path, nin: dict[str, torch.Tens
     if case < 3:
         kept, report = read_weights(tmp_path / "a.pth", "nin_cifar10", partial=True)
         assert len(report.missing) == (case != 1)
-        assert len(report.left_over) == (case != 0)
+        assert len(report.unexpected) == (case != 0)
         assert len(kept.weights) == len(nin)
         assert list(kept.weights) == list(nin)
-        assert any(line.startswith(("missing: ", "left over: ")) for line in report.lines())
+        assert any(line.startswith(("missing: ", "unexpected: ")) for line in report.lines())
 
 
 def test_wrong_arguments_are_named(tmp_path: Path, nin: dict[str, torch.Tensor]) -> None:
@@ -228,7 +228,7 @@ def test_outputs_are_those_of_their_pixels(tmp_path: Path, pixels: str) -> None:
     crops = squares[:, 16:240, 16:240]
     how = centre(kept.preprocessing, 2)
     images = to_input(crops, how, kept.preprocessing, torch.device("cpu"))
-    mean, std = (torch.tensor(each)[:, None, None] for each in pictures.PIXELS[pixels])
+    mean, std = (torch.tensor(each)[:, None, None] for each in preprocessing.PIXELS[pixels])
     with torch.no_grad():
         ours = checkpoint.rebuild(kept)(images)
         theirs = net((torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std)
@@ -375,7 +375,7 @@ def test_damaged_archives_only_raise_our_error(tmp_path: Path) -> None:
             with pytest.raises(DataError):
                 read_weights(path, "nin_cifar10")
             with suppress(DataError):
-                for each in read_parts(path)[0].tensors:
+                for each in read_state_dicts(path)[0].tensors:
                     each.read()
 
 

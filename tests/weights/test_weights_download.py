@@ -19,7 +19,12 @@ from convnet.weights.download import KNOWN, fetch
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-QUICK: dict[str, float] = {"stall_seconds": 0.3, "pause_seconds": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
 
 
 class Server(ThreadingHTTPServer):
@@ -84,10 +89,10 @@ def file(server: Server, digest: str = f"sha256:{SHA256[:8]}") -> Known:
 
 
 def test_a_whole_file_gets_its_name(server: Server, tmp_path: Path) -> None:
-    path = fetch(file(server), tmp_path / "weights", **QUICK)
+    path = fetch(file(server), tmp_path / "weights")
     assert path.read_bytes() == DATA
     assert [each.name for each in path.parent.iterdir()] == [path.name]
-    fetch(file(server), tmp_path / "weights", **QUICK)
+    fetch(file(server), tmp_path / "weights")
     assert len(server.asked) == 1
 
 
@@ -108,7 +113,7 @@ def test_what_breaks_off_goes_on(
     server: Server, tmp_path: Path, behave: list[str], n_requests: int, ranges: bool
 ) -> None:
     server.behave = list(behave)
-    assert fetch(file(server), tmp_path, **QUICK).read_bytes() == DATA
+    assert fetch(file(server), tmp_path).read_bytes() == DATA
     assert len(server.asked) == n_requests
     assert any(server.asked) == ranges
 
@@ -127,9 +132,9 @@ def test_what_breaks_off_goes_on(
 def test_wrong_bytes_are_never_accepted(server: Server, tmp_path: Path, how: str, text: str) -> None:
     server.behave = [how]
     with pytest.raises(DataError, match=text):
-        fetch(file(server), tmp_path, **QUICK)
+        fetch(file(server), tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert fetch(file(server), tmp_path, **QUICK).read_bytes() == DATA
+    assert fetch(file(server), tmp_path).read_bytes() == DATA
 
 
 def test_a_later_call_goes_on_and_verifies_the_whole(server: Server, tmp_path: Path) -> None:
@@ -137,28 +142,28 @@ def test_a_later_call_goes_on_and_verifies_the_whole(server: Server, tmp_path: P
     part = tmp_path / f".net-{SHA256[:8]}.pth.part"
     part.write_bytes(DATA[:1000])
     with pytest.raises(ConvnetError, match="run the same command again to go on"):
-        fetch(file(server), tmp_path, **QUICK)
-    assert fetch(file(server), tmp_path, **QUICK).read_bytes() == DATA
+        fetch(file(server), tmp_path)
+    assert fetch(file(server), tmp_path).read_bytes() == DATA
     assert server.asked[-1] == "bytes=1000-"
     for content in (b"x" * 1000, b"x" * len(DATA), b"x" * (len(DATA) + 9)):  # parts of something else
         (tmp_path / f"net-{SHA256[:8]}.pth").unlink(missing_ok=True)
         part.write_bytes(content)
         if len(content) <= len(DATA):
             with pytest.raises(DataError, match="thrown away"):
-                fetch(file(server), tmp_path, **QUICK)
-        assert fetch(file(server), tmp_path, **QUICK).read_bytes() == DATA
+                fetch(file(server), tmp_path)
+        assert fetch(file(server), tmp_path).read_bytes() == DATA
 
 
 def test_a_wrong_range_is_refused(server: Server, tmp_path: Path) -> None:
     server.behave = ["drop", "wrong range"]
     with pytest.raises(DataError, match="the server goes on at byte"):
-        fetch(file(server), tmp_path, **QUICK)
+        fetch(file(server), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_digest_nothing_is_resumed(server: Server, tmp_path: Path) -> None:
     server.behave = ["drop"]
-    assert fetch(file(server, ""), tmp_path, **QUICK).read_bytes() == DATA
+    assert fetch(file(server, ""), tmp_path).read_bytes() == DATA
     assert server.asked == [None, None]
 
 
@@ -169,19 +174,19 @@ def test_without_a_published_digest_its_own_is_kept(server: Server, tmp_path: Pa
         def warn(self, text: str) -> None:
             self.lines.append(text)
 
-    path = fetch(file(server, ""), tmp_path, **QUICK)
+    path = fetch(file(server, ""), tmp_path)
     own = path.with_name(f"{path.name}.sha256")
     assert own.read_text(encoding="ascii") == f"{SHA256}  {path.name}\n", "as sha256sum writes it"
-    fetch(file(server, ""), tmp_path, Warned(), **QUICK)
+    fetch(file(server, ""), tmp_path, Warned())
     assert not Warned.lines
     for damaged, content in ((path, DATA[:-1] + b"?"), (own, b""), (own, own.read_bytes()[1:])):
         right = damaged.read_bytes()
         damaged.write_bytes(content)
         with pytest.raises(DataError, match=r"pth: its sha256 is not the one in .*; remove both to download"):
-            fetch(file(server, ""), tmp_path, **QUICK)
+            fetch(file(server, ""), tmp_path)
         damaged.write_bytes(right)
     own.unlink()
-    fetch(file(server, ""), tmp_path, Warned(), **QUICK)
+    fetch(file(server, ""), tmp_path, Warned())
     assert ["no digest of it is published or kept" in line for line in Warned.lines] == [True]
     assert len(server.asked) == 1
 
@@ -190,18 +195,18 @@ def test_a_wrong_file_of_the_users_stays_and_is_named(server: Server, tmp_path: 
     path = tmp_path / f"net-{SHA256[:8]}.pth"
     path.write_bytes(b"mine")
     with pytest.raises(DataError, match="remove it to download it again"):
-        fetch(file(server), tmp_path, **QUICK)
+        fetch(file(server), tmp_path)
     assert path.read_bytes() == b"mine"
     assert server.asked == []
 
 
 def test_no_server_is_no_traceback(tmp_path: Path) -> None:
     with pytest.raises(ConvnetError, match=r"can't be downloaded: Connection refused; .* put the file into .*weights"):
-        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path / "weights", **QUICK)
+        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path / "weights")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "weights").mkdir()
     with pytest.raises(ConvnetError, match="refused"):
-        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path / "weights", **QUICK)
+        fetch(Known("vgg_d", "http://127.0.0.1:1/a-00000000.pth", "sha256:0"), tmp_path / "weights")
     assert list(tmp_path.iterdir()) == [tmp_path / "weights"], "a folder of the user's stays"
 
 

@@ -70,7 +70,7 @@ def test_what_we_exported_comes_back_by_itself(tmp_path: Path, case: str) -> Non
     found, report = read_weights(tmp_path / "a.safetensors")
     assert_equal(found, kept)
     assert {row.done for row in report.rows} == {"copied"}
-    assert not [*report.notes, *report.missing, *report.left_over]
+    assert not [*report.notes, *report.missing, *report.unexpected]
     checkpoint.save(tmp_path / "a.ckpt", found)
     assert_equal(checkpoint.load(tmp_path / "a.ckpt"), kept)
     side = kept.preprocessing.crop

@@ -38,7 +38,7 @@ def imported(path: Path, weights: Weights, **how: Any) -> list[str]:
     """The notes of an import that takes exactly these weights."""
     kept, report = read_weights(path, NET, **how)
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in weights.items())
-    assert not report.missing | report.left_over
+    assert not report.missing | report.unexpected
     return report.notes
 
 
@@ -48,7 +48,7 @@ def imported(path: Path, weights: Weights, **how: Any) -> list[str]:
 def test_a_prefix_that_all_names_share_is_taken_off_and_told(tmp_path: Path, weights: Weights, prefix: str) -> None:
     torch.save(before(prefix, weights), tmp_path / "a.pth")
     notes = imported(tmp_path / "a.pth", weights)
-    assert f"{prefix!r} is taken off 8 of 8 names" in notes
+    assert f"{prefix!r} is removed from 8 of 8 names" in notes
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -79,7 +79,7 @@ def test_weights_in_a_trainings_checkpoint(tmp_path: Path, weights: Weights, nam
 def test_lightnings_prefix_lies_in_its_state_dict(tmp_path: Path, weights: Weights) -> None:
     content = {"epoch": 3, "pytorch-lightning_version": "2.4", "state_dict": before("model.", weights)}
     torch.save(content, tmp_path / "a.ckpt")
-    assert "'model.' is taken off 8 of 8 names" in imported(tmp_path / "a.ckpt", weights)
+    assert "'model.' is removed from 8 of 8 names" in imported(tmp_path / "a.ckpt", weights)
     with pytest.raises(UsageError, match="the file doesn't say which net it is for; give --net"):
         read_weights(tmp_path / "a.ckpt")
     content["state_dict"]["loss.weight"] = torch.ones(3)
@@ -241,9 +241,9 @@ def test_raw_data_that_say_two_things_are_refused(tmp_path: Path) -> None:
     ones = np.ones(4, np.float32)
     both = caffe_writer.blob(ones) + caffe_writer.message(12, ones.tobytes()) + caffe_writer.number(10, 1)
     cases = {
-        "numbers in two of data, double_data and raw_data": both,
+        "or lie in two pieces": both,
         "raw_data are of type 3": caffe_writer.number(10, 3) + caffe_writer.message(12, b"12345678"),
-        "raw_data of 7 bytes are no numbers of 4": caffe_writer.number(10, 1) + caffe_writer.message(12, b"1234567"),
+        "7 bytes are no numbers of 4": caffe_writer.number(10, 1) + caffe_writer.message(12, b"1234567"),
         "has 1 numbers, its shape": caffe_writer.message(7, caffe_writer.number(1, 2))
         + caffe_writer.message(12, bytes(8)),
     }
@@ -369,7 +369,7 @@ def test_the_command_takes_what_a_training_kept(
 
     code, out, err = run("model_best.pth.tar")
     assert code == 0, err
-    assert "note: 'module.' is taken off 8 of 8 names" in out
+    assert "note: 'module.' is removed from 8 of 8 names" in out
     assert out.endswith("net: weights/model_best.ckpt\n")
     code, _, err = run("tuned.caffemodel", "--rename", "fc10_flowers=fc10", "--channels", "bgr")
     assert code == 0, err

@@ -1,18 +1,19 @@
-"""How is time taken? Each piece of work in turn, again and again, so that whatever else the machine does hits them all.
+"""Timing by turns: each piece of work in turn, again and again, so that whatever else the machine does hits them all.
 
-A piece of work is called until one turn takes long enough for the clock; what it did before it counts is warm-up.
+A piece of work is called until one turn takes long enough for the clock; the calls before the turns are warm-up.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 
 from convnet.errors import UsageError
+from convnet.io.strict_json import Json
 
 WARM_UP = 2  # calls of each piece of work that don't count
 LEAST_REPEATS = 5
@@ -30,6 +31,10 @@ class Turns:
     def rates(self, amount: float) -> list[float]:
         """What was done in a second, in each turn, when a call does `amount`."""
         return [amount * self.calls / each for each in self.seconds]
+
+    def to_dict(self, pictures: int) -> Json:
+        """{"seconds", "calls", "rate"}: every turn, and the spread of pictures a second, a call being so many."""
+        return {"seconds": list(self.seconds), "calls": self.calls, "rate": spread(self.rates(pictures))}
 
 
 @dataclass(frozen=True)
@@ -50,37 +55,33 @@ class Budget:
 
 
 def by_turns(
-    works: Mapping[str, Work], budget: Budget, place: torch.device, told: Callable[[str], None]
+    works: Mapping[str, Work], budget: Budget, device: torch.device, progress: Callable[[str], None]
 ) -> tuple[dict[str, Turns], dict[str, str]]:
     """(turns by name, the reason by name for what was left out): too slow, or out of memory.
 
-    told: is called with a name whenever a call of its warm-up or one of its turns has ended.
+    progress: is called with a name whenever a call of its warm-up or one of its turns has ended.
     """
     left_out: dict[str, str] = {}
     calls: dict[str, int] = {}
     for name, work in works.items():
-        try:
+        with no_memory(left_out, name):
             for _ in range(WARM_UP):
-                seconds = _seconds(work, 1, place)
-                told(name)
+                seconds = _seconds(work, 1, device)
+                progress(name)
                 if seconds * budget.repeats > budget.limit:
-                    raise _TooSlowError(seconds)
-            calls[name] = max(1, math.ceil(budget.least / max(seconds, 1e-6)))
-        except _TooSlowError as slow:
-            left_out[name] = too_slow(slow.seconds, budget)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            left_out[name] = "the memory does not suffice; try a smaller --batch"
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+                    left_out[name] = too_slow(seconds, budget)
+                    break
+            else:
+                calls[name] = max(1, math.ceil(budget.least / max(seconds, 1e-6)))
+    timed: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(budget.repeats):
         for name, n_calls in calls.items():
-            taken[name].append(_seconds(works[name], n_calls, place))
-            told(name)
-    return {name: Turns(tuple(seconds), calls[name]) for name, seconds in taken.items()}, left_out
+            timed[name].append(_seconds(works[name], n_calls, device))
+            progress(name)
+    return {name: Turns(tuple(seconds), calls[name]) for name, seconds in timed.items()}, left_out
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     """{"median", "least", "most", "n"}.
 
     >>> spread([3.0, 1.0, 2.0])
@@ -100,31 +101,34 @@ def too_slow(seconds: float, budget: Budget) -> str:
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch's means that there was no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+@contextmanager
+def no_memory(left_out: dict[str, str], name: str) -> Iterator[None]:
+    """Within the block running out of memory is the reason why `name` is left out, and ends nothing else."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        left_out[name] = "the memory does not suffice; try a smaller --batch"
 
 
-class _TooSlowError(Exception):
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
+def first_line(error: Exception) -> str:
+    """The text of an error of somebody else's, in short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _seconds(work: Work, calls: int, place: torch.device) -> float:
-    _wait(place)
+def _seconds(work: Work, calls: int, device: torch.device) -> float:
+    _synchronize(device)
     began = perf_counter()
     for _ in range(calls):
         work()
-    _wait(place)
+    _synchronize(device)
     return perf_counter() - began
 
 
-def _wait(place: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """A device synchronisation: the clock must not run ahead of the device."""
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
-    elif place.type == "mps":
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
         torch.mps.synchronize()

@@ -1,20 +1,20 @@
 """The result of a benchmark as one picture: how much of the machine's matrix products each form of each net reaches."""
 
-from typing import Any
-
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from convnet.benchmark import WHAT
-from convnet.benchmark.forms import OURS, PLAIN
+from convnet.benchmark.forms import COMPILED, OURS, PLAIN
 from convnet.benchmark.table import machine_line
+from convnet.io.strict_json import Json
 from convnet.visualize import plot
 
 BAR, GAP = 0.8, 0.7  # in bars: a bar's height with its room, and the room between two nets
 INSIDE, ROOM = 0.6, 0.015  # shares: from here on a figure stands in its bar; the room beside it
 
 
-def benchmark_figure(result: dict[str, Any]) -> Any:
+def benchmark_figure(result: Json) -> Figure:
     """Bars as long as a form's share of the ceiling, training and inference side by side; the figures are rates."""
     rows = [row for row in result["nets"] if any(form[what] for form in row["forms"] for what in WHAT)]
     n_bars = sum(len(row["forms"]) for row in rows)
@@ -34,18 +34,17 @@ def benchmark_figure(result: dict[str, Any]) -> Any:
     return made
 
 
-def _kinds(rows: list[dict[str, Any]]) -> dict[str, str]:
+def _kinds(rows: list[Json]) -> dict[str, str]:
     """A colour for each form's name."""
-    found = dict.fromkeys(_kind(form["form"]) for row in rows for form in row["forms"])
-    fixed = {OURS: plot.COLOURS[0], PLAIN: plot.COLOURS[1]}
-    return {kind: fixed.get(kind, plot.COLOURS[2 if kind == "torchvision" else 3]) for kind in found}
+    kinds = dict.fromkeys(_kind(form["form"]) for row in rows for form in row["forms"])
+    return {kind: plot.COLOURS[(OURS, PLAIN, "torchvision", "timm", COMPILED).index(kind)] for kind in kinds}
 
 
 def _kind(form: str) -> str:
     return form if form in (OURS, PLAIN) else form.split()[0]
 
 
-def _panel(axes: Axes, rows: list[dict[str, Any]], what: str) -> None:
+def _panel(axes: Axes, rows: list[Json], what: str) -> None:
     colours, y = _kinds(rows), 0.0
     ticks: dict[float, str] = {}
     most = max((_share(form, what) for row in rows for form in row["forms"] for what in WHAT), default=0.0)
@@ -67,22 +66,21 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], what: str) -> None:
     axes.set_xlabel("share of the ceiling")
 
 
-def _share(form: dict[str, Any], what: str) -> float:
-    told = form[what]
-    return float(told["share"] or 0.0) if told else 0.0
+def _share(form: Json, what: str) -> float:
+    return float(form[what]["share"] or 0.0) if form[what] else 0.0
 
 
-def _bar(axes: Axes, y: float, form: dict[str, Any], what: str, colour: str, row: dict[str, Any]) -> None:
+def _bar(axes: Axes, y: float, form: Json, what: str, colour: str, row: Json) -> None:
     """A bar with a line from its least to its most, and its rate in figures."""
-    told = form[what]
-    if told is None:
+    measured = form[what]
+    if measured is None:
         axes.text(0.01, y, "not measured", va="center", fontsize=7, color=plot.QUIET)
         return
-    share, rate = _share(form, what), told["rate"]
+    share, rate = _share(form, what), measured["rate"]
     axes.barh(y, share, BAR, color=colour)
     ends = [share * rate[name] / rate["median"] for name in ("least", "most")]
     axes.plot(ends, [y, y], color=plot.INK, linewidth=0.8, solid_capstyle="butt")
-    times = f"  {told['times_plain']:.1f} x plain" if told["times_plain"] and form["form"] != PLAIN else ""
+    times = f"  {measured['times_plain']:.1f} x plain" if measured["times_plain"] and form["form"] != PLAIN else ""
     text = f"{rate['median']:,.0f}" if rate["median"] >= 10 else f"{rate['median']:.2g}"
     if max(share, ends[1]) > INSIDE:
         at, side, ink = min(share, ends[0]) - ROOM, "right", plot.PAPER
@@ -91,7 +89,7 @@ def _bar(axes: Axes, y: float, form: dict[str, Any], what: str, colour: str, row
     axes.text(at, y, text + times, va="center", ha=side, fontsize=7, color=ink)
 
 
-def _note(result: dict[str, Any]) -> str:
+def _note(result: Json) -> str:
     names = {row[f"ceiling_{what}"]["name"] for row in result["nets"] for what in WHAT if f"ceiling_{what}" in row}
     tops = [f"{name} {result['ceilings'][name]['median'] / 1e9:,.0f} GFLOP/s" for name in sorted(names - {None})]
     quick = "a quick run, whose rates say nothing; " if result["quick"] else ""

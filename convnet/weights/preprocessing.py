@@ -1,10 +1,10 @@
 """What was done to pictures before a net of others saw them, and what are its classes called?"""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,12 @@ from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic
 from convnet.nets.layers import Net
+from convnet.nets.published import Colour
 from convnet.recipe import Option, Recipe
 from convnet.weights import archives, caffe, download
 from convnet.weights.report import Report
 
+Mean = Path | Colour
 # What others do to pixels of 0 to 255 before the net: (pixel / 255 - mean) / std, for R, G, B.
 PIXELS = MappingProxyType(
     {
@@ -54,81 +56,69 @@ def pixels_of(net: Net, writer: str, sha256: str, pixels: str | None) -> str | N
 
 
 def preprocessing_of(
-    net: Net,
-    writer: str,
-    mean: Path | tuple[float, float, float] | None,
-    order: str,
-    pixels: str | None,
-    fit: Fit,
-    report: Report,
+    net: Net, mean: Mean | None, channels: str, pixels: str | None, fit: Fit, report: Report
 ) -> tuple[Preprocessing, tuple[float, ...] | None]:
     """What is done to pictures, and what the first convolution's input channels are to be divided by.
 
-    order: of the colours in a mean's file, "rgb" or "bgr".
+    channels: the order of colours in a mean's file, "rgb" or "bgr".
     """
-    report.notes += [net.caffe_note] if writer == "caffe" and net.caffe_note else []
+    if report.writer == "caffe" and net.caffe_note:
+        report.notes.append(net.caffe_note)
     scale, factors, levels = 1.0, None, None
     size = max(SIZE, net.input_size) if net.input_size > SIZE // 2 else net.input_size
     if pixels is not None:
         if mean is not None:
-            raise UsageError(f"--mean is for Caffe's files; {writer}'s have their own mean")
+            raise UsageError(f"--mean is for Caffe's files; {report.writer}'s have their own mean")
         centre, std = PIXELS[pixels]
-        scale = 1 / (255 * std[0]) if len(set(std)) == 1 else 1.0
         levels = np.asarray([255 * level for level in centre], np.float32)
-        factors = tuple(1.0 if len(set(std)) == 1 else 255 * each for each in std)
+        if len(set(std)) == 1:
+            scale, what = 1 / (255 * std[0]), f"times {1 / (255 * std[0]):.6g}"
+        else:
+            factors = tuple(255 * each for each in std)
+            what = "and 255 std is in the first convolution's weights"
         report.notes.append(
-            f"{writer}'s pixels were (pixel / 255 - mean) / std, mean {centre}, std {std}; "
-            "here they are pixel - 255 mean, "
-            + (f"times {scale:.6g}" if scale != 1 else "and 255 std is in the first convolution's weights")
+            f"{report.writer}'s pixels were (pixel / 255 - mean) / std, mean {centre}, std {std}; "
+            f"here they are pixel - 255 mean, {what}"
         )
     elif mean is not None:
-        levels = mean_of(mean, size, order) if isinstance(mean, Path) else np.asarray(mean, np.float32)
+        levels = mean_of(mean, size, channels) if isinstance(mean, Path) else np.asarray(mean, np.float32)
     else:
         report.notes.append("no mean is subtracted: none was given (--mean), and the file has none")
-    channels: Literal["rgb", "grey"] = "rgb" if net.in_channels == 3 else "grey"
     done = Preprocessing(
         size=size,
-        shorter_side=size,
-        fit=fit,
         pad=0,
         crop=net.input_size,
-        channels=channels,
+        channels="rgb" if net.in_channels == 3 else "grey",
         mean=levels,
         scale=scale,
         offset=0.0,
+        fit=fit,
     )
     return done, factors
 
 
-def mean_of(path: Path, size: int, order: str = "bgr") -> NDArray[np.float32]:
-    """Caffe's mean as ours: (3,) or (size, size, 3), RGB; `order` is that of the file's colours.
+def mean_of(path: Path, size: int, channels: str = "bgr") -> NDArray[np.float32]:
+    """Caffe's mean as ours: (3,) or (size, size, 3), RGB; `channels` is the order of the file's colours.
 
     Raises: DataError for a file that holds no such mean.
     """
-    try:
-        if path.suffix == ".binaryproto":
-            found: NDArray[Any] = caffe.read_mean(path)
-        elif path.suffix == ".npy":
-            found = archives.read_npy(path)
-        else:
-            raise UsageError(f"{path}: a mean's name must end in .binaryproto or .npy")
-        if found.shape not in ((3,), (3, size, size)):
-            raise DataError(f"a mean of shape {found.shape}; it must be (3,) or (3, {size}, {size}), {order.upper()}")
-        if not np.isfinite(found).all():
+    if path.suffix not in (".binaryproto", ".npy"):
+        raise UsageError(f"{path}: a mean's name must end in .binaryproto or .npy")
+    with archives.reading(path):
+        mean = caffe.read_mean(path) if path.suffix == ".binaryproto" else archives.read_npy(path)
+        if mean.shape not in ((3,), (3, size, size)):
+            raise DataError(f"a mean of shape {mean.shape}; it must be (3,) or (3, {size}, {size}), {channels.upper()}")
+        if not np.isfinite(mean).all():
             raise DataError("a mean with values that are not finite")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except DataError as error:
-        raise DataError(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from error
-    colours = found[::-1] if order == "bgr" else found
+    colours = mean[::-1] if channels == "bgr" else mean
     return np.ascontiguousarray(np.moveaxis(colours, 0, -1), np.float32)
 
 
 def recipe_of(net_name: str, options: Mapping[str, Option], done: Preprocessing) -> Recipe:
     """A recipe of that net and these pictures; the rest of it is the default. Raises: UsageError."""
-    mean: Literal["picture", "rgb", "none"] = (
-        "none" if done.mean is None else "rgb" if done.mean.ndim == 1 else "picture"
-    )
+    mean: Literal["picture", "rgb", "none"] = "none"
+    if done.mean is not None:
+        mean = "rgb" if done.mean.ndim == 1 else "picture"
     return Recipe(
         name=net_name,
         net=net_name,
@@ -164,25 +154,26 @@ def classes_of(path: Path | None, n: int, own: tuple[str, ...] | None, report: R
         report.notes.append(f"{path.name} is read as synset_words.txt: the classes are called by the first words")
     if len(lines) != n:
         raise DataError(f"{path}: {len(lines)} names; the net has {n} classes, and needs one name a line for each")
-    return _told_apart(path, lines, report)
+    return _numbered(path, lines, report)
 
 
-def _told_apart(path: Path, lines: list[str], report: Report) -> tuple[str, ...]:
+def _numbered(path: Path, lines: list[str], report: Report) -> tuple[str, ...]:
     """The names; of those that stand there twice, as ImageNet's two cranes, each with its output's number behind it.
 
     None keeps the bare name, which would say one of them and mean either.
     """
-    counts = Counter(lines)
-    names = [f"{line} ({k})" if counts[line] > 1 else line for k, line in enumerate(lines)]
-    for name, n in counts.items():
-        if n > 1:
-            numbers = [k for k, line in enumerate(lines) if line == name]
+    outputs: dict[str, list[int]] = defaultdict(list)
+    for k, line in enumerate(lines):
+        outputs[line].append(k)
+    names = [f"{line} ({k})" if len(outputs[line]) > 1 else line for k, line in enumerate(lines)]
+    for line, numbers in outputs.items():
+        if len(numbers) > 1:
             places = " and ".join(str(k + 1) for k in numbers)
             called = ", ".join(repr(names[k]) for k in numbers)
             report.notes.append(
-                f"{path.name}: {name!r} stands in lines {places}: called {called}, by the outputs' numbers"
+                f"{path.name}: {line!r} stands in lines {places}: called {called}, by the outputs' numbers"
             )
-    if len(set(names)) < len(names):
-        twice = next(name for name, n in Counter(names).items() if n > 1)
-        raise DataError(f"{path}: two classes would be called {twice!r}; give each line a name of its own")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path}: two classes would be called {name!r}; give each line a name of its own")
     return tuple(names)
