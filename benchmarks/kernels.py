@@ -175,7 +175,7 @@ def dropouts(batch: int) -> Iterator[Case]:
 
 def updates() -> Iterator[Case]:
     """Against the plain form, and against torch's fused and foreach SGD in float32, which write no copy. AlexNet's
-    parameters as one: `benchmarks/gpu.py` has them one by one."""
+    parameters as one."""
     weights, velocity = (torch.randn(PARAMETERS, device=GPU) for _ in range(2))
     gradient, copy, lr = randn(PARAMETERS), randn(PARAMETERS), torch.tensor(1e-6, device=GPU)
     other = torch.randn(PARAMETERS, device=GPU, requires_grad=True)

@@ -10,7 +10,6 @@ import importlib
 import json
 import logging
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -59,6 +58,18 @@ class FromPixels(nn.Module):
         x = (x - self.mean) * self.scale + self.offset
         logits: Tensor = self.net(x)
         return logits.float()
+
+
+class Posterior(nn.Module):
+    """The probabilities of a net's logits."""
+
+    def __init__(self, logits: nn.Module) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        y: Tensor = self.logits(pixels)
+        return y.softmax(1)
 
 
 def write(net: Net, checkpoint: Checkpoint, path: Path, floats: bool) -> float:
@@ -118,7 +129,7 @@ def _program(module: FromPixels, checkpoint: Checkpoint, path: Path, floats: boo
     try:
         with _quiet():
             program = torch.onnx.export(
-                nn.Sequential(OrderedDict(logits=module, probabilities=nn.Softmax(1))).eval(),
+                Posterior(module).eval(),
                 (pixels,),
                 dynamo=True,
                 verbose=False,

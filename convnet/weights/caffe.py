@@ -63,11 +63,11 @@ class Field(NamedTuple):
 
 @dataclass
 class Blob:
-    """Where one array lies. `legacy` is a shape of before 2015, {field: side}; `numbers` a field of numbers."""
+    """Where one array lies. `legacy` is a shape of before 2015, {field: side}; `numbers` are one field."""
 
     dims: list[int] = field(default_factory=list)
     legacy: dict[int, int] = field(default_factory=dict)
-    numbers: Field | None = None
+    numbers: list[Field] = field(default_factory=list)
     raw_type: int = 0
 
     @property
@@ -78,8 +78,10 @@ class Blob:
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
-        """Of the numbers. Raises: DataError for NVCaffe's integers."""
-        kind = {DATA: 1, DOUBLE_DATA: 0, RAW_DATA: self.raw_type}[self.numbers.number if self.numbers else DATA]
+        """Of the numbers. Raises: DataError for NVCaffe's integers, and for two fields, which could say two things."""
+        if len(self.numbers) > 1 or any(each.wire != BYTES for each in self.numbers):
+            raise DataError("a blob's numbers are not packed, or lie in two pieces")
+        kind = {DATA: 1, DOUBLE_DATA: 0, RAW_DATA: self.raw_type}[self.numbers[0].number if self.numbers else DATA]
         if kind >= len(RAW_TYPES):
             raise DataError(f"its raw_data are of type {kind}; 0 (double), 1 (float) and 2 (half) are read")
         return RAW_TYPES[kind]
@@ -218,9 +220,7 @@ def _blob(wire: Wire, begin: int, end: int) -> Blob:
     blob = Blob()
     for each in wire.fields(begin, end):
         if each.number in (DATA, DOUBLE_DATA, RAW_DATA):
-            if each.wire != BYTES or blob.numbers is not None:
-                raise DataError(f"byte {each.begin}: a blob's numbers are not packed, or lie in two pieces")
-            blob.numbers = each
+            blob.numbers = [*blob.numbers[:1], each]
         elif each.number == 10 and each.wire == VARINT:
             blob.raw_type = each.value
         elif each.number == 7 and each.wire == BYTES:
@@ -256,7 +256,7 @@ def _side(value: int) -> int:
 def _tensor(data: memoryview, name: str, blob: Blob) -> FileTensor:
     with data_errors(f"{name}: "):
         dtype = blob.dtype
-    begin, end = (blob.numbers.begin, blob.numbers.end) if blob.numbers else (0, 0)
+    begin, end = (blob.numbers[0].begin, blob.numbers[0].end) if blob.numbers else (0, 0)
     n, rest = divmod(end - begin, dtype.itemsize)
     if rest:
         raise DataError(f"{name}: {end - begin:,} bytes are no numbers of {dtype.itemsize} bytes")

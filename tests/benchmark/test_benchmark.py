@@ -6,8 +6,9 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from conftest import Run
 from convnet import benchmark as bench
 from convnet.benchmark import Options, ceilings, figure, forms, loader, memory, table, timing
-from convnet.benchmark.forms import OURS, PLAIN
+from convnet.benchmark.forms import COMPILED, OURS, PLAIN
 from convnet.benchmark.plain import Plain, grouped, plain_alexnet
 from convnet.benchmark.timing import Budget, Turns, by_turns, spread
 from convnet.data.store import Store
@@ -254,7 +255,41 @@ def test_a_librarys_net_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert form.forward().shape == (2, 1000)
 
 
-# what is asked
+def test_ours_by_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a torch.compile that changes nothing: what is compiled is what training and inference call."""
+    compiled: list[str] = []
+
+    def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:
+        compiled.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    form = forms.build(COMPILED, forms.case_of("cifar_11", 2, "fp32"))
+    assert (form.name, compiled) == (COMPILED, ["_call_impl", "heads"])
+    assert math.isfinite(form.step())
+    assert form.forward().shape == (2, 10)
+
+
+def test_what_torch_cannot_compile_is_left_out() -> None:
+    def fail() -> float:
+        raise TypeError("no backend\nand more")
+
+    form = forms.build(PLAIN, forms.case_of("lenet5", 2, "fp32"))
+    made, left_out = {OURS: form, COMPILED: replace(form, step=fail)}, dict[str, str]()
+    bench._warm_up(made, left_out)
+    assert (list(made), left_out) == ([OURS], {COMPILED: "no backend"})
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu() -> None:
+    options = Options(nets=("cifar_11",), budget=Budget(least=0.0), quick=True, device="cuda")
+    result = bench.benchmark(options)
+    assert {OURS, PLAIN} <= {form["form"] for form in result["nets"][0]["forms"]}
+    assert {loader.PIPELINE, *loader.PLACES} <= result["feed"]["parts"].keys()
+
+
+# the options
 
 
 def test_names_of_nets() -> None:
