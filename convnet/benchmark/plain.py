@@ -63,7 +63,8 @@ class Plain(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        return (_torchs_norm if func is response_norm else func)(*args, **(kwargs or {}))
+        chosen: Callable[..., object] = _torchs_norm if func is response_norm else func
+        return chosen(*args, **(kwargs or {}))
 
 
 def _torchs_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:

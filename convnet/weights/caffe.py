@@ -93,14 +93,14 @@ def read_net(path: Path) -> list[FileTensor]:
     Raises: DataError for anything that isn't one, with the byte where it goes wrong.
     """
     with reading(path, "can't be read as a .caffemodel: "):
-        data = memoryview(mapped(path).numpy())
+        data = mapped(path).numpy().data
         return [_tensor(data, name, blob) for name, blob in _net(Wire(data)).items()]
 
 
 def read_mean(path: Path) -> NDArray[np.float32]:
     """The mean in a `.binaryproto`: float32 (3, H, W), BGR. Raises: DataError."""
     with reading(path, "can't be read as a .binaryproto: "):
-        data = memoryview(mapped(path).numpy())
+        data = mapped(path).numpy().data
         mean = _tensor(data, "mean", _blob(Wire(data), 0, len(data)))
         shape = mean.shape[1:] if len(mean.shape) == 4 and mean.shape[0] == 1 else mean.shape
         if len(shape) != 3 or shape[0] != 3:
