@@ -7,7 +7,6 @@ partial; then the report names it.
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -85,19 +84,11 @@ def read_weights(
     sha256 = atomic.sha256_file(path)
     order = _channels(net, writer, own, channels, report)
     if own is not None:
-        if pixels is not None:
-            raise UsageError(f"{path} says itself how its pixels were scaled; leave --pixels out")
-        done, factors = metadata.preprocessing_of(own, path, net, mean), own.factors
-        done = replace(done, fit=fit or done.fit)
+        done, factors = metadata.preprocessing_of(own, path, net, mean, pixels, fit), own.factors
     else:
-        done, factors = preprocessing.preprocessing_of(
-            net,
-            mean,
-            order if writer == "caffe" or channels else "bgr",
-            preprocessing.pixels_of(net, writer, sha256, pixels),
-            fit or "crop",
-            report,
-        )
+        mean_order = order if writer == "caffe" or channels else "bgr"
+        pixels = preprocessing.pixels_of(net, writer, sha256, pixels)
+        done, factors = preprocessing.preprocessing_of(net, mean, mean_order, pixels, fit or "crop", report)
     with archives.reading(path):
         weights = _convert(net, key_map, matched, order, factors, report)
     if report.missing:

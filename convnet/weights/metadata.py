@@ -14,6 +14,7 @@ import torch
 
 from convnet.data import preprocess
 from convnet.data.preprocess import Preprocessing
+from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
 from convnet.nets.layers import Net
@@ -77,12 +78,17 @@ def invalid(path: Path, error: Exception, net: str = "") -> DataError:
     return DataError(f"{path}: its metadata: {net and f'net {net}: '}{' '.join(str(error).split())}")
 
 
-def preprocessing_of(metadata: Metadata, path: Path, net: Net, mean: Mean | None) -> Preprocessing:
-    """As the file at `path` says, but for a mean that is given; a mean picture lies beside it.
+def preprocessing_of(
+    metadata: Metadata, path: Path, net: Net, mean: Mean | None, pixels: str | None, fit: Fit | None
+) -> Preprocessing:
+    """As the file at `path` says, but for a mean and a fit that are given; a mean picture lies beside it.
 
-    Raises: DataError when the mean picture isn't there or is damaged, or the net can't take such crops.
+    Raises: DataError when the mean picture isn't there or is damaged, or the net can't take such crops; UsageError for
+    a scaling of pixels, which the file says itself.
     """
-    done = metadata.preprocessing
+    if pixels is not None:
+        raise UsageError(f"{path} says itself how its pixels were scaled; leave --pixels out")
+    done = replace(metadata.preprocessing, fit=fit or metadata.preprocessing.fit)
     if isinstance(mean, Path):
         done = replace(done, mean=mean_of(mean, done.size))
     elif metadata.mean_picture is not None:
