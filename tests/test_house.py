@@ -103,7 +103,7 @@ LINES = {
     "report": 580,
     "training": 1510,
     "visualize": 2930,
-    "weights": 2170,
+    "weights": 2030,
 }
 
 
