@@ -243,10 +243,10 @@ def _batches(net: Json, budget: Budget, most: int) -> tuple[int, str]:
 def _peak(form: str, case: Case, options: Options) -> Json:
     """{"bytes", "why"}: of training; why there is no number."""
     if case.where.device.type == "cuda":
-        why: dict[str, str] = {}
-        with no_memory(why, "why"):
-            return {"bytes": memory.on_cuda(form, case), "why": ""}
-        return {"bytes": None, **why}
+        peak: Json = {"bytes": None, "why": ""}
+        with no_memory(peak, "why"):
+            peak["bytes"] = memory.on_cuda(form, case)
+        return peak
     if case.where.device.type != "cpu" or not options.memory:
         return {"bytes": None, "why": "--memory was not asked for"}
     n_bytes, reason = memory.on_cpu(form, case)

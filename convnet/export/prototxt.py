@@ -148,7 +148,7 @@ def _of_convolution(conv: nn.Conv2d) -> dict[str, int]:
 def _in_columns(text: Text, stage: str, n_columns: int, kind: str, **parameters: Message) -> None:
     """One layer, or one for each column of the blob before, whose outputs lie side by side."""
     if n_columns == 1:
-        text.layer(stage, kind, stage, **parameters)
+        text.layer(stage, kind, stage, None, **parameters)
         return
     columns = [f"{stage}.{i}" for i in range(n_columns)]
     text.layer(f"{stage}_columns", "Slice", [f"{each}_in" for each in columns], slice_param={"axis": 1})
