@@ -355,7 +355,7 @@ GZ, MEAN = ".gz", partial(mean_of, size=4)
 
 READERS = {
     "caffemodel, V1": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 1), imported),
-    "caffemodel, V2": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 2, packed=False, legacy=True),
+    "caffemodel, V2": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 2, double=True, legacy=True),
                              imported),
     "caffemodel, double": Reader("a.caffemodel", lambda _: caffe_writer.net(LAYERS, 2, double=True),
                                  imported),

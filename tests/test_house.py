@@ -92,18 +92,18 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 # Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
 LINES = {
     ".": 1400,
-    "benchmark": 1480,
+    "benchmark": 1430,
     "cli": 2080,
     "data": 7910,
     "evaluation": 1650,
-    "export": 760,
+    "export": 740,
     "io": 1070,
     "kernels": 2220,
     "nets": 3640,
     "report": 580,
     "training": 1510,
     "visualize": 2930,
-    "weights": 2030,
+    "weights": 2000,
 }
 
 

@@ -27,12 +27,12 @@ def write(net: Net, checkpoint: Checkpoint, path: Path, text: Path) -> list[str]
 
     Raises: UsageError for a net that Caffe can't run, or not at its crop.
     """
-    name, told = checkpoint.recipe.net, _pictures(net, checkpoint)
-    about = [f"{name}, {net.paper}; its weights are in {path.name}. Blobs have the names of convnet's stages.", told]
+    name, pixels = checkpoint.recipe.net, _input(net, checkpoint)
+    about = [f"{name}, {net.paper}; its weights are in {path.name}. Blobs have the names of convnet's stages.", pixels]
     layers = prototxt.deploy(net, name, checkpoint.preprocessing.crop, about)
     atomic.write_new(text, layers.encode())
     atomic.write_atomic(path, pieces(name, in_caffes(net, checkpoint.weights)))
-    return [told]
+    return [pixels]
 
 
 def pieces(net_name: str, blobs: dict[str, Tensor]) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ def pieces(net_name: str, blobs: dict[str, Tensor]) -> Iterator[bytes]:
         yield _message(LAYER, start + b"".join(_message(LAYER_BLOBS, _blob(tensor)) for tensor in own))
 
 
-def _pictures(net: Net, checkpoint: Checkpoint) -> str:
+def _input(net: Net, checkpoint: Checkpoint) -> str:
     done, order = checkpoint.preprocessing, net.caffe_channels
     colours = order.upper() if done.channels == "rgb" else "grey"
     text = f"Its input: {colours}, crops of {done.crop} pixels"
