@@ -34,14 +34,12 @@ edges, which gives its 55 x 55 from 224 (the "253,440 neurons" of figure 2 contr
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.kernels.plain import Block
 from convnet.nets.columns import convolution
-from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import NONE, check_init, gaussian, uniform_by_fan_in
+from convnet.nets.dropout import dropout
 from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, relu_norm_pool, relu_pool
 
 
@@ -73,14 +71,10 @@ class AlexNet(Net):
     conv3_reads_all: ClassVar[bool] = True  # 3.5: the maps of all columns
     edge: ClassVar[int] = 3  # zeros that conv1 reads past the right and bottom edges
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # 3.4
-    std: ClassVar[Mapping[str, float]] = NONE  # section 5: of a layer's initial weights; elsewhere 0.01
-    bias: ClassVar[Mapping[str, float]] = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0)  # elsewhere 0
+    bias: ClassVar[Mapping[str, float]] = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0)  # section 5
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.dropout = checked_rate(dropout)
-        self.num_classes = num_classes
-        self.in_channels = in_channels
+        super().__init__(num_classes, in_channels, dropout)
         n1, n2, n3, n4, n5 = self.maps
         self.conv1 = StridedConv2d(in_channels, n1, 11, stride=4, edge=self.edge)
         self.conv2 = convolution(self.columns, n1, n2, 5, padding=2)
@@ -131,21 +125,6 @@ class AlexNet(Net):
     def block(self) -> Block:
         """What follows the convolutions of layers 1 and 2: ReLU, response normalisation and pooling."""
         return Block(*self.lrn, self.norm_columns, *self.pooling, relu_before=True)
-
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew.
-
-        "paper": N(0, `std`) and the constants `bias`, layer by layer (section 5).
-        "fan-in": uniform of standard deviation sqrt(1 / (3 fan-in)), conv1's divided by the pixels' 65; the last layer
-        N(0, 0.01); biases 0. For small sets, on which the paper's values do not start to learn.
-
-        Raises: UsageError for another name.
-        """
-        check_init(self, init)
-        if init == "paper":
-            gaussian(self, generator, self.std, self.bias)
-        else:
-            uniform_by_fan_in(self, generator)
 
 
 class AlexNetConv6(AlexNet):

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
+from convnet.nets.dropout import dropout
+from convnet.nets.initial import gaussian, he_std
 from convnet.nets.layers import (
     LRN,
     NO_LIMIT,
@@ -189,7 +189,7 @@ class AlexNetBN(AlexNetCaffe):
     small_recipe = ""
     torchvision = ""
     float32_input = True  # batch norm of the pixels
-    inits: ClassVar[tuple[str, ...]] = ("paper",)
+    inits = ("paper",)
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels, dropout=0.0)
@@ -217,11 +217,9 @@ class AlexNetBN(AlexNetCaffe):
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, x))
 
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew: N(0, sqrt(2 / fan-in)), biases 0. Raises: UsageError for another name than "paper"."""
-        check_init(self, init)
-        weights = {name.partition(".")[0]: weight for name, weight in self.named_parameters() if weight.ndim > 1}
-        gaussian(self, generator, {layer: math.sqrt(2 / weight[0].numel()) for layer, weight in weights.items()})
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """N(0, sqrt(2 / fan-in)), biases 0."""
+        gaussian(self, generator, he_std(self))
         nn.init.ones_(self.data.weight)
 
 
@@ -267,10 +265,7 @@ class AlexNetOWT(Net):
     dropped: ClassVar[tuple[str, ...]] = ("avgpool", "relu6")
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.dropout = checked_rate(dropout)
-        self.num_classes = num_classes
-        self.in_channels = in_channels
+        super().__init__(num_classes, in_channels, dropout)
         self.conv1 = StridedConv2d(in_channels, 64, 11, stride=4, padding=2)
         self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
         self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
@@ -306,22 +301,15 @@ class AlexNetOWT(Net):
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, x))
 
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew.
-
-        "paper": torchvision's, weights and biases uniform within 1 / sqrt(fan-in). "fan-in": `uniform_by_fan_in`.
-
-        Raises: UsageError for another name.
-        """
-        check_init(self, init)
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """"paper": torchvision's, weights and biases uniform within 1 / sqrt(fan-in). "fan-in": `uniform_by_fan_in`."""
         if init == "fan-in":
-            uniform_by_fan_in(self, generator)
+            super().sample_weights(init, generator)
             return
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                weight = self.get_parameter(f"{name.partition('.')[0]}.weight")
-                bound = math.sqrt(1 / weight[0].numel())
-                parameter.uniform_(-bound, bound, generator=generator)
+        for name, parameter in self.named_parameters():
+            weight = self.get_parameter(f"{name.partition('.')[0]}.weight")
+            bound = math.sqrt(1 / weight[0].numel())
+            parameter.uniform_(-bound, bound, generator=generator)
 
 
 NETS = (AlexNet2012, AlexNetCaffe, CaffeNet, AlexNetBN, AlexNetOWT)

@@ -272,23 +272,13 @@ class AlexNetNoConv5(AlexNet):
 
 class AlexNetHalf2012(AlexNet2012):
     """Half of net #145's kernels on one GPU: 39.17 and 18.23 % on the test pictures of 2010, where #145 has 37.47 and
-    17.00 %. As `alexnet_2012` but for:
+    17.00 %. As `alexnet_half` but for:
 
     stage    output (C, H, W)   parameters   differs
-    conv1     48   55   55         17,472
-    norm1     48   55   55              0   over the layer's 48 maps
-    pool1     48   27   27              0
-    relu1     48   27   27              0
-    conv2    128   27   27        153,728
-    relu2    128   27   27              0
-    norm2    128   27   27              0   over the layer's 128 maps
-    within2  128   27   27              0
-    pool2    128   13   13              0
-    conv3    192   13   13        221,376
-    relu3    192   13   13              0
-    conv4    192   13   13        331,968
-    relu4    192   13   13              0
-    conv5    256   13   13        442,624   not halved
+    norm1     48   55   55              0   after conv1
+    pool1     48   27   27              0   after norm1
+    relu1     48   27   27              0   after pool1
+    within2  128   27   27              0   after norm2
     total                      59,798,312
 
     Differs from `alexnet_half`, the form by the paper's text, as `alexnet_2012` from `alexnet`.
@@ -346,14 +336,12 @@ class AlexNetNoLRN2012(AlexNet2012):
     small_recipe = "caffenet_small"
     lrn = NO_LRN
 
+    layer2 = AlexNet.layer2
+
     def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
         x = record(stages, "conv1", self.conv1(x))
         x = record(stages, "pool1", self.pool(x))
         return record(stages, "relu1", F.relu(x))
-
-    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv2", self.conv2(x))
-        return relu_norm_pool(x, stages, 2, self.block)
 
 
 class AlexNetPool2_2012(AlexNet2012):  # noqa: N801 - a 2 beside a year

@@ -8,14 +8,13 @@ All: pixels 0..255 with the mean picture subtracted; convolutions 5x5, pad 2; po
 windows at the right and bottom edges, and averages over the pixels inside; weights N(0, std of the layer), biases 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.nets.initial import check_init, gaussian
 from convnet.nets.layers import LRN, Net, ceil_avg_pool, ceil_max_pool, check_images, connected, record
 from convnet.nets.local import LocallyConnected2d
 from convnet.nets.norms import response_norm_mean, within_map_norm
@@ -24,7 +23,7 @@ SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
 
 
 class CifarNet(Net):
-    """What the nets of this file share: their sizes and how their weights begin."""
+    """What the nets of this file share."""
 
     paper = "cuda-convnet (Krizhevsky 2011)"
     year = 2011
@@ -34,18 +33,6 @@ class CifarNet(Net):
     input_size = 32
     sides = range(32, 40)  # pixels: those that give 4 x 4 maps after three pools
     last: ClassVar[str] = "fc10"
-    inits: ClassVar[tuple[str, ...]] = ("paper",)
-    std: ClassVar[dict[str, float]]  # of each layer's initial weights
-
-    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew: N(0, `std` of the layer), biases 0. Raises: UsageError for an init but "paper"."""
-        check_init(self, init)
-        gaussian(self, generator, std=self.std)
 
 
 class Cifar26(CifarNet):
@@ -252,19 +239,11 @@ class Cifar11(CifarNet):
 
 
 class CifarReLU(Cifar18):
-    """Pictures (N, 3, 32, 32) to logits (N, num_classes): the net of the AlexNet paper's figure 1, with ReLU.
+    """The net of the AlexNet paper's figure 1, with ReLU. As `cifar_18` but for:
 
     stage   output (C, H, W)   parameters   settings
-    conv1     32   32   32          2,432   5x5 pad 2; std 1e-4
-    pool1     32   16   16              0   max
-    relu1     32   16   16              0
-    conv2     32   16   16         25,632   std 0.01
-    relu2     32   16   16              0
-    pool2     32    8    8              0   average
-    conv3     64    8    8         51,264   std 0.01
-    relu3     64    8    8              0
-    pool3     64    4    4              0   average
-    fc10      10                   10,250   std 0.01
+    norm1   none                        0
+    norm2   none                        0
     total                          89,578
 
     Differs: the paper says four layers and no regularisation, no more. This is `cifar_18` without its normalisation.
@@ -274,54 +253,38 @@ class CifarReLU(Cifar18):
     paper = "Krizhevsky, Sutskever and Hinton 2012, figure 1"
     year = 2012
     within: ClassVar[Mapping[str, LRN]] = {}
+    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(F.relu)
+    activation_name: ClassVar[str] = "relu"
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "relu1", F.relu(x))
+        x = record(stages, f"{self.activation_name}1", self.activation(x))
         x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
+        x = record(stages, f"{self.activation_name}2", self.activation(x))
         x = record(stages, "pool2", ceil_avg_pool(x))
         x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "relu3", F.relu(x))
+        x = record(stages, f"{self.activation_name}3", self.activation(x))
         x = record(stages, "pool3", ceil_avg_pool(x))
         return record(stages, "fc10", connected(self.fc10, x))
 
 
 class CifarTanh(CifarReLU):
-    """Pictures (N, 3, 32, 32) to logits (N, num_classes): figure 1's "equivalent network with tanh neurons".
+    """Figure 1's "equivalent network with tanh neurons". As `cifar_relu` but for:
 
     stage   output (C, H, W)   parameters   settings
-    conv1     32   32   32          2,432   5x5 pad 2; std 1e-4
-    pool1     32   16   16              0   max
-    tanh1     32   16   16              0
-    conv2     32   16   16         25,632   std 0.01
-    tanh2     32   16   16              0
-    pool2     32    8    8              0   average
-    conv3     64    8    8         51,264   std 0.01
-    tanh3     64    8    8              0
-    pool3     64    4    4              0   average
-    fc10      10                   10,250   std 0.01
+    tanh1     32   16   16              0   in place of relu1
+    tanh2     32   16   16              0   in place of relu2
+    tanh3     64    8    8              0   in place of relu3
     total                          89,578
 
     Differs: as `cifar_relu`.
     """
 
     name = "cifar_tanh"
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "tanh1", torch.tanh(x))
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "tanh2", torch.tanh(x))
-        x = record(stages, "pool2", ceil_avg_pool(x))
-        x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "tanh3", torch.tanh(x))
-        x = record(stages, "pool3", ceil_avg_pool(x))
-        return record(stages, "fc10", connected(self.fc10, x))
+    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(torch.tanh)
+    activation_name = "tanh"
 
 
 NETS = (Cifar26, Cifar18, Cifar13, Cifar11, CifarReLU, CifarTanh)

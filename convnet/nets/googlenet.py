@@ -46,15 +46,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
+from convnet.io.strict_json import Json
 from convnet.nets.dropout import dropout
-from convnet.nets.initial import check_init
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
 from convnet.nets.norms import CAFFE_LRN
 from convnet.nets.published import of_berkeley, of_pytorch
@@ -153,7 +153,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv(F.adaptive_avg_pool2d(x, HEAD_SIDE) if self.bn else F.avg_pool2d(x, 5, 3)))
         x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc2(dropout(x, 0.7, self.training))  # type: ignore[no-any-return]
+        logits: Tensor = self.fc2(dropout(x, 0.7, self.training))
+        return logits
 
 
 class GoogLeNet(Net):
@@ -169,11 +170,10 @@ class GoogLeNet(Net):
     dropout = 0.4
     dropped: ClassVar[tuple[str, ...]] = ("pool5",)
     last: ClassVar[str] = "fc"
-    inits: ClassVar[tuple[str, ...]] = ("paper",)
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, heads: bool = True) -> None:
-        super().__init__()
-        bn, self.in_channels, self.num_classes = self.bn, in_channels, num_classes
+        super().__init__(num_classes, in_channels)
+        bn = self.bn
         self.conv1 = convolution(in_channels, 64, 7, 2, bn=bn)
         self.conv2_reduce = convolution(64, 64, 1, bn=bn)
         self.conv2 = convolution(64, 192, 3, bn=bn)
@@ -222,32 +222,27 @@ class GoogLeNet(Net):
                                  f"{images.shape[2]} x {images.shape[3]}: use the option heads=False")  # fmt: skip
         return outputs | {name: stages[name] for name in self.loss_weights if name != "logits"}
 
-    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         return {} if any(name.startswith(tuple(HEADS.values())) for name in shapes) else {"heads": False}
 
     def is_of_classes(self, name: str) -> bool:
         return name.rpartition(".")[0] in (self.last, *(f"{head}.fc2" for head in HEADS.values()))
 
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew.
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """Uniform within sqrt(3 / fan-in); biases 0.2, in the last layers 0 (Caffe's bvlc_googlenet).
 
-        Uniform within sqrt(3 / fan-in); biases 0.2, in the last layers 0 (Caffe's bvlc_googlenet).
         With batch norm: N(0, 0.01); batch norm's factors 1, biases 0 (torchvision's).
-
-        Raises: UsageError for another name than "paper".
         """
-        check_init(self, init)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    parameter.fill_(0.0 if self.bn or "fc." in name or "fc2." in name else 0.2)
-                elif ".bn." in name:
-                    parameter.fill_(1.0)
-                elif self.bn:
-                    parameter.normal_(0, 0.01, generator=generator)
-                else:
-                    bound = math.sqrt(3 / parameter[0].numel())
-                    parameter.uniform_(-bound, bound, generator=generator)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(0.0 if self.bn or "fc." in name or "fc2." in name else 0.2)
+            elif ".bn." in name:
+                parameter.fill_(1.0)
+            elif self.bn:
+                parameter.normal_(0, 0.01, generator=generator)
+            else:
+                bound = math.sqrt(3 / parameter[0].numel())
+                parameter.uniform_(-bound, bound, generator=generator)
 
 
 class PaperGoogLeNet(GoogLeNet):

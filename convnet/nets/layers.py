@@ -1,23 +1,26 @@
-"""What several nets share and PyTorch lacks: normalisation, pooling, fully connected layers that slide.
+"""The base class of all nets, and layers that PyTorch lacks: normalisation, pooling, fully connected layers that slide.
 
-Every layer here stands alone: none knows a net. `Net` is what the rest of the project may expect of a net.
+`Net` lists what a net's class tells the rest of the project.
 """
 
 import math
 from collections.abc import Mapping
 from copy import copy
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.errors import UsageError
+from convnet.errors import UsageError, unknown
+from convnet.io.strict_json import Json
 from convnet.kernels import conv1, ops
 from convnet.kernels import plain as plain_forms
 from convnet.kernels.ops import response_norm as response_norm
 from convnet.kernels.plain import Block
+from convnet.nets.dropout import checked_rate
+from convnet.nets.initial import NONE, gaussian, uniform_by_fan_in
 from convnet.nets.published import Known
 
 
@@ -54,7 +57,9 @@ class Net(nn.Module):
     sides: range  # pixels: those of the pictures that it takes
     num_classes: int
     last: ClassVar[str]  # the prefix of the last layer's parameters: what a new task replaces
-    inits: ClassVar[tuple[str, ...]]  # the names that `initialize` knows
+    inits: ClassVar[tuple[str, ...]] = ("paper",)  # the names that `initialize` knows
+    std: ClassVar[Mapping[str, float]] = NONE  # of a layer's initial weights; elsewhere 0.01
+    bias: ClassVar[Mapping[str, float]] = NONE  # a layer's initial biases; elsewhere 0
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
     dropout: float = 0.0  # the share of units dropped in training, where a net has one rate
@@ -81,6 +86,13 @@ class Net(nn.Module):
     pixels_note: ClassVar[str] = ""  # why a state dict of it doesn't say how its pixels were scaled
     published: ClassVar[Mapping[str, Known]] = MappingProxyType({})  # {name: a file of its own weights}
 
+    def __init__(self, num_classes: int, in_channels: int, dropout: float | None = None) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        if dropout is not None:
+            self.dropout = checked_rate(dropout)
+
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         raise NotImplementedError
 
@@ -89,10 +101,23 @@ class Net(nn.Module):
         return {"logits": self(images)}
 
     def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew by one of `inits`; they are a function of the generator's state alone."""
-        raise NotImplementedError
+        """Sample all weights anew by one of `inits`; they are a function of the generator's state alone.
 
-    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        Raises: UsageError for another name.
+        """
+        if init not in self.inits:
+            raise UsageError(unknown("init", init, self.inits))
+        with torch.no_grad():
+            self.sample_weights(init, generator)
+
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """"paper": N(0, `std`) and the constants `bias`, layer by layer. "fan-in": `uniform_by_fan_in`."""
+        if init == "fan-in":
+            uniform_by_fan_in(self, self.last, generator)
+        else:
+            gaussian(self, generator, self.std, self.bias)
+
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         """The options of its own with which a net has tensors of these names and shapes."""
         return {}
 
@@ -148,7 +173,8 @@ class StridedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not conv1.available(x):
             return super().forward(F.pad(x, (0, self.edge, 0, self.edge)) if self.edge else x)
-        before = cast(int, self.padding[0])
+        before = self.padding[0]
+        assert isinstance(before, int)  # "same" and "valid" are for others
         x = F.pad(x, (before,) * 4) if before else x
         return conv1.conv1(x, self.weight, self.bias, self.stride[0], self.edge)
 
@@ -159,10 +185,13 @@ def connected(layer: nn.Module, x: Tensor) -> Tensor:
     On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2. One in columns
     (`ConnectedColumns`) does so column by column.
     """
+    y: Tensor
     if not isinstance(layer, nn.Linear):
-        return cast(Tensor, layer(x))
+        y = layer(x)
+        return y
     if ops.is_proxy(x):  # of a net's own size
-        return cast(Tensor, layer(x.flatten(1)))
+        y = layer(x.flatten(1))
+        return y
     if x.ndim == 2:
         return _linear(layer, x)
     side = math.isqrt(layer.in_features // x.shape[1])
@@ -170,12 +199,13 @@ def connected(layer: nn.Module, x: Tensor) -> Tensor:
     if height == width == side:
         return _linear(layer, x.flatten(1))
     windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)  # (N, h, w, C, side, side)
-    y: Tensor = layer(windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
+    y = layer(windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
     return y.reshape(*windows.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    return cast(Tensor, layer(x)) if hooked(layer) else ops.linear(x, layer.weight, layer.bias)
+    y: Tensor = layer(x) if hooked(layer) else ops.linear(x, layer.weight, layer.bias)
+    return y
 
 
 def hooked(layer: nn.Module) -> bool:

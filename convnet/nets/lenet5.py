@@ -20,15 +20,15 @@ K biases, for any number of classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
+from convnet.io.strict_json import Json
 from convnet.kernels.plain import wide
-from convnet.nets.initial import check_init
 from convnet.nets.layers import Net, check_images, connected, record
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
@@ -171,17 +171,14 @@ class LeNet5(Net):
     input_size = 32
     sides = range(32, 33)
     last: ClassVar[str] = "output"
-    inits: ClassVar[tuple[str, ...]] = ("paper",)
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, output: Literal["rbf", "linear"] = "rbf") -> None:
-        super().__init__()
+        super().__init__(num_classes, in_channels)
         if output not in ("rbf", "linear"):
             raise UsageError(unknown("output", str(output), ("rbf", "linear")))
         if output == "rbf" and num_classes != 10:
             raise UsageError(f"lenet5's rbf output has codes for the ten digits, not for {num_classes} classes: "
                              "use output=linear")  # fmt: skip
-        self.num_classes = num_classes
-        self.in_channels = in_channels
         self.c1 = Conv2d(in_channels, 6, 5)
         self.s2 = SubSampling(6)
         self.c3 = SparseConv2d(6, TABLE, 5)
@@ -200,29 +197,25 @@ class LeNet5(Net):
         x = record(stages, "f6", scaled_tanh(connected(self.f6, x)))
         return record(stages, "output", self.output(x) if isinstance(self.output, RBF) else connected(self.output, x))
 
-    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         return {"output": "linear"} if "output.weight" in shapes else {}
 
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew: uniform within 2.4 / fan-in of 0, biases included.
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """Uniform within 2.4 / fan-in of 0, biases included.
 
         The fan-in is a unit's number of inputs: 4 for sub-sampling, whose coefficient of the mean is four times that
         of the sum; 75 to 150 in C3. Paper: appendix A.
-
-        Raises: UsageError for another name than "paper".
         """
-        check_init(self, init)
         fan_in_c3 = torch.tensor([25.0 * len(inputs) for inputs in TABLE])
         fan_in = {"c1": 25.0 * self.in_channels, "s2": 4.0, "s4": 4.0, "c5": 400.0, "f6": 120.0, "output": 84.0}
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                layer, kind = name.split(".")
-                parameter.uniform_(-2.4, 2.4, generator=generator)
-                if layer == "c3":
-                    per_weight = fan_in_c3[self.c3.outputs][:, None, None]
-                    parameter.div_(per_weight if kind == "weight" else fan_in_c3)
-                else:
-                    parameter.div_(1.0 if (layer in ("s2", "s4") and kind == "weight") else fan_in[layer])
+        for name, parameter in self.named_parameters():
+            layer, kind = name.split(".")
+            parameter.uniform_(-2.4, 2.4, generator=generator)
+            if layer == "c3":
+                per_weight = fan_in_c3[self.c3.outputs][:, None, None]
+                parameter.div_(per_weight if kind == "weight" else fan_in_c3)
+            else:
+                parameter.div_(1.0 if (layer in ("s2", "s4") and kind == "weight") else fan_in[layer])
 
 
 NETS = (LeNet5,)

@@ -5,7 +5,6 @@ no logit is negative; cccp, "cascaded cross-channel parametric pooling", is the 
 last layer has a map for each class, and the logits are the means of these maps: they show where a class is.
 """
 
-import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convnet.nets.dropout import dropout
-from convnet.nets.initial import check_init, gaussian
+from convnet.nets.initial import gaussian, he_std
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record
 from convnet.nets.local import MLPConv, mlpconv
 
@@ -29,13 +28,6 @@ class NINNet(Net):
     year = 2013
     relu_inside: ClassVar[bool] = True
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
-    inits: ClassVar[tuple[str, ...]] = ("paper",)
-    std: ClassVar[dict[str, float]] = {}  # of a layer's initial weights; elsewhere 0.01
-
-    def __init__(self, num_classes: int, in_channels: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.in_channels = in_channels
 
     def add(self, names: Sequence[str], block: MLPConv) -> None:
         """The layers of the block as layers of this net."""
@@ -44,11 +36,6 @@ class NINNet(Net):
 
     def run(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
         return mlpconv(x, {name: self.get_submodule(name) for name in names}, stages)
-
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew: N(0, `std` of the layer), biases 0. Raises: UsageError for an init but "paper"."""
-        check_init(self, init)
-        gaussian(self, generator, std=self.std)
 
 
 class NINCifar10(NINNet):
@@ -187,11 +174,9 @@ class NINSmall(NINNet):
         x = self.run(x, stages, "conv3", "cccp3")
         return record(stages, "pool", x.mean((2, 3)))
 
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew: N(0, 2 / inputs), biases 0. Raises: UsageError for an init but "paper"."""
-        check_init(self, init)
-        inputs = {name: parameter[0].numel() for name, parameter in self.named_parameters() if parameter.ndim > 1}
-        gaussian(self, generator, std={name.partition(".")[0]: math.sqrt(2 / n) for name, n in inputs.items()})
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """N(0, 2 / fan-in), biases 0."""
+        gaussian(self, generator, he_std(self))
 
 
 NETS = (NINCifar10, NINImageNet, NINSmall)

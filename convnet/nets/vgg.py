@@ -54,29 +54,20 @@ stage     output (C, H, W)    vgg_a_lrn   paper
 norm1       64  224  224              0   after relu1_1; 2.1, table 1: AlexNet's response normalisation
 total                       132,863,336
 
-The shallow net that section 4.1 holds against B:
+The shallow net that section 4.1 holds against B. As `vgg_a` but for:
 
 stage     output (C, H, W)   vgg_b_shallow   paper
 conv1_1     64  224  224             4,864   4.1: 5x5 in place of each pair of 3x3
-relu1_1     64  224  224                 0
-pool1       64  112  112                 0
 conv2_1    128  112  112           204,928
-relu2_1    128  112  112                 0
-pool2      128   56   56                 0
 conv3_1    256   56   56           819,456
-relu3_1    256   56   56                 0
-pool3      256   28   28                 0
+conv3_2   none                           0
+relu3_2   none                           0
 conv4_1    512   28   28         3,277,312
-relu4_1    512   28   28                 0
-pool4      512   14   14                 0
+conv4_2   none                           0
+relu4_2   none                           0
 conv5_1    512   14   14         6,554,112
-relu5_1    512   14   14                 0
-pool5      512    7    7                 0
-fc6       4096                 102,764,544
-relu6     4096                           0   3.1: dropout 0.5 follows
-fc7       4096                  16,781,312
-relu7     4096                           0   3.1: dropout 0.5 follows
-fc8       1000                   4,097,000
+conv5_2   none                           0
+relu5_2   none                           0
 total                          134,503,528
 
 Batch norm after each convolution is no part of the paper. As `vgg_a`, `vgg_b`, `vgg_d`, `vgg_e` but for:
@@ -118,15 +109,15 @@ falls from 1.41 to 0.10 in 20 steps at the paper's rate; without that division r
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import check_init
+from convnet.io.strict_json import Json
+from convnet.nets.dropout import dropout
 from convnet.nets.layers import Net, check_images, connected, max_pool, record, relu_pool, response_norm
 from convnet.nets.published import of_oxford, of_pytorch
 
@@ -179,12 +170,10 @@ class VGG(Net):
     def __init__(
         self, num_classes: int = 1000, in_channels: int = 3, input_size: int = 224, dropout: float = 0.5
     ) -> None:
-        super().__init__()
-        self.dropout = checked_rate(dropout)
+        super().__init__(num_classes, in_channels, dropout)
         self.input_size = _checked_size(self.name, input_size)
         n_maps = input_size // SHRINK  # a side of pool5's maps
         self.sides = range(n_maps * SHRINK, (n_maps + 1) * SHRINK)
-        self.in_channels, self.num_classes = in_channels, num_classes
         self.blocks = [block.split() for block in TABLE_1[self.configuration].split(" | ")]
         maps = in_channels
         for b, block in enumerate(self.blocks, 1):
@@ -225,7 +214,7 @@ class VGG(Net):
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
 
-    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         """By what fc6 reads."""
         a_place = self.fc6.weight.numel() // (self.input_size // SHRINK) ** 2  # of pool5's maps
         n_weights = math.prod(shapes.get("fc6.weight", (0,)))
@@ -244,30 +233,26 @@ class VGG(Net):
             at += 1
         return names
 
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew; biases are 0, batch norm's factors 1.
+    def sample_weights(self, init: str, generator: torch.Generator) -> None:
+        """Biases are 0, batch norm's factors 1.
 
         "paper": N(0, variance 10^-2), section 3.1.
         "glorot": uniform within sqrt(6 / (fan-in + fan-out)): Glorot and Bengio 2010, named in section 3.1.
         "he": N(0, variance 2 / fan-in), which keeps the signal through all layers, the last layer N(0, 0.01): He et al.
         2015, eq. 10. For small sets, on which Glorot's values take long to start; pixels divided by 65 too.
-
-        Raises: UsageError for another name.
         """
-        check_init(self, init)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    parameter.zero_()
-                elif name.startswith("bn"):
-                    parameter.fill_(1.0)
-                elif init == "paper":
-                    parameter.normal_(0, PAPER_STD, generator=generator)
-                elif init == "he":
-                    std = 0.01 if name.startswith(self.last) else math.sqrt(2 / parameter[0].numel())
-                    parameter.normal_(0, std, generator=generator)
-                else:
-                    nn.init.xavier_uniform_(parameter, generator=generator)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif name.startswith("bn"):
+                parameter.fill_(1.0)
+            elif init == "paper":
+                parameter.normal_(0, PAPER_STD, generator=generator)
+            elif init == "he":
+                std = 0.01 if name.startswith(self.last) else math.sqrt(2 / parameter[0].numel())
+                parameter.normal_(0, std, generator=generator)
+            else:
+                nn.init.xavier_uniform_(parameter, generator=generator)
 
 
 def _layers(configuration: str) -> tuple[str, ...]:

@@ -26,18 +26,17 @@ total                       62,357,608
 Differs: nothing that the paper says. It leaves open the padding, which follows from its sizes (conv1 1, conv2 0, the
 others 1; pools keep partial windows: 110 to 55, 26 to 13), and the constants of the normalisation, which are AlexNet's
 here (k 2, n 5, alpha 1e-4, beta 0.75). In training the paper sets filters whose root mean square exceeds 0.1 back to
-that radius; this belongs to the update rule, not to the net.
+that radius; this belongs to the update rule, not to the net. Initial weights are N(0, 0.01), biases 0: "all weights are
+initialized to 10^-2" (section 3), read as the deviation.
 """
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.nets.alexnet_released import TORCHVISIONS
-from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import check_init, gaussian, uniform_by_fan_in
+from convnet.nets.dropout import dropout
 from convnet.nets.layers import Net, StridedConv2d, ceil_max_pool, check_images, connected, record, response_norm
 
 
@@ -57,10 +56,7 @@ class ZFNet(Net):
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__()
-        self.dropout = checked_rate(dropout)
-        self.num_classes = num_classes
-        self.in_channels = in_channels
+        super().__init__(num_classes, in_channels, dropout)
         self.conv1 = StridedConv2d(in_channels, 96, 7, stride=2, padding=1)
         self.conv2 = nn.Conv2d(96, 256, 5, stride=2)
         self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
@@ -95,20 +91,6 @@ class ZFNet(Net):
         x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
         x = record(stages, "relu7", F.relu(x))
         return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
-
-    def initialize(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights anew.
-
-        "paper": N(0, 0.01), biases 0 (section 3: "all weights are initialized to 10^-2", read as the deviation).
-        "fan-in": as AlexNet's, for small sets.
-
-        Raises: UsageError for another name.
-        """
-        check_init(self, init)
-        if init == "paper":
-            gaussian(self, generator)
-        else:
-            uniform_by_fan_in(self, generator)
 
 
 NETS = (ZFNet,)
