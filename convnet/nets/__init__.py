@@ -3,10 +3,9 @@
 import fnmatch
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ def create_model(
     in_channels: int | None = None,
     init: str = "paper",
     seed: int | None = None,
-    **options: Any,
+    **options: object,
 ) -> Net:
     """A net with fresh weights, on the CPU, in training mode.
 
@@ -42,16 +41,15 @@ def create_model(
 
     Raises: UsageError for a name, an init or an option that isn't known, or that doesn't fit the others.
     """
-    check_options(name, options)
-    for count, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
-        if value is not None:
-            if value < 1:
-                raise UsageError(f"{count} is {value}; it must be at least 1")
-            options[count] = value
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    sizes = {size: value for size, value in given.items() if value is not None}
+    for size, value in sizes.items():
+        if value < 1:
+            raise UsageError(f"{size} is {value}; it must be at least 1")
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu"))  # whatever the default device is
-    with torch.random.fork_rng(devices=[]):  # torch's own initial values are drawn and thrown away
-        net = MODELS[name](**options)
+    with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
+        net = make(name, options, **sizes)
     net.initialize(init, torch.Generator().manual_seed(seed))
     return net
 
@@ -63,13 +61,15 @@ def model(name: str) -> type[Net]:
     return MODELS[name]
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
-    """Whether a net has these options of its own. Raises: UsageError for an unknown net, or an option that it lacks."""
-    known = [each for each in inspect.signature(model(name)).parameters if each not in ("num_classes", "in_channels")]
+def make(name: str, options: Mapping[str, object], **sizes: int) -> Net:
+    """A net with torch's initial weights. Raises: UsageError for an unknown net, or an option that it lacks."""
+    net: Callable[..., Net] = model(name)
+    known = [option for option in inspect.signature(net).parameters if option not in ("num_classes", "in_channels")]
     for option in options:
         if option not in known:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
+    return net(**sizes, **options)
 
 
 def recipe_of(name: str, pictures: int | None = None) -> str:
@@ -103,22 +103,22 @@ def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict
 
     Raises: UsageError for a stage that the net doesn't have.
     """
-    asked = None if stages is None else list(stages)
-    everything: dict[str, Tensor] = {} if asked is None else Only(asked)
+    selected = None if stages is None else list(stages)
+    activations: dict[str, Tensor] = {} if selected is None else SelectedStages(selected)
     with torch.no_grad(), evaluating(net):
-        net(images, everything)
-    return everything if asked is None else {stage: stage_of(net, everything, stage) for stage in asked}
+        net(images, activations)
+    return activations if selected is None else {stage: stage_of(net, activations, stage) for stage in selected}
 
 
-class Only(dict[str, Tensor]):
-    """What a net fills with its stages; of those that nobody asked for it keeps the name, not the activation."""
+class SelectedStages(dict[str, Tensor]):
+    """What a net fills with its stages; of those that aren't selected it keeps the name, not the activation."""
 
-    def __init__(self, asked: Sequence[str]) -> None:
+    def __init__(self, selected: Sequence[str]) -> None:
         super().__init__()
-        self.asked = {*asked, *(stage.rpartition(".")[0] for stage in asked)}
+        self.selected = {*selected, *(stage.rpartition(".")[0] for stage in selected)}
 
     def __setitem__(self, stage: str, x: Tensor) -> None:
-        super().__setitem__(stage, x if stage in self.asked else x.new_empty(0))
+        super().__setitem__(stage, x if stage in self.selected else x.new_empty(0))
 
 
 def features(net: Net, images: Tensor, stage: str) -> Tensor:
@@ -141,18 +141,18 @@ def evaluating(net: Net) -> Iterator[None]:
             module.training = training
 
 
-def stage_of(net: Net, everything: dict[str, Tensor], stage: str) -> Tensor:
+def stage_of(net: Net, activations: dict[str, Tensor], stage: str) -> Tensor:
     """The activation of a stage, or of a column of it, among all that a net recorded, as `trace` names them.
 
     Raises: UsageError for a stage that the net doesn't have.
     """
-    if stage in everything:
-        return everything[stage]
+    if stage in activations:
+        return activations[stage]
+    known = list(activations)
     whole, _, column = stage.rpartition(".")
     columns = [str(i) for i in range(net.columns)] if net.columns > 1 else []
-    if whole in list(everything)[:-1] and column in columns:
-        return everything[whole].chunk(net.columns, 1)[int(column)]
-    known = list(everything)
+    if whole in known[:-1] and column in columns:
+        return activations[whole].chunk(net.columns, 1)[int(column)]
     if "." in stage and columns:
         known += [f"{whole}.{column}" for whole in known[:-1] for column in columns]
     raise UsageError(unknown("stage", stage, known))

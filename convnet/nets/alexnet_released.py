@@ -22,6 +22,7 @@ from convnet.nets.alexnet import AlexNet
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import gaussian, he_std
 from convnet.nets.layers import (
+    CAFFE_LRN,
     LRN,
     NO_LIMIT,
     Net,
@@ -34,8 +35,8 @@ from convnet.nets.layers import (
     relu_norm_pool,
     relu_pool,
     response_norm,
+    within_map_norm,
 )
-from convnet.nets.norms import CAFFE_LRN, within_map_norm
 from convnet.nets.published import of_berkeley, of_pytorch
 
 TORCHVISIONS: Mapping[str, Mapping[str, str]] = {  # of nets in one column with eight layers, as alexnet_owt
@@ -302,7 +303,7 @@ class AlexNetOWT(Net):
         return record(stages, "fc8", connected(self.fc8, x))
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
-        """"paper": torchvision's, weights and biases uniform within 1 / sqrt(fan-in). "fan-in": `uniform_by_fan_in`."""
+        """By "paper" torchvision's: weights and biases uniform within 1 / sqrt(fan-in)."""
         if init == "fan-in":
             super().sample_weights(init, generator)
             return

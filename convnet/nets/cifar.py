@@ -8,6 +8,7 @@ All: pixels 0..255 with the mean picture subtracted; convolutions 5x5, pad 2; po
 windows at the right and bottom edges, and averages over the pixels inside; weights N(0, std of the layer), biases 0.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
@@ -15,11 +16,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnet.nets.layers import LRN, Net, ceil_avg_pool, ceil_max_pool, check_images, connected, record
-from convnet.nets.local import LocallyConnected2d
-from convnet.nets.norms import response_norm_mean, within_map_norm
+from convnet.errors import UsageError
+from convnet.nets.layers import (
+    LRN,
+    Net,
+    ceil_avg_pool,
+    ceil_max_pool,
+    check_images,
+    connected,
+    record,
+    response_norm,
+    within_map_norm,
+)
 
 SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
+
+
+class LocallyConnected2d(nn.Module):
+    """A convolution that shares nothing: each place has its own kernels and its own biases. Stride 1.
+
+    (N, maps_in, side, side) -> (N, maps_out, side', side') with side' = side + 2 padding - size + 1.
+    weight: (side', side', maps_out, maps_in, size, size); bias: (maps_out, side', side'). Both begin as torch's
+    convolutions do, uniform within 1 / sqrt(fan-in).
+
+    Raises: UsageError when the kernel is larger than the padded picture.
+    """
+
+    def __init__(self, maps_in: int, maps_out: int, side: int, size: int, padding: int = 0) -> None:
+        super().__init__()
+        out = side + 2 * padding - size + 1
+        if out < 1:
+            raise UsageError(f"a kernel of {size} x {size} doesn't fit {side} x {side} pixels with padding {padding}")
+        self.side, self.size, self.padding = side, size, padding
+        bound = 1 / math.sqrt(maps_in * size**2)
+        self.weight = nn.Parameter(torch.empty(out, out, maps_out, maps_in, size, size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(maps_out, out, out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != (self.side, self.side):
+            size = f"{x.shape[2]} x {x.shape[3]}"
+            raise UsageError(
+                f"this locally connected layer has weights for {self.side} x {self.side} pixels, got {size}"
+            )
+        patches = F.unfold(x, self.size, padding=self.padding)  # (N, maps_in size size, places)
+        y = torch.einsum("nip,poi->nop", patches, self.weight.flatten(3).flatten(0, 1))
+        return y.view(-1, *self.bias.shape) + self.bias.to(y.dtype)
 
 
 class CifarNet(Net):
@@ -206,6 +247,7 @@ class Cifar11(CifarNet):
     """
 
     name = "cifar_11"
+    lrn = LRN(n=9, k=1.0, alpha=0.001 / 9, beta=0.75)
     input_size = 24
     sides = SIDES_6
     average_pools = ()
@@ -226,10 +268,10 @@ class Cifar11(CifarNet):
         x = record(stages, "conv1", self.conv1(images))
         x = record(stages, "relu1", F.relu(x))
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "norm1", response_norm_mean(x, 9, 1.0, 0.001, 0.75))
+        x = record(stages, "norm1", response_norm(x, *self.lrn))
         x = record(stages, "conv2", self.conv2(x))
         x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "norm2", response_norm_mean(x, 9, 1.0, 0.001, 0.75))
+        x = record(stages, "norm2", response_norm(x, *self.lrn))
         x = record(stages, "pool2", ceil_max_pool(x))
         x = record(stages, "local3", self.local3(x))
         x = record(stages, "relu3", F.relu(x))

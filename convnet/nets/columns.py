@@ -1,7 +1,5 @@
 """Columns that don't see each other, of maps and of units: what the paper's two GPUs hold."""
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,11 +23,12 @@ class Columns(nn.ModuleList):
         if n < 1 or maps_in % n or maps_out % n:
             raise UsageError(f"{maps_in} maps in and {maps_out} out can't be split into {n} equal columns")
         super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
+        self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
         if self._as_one(x):
             weight, bias = (torch.cat([getattr(conv, name) for conv in self]) for name in ("weight", "bias"))
-            return F.conv2d(x, weight, bias, padding=cast(nn.Conv2d, self[0]).padding, groups=len(self))
+            return F.conv2d(x, weight, bias, padding=self.padding, groups=len(self))
         parts = x.chunk(len(self), 1)
         return exchange([conv(parts[i]) for i, conv in enumerate(self)])
 

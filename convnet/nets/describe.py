@@ -1,7 +1,6 @@
-"""What is in a net, and what does it differ in? Its layers from a run without pixels, and the known differences.
+"""A net's summary: its layers from a run on torch's meta device, which knows shapes only, and its known differences.
 
-Nothing here is read from a docstring but the paragraph "Differs:": the net runs on torch's meta device, which knows
-shapes only. The differences in settings stand in nets/differences.toml, each with its source.
+The differences of the layers are the paragraph "Differs:" of a docstring, those of the settings nets/differences.toml.
 """
 
 import copy
@@ -13,15 +12,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from convnet.errors import UsageError, unknown
-from convnet.nets import MODELS, check_options, list_models, model, recipe_of
+from convnet.io.strict_json import Json
+from convnet.nets import MODELS, list_models, make, model, recipe_of
 from convnet.nets.layers import Net
 
 
@@ -55,7 +55,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: Json | None = None
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         if formula := flop_registry.get(func._overloadpacket):
             self.multiply_adds += formula(*args, **(kwargs or {}), out_val=out) // 2
@@ -93,16 +95,12 @@ def layer_table(net: Net) -> list[Layer]:
     return [Layer(name, tuple(x.shape[1:]), counts[name], stages.multiply_adds[name]) for name, x in stages.items()]
 
 
-def multiply_adds(net: Net) -> int:
-    """The multiply-adds of a net's forward pass for one picture of the paper's size, without auxiliary heads."""
-    return _multiply_adds(net, layer_table(net))
+def multiply_adds(net: Net, layers: list[Layer] | None = None) -> int:
+    """Of a net's forward pass for one picture of the paper's size, without auxiliary heads; layers: its table."""
+    return sum(layer.multiply_adds for layer in layers or layer_table(net) if layer.stage not in net.loss_weights)
 
 
-def _multiply_adds(net: Net, layers: list[Layer]) -> int:
-    return sum(layer.multiply_adds for layer in layers if layer.stage not in net.loss_weights)
-
-
-def summary(name: str, **options: Any) -> dict[str, Any]:
+def summary(name: str, **options: object) -> Json:
     """A net's row in the table of nets: name, year, parameters, multiply_adds, input (C, H, W), recipe, paper.
 
     own_name: the name that the net has for itself; vgg16's is vgg_d.
@@ -113,7 +111,7 @@ def summary(name: str, **options: Any) -> dict[str, Any]:
         "name": name,
         "year": net.year,
         "parameters": sum(layer.parameters for layer in layers),
-        "multiply_adds": _multiply_adds(net, layers),
+        "multiply_adds": multiply_adds(net, layers),
         "heads": [layer.stage for layer in layers if layer.stage in net.loss_weights],
         "input": (net.in_channels, net.input_size, net.input_size),
         "recipe": recipe_of(name),
@@ -122,49 +120,44 @@ def summary(name: str, **options: Any) -> dict[str, Any]:
     }
 
 
-def summaries(pattern: str = "*") -> list[dict[str, Any]]:
+def summaries(pattern: str = "*") -> list[Json]:
     """The rows of all nets whose names match a shell pattern, in alphabetical order. Raises: UsageError for none."""
     names = list_models(pattern)
-    if not names and any(each in pattern for each in "*?["):
-        raise UsageError(f"no net's name matches '{pattern}'; `convnet nets` lists them all")
     if not names:
-        raise UsageError(unknown("net", pattern, MODELS))
+        is_pattern = any(character in pattern for character in "*?[")
+        text = f"no net's name matches '{pattern}'; `convnet nets` lists them all"
+        raise UsageError(text if is_pattern else unknown("net", pattern, MODELS))
     return [summary(name) for name in names]
 
 
 def differences(name: str, other: str | None = None) -> list[Difference]:
     """The known differences of a net's settings from every text or net that it was held against, or from `other`."""
     name, other = own_name(name), other and own_name(other)
-    found = [each if each.here == name else _turned(each) for each in _known() if name in (each.here, each.there)]
-    return [each for each in found if other is None or each.there == other]
+    rows = [row if row.here == name else _turned(row) for row in _known() if name in (row.here, row.there)]
+    return [row for row in rows if other is None or row.there == other]
 
 
 def differing_layers(net: Net, other: Net) -> list[tuple[str, Layer | None, Layer | None]]:
     """(stage, layer of net, layer of other) where shape or parameters differ; None where one has no such stage."""
     left, right = ({layer.stage: layer for layer in layer_table(each)} for each in (net, other))
     rows = [(stage, left.get(stage), right.get(stage)) for stage in {**left, **right}]
-    return [
-        (stage, a, b)
-        for stage, a, b in rows
-        if a is None or b is None or (a.shape, a.parameters) != (b.shape, b.parameters)
-    ]
+    return [row for row in rows if len({layer and (layer.shape, layer.parameters) for layer in row[1:]}) > 1]
 
 
 def differs(net: Net) -> str:
     """The paragraph of a net's documentation that says where it deviates from its paper; "" if there is none."""
     texts = [type(net).__doc__ or "", sys.modules[type(net).__module__].__doc__ or ""]
-    found = (re.search(r"^ *(Differs\b.*?)\s*(?:\n\s*\n|\Z)", text, re.DOTALL | re.MULTILINE) for text in texts)
-    return next((" ".join(each[1].split()) for each in found if each), "")
+    matches = (re.search(r"^ *(Differs\b.*?)\s*(?:\n\s*\n|\Z)", text, re.DOTALL | re.MULTILINE) for text in texts)
+    return next((" ".join(match[1].split()) for match in matches if match), "")
 
 
-def skeleton(name: str, **options: Any) -> Net:
-    """A net by its name, without weights: shapes and counts only; options: its own.
+def skeleton(name: str, **options: object) -> Net:
+    """A net on the meta device, without weights: shapes and counts only; options: its own.
 
     Raises: UsageError for an unknown name or option.
     """
-    check_options(name, options)
     with torch.device("meta"):
-        return MODELS[name](**options)
+        return make(name, options)
 
 
 def own_name(name: str) -> str:
@@ -172,23 +165,23 @@ def own_name(name: str) -> str:
     return model(name).name
 
 
-def explain(name: str, other: str | None = None, **options: Any) -> dict[str, Any]:
+def explain(name: str, other: str | None = None, **options: object) -> Json:
     """All that is known of a net with its options, and of how it differs from `other`, as what JSON holds."""
     net = skeleton(name, **options)
-    result: dict[str, Any] = {
+    result: Json = {
         **summary(name, **options),
         "small_sets": {net.small_recipe: net.small_set} if net.small_recipe else {},
         "options": options,
         "layers": [asdict(layer) for layer in layer_table(net)],
         "differs": differs(net),
-        "differences": [asdict(each) for each in differences(name, other)],
+        "differences": [asdict(row) for row in differences(name, other)],
     }
     if other is not None:
         that = skeleton(other)
         rows, text = differing_layers(net, that), differs(that)
         result["other"], result["other_differs"] = other, "" if text == result["differs"] else text
         here, there = (f"{each.in_channels} x {each.input_size} x {each.input_size}" for each in (net, that))
-        if here != there and not any(each["what"] == "input" for each in result["differences"]):
+        if here != there and not any(row["what"] == "input" for row in result["differences"]):
             result["differences"].append(asdict(Difference("input", name, other, here, there, "their tables")))
         result["differing_layers"] = [
             {"stage": stage, "here": a and asdict(a), "there": b and asdict(b)} for stage, a, b in rows
@@ -196,7 +189,7 @@ def explain(name: str, other: str | None = None, **options: Any) -> dict[str, An
     return result
 
 
-def table_lines(rows: list[dict[str, Any]], columns: int) -> Iterator[str]:
+def table_lines(rows: list[Json], columns: int) -> Iterator[str]:
     """The table of nets as text; where a row has no room in `columns` characters, its end has a line of its own."""
     cells = [("net", "year", "parameters", "multiply-adds", "input", "recipe", "paper")]
     for row in rows:
@@ -211,17 +204,17 @@ def table_lines(rows: list[dict[str, Any]], columns: int) -> Iterator[str]:
         yield f"{start}{gap}{end}"
 
 
-def explain_lines(told: dict[str, Any], columns: int) -> Iterator[str]:
-    """What `explain` found, as text; sentences are broken into lines of `columns` characters."""
+def explain_lines(told: Json, columns: int) -> Iterator[str]:
+    """The result of `explain` as text; sentences are broken into lines of `columns` characters."""
     for line in _explain_lines(told):
         yield from textwrap.wrap(line, max(columns, 40), subsequent_indent="    ", break_on_hyphens=False) or [""]
 
 
-def _title(told: dict[str, Any]) -> str:
-    return told["paper"] if told["own_name"] == told["name"] else f"{told['own_name']}: {told['paper']}"
+def _title(row: Json) -> str:
+    return row["paper"] if row["own_name"] == row["name"] else f"{row['own_name']}: {row['paper']}"
 
 
-def _explain_lines(told: dict[str, Any]) -> Iterator[str]:
+def _explain_lines(told: Json) -> Iterator[str]:
     options = "".join(f", {option} = {value}" for option, value in told["options"].items())
     is_other = f" is {told['own_name']}" if told["own_name"] != told["name"] else ""
     yield f"{told['name']}{is_other}{options}: {told['paper']}"
@@ -231,9 +224,9 @@ def _explain_lines(told: dict[str, Any]) -> Iterator[str]:
     yield ""
     width = max(len(layer["stage"]) for layer in told["layers"])
     yield f"{'stage':<{width}}  {'output':<15}  {'parameters':>11}  {'multiply-adds':>15}"
-    for layer in told["layers"]:
-        yield f"{layer['stage']:<{width}}  {_layer(layer)}  {layer['multiply_adds']:>15,}"
-    yield f"{'total':<{width}}  {'':<15}  {told['parameters']:>11,}  {told['multiply_adds']:>15,}"
+    for row in [*told["layers"], {**told, "stage": "total", "shape": ()}]:
+        counts = f"{row['parameters']:>11,}  {row['multiply_adds']:>15,}"
+        yield f"{row['stage']:<{width}}  {_shape(row):<15}  {counts}"
     if told["heads"]:
         yield f"in training only, and not in the total of multiply-adds: {', '.join(told['heads'])}"
     if told["differs"]:
@@ -246,28 +239,26 @@ def _explain_lines(told: dict[str, Any]) -> Iterator[str]:
         for row in told["differing_layers"]:
             yield f"  {row['stage']}: {_layer_or_none(row['here'])}; {told['other']}: {_layer_or_none(row['there'])}"
     there = None
-    for each in told["differences"]:
-        if each["there"] != there:
-            there = each["there"]
+    for row in told["differences"]:
+        if row["there"] != there:
+            there = row["there"]
             yield from ("", f"settings that differ from {there}:")
-        yield f"  {each['what']}: {each['of_here']}; {there}: {each['of_there']} [{each['source']}]"
+        yield f"  {row['what']}: {row['of_here']}; {there}: {row['of_there']} [{row['source']}]"
     if "other" in told and there is None:
         yield from ("", f"no other difference of settings from {told['other']} is recorded")
 
 
-def _layer(layer: dict[str, Any]) -> str:
-    return f"{' x '.join(map(str, layer['shape'])):<15}  {layer['parameters']:>11,}"
+def _shape(layer: Json) -> str:
+    return " x ".join(map(str, layer["shape"]))
 
 
-def _layer_or_none(layer: dict[str, Any] | None) -> str:
-    if layer is None:
-        return "has none"
-    return f"{' x '.join(map(str, layer['shape']))}, {layer['parameters']:,} parameters"
+def _layer_or_none(layer: Json | None) -> str:
+    return "has none" if layer is None else f"{_shape(layer)}, {layer['parameters']:,} parameters"
 
 
 def on_meta(net: Net) -> Net:
     """A copy in eval mode without its weights, which the copying takes for copied already."""
-    bare: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
+    bare: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
     bare |= {id(b): b.to("meta") for b in net.buffers()}
     return copy.deepcopy(net, bare).eval()
 
@@ -282,5 +273,5 @@ def _known() -> tuple[Difference, ...]:
     )
 
 
-def _turned(each: Difference) -> Difference:
-    return Difference(each.what, each.there, each.here, each.of_there, each.of_here, each.source)
+def _turned(row: Difference) -> Difference:
+    return Difference(row.what, row.there, row.here, row.of_there, row.of_here, row.source)

@@ -55,8 +55,7 @@ from torch import Tensor, nn
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
 from convnet.nets.dropout import dropout
-from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
-from convnet.nets.norms import CAFFE_LRN
+from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
 from convnet.nets.published import of_berkeley, of_pytorch
 
 # Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.

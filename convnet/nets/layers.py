@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError, unknown
 from convnet.io.strict_json import Json
@@ -36,6 +37,7 @@ class LRN(NamedTuple):
 NO_LRN = LRN(n=0, k=1.0, alpha=0.0, beta=0.0)
 PAPER_LRN = LRN(n=5, k=2.0, alpha=1e-4, beta=0.75)  # AlexNet 3.3
 PAPER_BLOCK = Block(*PAPER_LRN, size=3, stride=2, relu_before=True)  # 3.5
+CAFFE_LRN = LRN(n=5, k=1.0, alpha=1e-4 / 5, beta=0.75)  # of its AlexNet, CaffeNet and GoogLeNet; it divides alpha by n
 
 
 class Net(nn.Module):
@@ -86,7 +88,7 @@ class Net(nn.Module):
     pixels_note: ClassVar[str] = ""  # why a state dict of it doesn't say how its pixels were scaled
     published: ClassVar[Mapping[str, Known]] = MappingProxyType({})  # {name: a file of its own weights}
 
-    def __init__(self, num_classes: int, in_channels: int, dropout: float | None = None) -> None:
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float | None = None) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -111,7 +113,7 @@ class Net(nn.Module):
             self.sample_weights(init, generator)
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
-        """"paper": N(0, `std`) and the constants `bias`, layer by layer. "fan-in": `uniform_by_fan_in`."""
+        """By "paper" N(0, `std`) and the constants `bias`, layer by layer; by "fan-in" `uniform_by_fan_in`."""
         if init == "fan-in":
             uniform_by_fan_in(self, self.last, generator)
         else:
@@ -246,6 +248,23 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, blo
 def norm_in_groups(x: Tensor, block: Block) -> Tensor:
     """`response_norm` of each of the block's equal groups of maps."""
     return plain_forms.norm_in_groups(x, block, response_norm)
+
+
+def within_map_norm(x: Tensor, size: int = 3, k: float = 1.0, alpha: float = 5e-5 / 9, beta: float = 0.75) -> Tensor:
+    """Local response normalisation within each map, of (N, C, H, W); `x`'s dtype; the sums are float32 or better.
+
+    Pixel (i, j) is divided by (k + alpha * sum of the squares in the size x size window of its own map)^beta: the plain
+    sum, over the pixels of the window that exist. The window begins size // 2 above and left of the pixel.
+
+    cuda-convnet's settings and Caffe's WITHIN_CHANNEL hold size^2 times this alpha.
+    """
+    if has_torch_function_unary(x):  # as in `response_norm`
+        seen: Tensor = handle_torch_function(within_map_norm, (x,), x, size, k, alpha, beta)
+        return seen
+    x_wide, before = plain_forms.wide(x), size // 2
+    after = size - 1 - before
+    means = F.avg_pool2d(F.pad(x_wide.square(), (before, after, before, after)), size, stride=1)
+    return (x_wide * (k + alpha * size**2 * means) ** -beta).to(x.dtype)
 
 
 def relu_pool(

@@ -10,32 +10,38 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import gaussian, he_std
 from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record
-from convnet.nets.local import MLPConv, mlpconv
 
 CONVS = tuple(f"conv{i}" for i in range(1, 5))
 CCCPS = tuple(f"cccp{i}" for i in range(1, 9))
 
 
 class NINNet(Net):
-    """What the nets of this file share: how a block of layers is named and run, and how weights begin."""
+    """What the nets of this file share: mlpconv, a small perceptron slid over the picture. Paper: 3.1."""
 
     paper = "Lin, Chen and Yan 2013"
     year = 2013
     relu_inside: ClassVar[bool] = True
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
 
-    def add(self, names: Sequence[str], block: MLPConv) -> None:
-        """The layers of the block as layers of this net."""
-        for name, layer in zip(names, block.values(), strict=True):
-            self.add_module(name, layer)
+    def add_mlpconv(
+        self, names: Sequence[str], maps_in: int, maps: Sequence[int], size: int, stride: int = 1, padding: int = 0
+    ) -> None:
+        """Adds a convolution, then 1x1 convolutions, under these names; maps: the units of each."""
+        for name, maps_out in zip(names, maps, strict=True):
+            self.add_module(name, nn.Conv2d(maps_in, maps_out, size, stride, padding))
+            maps_in, size, stride, padding = maps_out, 1, 1, 0
 
-    def run(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
-        return mlpconv(x, {name: self.get_submodule(name) for name in names}, stages)
+    def mlpconv(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
+        """Each layer in turn and its ReLU: (N, maps_in, H, W) -> (N, maps[-1], H', W')."""
+        for name in names:
+            x = record(stages, name, F.relu(self.get_submodule(name)(x)))
+        return x
 
 
 class NINCifar10(NINNet):
@@ -70,17 +76,17 @@ class NINCifar10(NINNet):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
-        self.add(("conv1", "cccp1", "cccp2"), MLPConv(in_channels, (192, 160, 96), 5, padding=2))
-        self.add(("conv2", "cccp3", "cccp4"), MLPConv(96, (192, 192, 192), 5, padding=2))
-        self.add(("conv3", "cccp5", "cccp6"), MLPConv(192, (192, 192, num_classes), 3, padding=1))
+        self.add_mlpconv(("conv1", "cccp1", "cccp2"), in_channels, (192, 160, 96), 5, padding=2)
+        self.add_mlpconv(("conv2", "cccp3", "cccp4"), 96, (192, 192, 192), 5, padding=2)
+        self.add_mlpconv(("conv3", "cccp5", "cccp6"), 192, (192, 192, num_classes), 3, padding=1)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        x = self.run(images, stages, "conv1", "cccp1", "cccp2")
+        x = self.mlpconv(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = self.run(dropout(x, self.dropout, self.training), stages, "conv2", "cccp3", "cccp4")
+        x = self.mlpconv(dropout(x, self.dropout, self.training), stages, "conv2", "cccp3", "cccp4")
         x = record(stages, "pool2", ceil_max_pool(x))
-        x = self.run(dropout(x, self.dropout, self.training), stages, "conv3", "cccp5", "cccp6")
+        x = self.mlpconv(dropout(x, self.dropout, self.training), stages, "conv3", "cccp5", "cccp6")
         return record(stages, "pool3", x.mean((2, 3)))
 
 
@@ -121,20 +127,20 @@ class NINImageNet(NINNet):
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
-        self.add(("conv1", "cccp1", "cccp2"), MLPConv(in_channels, (96, 96, 96), 11, stride=4))
-        self.add(("conv2", "cccp3", "cccp4"), MLPConv(96, (256, 256, 256), 5, padding=2))
-        self.add(("conv3", "cccp5", "cccp6"), MLPConv(256, (384, 384, 384), 3, padding=1))
-        self.add(("conv4", "cccp7", "cccp8"), MLPConv(384, (1024, 1024, num_classes), 3, padding=1))
+        self.add_mlpconv(("conv1", "cccp1", "cccp2"), in_channels, (96, 96, 96), 11, stride=4)
+        self.add_mlpconv(("conv2", "cccp3", "cccp4"), 96, (256, 256, 256), 5, padding=2)
+        self.add_mlpconv(("conv3", "cccp5", "cccp6"), 256, (384, 384, 384), 3, padding=1)
+        self.add_mlpconv(("conv4", "cccp7", "cccp8"), 384, (1024, 1024, num_classes), 3, padding=1)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        x = self.run(images, stages, "conv1", "cccp1", "cccp2")
+        x = self.mlpconv(images, stages, "conv1", "cccp1", "cccp2")
         x = record(stages, "pool1", ceil_max_pool(x))
-        x = self.run(x, stages, "conv2", "cccp3", "cccp4")
+        x = self.mlpconv(x, stages, "conv2", "cccp3", "cccp4")
         x = record(stages, "pool2", ceil_max_pool(x))
-        x = self.run(x, stages, "conv3", "cccp5", "cccp6")
+        x = self.mlpconv(x, stages, "conv3", "cccp5", "cccp6")
         x = record(stages, "pool3", ceil_max_pool(x))
-        x = self.run(dropout(x, self.dropout, self.training), stages, "conv4", "cccp7", "cccp8")
+        x = self.mlpconv(dropout(x, self.dropout, self.training), stages, "conv4", "cccp7", "cccp8")
         return record(stages, "pool4", x.mean((2, 3)))
 
 
@@ -163,15 +169,15 @@ class NINSmall(NINNet):
 
     def __init__(self, num_classes: int = 100, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
-        self.add(("conv1", "cccp1"), MLPConv(in_channels, (16, 16), 3))
-        self.add(("conv2", "cccp2"), MLPConv(16, (64, 64), 3))
-        self.add(("conv3", "cccp3"), MLPConv(64, (100, num_classes), 3))
+        self.add_mlpconv(("conv1", "cccp1"), in_channels, (16, 16), 3)
+        self.add_mlpconv(("conv2", "cccp2"), 16, (64, 64), 3)
+        self.add_mlpconv(("conv3", "cccp3"), 64, (100, num_classes), 3)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        x = self.run(images, stages, "conv1", "cccp1")
-        x = self.run(x, stages, "conv2", "cccp2")
-        x = self.run(x, stages, "conv3", "cccp3")
+        x = self.mlpconv(images, stages, "conv1", "cccp1")
+        x = self.mlpconv(x, stages, "conv2", "cccp2")
+        x = self.mlpconv(x, stages, "conv3", "cccp3")
         return record(stages, "pool", x.mean((2, 3)))
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:

@@ -31,8 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from convnet.errors import UsageError, unknown
 from convnet.nets import evaluating, stage_of
-from convnet.nets.layers import Net, response_norm
-from convnet.nets.norms import within_map_norm
+from convnet.nets.layers import Net, response_norm, within_map_norm
 from convnet.visualize.stages import check_maps
 
 Form = Literal["deconv", "guided", "gradient"]

@@ -33,7 +33,7 @@ from convnet.errors import UsageError
 from convnet.evaluation.inference import BATCH
 from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
-from convnet.nets import Only
+from convnet.nets import SelectedStages
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
 from convnet.visualize.stages import check_finite, check_has_maps, last_maps
@@ -165,7 +165,7 @@ def _slide(
             part = squares[first : first + batch]
             for i, under in enumerate(part):
                 images[i][under] = square[0][under]
-            stages = Only([layer])  # the others' memory is used again
+            stages = SelectedStages([layer])  # the others' memory is used again
             logits = net.net(images[: len(part)], stages)
             sums.append(stages[layer][:, chosen].float().sum((1, 2)))
             rows.append(logits.float().softmax(1))

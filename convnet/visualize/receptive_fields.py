@@ -18,8 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from convnet.errors import UsageError
 from convnet.nets import evaluating, stage_of
-from convnet.nets.layers import Net, response_norm
-from convnet.nets.norms import within_map_norm
+from convnet.nets.layers import Net, response_norm, within_map_norm
 
 Ints = NDArray[np.int64]
 NOWHERE = 2**31  # the first pixel of a unit that sees none; its last is -1

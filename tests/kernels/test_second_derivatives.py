@@ -13,15 +13,10 @@ from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.dropout import plain_dropout
 from convnet.kernels.ops import dropout, norm_pool, response_norm
 from convnet.kernels.plain import Block, plain_norm_pool, plain_response_norm
+from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.columns import Columns, ConnectedColumns
-from convnet.nets.layers import (
-    ceil_avg_pool,
-    rbf_loss,
-    relu_norm_pool,
-)
+from convnet.nets.layers import ceil_avg_pool, rbf_loss, relu_norm_pool, within_map_norm
 from convnet.nets.lenet5 import RBF, SparseConv2d, SubSampling, scaled_tanh
-from convnet.nets.local import LocallyConnected2d
-from convnet.nets.norms import response_norm_mean, within_map_norm
 from thin import images_for, new_thin_net
 
 
@@ -44,7 +39,6 @@ MAPS = (2, 6, 5, 5)
 FORMS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     "response_norm": (lambda x: response_norm(x, 5, 2.0, 0.1, 0.75), MAPS),
     "response_norm, even n, another power": (lambda x: response_norm(x, 4, 1.0, 0.1, 0.6), MAPS),
-    "response_norm_mean": (lambda x: response_norm_mean(x, 5, 1.0, 0.1, 0.75), MAPS),
     "plain_response_norm": (lambda x: plain_response_norm(x, 5, 2.0, 0.1, 0.75), MAPS),
     "within_map_norm": (lambda x: within_map_norm(x, 3, 1.0, 0.1, 0.75), MAPS),
     "relu_norm_pool": (lambda x: relu_norm_pool(x, None, 1), MAPS),

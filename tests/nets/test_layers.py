@@ -16,11 +16,11 @@ from convnet.kernels.cpu.response_norm import blocked_response_norm
 from convnet.kernels.ops import response_norm
 from convnet.kernels.plain import plain_response_norm
 from convnet.nets import layers
+from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.columns import Columns
-from convnet.nets.layers import PAPER_LRN
+from convnet.nets.layers import PAPER_LRN, within_map_norm
 from convnet.nets.lenet5 import RBF, TABLE, Conv2d, SparseConv2d, SubSampling, scaled_tanh
-from convnet.nets.local import LocallyConnected2d, MLPConv
-from convnet.nets.norms import response_norm_mean, within_map_norm
+from convnet.nets.nin import NINNet
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -95,11 +95,11 @@ def test_torchs_alpha_is_n_times_the_papers() -> None:
     torch.testing.assert_close(response_norm(x), F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0))
 
 
-def test_response_norm_mean_has_torchs_constants() -> None:
+def test_alpha_divided_by_n_has_torchs_constants() -> None:
     x = 30 * randn(2, 9, 3, 3)
     for n, alpha in ((9, 1e-3), (5, 1e-4)):
-        torch.testing.assert_close(response_norm_mean(x, n, 1.0, alpha), F.local_response_norm(x, n, alpha, 0.75, 1.0))
-        torch.testing.assert_close(response_norm_mean(x, n, 1.0, alpha), brute_norm(x, n, 1.0, alpha / n, 0.75))
+        torch.testing.assert_close(response_norm(x, n, 1.0, alpha / n), F.local_response_norm(x, n, alpha, 0.75, 1.0))
+        torch.testing.assert_close(response_norm(x, n, 1.0, alpha / n), brute_norm(x, n, 1.0, alpha / n, 0.75))
 
 
 def brute_within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
@@ -262,10 +262,10 @@ def test_sizes_that_can_not_be_are_named() -> None:
 
 
 def test_mlpconv_is_a_perceptron_at_each_place() -> None:
-    layer, x = MLPConv(2, (4, 3, 5), 3, stride=2, padding=1).double(), randn(2, 2, 5, 4, seed=9).requires_grad_()
-    fill(layer)
-    weights = list(layer.parameters())
-    assert list(layer) == ["conv", "cccp1", "cccp2"]
+    net, x, names = NINNet(5, 2), randn(2, 2, 5, 4, seed=9).requires_grad_(), ("conv", "cccp1", "cccp2")
+    net.add_mlpconv(names, 2, (4, 3, 5), 3, stride=2, padding=1)
+    fill(net.double())
+    weights = list(net.parameters())
     padded, columns = F.pad(x, (1, 1, 1, 1)), []
     for n, i, j in itertools.product(range(2), range(3), range(2)):
         h = padded[n, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten()
@@ -274,7 +274,7 @@ def test_mlpconv_is_a_perceptron_at_each_place() -> None:
         columns.append(h)
     expected = torch.stack(columns).view(2, 3, 2, 5).permute(0, 3, 1, 2)
     stages: dict[str, Tensor] = {}
-    y = layer(x, stages)
+    y = net.mlpconv(x, stages, *names)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert {name: tuple(h.shape) for name, h in stages.items()} == {
         "conv": (2, 4, 3, 2), "cccp1": (2, 3, 3, 2), "cccp2": (2, 5, 3, 2),

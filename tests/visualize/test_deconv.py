@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.nets.layers import Net, ceil_max_pool, max_pool, record, response_norm
-from convnet.nets.norms import within_map_norm
+from convnet.nets.layers import Net, ceil_max_pool, max_pool, record, response_norm, within_map_norm
 from convnet.visualize.deconv import Form, Unit, deconv, peaks
 from thin import images_for, thin_net
 

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model
+from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.columns import Columns
-from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, max_pool, record, response_norm
-from convnet.nets.local import LocallyConnected2d
-from convnet.nets.norms import within_map_norm
+from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, max_pool, record, response_norm, within_map_norm
 from convnet.visualize.receptive_fields import Field, Fields, fields_of, receptive_fields
 from thin import empty_for, shapes_of, thin_net
 
