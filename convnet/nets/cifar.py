@@ -9,7 +9,7 @@ windows at the right and bottom edges, and averages over the pixels inside; weig
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -295,8 +295,10 @@ class CifarReLU(Cifar18):
     paper = "Krizhevsky, Sutskever and Hinton 2012, figure 1"
     year = 2012
     within: ClassVar[Mapping[str, LRN]] = {}
-    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(F.relu)
     activation_name: ClassVar[str] = "relu"
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.relu(x)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
@@ -325,8 +327,10 @@ class CifarTanh(CifarReLU):
     """
 
     name = "cifar_tanh"
-    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(torch.tanh)
     activation_name = "tanh"
+
+    def activation(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
 
 
 NETS = (Cifar26, Cifar18, Cifar13, Cifar11, CifarReLU, CifarTanh)

@@ -88,10 +88,15 @@ class Net(nn.Module):
     pixels_note: ClassVar[str] = ""  # why a state dict of it doesn't say how its pixels were scaled
     published: ClassVar[Mapping[str, Known]] = MappingProxyType({})  # {name: a file of its own weights}
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float | None = None) -> None:
+    def __init__(
+        self, num_classes: int | None = None, in_channels: int | None = None, dropout: float | None = None
+    ) -> None:
+        """None is the class's own. Raises: UsageError for a dropout that isn't from 0 to below 1."""
         super().__init__()
-        self.num_classes = num_classes
-        self.in_channels = in_channels
+        if num_classes is not None:
+            self.num_classes = num_classes
+        if in_channels is not None:
+            self.in_channels = in_channels
         if dropout is not None:
             self.dropout = checked_rate(dropout)
 
@@ -159,9 +164,9 @@ def check_images(images: Tensor, net: Net, hint: str = "") -> None:
         rule = f"{sides[0]}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]}"
         rule = f"at least {sides[0]}" if sides.stop == NO_LIMIT else rule
         raise UsageError(f"{net.name} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
-    place = next(net.parameters()).device
-    if images.device != place:
-        raise UsageError(f"{net.name} is on {place}, the pictures on {images.device}; move one: net.to(images.device)")
+    device = next(net.parameters()).device
+    if images.device != device:
+        raise UsageError(f"{net.name} is on {device}, the pictures on {images.device}; move one: net.to(images.device)")
 
 
 class StridedConv2d(nn.Conv2d):
