@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet.kernels import ops
-from convnet.kernels.conv1 import conv1_of_blocks, n_blocks, plain_conv1
+from convnet.kernels.conv1 import conv1, plain_conv1
 from convnet.kernels.cuda import triton as cuda
 from convnet.kernels.cuda.augment import augment, plain_augment
 from convnet.kernels.cuda.update import plain_step, step
@@ -136,35 +136,30 @@ def augmentations(batch: int) -> Iterator[Case]:
     corners = torch.randint(0, SIDE - CROP + 1, (batch, 2), device=GPU)
     mirrored, colour = torch.rand(batch, device=GPU) < 0.5, torch.randn(batch, 3, device=GPU)
     how = (rows, corners, mirrored, colour, torch.rand(SIDE, SIDE, 3, device=GPU) * 255)
-    blocks = {"block": 4, "n_blocks": CROP // 4 + 1}
-    for name, source, sizes in (("", pictures, {}), (", blocks", pictures, blocks), (", 4:2:0", packed, {})):
+    for name, source in (("", pictures), (", 4:2:0", packed)):
 
-        def run(
-            form: Callable[..., Tensor], source: Tensor = source, sizes: dict[str, int] = sizes
-        ) -> Callable[[], Tensor]:
-            return lambda: form(source, *how, crop=CROP, dtype=torch.bfloat16, **sizes)
+        def run(form: Callable[..., Tensor], source: Tensor = source) -> Callable[[], Tensor]:
+            return lambda: form(source, *how, crop=CROP, dtype=torch.bfloat16)
 
         n_read = CROP**2 * 3 // (2 if source is packed else 1)
-        n_bytes = batch * (n_read + 3 * 2 * (CROP + bool(sizes) * 4) ** 2)
+        n_bytes = batch * (n_read + 3 * 2 * CROP**2)
         yield Case(f"augmentation{name}", n_bytes, run(augment), run(plain_augment))
 
 
 def first_layers(batch: int) -> Iterator[Case]:
     """Bytes: pictures and maps; it's arithmetic that takes the time."""
     images = randn(batch, 3, CROP, CROP).to(memory_format=torch.channels_last)
-    side = n_blocks(CROP, 11)
-    blocks = ops.to_blocks(images, 4, side, side)
     weight, bias = randn(96, 3, 11, 11).requires_grad_(), randn(96).requires_grad_()
 
-    def form(function: Callable[..., Tensor], x: Tensor) -> Callable[[], object]:
+    def form(function: Callable[..., Tensor]) -> Callable[[], object]:
         def both_ways() -> object:
-            y = function(x, weight, bias)
+            y = function(images, weight, bias)
             return torch.autograd.grad(y, (weight, bias), y.detach())
 
         return both_ways
 
     n_bytes = 2 * images.nbytes + 2 * 2 * batch * 96 * (CROP // 4 - 1) ** 2
-    yield Case("conv1 by blocks", n_bytes, form(conv1_of_blocks, blocks), form(plain_conv1, images))
+    yield Case("conv1 by blocks", n_bytes, form(conv1), form(plain_conv1))
 
 
 def dropouts(batch: int) -> Iterator[Case]:

@@ -62,7 +62,7 @@ def launch_all() -> None:
     pictures, how = torch.empty(2, 256, 256, 3, dtype=torch.uint8), [torch.zeros(2, dtype=torch.int64)]
     how += [torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, dtype=torch.bool), torch.zeros(2, 3)]
     for mean in (None, torch.zeros(3), torch.zeros(256, 256, 3)):
-        augmentation.augment(pictures, *how, mean, crop=224, dtype=torch.bfloat16, block=4, n_blocks=57)
+        augmentation.augment(pictures, *how, mean, crop=224, dtype=torch.bfloat16)
     augmentation.augment(pictures, *how, None, crop=224)
     augmentation.augment(pictures.new_empty(2, 98304), *how, torch.zeros(3), crop=224, dtype=torch.bfloat16)
 

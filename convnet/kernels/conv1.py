@@ -7,8 +7,8 @@ reads past the right and bottom edges are 57 blocks, of which the last is zero.
 
 Plain form: `plain_conv1`.
 
-Traffic: the blocks take the bytes of the pixels, 57^2 / 56^2 of them with the zero blocks. Arithmetic: 144 / 121 = 1.19
-times that of the plain form. `augmentation.augment` writes the blocks itself; from pictures they cost a pass over them.
+Traffic: the blocks take the bytes of the pixels, 57^2 / 56^2 of them with the zero blocks, and cost a pass over them.
+Arithmetic: 144 / 121 = 1.19 times that of the plain form.
 """
 
 import torch
@@ -28,16 +28,15 @@ def available(images: Tensor) -> bool:
     """
     if layer_by_layer(images):
         return False
-    place = images.device.type
-    if place not in ("cpu", "cuda") or images.shape[1] > MAPS or not torch.is_grad_enabled():
+    if images.device.type not in ("cpu", "cuda") or images.shape[1] > MAPS or not torch.is_grad_enabled():
         return False
     return in_bf16(images)
 
 
 def in_bf16(x: Tensor) -> bool:
     """Whether a convolution of `x` computes in bfloat16: by its dtype, or under autocast."""
-    place = x.device.type
-    return (torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else x.dtype) == torch.bfloat16
+    device = x.device.type
+    return (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype) == torch.bfloat16
 
 
 def plain_conv1(images: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 4, edge: int = 3) -> Tensor:
@@ -52,12 +51,7 @@ def conv1(images: Tensor, weight: Tensor, bias: Tensor | None = None, stride: in
     """`plain_conv1` by blocks, with its gradients; another order of the sums."""
     rows = n_blocks(images.shape[2], weight.shape[2], stride, edge)
     columns = n_blocks(images.shape[3], weight.shape[3], stride, edge)
-    return conv1_of_blocks(to_blocks(images, stride, rows, columns), weight, bias, stride)
-
-
-def conv1_of_blocks(blocks: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 4) -> Tensor:
-    """`plain_conv1` of pictures that are blocks already, (N, stride^2 C, rows, columns): `to_blocks` says how."""
-    return F.conv2d(blocks, block_kernel(weight, stride), bias)
+    return F.conv2d(to_blocks(images, stride, rows, columns), block_kernel(weight, stride), bias)
 
 
 def n_blocks(side: int, kernel: int, stride: int = 4, edge: int = 3) -> int:

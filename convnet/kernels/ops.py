@@ -13,7 +13,7 @@ plain form, and so do second derivatives and who looks at torch's functions one 
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,11 @@ from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.cpu.response_norm import blocked_response_norm
 from convnet.kernels.cuda import available as on_cuda
 from convnet.kernels.dropout import plain_dropout
-from convnet.kernels.plain import Block, empty, plain_norm_pool, plain_response_norm, plain_to_blocks
+from convnet.kernels.plain import Block, Context, empty, plain_norm_pool, plain_response_norm, plain_to_blocks
 
-LIBRARY: Any = torch.library.Library("convnet", "DEF")  # type: ignore[no-untyped-call]
-OPS: Any = torch.ops.convnet
+LIBRARY = torch.library.Library("convnet", "DEF")
+OPS = torch.ops.convnet
+Field = int | float | bool  # of a `Block`
 
 
 def norm_pool(x: Tensor, block: Block) -> Tensor:
@@ -104,7 +105,7 @@ def _operation(schema: str, function: Callable[..., Tensor], plain: Callable[...
     LIBRARY.impl(name, plain, "FuncTorchDynamicLayerFrontMode")
 
 
-def _kernel(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def _kernel(schema: str, kernel: Callable[..., object], fake: Callable[..., object]) -> None:
     """Registers a kernel, which has no gradient, for the CPU and CUDA. fake: what comes out, without its values."""
     name = schema.split("(")[0]
     LIBRARY.define(schema)
@@ -121,35 +122,36 @@ FIELDS += ", bool relu_after"  # of `Block`
 
 class _NormPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *fields: Any) -> Tensor:
+    def forward(ctx: Context, x: Tensor, *fields: Field) -> Tensor:
+        y: Tensor
         y, places = OPS.norm_pool_forward(x, *fields, True)
         ctx.save_for_backward(x, places)
-        ctx.fields = fields
-        return y  # type: ignore[no-any-return]
+        ctx.constants = fields
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, places = ctx.saved_tensors
         if torch.is_grad_enabled():  # someone will differentiate the gradient
-            (dx,) = torch.autograd.grad(plain_norm_pool(x, Block(*ctx.fields)), x, grads[0], create_graph=True)
+            (dx,) = torch.autograd.grad(plain_norm_pool(x, Block(*ctx.constants)), x, grads[0], create_graph=True)
         else:
-            dx = OPS.norm_pool_backward(x, places, grads[0], *ctx.fields)
-        return dx, *[None] * len(ctx.fields)
+            dx = OPS.norm_pool_backward(x, places, grads[0], *ctx.constants)
+        return dx, *[None] * len(ctx.constants)
 
 
-def _norm_pool(x: Tensor, *fields: Any) -> Tensor:
+def _norm_pool(x: Tensor, *fields: Field) -> Tensor:
     block = Block(*fields)
     if _norm_pool_kernels(x, block) is None:
         return plain_norm_pool(x, block, blocked_response_norm if x.device.type == "cpu" else None)
     x = x.contiguous(memory_format=torch.channels_last)
     if torch.is_grad_enabled() and x.requires_grad:
-        y: Tensor = _NormPool.apply(x, *fields)  # type: ignore[no-untyped-call]
+        y: Tensor = _NormPool.apply(x, *fields)
     else:
         y = OPS.norm_pool_forward(x, *fields, False)[0]
     return y
 
 
-def _norm_pool_kernels(x: Tensor, block: Block) -> Any:
+def _norm_pool_kernels(x: Tensor, block: Block) -> ModuleType | None:
     """The file whose `forward` and `backward` serve here, or None."""
     if on_cuda.serve(x.device):
         from convnet.kernels.cuda import norm_pool as norm_pool_cuda  # which loads Triton
@@ -159,23 +161,29 @@ def _norm_pool_kernels(x: Tensor, block: Block) -> Any:
     return norm_pool_cpu if norm_pool_cpu.available(x, block) else None
 
 
-def _norm_pool_forward(x: Tensor, *arguments: Any) -> Any:
+def _norm_pool_forward(x: Tensor, *arguments: Field) -> tuple[Tensor, Tensor]:
     block, keep = Block(*arguments[:-1]), arguments[-1]
-    return _norm_pool_kernels(x, block).forward(x, block, keep)
+    kernels = _norm_pool_kernels(x, block)
+    assert kernels is not None
+    pooled: tuple[Tensor, Tensor] = kernels.forward(x, block, keep)
+    return pooled
 
 
-def _norm_pool_backward(x: Tensor, places: Tensor, g: Tensor, *fields: Any) -> Any:
+def _norm_pool_backward(x: Tensor, places: Tensor, g: Tensor, *fields: Field) -> Tensor:
     block = Block(*fields)
-    return _norm_pool_kernels(x, block).backward(x, places, g, block)
+    kernels = _norm_pool_kernels(x, block)
+    assert kernels is not None
+    dx: Tensor = kernels.backward(x, places, g, block)
+    return dx
 
 
-def _norm_pool_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _norm_pool_fake(x: Tensor, *arguments: Field) -> tuple[Tensor, Tensor]:
     *fields, keep = arguments
     y = empty(x, Block(*fields))
     return y, torch.empty_like(y, dtype=torch.uint8) if keep else y.new_empty(0, dtype=torch.uint8)
 
 
-def _plain_norm_pool(x: Tensor, *fields: Any) -> Tensor:
+def _plain_norm_pool(x: Tensor, *fields: Field) -> Tensor:
     return plain_norm_pool(x, Block(*fields))
 
 
@@ -193,13 +201,14 @@ _kernel(
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
         ctx.save_for_backward(state)
         ctx.constants = p, first
-        return OPS.dropout_forward(x, p, state, first)  # type: ignore[no-any-return]
+        y: Tensor = OPS.dropout_forward(x, p, state, first)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         p, first = ctx.constants
         return OPS.dropout(grads[0], p, ctx.saved_tensors[0], first), None, None, None  # which has a gradient too
 
@@ -207,11 +216,11 @@ class _Dropout(torch.autograd.Function):
 def _dropout(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     if _dropout_kernel(x) is None:
         return plain_dropout(x, p, state, first)
-    y: Tensor = _Dropout.apply(x, p, state, first)  # type: ignore[no-untyped-call]
+    y: Tensor = _Dropout.apply(x, p, state, first)
     return y
 
 
-def _dropout_kernel(x: Tensor) -> Any:
+def _dropout_kernel(x: Tensor) -> ModuleType | None:
     """The file whose `forward` serves here, or None."""
     if on_cuda.serve(x.device):
         from convnet.kernels.cuda import dropout as dropout_cuda  # which loads Triton
@@ -221,11 +230,18 @@ def _dropout_kernel(x: Tensor) -> Any:
     return dropout_cpu if dropout_cpu.available(x) else None
 
 
+def _dropout_forward(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
+    kernel = _dropout_kernel(x)
+    assert kernel is not None
+    y: Tensor = kernel.forward(x, p, state, first)
+    return y
+
+
 _operation("dropout(Tensor x, float p, Tensor state, int first) -> Tensor", _dropout, plain_dropout)
 _kernel(
     "dropout_forward(Tensor x, float p, Tensor state, int first) -> Tensor",
-    lambda x, *drawn: _dropout_kernel(x).forward(x, *drawn),
-    lambda x, *drawn: torch.empty_like(x, memory_format=torch.contiguous_format),
+    _dropout_forward,
+    lambda x, *others: torch.empty_like(x, memory_format=torch.contiguous_format),
 )
 
 

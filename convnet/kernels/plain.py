@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,16 @@ class Block:
         room = side - self.size
         n = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
         return n - 1 if self.ceil and (n - 1) * self.stride >= side else n
+
+
+class Context(Protocol):
+    """What a torch.autograd.Function keeps from `forward` for `backward`."""
+
+    constants: tuple[Any, ...]
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
 
 
 Norm = Callable[[Tensor, int, float, float, float], Tensor]

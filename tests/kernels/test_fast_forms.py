@@ -51,8 +51,6 @@ def curve(where: Device, seed: int, steps: int, weights: torch.dtype = torch.flo
 
 def without_fast_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "library", lambda: (None, "plain forms, as a test asks"))
-    for name in ("norm_pool", "dropout", "update", "augment", "blocks"):
-        monkeypatch.setattr(f"convnet.kernels.cpu.{name}.library", compiled.library)
 
 
 def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:

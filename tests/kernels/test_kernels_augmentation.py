@@ -15,7 +15,6 @@ from convnet.data.store import crop_square
 from convnet.kernels import planes
 from convnet.kernels.cuda import augment as augmentation
 from convnet.kernels.cuda.augment import augment, plain_augment
-from convnet.kernels.plain import plain_to_blocks as to_blocks
 from kernel_place import PLACE, needs_kernels
 
 FORMS = [plain_augment, pytest.param(augment, marks=needs_kernels)]
@@ -87,16 +86,6 @@ def test_packed_pictures_are_unpacked_on_the_way(form, mean: str) -> None:  # ty
     plain = plain_augment(planes.unpack(packed).to(PLACE), *tensors[1:], **named)
     assert torch.equal(found, plain)
     assert float((found - plain_augment(*tensors, **named)).abs().max()) > 1  # noise loses its colours
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("crop", "block", "n_blocks"), [(8, 4, 3), (8, 4, 2), (7, 2, 5), (9, 4, 2)])
-def test_blocks(form, crop: int, block: int, n_blocks: int) -> None:  # type: ignore[no-untyped-def]
-    tensors, named = arguments(*case(3, 11, 1, crop, "picture", 0))
-    found = form(*tensors, **named, block=block, n_blocks=n_blocks)
-    images = plain_augment(*tensors, **named)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, to_blocks(images, block, n_blocks, n_blocks), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)

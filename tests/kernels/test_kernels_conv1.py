@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convnet.kernels.conv1 import block_kernel, conv1, conv1_of_blocks, n_blocks, plain_conv1
+from convnet.kernels.conv1 import block_kernel, conv1, n_blocks, plain_conv1
 from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.ops import to_blocks
 from convnet.kernels.plain import plain_to_blocks
@@ -88,7 +88,7 @@ def test_the_last_blocks_of_224_pixels_are_zero() -> None:
     assert blocks[:, :, 56].max() == blocks[:, :, :, 56].max() == 0
     weight = randn(96, 3, 11, 11, seed=0)
     assert block_kernel(weight).shape == (96, 48, 3, 3)
-    found = conv1_of_blocks(blocks.double(), weight)
+    found = F.conv2d(blocks.double(), block_kernel(weight))
     torch.testing.assert_close(
         found, F.conv2d(F.pad(torch.ones(1, 3, 224, 224), (0, 3, 0, 3)).double(), weight, stride=4)
     )

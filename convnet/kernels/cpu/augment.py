@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet.kernels.cpu.compiled import library
+from convnet.kernels.cpu import compiled
 
 
-class _How(ctypes.Structure):
+class _Settings(ctypes.Structure):
     """`How` of augment.c."""
 
     _fields_ = (
@@ -25,9 +25,9 @@ class _How(ctypes.Structure):
     )
 
 
-def available(place: torch.device, dtype: torch.dtype) -> bool:
+def available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `augment` writes such numbers there: float32 or bfloat16 on the CPU, and a compiler was at hand."""
-    return place.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and library()[0] is not None
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and compiled.available()
 
 
 def augment(
@@ -50,8 +50,6 @@ def augment(
     `mean_corners` on (None: `corners`), and 0 outside.
     """
     n, channels, out_height, out_width = out.shape
-    loaded = library()[0]
-    assert loaded is not None
     assert out.is_contiguous(memory_format=torch.channels_last)
     if not out.numel():
         return
@@ -68,9 +66,10 @@ def augment(
     table[:, 4:6] = corners if mean_corners is None else mean_corners
     table[:, 6] = mirrored
     sizes = (height, width, out_height, out_width, len(mean) if mean.ndim == 3 else 0)
-    how = _How(
-        *sizes, channels == 1, out.dtype == torch.bfloat16, scale, offset or -0.0
-    )  # x + -0.0 is x, also for -0.0
+    flags = (channels == 1, out.dtype == torch.bfloat16)
+    settings = _Settings(*sizes, *flags, scale, offset or -0.0)  # x + -0.0 is x, also for -0.0
     arrays = (ctypes.c_void_p(each.ctypes.data) for each in (table, colour, mean))
-    if loaded.augment(ctypes.byref(how), *arrays, ctypes.c_void_p(out.data_ptr()), ctypes.c_int64(n)):
+    if compiled.function("augment")(
+        ctypes.byref(settings), *arrays, ctypes.c_void_p(out.data_ptr()), ctypes.c_int64(n)
+    ):
         raise MemoryError("no memory for a few rows of a picture")

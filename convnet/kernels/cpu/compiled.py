@@ -75,6 +75,19 @@ def cache() -> tuple[Path | None, str]:
     return folder, ""
 
 
+def available() -> bool:
+    """Whether the functions in C can be called."""
+    return library()[0] is not None
+
+
+def function(name: str) -> "ctypes._NamedFuncPointer":
+    """A function in C, where they are `available`."""
+    loaded = library()[0]
+    assert loaded is not None
+    called: ctypes._NamedFuncPointer = getattr(loaded, name)
+    return called
+
+
 def state() -> str:
     """Whether fast forms in C are in use on the CPU, and why (not)."""
     return library()[1]

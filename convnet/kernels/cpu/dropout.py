@@ -5,19 +5,19 @@ import ctypes
 import torch
 from torch import Tensor
 
-from convnet.kernels.cpu.compiled import in_parts, library
+from convnet.kernels.cpu import compiled
+from convnet.kernels.cpu.compiled import function, in_parts
 from convnet.kernels.dropout import scale, threshold
 
 
 def available(x: Tensor) -> bool:
     """Whether `forward` takes this tensor."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library()[0] is not None
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and compiled.available()
 
 
 def forward(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     """`plain_dropout`, contiguous, of what `available` says yes to."""
-    loaded = library()[0]
-    assert loaded is not None
+    drop = function("drop")
     x = x.contiguous()
     y = torch.empty_like(x)
     source, target, size = x.data_ptr(), y.data_ptr(), x.element_size()
@@ -27,7 +27,7 @@ def forward(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     def part(begin: int, end: int) -> None:
         places = (ctypes.c_void_p(source + begin * size), ctypes.c_void_p(target + begin * size))
         drawn = (ctypes.c_uint64(bits), ctypes.c_uint64(first + begin))
-        loaded.drop(*places, ctypes.c_int64(end - begin), *drawn, *constants)
+        drop(*places, ctypes.c_int64(end - begin), *drawn, *constants)
 
     in_parts(x.numel(), part)
     return y

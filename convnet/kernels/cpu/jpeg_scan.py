@@ -5,9 +5,9 @@ more than 64 coefficients, coefficients that no picture has, leftover bits. Noth
 """
 
 import ctypes
-from functools import cache
 
-from convnet.kernels.cpu.compiled import library
+from convnet.kernels.cpu.compiled import available as available
+from convnet.kernels.cpu.compiled import function
 
 FINE, UNKNOWN = 0, 1
 REASONS = {  # of jpeg_scan.c's numbers
@@ -22,25 +22,13 @@ REASONS = {  # of jpeg_scan.c's numbers
 }
 
 
-def available() -> bool:
-    """Whether there was a compiler."""
-    return library()[0] is not None
-
-
 def scan_damage(data: bytes) -> str | None:
     """What is wrong with a baseline JPEG's scans, and where; None when nothing is, or when it is of another kind."""
+    scan = function("jpeg_scan")
+    scan.argtypes = (ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+    scan.restype = ctypes.c_int
     row = ctypes.c_int64(-1)
-    verdict = _walk()(data, len(data), ctypes.byref(row))
+    verdict = scan(data, len(data), ctypes.byref(row))
     if verdict in (FINE, UNKNOWN):
         return None
     return f"{REASONS[verdict]} (row {row.value + 1} of its blocks)" if row.value >= 0 else REASONS[verdict]
-
-
-@cache
-def _walk() -> "ctypes._NamedFuncPointer":
-    loaded = library()[0]
-    assert loaded is not None
-    walk = loaded.jpeg_scan
-    walk.argtypes = (ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
-    walk.restype = ctypes.c_int
-    return walk

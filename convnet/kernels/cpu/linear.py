@@ -7,34 +7,34 @@ AlexNet's three at 64 pictures on one core of an Intel Xeon with AMX: forward 10
 of 45 ms.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from convnet.kernels.plain import Context
 
 FEW = 256  # pictures
 
 
 def available(x: Tensor, weight: Tensor) -> bool:
     """Whether `linear` takes these: bfloat16 features (N, D) of few pictures on the CPU, and weights alike."""
-    alike = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16
-    return alike and x.ndim == 2 and 1 < len(x) <= FEW
+    fits = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16
+    return fits and x.ndim == 2 and 1 < len(x) <= FEW
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(N, D) times (D', D) and plus (D',) -> (N, D'), of what `available` says yes to."""
-    y: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    y: Tensor = _Linear.apply(x, weight, bias)
     return y
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return torch.addmm(bias[:, None], weight, x.t()).t().contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         (g,), (x, weight) = grads, ctx.saved_tensors
         dx = g @ weight if ctx.needs_input_grad[0] else None
         return dx, g.t().contiguous() @ x, g.sum(0)

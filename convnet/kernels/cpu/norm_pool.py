@@ -9,7 +9,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from convnet.kernels.cpu.compiled import in_parts, library
+from convnet.kernels.cpu import compiled
+from convnet.kernels.cpu.compiled import function, in_parts
 from convnet.kernels.plain import Block
 
 LIMIT = 2**31  # more than these elements are left to the plain form
@@ -33,7 +34,7 @@ def available(x: Tensor, block: Block) -> bool:
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.ndim == 4
     if not fits or not block.size <= min(*x.shape[2:], SIZE):
         return False
-    return 0 < x.numel() < LIMIT and library()[0] is not None
+    return 0 < x.numel() < LIMIT and compiled.available()
 
 
 def forward(x: Tensor, block: Block, keep: bool) -> tuple[Tensor, Tensor]:
@@ -43,8 +44,8 @@ def forward(x: Tensor, block: Block, keep: bool) -> tuple[Tensor, Tensor]:
     pixels = x.new_empty(len(x), shape.out_height, shape.out_width, x.shape[1])
     places = torch.empty_like(pixels, dtype=torch.uint8) if keep else None
     _run("forward", shape, x, pixels, places)
-    kept = x.new_empty(0, dtype=torch.uint8) if places is None else places.permute(0, 3, 1, 2)
-    return pixels.permute(0, 3, 1, 2), kept
+    none = x.new_empty(0, dtype=torch.uint8)
+    return pixels.permute(0, 3, 1, 2), none if places is None else places.permute(0, 3, 1, 2)
 
 
 def backward(x: Tensor, places: Tensor, g: Tensor, block: Block) -> Tensor:
@@ -57,32 +58,19 @@ def backward(x: Tensor, places: Tensor, g: Tensor, block: Block) -> Tensor:
 
 def _shape(x: Tensor, block: Block) -> _Shape:
     _, maps, height, width = x.shape
-    out = [block.pooled(side) for side in (height, width)]
+    sides = (height, width, maps, block.pooled(height), block.pooled(width))
+    windows = (block.size, block.stride, block.groups, block.n // 2 if block.n else -1)
     flags = (x.dtype == torch.bfloat16, block.relu_before, block.relu_after)
-    constants = (block.k, block.alpha, block.beta)
-    return _Shape(
-        height,
-        width,
-        maps,
-        *out,
-        block.size,
-        block.stride,
-        block.groups,
-        block.n // 2 if block.n else -1,
-        *flags,
-        *constants,
-    )
+    return _Shape(*sides, *windows, *flags, block.k, block.alpha, block.beta)
 
 
 def _run(name: str, shape: _Shape, x: Tensor, *others: Tensor | None) -> None:
     """Each thread takes its part of the pictures."""
-    loaded = library()[0]
-    assert loaded is not None
-    function = getattr(loaded, name)
+    kernel = function(name)
 
     def part(first: int, last: int) -> None:
         at = (None if t is None else t.data_ptr() + first * t[0].numel() * t.element_size() for t in (x, *others))
-        if function(ctypes.byref(shape), *map(ctypes.c_void_p, at), ctypes.c_int64(last - first)):
+        if kernel(ctypes.byref(shape), *map(ctypes.c_void_p, at), ctypes.c_int64(last - first)):
             raise MemoryError("no memory for a few rows of a picture")
 
     in_parts(len(x), part)

@@ -1,18 +1,17 @@
 """Response normalisation on the CPU by torch's operations, a block of pixels at a time: float64, or no compiler."""
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
-from convnet.kernels.plain import plain_response_norm, wide, window_sum
+from convnet.kernels.plain import Context, plain_response_norm, wide, window_sum
 
 BLOCK = 2**16  # elements per thread: what one block's intermediate results may be, so that they stay in the cache
 
 
 def blocked_response_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
     """`plain_response_norm` of (N, C, ...) on the CPU."""
-    return cast(Tensor, _BlockedResponseNorm.apply(x, n, k, alpha, beta))  # type: ignore[no-untyped-call]
+    y: Tensor = _BlockedResponseNorm.apply(x, n, k, alpha, beta)
+    return y
 
 
 class _BlockedResponseNorm(torch.autograd.Function):
@@ -26,7 +25,7 @@ class _BlockedResponseNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
         pixels = x.movedim(1, -1).reshape(-1, x.shape[1])
         ctx.save_for_backward(x)
         ctx.constants = n, k, alpha, beta
@@ -38,7 +37,7 @@ class _BlockedResponseNorm(torch.autograd.Function):
         return y.view(x.movedim(1, -1).shape).movedim(-1, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,) = ctx.saved_tensors
         n, k, alpha, beta = ctx.constants
         if torch.is_grad_enabled():  # someone will differentiate the gradient

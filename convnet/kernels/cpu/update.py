@@ -8,12 +8,13 @@ import ctypes
 import torch
 from torch import Tensor
 
-from convnet.kernels.cpu.compiled import in_parts, library
+from convnet.kernels.cpu import compiled
+from convnet.kernels.cpu.compiled import function, in_parts
 
 
 def available(weight: Tensor, velocity: Tensor, gradient: Tensor | None, copy: Tensor | None) -> bool:
     """Whether `update` takes these: dense and alike in shape and layout; the gradient in the copy's dtype."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or library()[0] is None:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not compiled.available():
         return False
     if copy is not None and copy.dtype != torch.bfloat16:
         return False
@@ -36,16 +37,14 @@ def update(
     decay: float,
 ) -> None:
     """Moves a weight once, in place, with its velocity and its copy; a missing gradient is 0."""
-    loaded = library()[0]
-    assert loaded is not None
-    function = loaded.update
+    move = function("update")
     constants = (ctypes.c_float(momentum), ctypes.c_float(-decay * rate), ctypes.c_float(-rate))
     places = [None if each is None else (each.data_ptr(), each.element_size())
               for each in (weight, velocity, gradient, copy)]  # fmt: skip
 
     def part(first: int, last: int) -> None:
         at = (ctypes.c_void_p(None if place is None else place[0] + first * place[1]) for place in places)
-        function(*at, ctypes.c_int64(last - first), *constants)
+        move(*at, ctypes.c_int64(last - first), *constants)
 
     if weight.numel() < SMALL:
         part(0, weight.numel())

@@ -2,7 +2,7 @@
 """Stored pictures to the net's input in one pass: gather, crop, minus mean, colour shift, mirror, scale, offset, cast.
 
 What it computes is `augment.to_input` of `Split.crops`, for pictures in colour; they may be packed (planes.py). It is
-written channels-last, or in the blocks that `conv1.conv1_of_blocks` reads.
+written channels-last.
 
 Plain form: `plain_augment`.
 
@@ -16,15 +16,14 @@ from torch import Tensor
 
 from convnet.kernels import planes
 from convnet.kernels.cuda.triton import is_float, jit, launch, runs_on, tl
-from convnet.kernels.plain import plain_to_blocks
 
 BLOCK = 1024  # elements of a program
 
 
-def available(pictures: Tensor, place: torch.device) -> bool:
-    """Whether `augment` takes these pictures, (M, S, S, 3) or packed, to write on the device `place`."""
-    reachable = pictures.device.type == place.type or pictures.is_pinned()
-    return runs_on(place) and reachable and pictures.dtype == torch.uint8 and pictures.is_contiguous()
+def available(pictures: Tensor, device: torch.device) -> bool:
+    """Whether `augment` takes these pictures, (M, S, S, 3) or packed, to write on the device."""
+    reachable = pictures.device.type == device.type or pictures.is_pinned()
+    return runs_on(device) and reachable and pictures.dtype == torch.uint8 and pictures.is_contiguous()
 
 
 def plain_augment(
@@ -39,17 +38,13 @@ def plain_augment(
     scale: float = 1.0,
     offset: float = 0.0,
     dtype: torch.dtype = torch.float32,
-    block: int = 1,
-    n_blocks: int | None = None,
 ) -> Tensor:
-    """(N, 3, crop, crop) of the pictures `rows`, channels-last; with `block`, (N, 3 block^2, n_blocks, n_blocks).
+    """(N, 3, crop, crop) of the pictures `rows`, channels-last.
 
     pictures: uint8 (M, S, S, 3), or (M, 3 S^2 / 2) as `planes.pack` writes them. The rest is on one device: rows, int64
     (N,); corners, int64 (N, 2), each crop's first row and column, negative in a padded border, which is black;
     mirrored, bool (N,); colour, float32 (N, 3), what is added in grey levels; mean, float32 (3,) or (S, S, 3), what is
     subtracted (of a mean picture 0 in the border).
-
-    block: pixels of a block's side, n_blocks: blocks of a side, both as `plain_to_blocks` says.
     """
     if pictures.ndim == 2:
         pictures = planes.unpack(pictures[rows.to(pictures.device)])
@@ -65,11 +60,7 @@ def plain_augment(
     if mean is not None:
         images = images - (mean if mean.ndim == 1 else mean[ys, xs] * inside[..., None])
     images = (images + colour[:, None, None]) * scale + offset
-    images = images.to(dtype).permute(0, 3, 1, 2)
-    if n_blocks is None:
-        assert block == 1
-        return images
-    return plain_to_blocks(images, block, n_blocks, n_blocks)
+    return images.to(dtype).permute(0, 3, 1, 2)
 
 
 def augment(
@@ -84,20 +75,17 @@ def augment(
     scale: float = 1.0,
     offset: float = 0.0,
     dtype: torch.dtype = torch.float32,
-    block: int = 1,
-    n_blocks: int | None = None,
 ) -> Tensor:
     """`plain_augment` of what `available` says yes to; a crop that no one saw before is compiled first."""
-    side = crop if n_blocks is None else n_blocks
-    out = torch.empty((len(rows), side, side, 3 * block**2), dtype=dtype, device=rows.device)
+    out = torch.empty((len(rows), crop, crop, 3), dtype=dtype, device=rows.device)
     assert is_float(out)
     if out.numel():
         grid = (len(rows), -(-out[0].numel() // BLOCK))
-        how = (rows, corners, mirrored, colour, mean)
+        sampled = (rows, corners, mirrored, colour)
         kind = 0 if mean is None else mean.ndim  # 1: a colour, 3: a picture
         packed = pictures.ndim == 2
-        sizes = (planes.side(pictures) if packed else pictures.shape[1], crop, block, side, kind, packed, BLOCK)
-        launch(_augment, grid, rows.device, pictures, *how, out, scale, offset, *sizes)
+        sizes = (planes.side(pictures) if packed else pictures.shape[1], crop, kind, packed, BLOCK)
+        launch(_augment, grid, rows.device, pictures, *sampled, mean, out, scale, offset, *sizes)
     return out.permute(0, 3, 1, 2)
 
 
@@ -114,22 +102,18 @@ def _augment(
     offset,
     size: tl.constexpr,
     crop: tl.constexpr,
-    side: tl.constexpr,
-    n: tl.constexpr,
     kind: tl.constexpr,
     packed: tl.constexpr,
     block: tl.constexpr,
 ):
-    """side: pixels of a block, n: blocks along a side, kind: the dimensions of `mean`, block: elements of a program."""
-    maps: tl.constexpr = 3 * side * side
+    """kind: the dimensions of `mean`, block: elements of a program."""
     picture = tl.program_id(0)
     place = tl.program_id(1) * block + tl.arange(0, block)
-    at = place % maps
-    y = place // (n * maps) * side + at // (3 * side)
-    x = place // maps % n * side + at // 3 % side
-    c = at % 3
+    y = place // (3 * crop)
+    x = place // 3 % crop
+    c = place % 3
 
-    exists = (place < n * n * maps) & (y < crop) & (x < crop)
+    exists = y < crop
     source_y = tl.load(corners + 2 * picture).to(tl.int32) + y
     source_x = tl.load(corners + 2 * picture + 1).to(tl.int32)
     source_x += tl.where(tl.load(mirrored + picture) != 0, crop - 1 - x, x)
@@ -145,8 +129,7 @@ def _augment(
     if kind == 1:
         value = value - tl.load(mean + c)
     value = (value + tl.load(colour + 3 * picture + c)) * scale + offset
-    value = tl.where(exists, value, 0.0)
-    tl.store(out + picture.to(tl.int64) * (n * n * maps) + place, value, mask=place < n * n * maps)
+    tl.store(out + picture.to(tl.int64) * (crop * crop * 3) + place, value, mask=exists)
 
 
 @jit

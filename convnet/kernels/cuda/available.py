@@ -14,16 +14,16 @@ import torch
 from convnet.kernels.cuda import INTERPRETED
 
 
-def serve(place: torch.device) -> bool:
+def serve(device: torch.device) -> bool:
     """Whether the kernels run there: on CUDA devices where they work, or on the CPU when they are interpreted."""
-    if place.type != ("cpu" if INTERPRETED else "cuda"):
+    if device.type != ("cpu" if INTERPRETED else "cuda"):
         return False
-    return _tried(place.type, place.index)[0]
+    return _tried(device.type, device.index)[0]
 
 
-def state(place: torch.device) -> str:
+def state(device: torch.device) -> str:
     """Which forms serve on a CUDA device, and why, as a sentence."""
-    return _tried(place.type, place.index)[1]
+    return _tried(device.type, device.index)[1]
 
 
 @cache
@@ -36,8 +36,8 @@ def _tried(kind: str, index: int | None) -> tuple[bool, str]:
 
     version = getattr(cuda.triton, "__version__", "")
     try:
-        place = torch.device(kind) if index is None else torch.device(kind, index)
-        if not cuda.doubles(place):
+        device = torch.device(kind) if index is None else torch.device(kind, index)
+        if not cuda.doubles(device):
             return False, f"plain forms: Triton {version} computes wrong numbers on {kind}"
     except Exception as error:  # no compiler, no headers, a driver that is too old: Triton has a class for none of them
         line = (str(error).strip() or type(error).__name__).splitlines()[-1]

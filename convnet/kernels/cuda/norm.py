@@ -17,12 +17,11 @@ each side, which is n = 17.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from convnet.kernels.cuda.triton import LANES, is_float, jit, launch, power_of_two, runs_on, tl
+from convnet.kernels.cuda.triton import LANES, Kernel, is_float, jit, launch, power_of_two, runs_on, tl
 from convnet.kernels.plain import Block
 
 REACH = 8  # maps: half of the largest window
@@ -75,7 +74,7 @@ def backward(x: Tensor, g: Tensor, block: Block) -> Tensor:
     return dx.movedim(-1, 1)
 
 
-def _launch(kernel: Any, block: Block, pixels: Tensor, *others: Tensor) -> None:
+def _launch(kernel: Kernel, block: Block, pixels: Tensor, *others: Tensor) -> None:
     of = sizes(block.n, block.beta, pixels.shape[-1], block.groups)
     groups = pixels.numel() // of.maps * of.groups
     if groups:
