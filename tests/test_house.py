@@ -99,7 +99,7 @@ LINES = {
     "export": 740,
     "io": 1070,
     "kernels": 2220,
-    "nets": 3640,
+    "nets": 3460,
     "report": 580,
     "training": 1510,
     "visualize": 2930,
