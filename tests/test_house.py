@@ -90,6 +90,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 
 
 # Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
+# Files of nets, which end with NETS, are free: adding a net touches its file, its recipe and one row of a test.
 LINES = {
     ".": 1400,
     "benchmark": 1430,
@@ -99,7 +100,7 @@ LINES = {
     "export": 740,
     "io": 1070,
     "kernels": 2220,
-    "nets": 3460,
+    "nets/": 1050,
     "report": 580,
     "training": 1510,
     "visualize": 2930,
@@ -111,9 +112,13 @@ def test_no_folder_grows_unseen() -> None:
     """A folder keeps within its lines, and near them; at most 20 files lie in one, at most 10 at the top."""
     for name, most in LINES.items():
         files = (PACKAGE / name).glob("*.py") if name == "." else (PACKAGE / name).rglob("*.py")
-        n = sum(path.read_text(encoding="utf-8").count("\n") for path in files)
+        texts = [path.read_text(encoding="utf-8") for path in files]
+        n = sum(text.count("\n") for text in texts if "\nNETS = (" not in text)
         assert most - 150 < n <= most, f"{name}: {n} lines, {most} allowed"
-    assert set(LINES) == {".", *(path.name for path in PACKAGE.iterdir() if any(path.glob("*.py")))}
+    assert {name.rstrip("/") for name in LINES} == {
+        ".",
+        *(path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))),
+    }
     for folder in {path.parent for _, path in modules()}:
         n_files = len([path for path in folder.iterdir() if path.is_file()])
         most = 10 if folder == PACKAGE else 20

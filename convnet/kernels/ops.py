@@ -31,7 +31,7 @@ from convnet.kernels.plain import Block, Context, empty, plain_norm_pool, plain_
 
 LIBRARY = torch.library.Library("convnet", "DEF")
 OPS = torch.ops.convnet
-Field = int | float | bool  # of a `Block`
+Fields = tuple[int, float, float, float, int, int, int, bool, bool, bool]  # of a `Block`
 
 
 def norm_pool(x: Tensor, block: Block) -> Tensor:
@@ -122,7 +122,7 @@ FIELDS += ", bool relu_after"  # of `Block`
 
 class _NormPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Context, x: Tensor, *fields: Field) -> Tensor:
+    def forward(ctx: Context, x: Tensor, *fields: *Fields) -> Tensor:
         y: Tensor
         y, places = OPS.norm_pool_forward(x, *fields, True)
         ctx.save_for_backward(x, places)
@@ -139,15 +139,17 @@ class _NormPool(torch.autograd.Function):
         return dx, *[None] * len(ctx.constants)
 
 
-def _norm_pool(x: Tensor, *fields: Field) -> Tensor:
+_apply_norm_pool: Callable[..., Tensor] = _NormPool.apply
+
+
+def _norm_pool(x: Tensor, *fields: *Fields) -> Tensor:
     block = Block(*fields)
     if _norm_pool_kernels(x, block) is None:
         return plain_norm_pool(x, block, blocked_response_norm if x.device.type == "cpu" else None)
     x = x.contiguous(memory_format=torch.channels_last)
     if torch.is_grad_enabled() and x.requires_grad:
-        y: Tensor = _NormPool.apply(x, *fields)
-    else:
-        y = OPS.norm_pool_forward(x, *fields, False)[0]
+        return _apply_norm_pool(x, *fields)
+    y: Tensor = OPS.norm_pool_forward(x, *fields, False)[0]
     return y
 
 
@@ -161,7 +163,7 @@ def _norm_pool_kernels(x: Tensor, block: Block) -> ModuleType | None:
     return norm_pool_cpu if norm_pool_cpu.available(x, block) else None
 
 
-def _norm_pool_forward(x: Tensor, *arguments: Field) -> tuple[Tensor, Tensor]:
+def _norm_pool_forward(x: Tensor, *arguments: *tuple[*Fields, bool]) -> tuple[Tensor, Tensor]:
     block, keep = Block(*arguments[:-1]), arguments[-1]
     kernels = _norm_pool_kernels(x, block)
     assert kernels is not None
@@ -169,7 +171,7 @@ def _norm_pool_forward(x: Tensor, *arguments: Field) -> tuple[Tensor, Tensor]:
     return pooled
 
 
-def _norm_pool_backward(x: Tensor, places: Tensor, g: Tensor, *fields: Field) -> Tensor:
+def _norm_pool_backward(x: Tensor, places: Tensor, g: Tensor, *fields: *Fields) -> Tensor:
     block = Block(*fields)
     kernels = _norm_pool_kernels(x, block)
     assert kernels is not None
@@ -177,13 +179,13 @@ def _norm_pool_backward(x: Tensor, places: Tensor, g: Tensor, *fields: Field) ->
     return dx
 
 
-def _norm_pool_fake(x: Tensor, *arguments: Field) -> tuple[Tensor, Tensor]:
-    *fields, keep = arguments
-    y = empty(x, Block(*fields))
+def _norm_pool_fake(x: Tensor, *arguments: *tuple[*Fields, bool]) -> tuple[Tensor, Tensor]:
+    block, keep = Block(*arguments[:-1]), arguments[-1]
+    y = empty(x, block)
     return y, torch.empty_like(y, dtype=torch.uint8) if keep else y.new_empty(0, dtype=torch.uint8)
 
 
-def _plain_norm_pool(x: Tensor, *fields: Field) -> Tensor:
+def _plain_norm_pool(x: Tensor, *fields: *Fields) -> Tensor:
     return plain_norm_pool(x, Block(*fields))
 
 
@@ -213,11 +215,13 @@ class _Dropout(torch.autograd.Function):
         return OPS.dropout(grads[0], p, ctx.saved_tensors[0], first), None, None, None  # which has a gradient too
 
 
+_apply_dropout: Callable[..., Tensor] = _Dropout.apply
+
+
 def _dropout(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     if _dropout_kernel(x) is None:
         return plain_dropout(x, p, state, first)
-    y: Tensor = _Dropout.apply(x, p, state, first)
-    return y
+    return _apply_dropout(x, p, state, first)
 
 
 def _dropout_kernel(x: Tensor) -> ModuleType | None:

@@ -31,7 +31,7 @@ class Block:
 
     @property
     def fields(self) -> tuple[int | float | bool, ...]:
-        """All of them, as the arguments of `torch.ops.convnet.norm_pool`."""
+        """The arguments of `torch.ops.convnet.norm_pool`."""
         pooling = self.size, self.stride, self.ceil
         return *self.norm, self.groups, *pooling, self.relu_before, self.relu_after
 

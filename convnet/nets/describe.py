@@ -47,7 +47,7 @@ class Difference:
     source: str
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(TorchDispatchMode):
     """Adds up the multiply-adds of convolutions and matrix products. torch's FlopCounterMode does as much, but loads
     torch's compiler first, which takes as long as a short training's start."""
 

@@ -68,7 +68,7 @@ def stores(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
 def test_every_net_has_one_recipe_and_one_at_most_for_small_sets() -> None:
     """A recipe of its own name, or another's; with a crop, channels and initial values that the net takes."""
     for net, made in MODELS.items():
-        assert recipe_of(net) == (made.recipe or net)
+        assert recipe_of(net) == (made.recipe or made.name)
         assert (net in list_recipes()) == (recipe_of(net) == net)
         for recipe in (load_recipe(recipe_of(net)), load_recipe(recipe_of(net, 8))):
             shapes = shapes_of(net)

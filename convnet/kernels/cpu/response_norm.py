@@ -1,5 +1,7 @@
 """Response normalisation on the CPU by torch's operations, a block of pixels at a time: float64, or no compiler."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,7 @@ BLOCK = 2**16  # elements per thread: what one block's intermediate results may 
 
 def blocked_response_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
     """`plain_response_norm` of (N, C, ...) on the CPU."""
-    y: Tensor = _BlockedResponseNorm.apply(x, n, k, alpha, beta)
-    return y
+    return _apply(x, n, k, alpha, beta)
 
 
 class _BlockedResponseNorm(torch.autograd.Function):
@@ -53,6 +54,9 @@ class _BlockedResponseNorm(torch.autograd.Function):
             others = window_sum((a * g_scaled).div_(scale), n)
             out.copy_(g_scaled.addcmul_(a, others, value=-2 * alpha * beta))
         return dx.view(x.movedim(1, -1).shape).movedim(-1, 1), None, None, None, None
+
+
+_apply: Callable[..., Tensor] = _BlockedResponseNorm.apply
 
 
 def _blocks(pixels: Tensor) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ class Kernel(Protocol):
     def __call__(self, *arguments: object) -> Any: ...
 
 
-def jit(function: Callable[..., object]) -> Kernel:
+def jit(function: Any) -> Kernel:
     """`function` as Triton compiles it; where there is no Triton the function itself, which nobody calls."""
     kernel: Kernel = function if triton is None else triton.jit(function)
     return kernel
