@@ -199,9 +199,9 @@ def table_lines(rows: list[Json], columns: int) -> Iterator[str]:
     starts = [f"{name:<{width}}  {year}  {parameters:>11}  {n:>15}" for name, year, parameters, n, *_ in cells]
     ends = [f"{size:<13}  {recipe:<{wide}}  {paper}" for *_, size, recipe, paper in cells]
     pairs = list(zip(starts, ends, strict=True))
-    gap = "  " if max(len(start) + 2 + len(end) for start, end in pairs) <= columns else "\n    "
+    fits = max(len(start) + 2 + len(end) for start, end in pairs) <= columns
     for start, end in pairs:
-        yield f"{start}{gap}{end}"
+        yield from (f"{start}  {end}",) if fits else (start, f"    {end}")
 
 
 def explain_lines(told: Json, columns: int) -> Iterator[str]:
