@@ -109,10 +109,10 @@ def test_the_command_sets_it_before_torch_the_library_does_not(what: str, call: 
     assert done.stdout.splitlines()[-1:] == [policy], done.stderr
 
 
-def test_a_run_goes_on_with_its_own_threads(run: Run, digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_with_its_own_threads(run: Run, few_digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ["--epochs", "1", "--set", "batch=64"]
     monkeypatch.setenv(threads.VARIABLE, "2")
-    code, _, err = run("train", digits.path, *quick, "--out", "run")
+    code, _, err = run("train", few_digits.path, *quick, "--out", "run")
     assert (code, "run folder run; 2 threads (by CONVNET_THREADS)" in err) == (0, True), err
     assert checkpoint.load(Path("run/last.ckpt")).provenance["threads"] == 2
     assert json.loads(Path("run/environment.json").read_text(encoding="utf-8"))["threads"] == 2

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_nets import NAMES
 
 from conftest import square
 from convnet import device
@@ -17,7 +18,7 @@ from convnet.data import augment, preprocess
 from convnet.data.loader import Loader
 from convnet.data.store import Store
 from convnet.io import prefetch, rng
-from convnet.nets import list_models, recipe_of
+from convnet.nets import recipe_of
 from convnet.recipe import Recipe, load_recipe
 from convnet.training.step import EagerSteps
 from thin import images_for, new_thin_net
@@ -181,7 +182,7 @@ def test_grey_is_pillows(form: Callable[..., torch.Tensor]) -> None:
     np.testing.assert_array_equal(images[0, 0].numpy(), np.asarray(Image.fromarray(pixels[0]).convert("L")))
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_net_learns_the_same_from_pictures_in_bf16(name: str) -> None:
     """Its first layer would round them itself; where it would not, the net says so."""
     where = device.Device(CPU, torch.bfloat16, torch.channels_last, 1, "")

@@ -15,8 +15,8 @@ from convnet.recipe import load_recipe, with_settings
 from convnet.training.step import EagerSteps
 from thin import thinned
 
-STEPS, SMOOTH, BATCH, CLASSES = 100, 20, 8, 5
-ALIKE = 60  # smoothed losses before the first spike: where one stands, and how high, is a matter of one rounding
+STEPS, SMOOTH, BATCH, CLASSES = 80, 20, 4, 3
+ALIKE = 40  # smoothed losses before the first spike: where one stands, and how high, is a matter of one rounding
 FP32 = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 BF16 = Device(torch.device("cpu"), torch.bfloat16, torch.channels_last, 1, "a test's")
 
@@ -29,7 +29,7 @@ def batches(seed: int, n: int) -> Iterator[tuple[Tensor, Tensor]]:
     for _ in range(n):
         labels = torch.randint(CLASSES, (BATCH,), generator=generator)
         coarse = torch.nn.functional.interpolate(patterns[labels], scale_factor=32)
-        images = coarse + 30 * torch.randn(coarse.shape, generator=generator, dtype=patterns.dtype)
+        images = coarse + 100 * (torch.rand(coarse.shape, generator=generator, dtype=patterns.dtype) - 0.5)
         yield images.contiguous(memory_format=torch.channels_last), labels
 
 
@@ -58,19 +58,19 @@ def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_the_fast_forms_train_as_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the same seed the two are nearer to each other than two seeds of the plain form: over the first 80 steps of
-    four seeds they were 0.010 to 0.035 apart, the seeds 0.06 to 0.40. A rounding moves the fall by steps."""
-    fast = smoothed(curve(BF16, 0, STEPS))
+    """At the same seed the two are nearer to each other than two seeds of the plain form: over the first 60 steps of
+    three seeds they were 0.010 to 0.054 apart, the seeds 0.11 to 0.27. A rounding moves the fall by steps."""
+    fast = smoothed(curve(BF16, 2, STEPS))
     without_fast_forms(monkeypatch)
-    plain, other = smoothed(curve(FP32, 0, STEPS)), smoothed(curve(FP32, 1, ALIKE + SMOOTH - 1))
+    plain, other = smoothed(curve(FP32, 2, STEPS)), smoothed(curve(FP32, 1, ALIKE + SMOOTH - 1))
     gap, noise = (np.abs(losses[:ALIKE] - plain[:ALIKE]).mean() for losses in (fast, other))
     assert 0 < gap < noise
     assert all(losses.min() < 0.5 * losses[0] for losses in (fast, plain))
 
 
 def test_the_plain_forms_curve_is_golden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of the plain forms, of the draws or of the rule shows here: a momentum of 0.901 by 2e-4, a decay of
-    0.0006 by 8e-5.
+    """A change of the plain forms, of the draws or of the rule shows here: a momentum of 0.901 by 1e-3, a decay of
+    0.0006 by 4e-5.
 
     In float64, where orders of sums are 1e-14 apart and choose the same places of every maximum (in float32 two
     processors were 3e-4 apart after 16 steps); the losses themselves are float32, whose rounding is 6e-8 of them.
@@ -80,6 +80,6 @@ def test_the_plain_forms_curve_is_golden(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 GOLDEN = [
-    *[1.6092234, 1.6103843, 1.6090503, 1.6096101, 1.6098053, 1.6089269, 1.6096631, 1.6108314],
-    *[1.6073854, 1.6067766, 1.604355, 1.6109868, 1.6087669, 1.6121155, 1.6098826, 1.6033707],
+    *[1.0985419, 1.1004272, 1.0979102, 1.0974534, 1.0942651, 1.1008612, 1.0971287, 1.0915241],
+    *[1.1014425, 1.1031029, 1.0864255, 1.0953476, 1.0907732, 1.0895529, 1.109506, 1.0767176],
 ]

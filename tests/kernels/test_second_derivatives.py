@@ -35,7 +35,7 @@ def learnt(layer: nn.Module) -> Callable[..., Tensor]:
     return function
 
 
-MAPS = (2, 6, 5, 5)
+MAPS = (2, 6, 3, 5)
 FORMS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     "response_norm": (lambda x: response_norm(x, 5, 2.0, 0.1, 0.75), MAPS),
     "response_norm, even n, another power": (lambda x: response_norm(x, 4, 1.0, 0.1, 0.6), MAPS),
@@ -53,7 +53,7 @@ FORMS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     ),
     "SubSampling": (learnt(SubSampling(6)), (2, 6, 4, 4)),
     "SparseConv2d": (learnt(SparseConv2d(3, [[0, 1], [2], [0, 2]], 2)), (2, 3, 4, 4)),
-    "LocallyConnected2d": (learnt(LocallyConnected2d(2, 3, 4, 3, padding=1)), (1, 2, 4, 4)),
+    "LocallyConnected2d": (learnt(LocallyConnected2d(2, 3, 3, 3, padding=1)), (1, 2, 3, 3)),
     "Columns": (learnt(Columns(2, 4, 4, 3, padding=1)), (1, 4, 4, 4)),
     "ConnectedColumns": (learnt(ConnectedColumns(2, 8, 4)), (2, 8)),
 }

@@ -90,9 +90,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def trained(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
-    train(with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=64"]), digits, out)
+    train(with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=16"]), few_digits, out)
     return out
 
 
@@ -131,7 +131,7 @@ def test_it_says_what_the_run_says(page: Page, trained: Path) -> None:
     for text in (
         "60,000",
         "lenet5_small",
-        "train 1,259, val 179, test 359",
+        "train 315, val 45, test 90",
         "torch 2",
         "3 epochs, 60 steps",
         "lr_steps",
@@ -141,10 +141,10 @@ def test_it_says_what_the_run_says(page: Page, trained: Path) -> None:
     self_contained(page)
 
 
-def test_its_matrix_and_table_are_those_of_a_test(page: Page, trained: Path, digits: Store) -> None:
-    scores = TrainedNet.load(trained, "cpu").evaluate(digits)
+def test_its_matrix_and_table_are_those_of_a_test(page: Page, trained: Path, few_digits: Store) -> None:
+    scores = TrainedNet.load(trained, "cpu").evaluate(few_digits)
     matrix = page.data["matrix"]
-    assert matrix["names"] == list(digits.classes)  # type: ignore[index,call-overload]
+    assert matrix["names"] == list(few_digits.classes)  # type: ignore[index,call-overload]
     found = np.zeros((10, 10), int)
     for i, j, count in matrix["entries"]:  # type: ignore[index,call-overload]
         found[i, j] = count
@@ -154,7 +154,7 @@ def test_its_matrix_and_table_are_those_of_a_test(page: Page, trained: Path, dig
     assert rows[:, 0].tolist() == scores.confusion.sum(1).tolist()
     np.testing.assert_allclose(rows[:, 1], [row["top1_error"] for row in scores.per_class()])
     np.testing.assert_allclose(rows[:, 2], [row["top5_error"] for row in scores.per_class()])
-    assert "All 359 pictures." in page.text
+    assert "All 90 pictures." in page.text
 
 
 def test_the_same_run_gives_the_same_page_and_nothing_else_changes(page: Page, trained: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_same_run_gives_the_same_page_and_nothing_else_changes(page: Page, t
 def test_only_so_many_pictures_are_looked_at(trained: Path, tmp_path: Path) -> None:
     few = Page(report(trained, tmp_path / "few.html", pictures=40))
     assert sum(count for _, _, count in few.data["matrix"]["entries"]) == 40  # type: ignore[index,call-overload]
-    assert "Of 40 of the 359 pictures" in few.text
+    assert "Of 40 of the 90 pictures" in few.text
     with pytest.raises(UsageError, match="--pictures 0: at least 1"):
         report(trained, tmp_path / "none.html", pictures=0)
     assert not (tmp_path / "none.html").exists()
@@ -199,7 +199,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
-def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) -> None:
+def test_without_its_store_it_says_so(copy: Path, few_digits: Store, photos: Store) -> None:
     environment = strict_json.unseal((copy / "environment.json").read_bytes())
     (copy / "environment.json").write_bytes(strict_json.seal(environment | {"store": "/nowhere"}))
     page = Page(report(copy))
@@ -208,7 +208,7 @@ def test_without_its_store_it_says_so(copy: Path, digits: Store, photos: Store) 
     assert page.all("polyline")
     assert len(page.all("img")) == 1, "the kernels"
     assert "confusion" not in {each.get("id") for each in page.all("section")}
-    moved = Page(report(copy, store=digits.path))
+    moved = Page(report(copy, store=few_digits.path))
     assert "Missing here" not in moved.text
     assert "confusion" in {each.get("id") for each in moved.all("section")}
     (copy / "environment.json").write_bytes(strict_json.seal(environment | {"store": "x" * 300}))
@@ -347,13 +347,13 @@ def test_the_command(run: Run, trained: Path) -> None:
         report(trained, names=Path("none.txt"))
 
 
-def test_training_ends_with_it(run: Run, digits: Store) -> None:
-    quick = ["--epochs", "1", "--set", "batch=64", "-q"]
-    code, out, err = run("train", digits.path, *quick, "--out", "run")
+def test_training_ends_with_it(run: Run, few_digits: Store) -> None:
+    quick = ["--epochs", "1", "--set", "batch=16", "-q"]
+    code, out, err = run("train", few_digits.path, *quick, "--out", "run")
     assert (code, err) == (0, "")
     assert out.endswith("net: run/best.ckpt\nreport: run/report.html\n")
     assert "convnet train " in Page(Path("run/report.html")).text
-    code, out, _ = run("train", digits.path, *quick, "--resume", "--out", "run", "--json")
+    code, out, _ = run("train", few_digits.path, *quick, "--resume", "--out", "run", "--json")
     assert code == 2, "only epochs may change"
     code, out, _ = run("train", "--resume", "--out", "run", "--epochs", "2", "--json", "-q")
     assert json.loads(out)["report"] == "run/report.html"
@@ -362,13 +362,13 @@ def test_training_ends_with_it(run: Run, digits: Store) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError(28, "No space left")])
 def test_a_report_that_fails_loses_nothing(
-    error: BaseException, run: Run, digits: Store, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, run: Run, few_digits: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr("convnet.report.report", fail)
-    code, out, err = run("train", digits.path, "--epochs", "1", "--set", "batch=64", "--out", "run", "-q")
+    code, out, err = run("train", few_digits.path, "--epochs", "1", "--set", "batch=16", "--out", "run", "-q")
     assert code == 0
     assert out.endswith("net: run/best.ckpt\n")
     assert "warning: " in err

@@ -34,6 +34,8 @@ from convnet.training import train as loop
 from convnet.training.run import choose_data
 from convnet.training.train import train
 from runs import Notes
+from thin import SMALL as SMALL_NET
+from thin import shapes_of, thinned
 
 SMALL = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=64"])
 FEW = replace(SMALL, batch=16)  # of a quarter of the pictures: 20 steps an epoch too
@@ -51,6 +53,7 @@ def undisturbed(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+@pytest.mark.numerical
 def test_the_default_job_learns_the_digits(digits: Store, tmp_path: Path) -> None:
     summary = train(with_settings(load_recipe("lenet5_small"), ["epochs=12", "lr_steps=[9]"]), digits, tmp_path / "run")
     assert summary["test"]["n"] == 359
@@ -58,6 +61,7 @@ def test_the_default_job_learns_the_digits(digits: Store, tmp_path: Path) -> Non
     assert summary["parameters"] == 60_000
 
 
+@pytest.mark.numerical
 def test_golden_loss(digits: Store, tmp_path: Path) -> None:
     """20 seeded steps: a change that isn't meant to alter results leaves them. Other machines round a little."""
     train(with_settings(SMALL, ["epochs=1"]), digits, tmp_path / "run")
@@ -67,6 +71,7 @@ def test_golden_loss(digits: Store, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses, GOLDEN, rtol=1e-4)
 
 
+@pytest.mark.numerical
 def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
     """Five steps written out: the same batches, cross entropy, and the paper's rule in float64 velocity arithmetic."""
     recipe = with_settings(SMALL, ["loss=softmax", "net_options.output=linear", "decay=0.01", "lr=0.05", "epochs=1"])
@@ -93,12 +98,6 @@ def test_the_loop_is_the_formula(digits: Store, tmp_path: Path) -> None:
         torch.testing.assert_close(found.weights[name], w.detach(), rtol=1e-4, atol=1e-5)
 
 
-LARGE = {  # a checkpoint has half a gigabyte or a whole one, or the net has another recipe that makes a step every day
-    *("vgg_a", "vgg_d", "vgg_small", "zfnet", "alexnet_2012", "alexnet_bn", "alexnet_owt", "alexnet_small"),
-    *("caffenet", "caffenet_small", "googlenet_caffe"),
-}
-
-
 @pytest.fixture(scope="module")
 def large_photos(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The same pictures at 256 pixels."""
@@ -107,20 +106,28 @@ def large_photos(photos: Store, tmp_path_factory: pytest.TempPathFactory) -> Sto
     return prepare(source, tmp_path_factory.mktemp("large") / "store", size=256)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.large) if name in LARGE else name for name in list_recipes()]
-)
+@pytest.mark.numerical
+@pytest.mark.parametrize("part", [8, pytest.param(1, marks=pytest.mark.large)])
+@pytest.mark.parametrize("name", list_recipes())
 def test_a_real_step_of_every_recipe(
-    name: str, digits: Store, photos: Store, large_photos: Store, tmp_path: Path
+    name: str, part: int, digits: Store, photos: Store, large_photos: Store, tmp_path: Path
 ) -> None:
-    """The recipe's own net, preprocessing and rule, on the few pictures at hand."""
-    recipe, stop = load_recipe(name), Stop()
+    """The recipe's own net, preprocessing and rule, on the few pictures at hand; every day a large net is thin, as a
+    whole one's checkpoint has half a gigabyte or more."""
+    recipe = load_recipe(name)
     store = next(store for store in (digits, photos, large_photos) if store.size == recipe.size)
+    is_small = sum(parameter.numel() for parameter in shapes_of(recipe.net).parameters()) <= SMALL_NET
+    with thinned(1 if is_small else part):
+        check_a_step(replace(recipe, batch=4), store, tmp_path)
+
+
+def check_a_step(recipe: Recipe, store: Store, folder: Path) -> None:
+    stop = Stop()
     with pytest.raises(Interrupted, match="stopped in epoch 1, step 1"):
-        train(replace(recipe, batch=4), store, tmp_path / "run", progress=Notes(stop, 1), stop=stop)
-    kept = checkpoint.load(tmp_path / "run" / "last.ckpt")
+        train(recipe, store, folder / "run", progress=Notes(stop, 1), stop=stop)
+    kept = checkpoint.load(folder / "run" / "last.ckpt")
     assert kept.position.step == 1
-    assert kept.recipe == replace(recipe, batch=4)
+    assert kept.recipe == recipe
     assert 0 < kept.position.loss_sum / 4 < 100
     assert any(v.abs().max() > 0 for v in (kept.velocity or {}).values())
     assert checkpoint.rebuild(kept).num_classes == len(store.classes)

@@ -13,6 +13,7 @@ from convnet.checkpoint import rebuild
 from convnet.errors import DataError, UsageError
 from convnet.nets import create_model, features
 from convnet.weights import caffe, read_weights
+from thin import thinned
 
 RNG = np.random.default_rng(0)
 LAYERS = {
@@ -115,13 +116,15 @@ def to_caffe(net: torch.nn.Module, renamed: dict[str, str]) -> dict[str, list[np
 
 
 def test_columns_bgr_and_legacy_shapes(tmp_path: Path) -> None:
-    net = create_model("alexnet_caffe", num_classes=3, seed=1)
+    with thinned(8):
+        net = create_model("alexnet_caffe", num_classes=3, seed=1)
     path, mean = tmp_path / "alex.caffemodel", tmp_path / "mean.binaryproto"
     path.write_bytes(writer.net(to_caffe(net, {}), 1, legacy=True))
     picture = RNG.uniform(0, 255, (1, 3, 256, 256)).astype("f4")
     mean.write_bytes(writer.blob(picture))
     (tmp_path / "names").write_text("n00000001 a cat, a cat\nn00000002 dog\nn00000003 emu\n", encoding="utf-8")
-    kept, report = read_weights(path, "alexnet_caffe", mean=mean, classes=tmp_path / "names")
+    with thinned(8):
+        kept, report = read_weights(path, "alexnet_caffe", mean=mean, classes=tmp_path / "names")
     assert kept.classes == ("n00000001", "n00000002", "n00000003")
     np.testing.assert_array_equal(kept.preprocessing.mean, picture[0, ::-1].transpose(1, 2, 0))
     assert (kept.preprocessing.size, kept.preprocessing.crop, kept.preprocessing.scale) == (256, 227, 1.0)
@@ -131,7 +134,7 @@ def test_columns_bgr_and_legacy_shapes(tmp_path: Path) -> None:
     assert rows["conv1.weight"].done == "BGR to RGB"
     assert rows["conv2.weight"].targets == ("conv2.0.weight", "conv2.1.weight")
     assert rows["conv2.weight"].done == "split into 2 columns"
-    assert rows["fc6.weight"].done == "reshaped to (4096, 9216)"
+    assert rows["fc6.weight"].done == "reshaped to (512, 1152)"
     assert not report.missing | report.unexpected
     assert report.notes == ["names is read as synset_words.txt: the classes are called by the first words"]
 
@@ -179,10 +182,10 @@ def test_caffes_batch_norm_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("n_train", "n_val", "least"), [(40, 15, 0.76), pytest.param(80, 30, 0.77, marks=pytest.mark.large)]
+    ("n_train", "n_val", "least"), [(16, 8, 0.72), pytest.param(80, 30, 0.77, marks=pytest.mark.large)]
 )
 def test_pool5_of_the_real_convolutions_finds_the_class(tmp_path: Path, n_train: int, n_val: int, least: float) -> None:
-    """Of so many pictures a class; measured: 0.787 and 0.797."""
+    """Of so many pictures a class; measured: 0.762 and 0.797; with conv4's columns exchanged 0.463."""
     if not (data := os.environ.get("CONVNET_DATA")) or not Path(data, "alexnet-bvlc-conv").is_dir():
         pytest.skip("CONVNET_DATA doesn't name a folder with alexnet-bvlc-conv")
     arrays = np.load(Path(data, "alexnet-bvlc-conv", "conv1-5.npz"))
