@@ -109,7 +109,7 @@ def raw(store: Store, recipe: Recipe, where: device.Device) -> Works:
 
     def crops() -> None:
         for ids in np.array_split(load.order(1), len(load)):
-            how = augment.draw(recipe, store.statistics, 1, ids)
+            how = augment.sample(recipe, store.statistics, 1, ids)
             load.split.crops(ids, how.tops, how.lefts, recipe.crop)
 
     return {RAW: lambda: go_through(load), PLAIN: plain, CROPS: crops}

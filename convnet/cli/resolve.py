@@ -8,9 +8,8 @@ from typing import Literal
 from convnet.checkpoint import LAST, Summary, load_newest, peek
 from convnet.data.decode import MAX_PIXELS
 from convnet.data.fitness import classes_line, count, refuse_unfit
-from convnet.data.frames import SUFFIX
 from convnet.data.prepare import WORK, holds, prepare, settings_for
-from convnet.data.resize import fit_of
+from convnet.data.resize import SUFFIX, fit_of
 from convnet.data.sources import ANY, ColumnNames, Source, open_source
 from convnet.data.sources.listing import slug
 from convnet.data.store import Store, is_store

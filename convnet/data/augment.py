@@ -1,6 +1,6 @@
-"""What happens to a batch between the store and the net? Crop, mirror, colour shift, mean, scale: pure functions.
+"""Data augmentation: crop, mirror, colour shift, mean, scale; pure functions of a batch and its random numbers.
 
-The draws are functions of (seed, epoch, picture): the order of work can't change them (AlexNet section 4.1).
+The random numbers are functions of (seed, epoch, picture): the order of work can't change them (AlexNet section 4.1).
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,13 @@ class Augmentation:
     mirrored: NDArray[np.bool_]
     colour: NDArray[np.float32]
 
+    @property
+    def corners(self) -> NDArray[np.int64]:
+        """int64 (N, 2): tops and lefts."""
+        return np.stack([self.tops, self.lefts], 1)
 
-def draw(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int64]) -> Augmentation:
+
+def sample(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int64]) -> Augmentation:
     """The augmentation of the training pictures `ids` in `epoch`.
 
     Paper: AlexNet 4.1: random crops and mirrors; to each picture [p1 p2 p3] [a1 l1, a2 l2, a3 l3] is added, with the
@@ -43,11 +48,11 @@ def draw(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int
     pixels' scale open; the eigenvalues are those of pixels in 0..1 (in 0..255 the shift would be 1,500 grey levels).
     """
     n = len(ids)
-    room = recipe.size + 2 * recipe.pad - recipe.crop
-    centre = np.full(n, room // 2 - recipe.pad, np.int64)
+    margin = recipe.size + 2 * recipe.pad - recipe.crop
+    centre = np.full(n, margin // 2 - recipe.pad, np.int64)
     tops, lefts, mirrored = centre, centre, np.zeros(n, bool)
     if recipe.random_crop:
-        n_offsets = room + 1 if recipe.far_edge else max(room, 1)
+        n_offsets = margin + 1 if recipe.far_edge else max(margin, 1)
         places = rng.integers(n_offsets, recipe.seed, rng.stream("crop"), epoch, ids[:, None], np.arange(2))
         tops, lefts = places[:, 0] - recipe.pad, places[:, 1] - recipe.pad
     if recipe.mirror:
@@ -55,23 +60,16 @@ def draw(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int
     shift = np.zeros((n, 3))
     if recipe.colour_std:
         factors = rng.normal(recipe.seed, rng.stream("colour"), epoch, ids[:, None], np.arange(3))
-        shift = (factors * recipe.colour_std * magnitudes(recipe, statistics)) @ statistics.eigenvectors.T
+        magnitudes = statistics.eigenvalues / 255**2 * 255
+        if recipe.colour_by == "std":  # the released net's: the root of the eigenvalue
+            magnitudes = np.sqrt(statistics.eigenvalues)
+        shift = (factors * recipe.colour_std * magnitudes) @ statistics.eigenvectors.T
     return Augmentation(tops, lefts, mirrored, shift.astype(np.float32))
-
-
-def magnitudes(recipe: Recipe, statistics: Statistics) -> NDArray[np.float64]:
-    """(3,) grey levels along each eigenvector for a factor of 1.
-
-    "eigenvalue" is the paper's text, with pixels in 0..1; "std" the released net's: the root of the eigenvalue.
-    """
-    if recipe.colour_by == "eigenvalue":
-        return statistics.eigenvalues / 255**2 * 255
-    return np.sqrt(statistics.eigenvalues)
 
 
 def to_input(
     crops: Pixels,
-    how: Augmentation,
+    augmentation: Augmentation,
     preprocessing: Preprocessing,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
@@ -82,65 +80,68 @@ def to_input(
     float32; then the cast.
     """
     if not augment_cpu.available(device, dtype):
-        return plain_input(crops, how, preprocessing, device, dtype)
+        return plain_input(crops, augmentation, preprocessing, device, dtype)
     n, height, width, _ = crops.shape
-    images = room(n, height, width, preprocessing, dtype)
-    _pass(images, list(np.ascontiguousarray(crops)), np.zeros((n, 2), np.int64), how, preprocessing)
+    images = empty_images(n, height, width, preprocessing, dtype)
+    corners = np.zeros((n, 2), np.int64)
+    _augment_in_c(images, list(np.ascontiguousarray(crops)), corners, augmentation, preprocessing)
     return images
 
 
-def fill(images: Tensor, split: Split, ids: NDArray[np.int64], how: Augmentation, preprocessing: Preprocessing) -> None:
+def fill(
+    images: Tensor, split: Split, ids: NDArray[np.int64], augmentation: Augmentation, preprocessing: Preprocessing
+) -> None:
     """Writes what `to_input` gives for the crops of the pictures `ids` to `images`; nothing is cut out first.
 
     images: (N, C, crop, crop), channels-last, in a place and dtype to which `augment_cpu.available` says yes.
     """
     for first in range(0, len(ids), CHUNK):
         part = slice(first, first + CHUNK)
-        some = Augmentation(how.tops[part], how.lefts[part], how.mirrored[part], how.colour[part])
+        chunk = Augmentation(*(values[part] for values in vars(augmentation).values()))
         squares = [split.square(i) for i in ids[part].tolist()]
-        _pass(images[part], squares, np.stack([some.tops, some.lefts], 1), some, preprocessing)
+        _augment_in_c(images[part], squares, chunk.corners, chunk, preprocessing)
 
 
-def room(n: int, height: int, width: int, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
+def empty_images(n: int, height: int, width: int, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
     """Memory for N images, (N, C, height, width), channels-last."""
     channels = 1 if preprocessing.channels == "grey" else 3
     return torch.empty(n, channels, height, width, dtype=dtype, memory_format=torch.channels_last)
 
 
-def _pass(
+def _augment_in_c(
     images: Tensor,
     pictures: Sequence[Pixels],
     corners: NDArray[np.int64],
-    how: Augmentation,
+    augmentation: Augmentation,
     preprocessing: Preprocessing,
 ) -> None:
     """The pass in C, of crops that lie in `pictures` at `corners`."""
-    mean, colour, places = preprocessing.mean, how.colour, np.stack([how.tops, how.lefts], 1)
+    mean, colour = preprocessing.mean, augmentation.colour
     if preprocessing.channels == "grey":
         mean = None if mean is None else _grey(mean)
         colour = _grey(colour) if colour.any() else colour[:, :1]
-    numbers = {"scale": preprocessing.scale, "offset": preprocessing.offset}
-    augment_cpu.augment(pictures, corners, how.mirrored, colour, mean, images, mean_corners=places, **numbers)
+    augment_cpu.augment(pictures, corners, augmentation.mirrored, colour, mean, images,
+                        mean_corners=augmentation.corners, scale=preprocessing.scale,
+                        offset=preprocessing.offset)  # fmt: skip
 
 
 def plain_input(
-    crops: Pixels, how: Augmentation, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
+    crops: Pixels, augmentation: Augmentation, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """The plain form of `to_input`, for any device."""
     pixels = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2)
     grey = preprocessing.channels == "grey"
     images = (_luma(pixels.to(torch.int32)) if grey else pixels).to(torch.float32)
     if preprocessing.mean is not None:
-        mean = _mean_crops(preprocessing, how, len(crops[0]), device)
+        mean = _mean_crops(preprocessing, augmentation, len(crops[0]), device)
         images -= mean_luma(mean) if grey else mean
-    if how.colour.any():
-        colour = torch.from_numpy(how.colour).to(device)[:, :, None, None]
+    if augmentation.colour.any():
+        colour = torch.from_numpy(augmentation.colour).to(device)[:, :, None, None]
         images += mean_luma(colour) if grey else colour
-    if how.mirrored.any():
-        mirrored = torch.from_numpy(how.mirrored).to(device)[:, None, None, None]
+    if augmentation.mirrored.any():
+        mirrored = torch.from_numpy(augmentation.mirrored).to(device)[:, None, None, None]
         images = torch.where(mirrored, images.flip(3), images)
-    if preprocessing.scale != 1.0:
-        images *= preprocessing.scale
+    images *= preprocessing.scale
     if preprocessing.offset:
         images += preprocessing.offset
     return images.to(dtype)
@@ -164,7 +165,7 @@ def mean_luma(values: Tensor) -> Tensor:
     return (values * weights[:, None, None]).sum(-3, keepdim=True)
 
 
-def _mean_crops(preprocessing: Preprocessing, how: Augmentation, crop: int, device: torch.device) -> Tensor:
+def _mean_crops(preprocessing: Preprocessing, augmentation: Augmentation, crop: int, device: torch.device) -> Tensor:
     """float32 (N or 1, 3, crop or 1, crop or 1): the mean under each crop; 0 in a padded border."""
     assert preprocessing.mean is not None
     mean = torch.as_tensor(preprocessing.mean).to(device)
@@ -172,7 +173,7 @@ def _mean_crops(preprocessing: Preprocessing, how: Augmentation, crop: int, devi
         return mean[None, :, None, None]
     pad = preprocessing.pad
     picture = torch.nn.functional.pad(mean.permute(2, 0, 1), (pad, pad, pad, pad))
-    places = list(zip((how.tops + pad).tolist(), (how.lefts + pad).tolist(), strict=True))
+    places = list(zip((augmentation.tops + pad).tolist(), (augmentation.lefts + pad).tolist(), strict=True))
     if len(set(places)) == 1:
         places = places[:1]
     return torch.stack([picture[:, top : top + crop, left : left + crop] for top, left in places])

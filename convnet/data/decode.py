@@ -141,25 +141,11 @@ def _remark(picture: Image.Image, facts: Facts) -> None:
         facts.notes.append("its 16-bit values are at most 4095, as of 12-bit data: it is dark")
 
 
-def decode_stored(data: NDArray[np.uint8], square: int | None = None) -> NDArray[np.uint8]:
-    """The pixels, uint8 (H, W, 3), of a JPEG that `prepare` made, from its bytes: whole, in RGB, upright.
-
-    square: only the central square of so many pixels, as `store.centre_square` cuts it out.
-
-    Raises: BadPicture.
-    """
+def decode_stored(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The pixels, uint8 (H, W, 3), of a JPEG that `prepare` made, from its bytes. Raises: BadPicture."""
     with _blamed("JPEG"):
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-        left, top, right, bottom = _centre(pixels.shape[1], pixels.shape[0], square)
-        return pixels[top:bottom, left:right]
-
-
-def _centre(width: int, height: int, square: int | None) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom."""
-    if square is None:
-        return 0, 0, width, height
-    left, top = (width - square) // 2, (height - square) // 2
-    return left, top, left + square, top + square
+        return pixels
 
 
 def stored_by() -> str:

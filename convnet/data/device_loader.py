@@ -1,7 +1,7 @@
-"""Where do training pictures lie when a CUDA device trains? In its memory, or they go there a batch ahead.
+"""The data loader of a CUDA device: training pictures lie in its memory, or are copied there a batch ahead.
 
-Gathering, crop, mirror, colour and mean are one kernel on the device (kernels/augmentation.py), which makes the batches
-that the loader would: the order and the draws are the loader's own. It runs beside the step before, as copies do.
+Gathering, crop, mirror, colour and mean are one kernel on the device (kernels/cuda/augment.py), which makes the batches
+that the loader would, with its order and its random numbers. It runs beside the step before, as copies do.
 
 A set that doesn't fit as it is may fit as 4:2:0 planes, half its bytes (kernels/planes.py). That changes pixels, so it
 is done only where it is asked for. The validation and test pictures stay as they are.
@@ -9,9 +9,7 @@ is done only where it is asked for. The validation and test pictures stay as the
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from convnet.data import augment
 from convnet.data.loader import AHEAD, Batch, Loader
-from convnet.data.store import Split
 from convnet.errors import UsageError
 from convnet.io.prefetch import in_order
 from convnet.kernels import planes
@@ -33,7 +30,6 @@ STEPS = 2  # the memory that a step takes is there twice: in the graph's own poo
 PORTION = 256  # pictures that go to the device at once
 
 
-@dataclass(frozen=True)
 class DeviceLoader:
     """The batches of `loader`, made on its device.
 
@@ -41,52 +37,31 @@ class DeviceLoader:
     are read by the loader's threads into pinned memory, and copied while the step before runs.
     """
 
-    loader: Loader
-    pictures: Tensor | None = None
-    stream: torch.cuda.Stream | None = field(init=False)
-    labels: Tensor = field(init=False)  # int64, of the whole split
-    rows: NDArray[np.int64] = field(init=False)  # where picture i of the split lies among `pictures`
-    mean: Tensor | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        of, place = self.loader, self.loader.device
-        rows = np.zeros(of.split.n, np.int64)
-        rows[of.ids] = np.arange(len(of.ids))
-        mean = of.preprocessing.mean
-        stream = torch.cuda.Stream(place) if place.type == "cuda" else None  # type: ignore[no-untyped-call]
-        for name, value in {
-            "stream": stream,
-            "labels": torch.from_numpy(of.split.labels).to(place),
-            "rows": rows,
-            "mean": None if mean is None else torch.from_numpy(mean).to(place),
-        }.items():
-            object.__setattr__(self, name, value)
-        if stream is not None:
-            stream.wait_stream(torch.cuda.current_stream(place))  # which brings what lies on the device
+    def __init__(self, loader: Loader, pictures: Tensor | None = None) -> None:
+        self.loader, self.pictures = loader, pictures
+        self.split, self.ids = loader.split, loader.ids
+        device, mean = loader.device, loader.preprocessing.mean
+        self.rows = np.zeros(self.split.n, np.int64)  # where picture i of the split lies among `pictures`
+        self.rows[self.ids] = np.arange(len(self.ids))
+        self.labels = torch.from_numpy(self.split.labels).to(device)  # of the whole split
+        self.mean = None if mean is None else torch.from_numpy(mean).to(device)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # which brings what lies on the device
 
     def __len__(self) -> int:
         """Steps in an epoch; the last may be smaller."""
         return len(self.loader)
 
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """The pictures of an epoch."""
-        return self.loader.ids
-
-    @property
-    def split(self) -> Split:
-        """The split that they are of."""
-        return self.loader.split
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on; each is begun before the last is used."""
         ahead: deque[tuple[Batch, torch.cuda.Event | None]] = deque()
         for ids, pictures in self._read(self.loader.steps(epoch, start)):
-            ahead.append(self._begun(epoch, ids, pictures))
+            ahead.append(self._start(epoch, ids, pictures))
             if len(ahead) > 1:
                 yield self._ready(*ahead.popleft())
-        for each in ahead:
-            yield self._ready(*each)
+        for batch, event in ahead:
+            yield self._ready(batch, event)
 
     def _read(self, steps: Iterable[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor | None]]:
         """Each step's ids, and its pictures in pinned memory where they don't lie on the device."""
@@ -94,126 +69,123 @@ class DeviceLoader:
             yield from ((ids, None) for ids in steps)
             return
         n_workers = max(1, self.loader.workers)
-        yield from in_order(lambda ids: (ids, squares(self.loader, ids)), steps, self.split.told, n_threads=n_workers,
-                            window=AHEAD * n_workers, stop=self.loader.stop)  # fmt: skip
+        yield from in_order(lambda ids: (ids, squares(self.loader, ids)), steps, self.split.describe,
+                            n_threads=n_workers, window=AHEAD * n_workers, stop=self.loader.stop)  # fmt: skip
 
-    def _begun(
+    def _start(
         self, epoch: int, ids: NDArray[np.int64], pictures: Tensor | None
     ) -> tuple[Batch, torch.cuda.Event | None]:
-        """A batch that the device is making, and what tells when it is made."""
+        """A batch that the device is making, and the event that it is made."""
         from convnet.kernels.cuda import augment as augmentation  # which loads Triton
 
-        of, how = self.loader, augment.draw(self.loader.recipe, self.loader.statistics, epoch, ids)
+        of, sampled = self.loader, augment.sample(self.loader.recipe, self.loader.statistics, epoch, ids)
         rows = np.arange(len(ids)) if pictures is not None else self.rows[ids]
-        with self._beside():
+        with torch.cuda.stream(self.stream):
             source = self.pictures if pictures is None else pictures.to(of.device, non_blocking=True)
             assert source is not None
             form = augmentation.augment if augmentation.available(source, of.device) else augmentation.plain_augment
-            arrays = (rows, np.stack([how.tops, how.lefts], 1), how.mirrored, how.colour)
-            at, corners, mirrored, colour = (_sent(each, of.device) for each in arrays)
-            made, mean = of.preprocessing, self.mean
-            images = form(source, at, corners, mirrored, colour, mean,
-                          crop=made.crop, scale=made.scale, offset=made.offset, dtype=of.dtype)  # fmt: skip
-            labels = self.labels[_sent(ids, of.device)]
+            arrays = (rows, sampled.corners, sampled.mirrored, sampled.colour)
+            at, corners, mirrored, colour = (_to_device(values, of.device) for values in arrays)
+            own = of.preprocessing
+            images = form(source, at, corners, mirrored, colour, self.mean,
+                          crop=own.crop, scale=own.scale, offset=own.offset, dtype=of.dtype)  # fmt: skip
+            labels = self.labels[_to_device(ids, of.device)]
             return Batch(images, labels, ids), None if self.stream is None else self.stream.record_event()
 
-    def _ready(self, batch: Batch, made: torch.cuda.Event | None) -> Batch:
+    def _ready(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
         """The batch, for whatever its user begins from now on."""
-        if made is not None:
-            here = torch.cuda.current_stream(self.loader.device)
-            here.wait_event(made)
-            for each in (batch.images, batch.labels):
-                each.record_stream(here)  # its memory is another batch's only when this stream is done with it
+        if event is not None:
+            stream = torch.cuda.current_stream(self.loader.device)
+            stream.wait_event(event)
+            for tensor in (batch.images, batch.labels):
+                tensor.record_stream(stream)  # its memory is another batch's only when this stream is done with it
         return batch
-
-    def _beside(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
 Feed = Loader | DeviceLoader
 
 
-def pixels(asked: Resident) -> str:
+def pixels(resident: Resident) -> str:
     """What the net sees of the training pictures, for the run's record."""
-    return "4:2:0 planes" if asked == "420" else "as stored"
+    return "4:2:0 planes" if resident == "420" else "as stored"
 
 
-def check(asked: Resident, place: torch.device, channels: str) -> str:
+def check(resident: Resident, device: torch.device, channels: str) -> str:
     """Why pictures with these channels can't be made on the device; "" where they can.
 
     Raises: UsageError when they can't and are asked for all the same, and for another word than `Resident`'s.
     """
-    if asked not in ("auto", "raw", "420", "no"):
-        raise UsageError(f"--resident {asked}: it must be auto, raw, 420 or no")
-    why_not = "" if on_cuda.serve(place) else f"it needs a CUDA device with Triton, this is {place}"
+    if resident not in get_args(Resident):
+        raise UsageError(f"--resident {resident}: it must be auto, raw, 420 or no")
+    why_not = "" if on_cuda.serve(device) else f"it needs a CUDA device with Triton, this is {device}"
     why_not = why_not if channels == "rgb" else "it is for pictures in colour"
-    if why_not and asked in ("raw", "420"):
-        raise UsageError(f"--resident {asked}: {why_not}; leave it out")
+    if why_not and resident in ("raw", "420"):
+        raise UsageError(f"--resident {resident}: {why_not}; leave it out")
     return why_not
 
 
-def choose(loader: Loader, asked: Resident, step_bytes: Callable[[], int], progress: Progress) -> Feed:
+def choose(loader: Loader, resident: Resident, step_bytes: Callable[[], int], progress: Progress) -> Feed:
     """How a loader's pictures reach its device, told to `progress`.
 
-    asked: "auto" keeps them there as they are if they fit; "raw" and "420" want them there, as they are or as 4:2:0
+    resident: "auto" keeps them there as they are if they fit; "raw" and "420" want them there, as they are or as 4:2:0
     planes; "no" copies each batch. step_bytes: tells what a training step takes on the device.
 
     Raises: UsageError when what is asked for can't be.
     """
-    if check(asked, loader.device, loader.preprocessing.channels):
+    if check(resident, loader.device, loader.preprocessing.channels):
         return loader
     size, n = loader.split.store.size, len(loader.ids)
-    need = n * (planes.n_bytes(size) if asked == "420" else size * size * 3)
-    step = 0 if asked == "no" else step_bytes()
+    need = n * (planes.n_bytes(size) if resident == "420" else size * size * 3)
+    step = 0 if resident == "no" else step_bytes()
     room = max(0, free(loader.device) - STEPS * step - RESERVE)
     fits = f"{need / 2**30:.1f} GiB of {room / 2**30:.1f} GiB that training leaves"
-    if asked == "no" or (asked == "auto" and need > room):
-        why = "as asked" if asked == "no" else f"the training pictures would take {fits}"
+    if resident == "no" or (resident == "auto" and need > room):
+        why = "as asked" if resident == "no" else f"the training pictures would take {fits}"
         progress.note(f"pictures go to the device a batch ahead: {why}")
         return DeviceLoader(loader)
     if need > room:
-        hint = "--resident 420 takes half, or leave it out" if asked == "raw" else "leave it out"
-        raise UsageError(f"--resident {asked}: the training pictures would take {fits}; {hint}")
-    kept = load(loader, asked == "420", progress)
-    form = "as 4:2:0 planes, which changes their colours a little" if asked == "420" else "as they are"
+        hint = "--resident 420 takes half, or leave it out" if resident == "raw" else "leave it out"
+        raise UsageError(f"--resident {resident}: the training pictures would take {fits}; {hint}")
+    pictures = load(loader, resident == "420", progress)
+    form = "as 4:2:0 planes, which changes their colours a little" if resident == "420" else "as they are"
     progress.note(f"the training pictures lie on the device {form}: {fits}")
-    return DeviceLoader(loader, kept)
+    return DeviceLoader(loader, pictures)
 
 
 def load(loader: Loader, packed: bool, progress: Progress) -> Tensor:
     """The pictures loader.ids on its device, in that order: uint8 (M, S, S, 3) or (M, 3 S^2 / 2)."""
     size, n = loader.split.store.size, len(loader.ids)
     shape = (n, planes.n_bytes(size)) if packed else (n, size, size, 3)
-    kept = torch.empty(shape, dtype=torch.uint8, device=loader.device)
+    loaded = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     progress.start("pictures to the device", n)
     parts = [loader.ids[first : first + PORTION] for first in range(0, n, PORTION)]
     n_workers, done = max(2, loader.workers), 0
-    for read in in_order(lambda ids: squares(loader, ids), parts, loader.split.told, n_threads=n_workers,
+    for read in in_order(lambda ids: squares(loader, ids), parts, loader.split.describe, n_threads=n_workers,
                          window=n_workers - 1, stop=loader.stop):  # so many portions are in memory at once  # fmt: skip
         pictures = read.to(loader.device, non_blocking=True)
-        kept[done : done + len(read)] = planes.pack(pictures) if packed else pictures
+        loaded[done : done + len(read)] = planes.pack(pictures) if packed else pictures
         done += len(read)
         progress.update(done)
     progress.finish()
-    return kept
+    return loaded
 
 
 def squares(loader: Loader, ids: NDArray[np.int64]) -> Tensor:
     """uint8 (N, S, S, 3): the stored squares of pictures, in memory from which a CUDA device copies by itself."""
     size = loader.split.store.size
-    room = torch.empty((len(ids), size, size, 3), dtype=torch.uint8, pin_memory=loader.device.type == "cuda")
-    out = room.numpy()
+    pixels = torch.empty((len(ids), size, size, 3), dtype=torch.uint8, pin_memory=loader.device.type == "cuda")
+    out = pixels.numpy()
     for k, i in enumerate(ids.tolist()):
         out[k] = loader.split.square(i)
-    return room
+    return pixels
 
 
-def free(place: torch.device) -> int:
+def free(device: torch.device) -> int:
     """Bytes that are free on the device; on the CPU, where kernels are only interpreted, none are said to be."""
-    return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else 0
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def _sent(values: NDArray[np.generic], place: torch.device) -> Tensor:
+def _to_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
     """A few numbers to the device, without waiting."""
-    found = torch.from_numpy(np.ascontiguousarray(values))
-    return found.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else found
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,7 +1,7 @@
-"""How do stored pictures reach the net? In batches whose content is a function of (seed, epoch, step) alone.
+"""The data loader: batches whose content is a function of (seed, epoch, step) alone.
 
 Threads work ahead of the net; they hold no state, so their number can't change a batch. On the CPU, where there is a C
-compiler, one pass makes a net's input of the stored pictures (kernels/augment_cpu.py); it and decoding release the
+compiler, one pass makes a net's input of the stored pictures (kernels/cpu/augment.py); it and decoding release the
 interpreter lock. Otherwise the threads read and crop, and torch does the rest on the net's device: the plain form.
 """
 
@@ -72,30 +72,30 @@ class Loader:
         steps = self.steps(epoch, start)
         if not self.workers:
             for ids in steps:
-                yield self._batch(ids, self._read(epoch, ids, self._room(len(ids))))
+                yield self._batch(ids, self._read(epoch, ids, self._empty_images(len(ids))))
             return
 
         def read(step: tuple[NDArray[np.int64], Tensor | None]) -> tuple[NDArray[np.int64], Read]:
             return step[0], self._read(epoch, *step)
 
-        rooms = ((ids, self._room(len(ids))) for ids in steps)
-        for ids, images in in_order(read, rooms, lambda step: self.split.told(step[0]), n_threads=self.workers,
+        items = ((ids, self._empty_images(len(ids))) for ids in steps)
+        for ids, images in in_order(read, items, lambda step: self.split.describe(step[0]), n_threads=self.workers,
                                     window=AHEAD * self.workers, stop=self.stop):  # fmt: skip
             yield self._batch(ids, images)
 
-    def _room(self, n: int) -> Tensor | None:
+    def _empty_images(self, n: int) -> Tensor | None:
         """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""
         if not augment_cpu.available(self.device, self.dtype):
             return None
-        return augment.room(n, self.recipe.crop, self.recipe.crop, self.preprocessing, self.dtype)
+        return augment.empty_images(n, self.recipe.crop, self.recipe.crop, self.preprocessing, self.dtype)
 
-    def _read(self, epoch: int, ids: NDArray[np.int64], room: Tensor | None) -> Read:
+    def _read(self, epoch: int, ids: NDArray[np.int64], images: Tensor | None) -> Read:
         self.split.check_lengths()
-        how = augment.draw(self.recipe, self.statistics, epoch, ids)
-        if room is None:
-            return self.split.crops(ids, how.tops, how.lefts, self.recipe.crop), how
-        augment.fill(room, self.split, ids, how, self.preprocessing)
-        return room
+        sampled = augment.sample(self.recipe, self.statistics, epoch, ids)
+        if images is None:
+            return self.split.crops(ids, sampled.tops, sampled.lefts, self.recipe.crop), sampled
+        augment.fill(images, self.split, ids, sampled, self.preprocessing)
+        return images
 
     def _batch(self, ids: NDArray[np.int64], read: Read) -> Batch:
         if not isinstance(read, Tensor):

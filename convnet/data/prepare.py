@@ -1,4 +1,4 @@
-"""How do pictures become a store? Shorter side to S, centre crop, and the statistics of the training pictures.
+"""Preparation of a store: shorter side to S, centre crop, and the statistics of the training pictures.
 
 The paper (section 2) scales the shorter side to 256, cuts out the central 256 x 256, and subtracts the mean of the
 training set; section 4.1 needs the principal components of the RGB values. All of it is computed in one pass.
@@ -15,9 +15,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import PIL
@@ -27,15 +27,17 @@ from convnet import hardware
 from convnet.data import store, unfinished
 from convnet.data.decode import MAX_PIXELS, BadPicture, opened, stored_by
 from convnet.data.fitness import count, refuse_unfit
-from convnet.data.frames import SUFFIX, Encoding, Settings, fit
-from convnet.data.resize import Fit
+from convnet.data.resize import SUFFIX, Encoding, Fit, Settings, centre_square, to_frame
 from convnet.data.sources import SPLITS, Entry, Source, open_source
 from convnet.data.statistics import Sums, mean_picture, statistics
+from convnet.data.store import Row
+from convnet.data.store_header import FORMAT, VERSION, VERSION_OF_FITS, header_bytes, is_store, read_header, shard_name
 from convnet.data.unfinished import WORK as WORK
 from convnet.data.unfinished import Job, Part
 from convnet.errors import UsageError
 from convnet.io import atomic, rng
 from convnet.io.prefetch import in_order
+from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
 
 SIZE = 256  # pixels: AlexNet section 2
@@ -77,13 +79,13 @@ def prepare(
     refuse_unfit(source.name, source.classes, numbers)
     jobs = _jobs(source, settings)
     listing = _listing_hash(jobs, source, settings)
-    if store.is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
-        return _fit(_finished(path, listing, progress))
+    if is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
+        return _checked(_finished(path, listing, progress))
     with atomic.lock(path, "preparing"):
-        if store.is_store(path):  # by a process that was killed, or finished, just after it
-            found = _finished(path, listing, progress)
+        if is_store(path):  # by a process that was killed, or finished, just after it
+            finished = _finished(path, listing, progress)
             unfinished.end(path)
-            return _fit(found)
+            return _checked(finished)
         unfinished.begin(path, _plan(jobs, listing))
         # Pillow keeps its memory blocks: 120 page faults fewer a picture
         Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
@@ -96,7 +98,7 @@ def prepare(
                 done += n
                 progress.update(done)
         progress.finish()
-        return _fit(_commit(path, jobs, source, settings, listing))
+        return _checked(_commit(path, jobs, source, settings, listing))
 
 
 def settings_for(source: Source, size: int | None, encoding: Encoding, shorter_side: int | None) -> Settings:
@@ -107,7 +109,7 @@ def settings_for(source: Source, size: int | None, encoding: Encoding, shorter_s
 
 def holds(path: Path, source: Source, settings: Settings) -> bool:
     """Whether the store at `path` was made from these very pictures with these settings."""
-    made = store.read_header(path)
+    made = read_header(path)
     return bool(made["listing"] == _listing_hash(_jobs(source, settings), source, settings))
 
 
@@ -143,7 +145,7 @@ def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
 
 def _plan(jobs: list[Job], listing: str) -> str:
     """Stands for all that a shard's bytes depend on: also the files' sizes and times, and the decoders' versions."""
-    digest = hashlib.sha256(json.dumps([listing, store.VERSION, PIL.__version__, stored_by()]).encode())
+    digest = hashlib.sha256(json.dumps([listing, VERSION, PIL.__version__, stored_by()]).encode())
     for job in jobs:
         stamps = [entry.stamp for entry in job.entries]
         digest.update(json.dumps([job.split, job.number, job.first, stamps]).encode())
@@ -151,15 +153,15 @@ def _plan(jobs: list[Job], listing: str) -> str:
 
 
 def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
-    found = store.Store(path)
-    if found.header["listing"] != listing:
+    made = store.Store(path)
+    if made.header["listing"] != listing:
         text = "holds a store made from other pictures or settings; remove the folder, or choose another"
         raise UsageError(f"{path} {text}")
     progress.note(f"{path} is already prepared from these pictures: nothing to do")
-    return found
+    return made
 
 
-def _fit(made: store.Store) -> store.Store:
+def _checked(made: store.Store) -> store.Store:
     """The store, if its classes are fit. Raises: DataError; the store stays, as its list says what failed and why."""
     numbers = {name: split["per_class"] for name, split in made.header["splits"].items()}
     refuse_unfit(made.header["source"]["name"], made.classes, numbers, _first_failed(made.left_out()))
@@ -169,36 +171,22 @@ def _fit(made: store.Store) -> store.Store:
 # one shard
 
 
-@dataclass
-class Made:
-    """What a worker made of a chunk: for each picture its record and row, what was left out, the sums."""
-
-    rows: list[tuple[bytes, str, tuple[int | str, ...]]]  # record, key, (payload, label, height, width, sum, sha256)
-    left_out: list[dict[str, str]]
-    enlarged: int
-    sums: Sums
-
-
 def _make_shard(path: Path, job: Job, source: Source, settings: Settings, n_threads: int) -> Iterator[int]:
     """Writes one shard and its part; yields the number of pictures finished, chunk by chunk."""
-    part, offset = Part([], [], [], 0, Sums.zero(settings.size)), 0
+    part, offset = Part(Sums.zero(settings.size)), 0
     n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
-    chunks = [job.entries[i : i + n] for i in range(0, len(job.entries), n)]
-    starts = range(job.first, job.first + len(job.entries), n)
-    with atomic.atomic(path / store.shard_name(job.split, job.number)) as file, _flushing(file) as flush:
-        for made in in_order(lambda item: _chunk(source, settings, job.split, *item), zip(starts, chunks, strict=True),
-                             lambda item: f"a picture of {item[1][0].key!r} to {item[1][-1].key!r}",
-                             n_threads=n_threads, window=2 * n_threads):  # fmt: skip
-            for data, key, row in made.rows:
-                part.rows.append([job.number, offset, len(data), *row])
-                part.keys.append(key)
+    chunks = [(job.first + i, job.entries[i : i + n]) for i in range(0, len(job.entries), n)]
+    with atomic.atomic(path / shard_name(job.split, job.number)) as file, _flushing(file) as flush:
+        for records, made in in_order(lambda item: _chunk(source, settings, job, *item), chunks,
+                                      lambda item: f"a picture of {item[1][0].key!r} to {item[1][-1].key!r}",
+                                      n_threads=n_threads, window=2 * n_threads):  # fmt: skip
+            for k, data in enumerate(records):
+                made.rows[k] = made.rows[k]._replace(offset=offset)
                 file.write(data)
                 offset += len(data)
             flush(offset)
-            part.left_out += made.left_out
-            part.enlarged += made.enlarged
-            part.sums.add(made.sums)
-            yield len(made.rows) + sum(row["status"] == "failed" for row in made.left_out)
+            part.add(made)
+            yield len(made.rows) + made.n_failed
         file.write(store.TRAILER)
     unfinished.write_part(path, job, part)
 
@@ -222,12 +210,15 @@ def _flushing(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
             running.result()
 
 
-def _chunk(source: Source, settings: Settings, split: str, first: int, entries: Sequence[Entry]) -> Made:
-    made = Made([], [], 0, Sums.small(settings.size))
+def _chunk(
+    source: Source, settings: Settings, job: Job, first: int, entries: Sequence[Entry]
+) -> tuple[list[bytes], Part]:
+    """A worker's pictures: their records, and the rest, whose rows have no offset in the shard yet."""
+    records, made = list[bytes](), Part(Sums.small(settings.size))
     for position, entry in enumerate(entries, first):
         try:
             with opened(source.read(entry), settings.max_pixels) as (picture, notes):
-                frame, side = fit(picture, settings), (max if settings.fit == "pad" else min)(picture.size)
+                frame, side = to_frame(picture, settings), (max if settings.fit == "pad" else min)(picture.size)
         except BadPicture as error:
             made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
             continue
@@ -237,11 +228,13 @@ def _chunk(source: Source, settings: Settings, split: str, first: int, entries: 
         payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
         member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
         sums = store.weighted_sum(np.frombuffer(member, np.uint8)), hashlib.sha256(member).hexdigest()
-        row = (sum(map(len, payload)), entry.label, *pixels.shape[:2], *sums)
-        made.rows.append((member, entry.key, row))
-        if split == "train":
-            made.sums.count(store.centre_square(pixels, settings.size))
-    return made
+        height, width, _ = pixels.shape
+        made.rows.append(Row(job.number, 0, len(member), sum(map(len, payload)), entry.label, height, width, *sums))
+        made.keys.append(entry.key)
+        records.append(member)
+        if job.split == "train":
+            made.sums.count(centre_square(pixels, settings.size))
+    return records, made
 
 
 def _jpeg_bytes(image: Image.Image) -> bytes:
@@ -255,61 +248,56 @@ def _jpeg_bytes(image: Image.Image) -> bytes:
 
 def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, listing: str) -> store.Store:
     """Joins the parts into indexes, statistics and, last, store.json."""
-    rows: dict[str, list[tuple[Any, ...]]] = {job.split: [] for job in jobs}
-    keys: dict[str, list[str]] = {job.split: [] for job in jobs}
-    left_out = [{"status": "skipped", "key": key, "reason": reason} for key, reason in source.skipped]
-    left_out += [{"status": "failed", "key": key, "reason": reason} for key, reason in source.failed]
-    sums, enlarged = Sums.zero(settings.size), 0
-    shards: dict[str, dict[str, Any]] = {}
+    parts = {job.split: Part(Sums.zero(settings.size)) for job in jobs}
+    total = Part(Sums.zero(settings.size))
+    total.left_out += [{"status": "skipped", "key": key, "reason": reason} for key, reason in source.skipped]
+    total.left_out += [{"status": "failed", "key": key, "reason": reason} for key, reason in source.failed]
+    files: Json = {}
     for job in jobs:
         part = unfinished.read_part(path, job, settings.size)
-        rows[job.split] += [(*row[:8], tuple(bytes.fromhex(row[8]))) for row in part.rows]
-        keys[job.split] += part.keys
-        left_out += part.left_out
-        enlarged += part.enlarged
-        sums.add(part.sums)
-        shards[store.shard_name(job.split, job.number)] = {"bytes": part.n_bytes + len(store.TRAILER)}
-    if not sums.n:
-        numbers = count(len(source.classes), ((split, row[4]) for split in rows for row in rows[split]))
-        refuse_unfit(source.name, source.classes, numbers, _first_failed(left_out))
-    left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
+        parts[job.split].add(part)
+        files[shard_name(job.split, job.number)] = {"bytes": part.n_bytes + len(store.TRAILER)}
+    for part in parts.values():
+        total.add(part)
+    if not total.sums.n:
+        numbers = count(len(source.classes), ((split, row.label) for split in parts for row in parts[split].rows))
+        refuse_unfit(source.name, source.classes, numbers, _first_failed(total.left_out))
+    total.left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
     contents: dict[str, bytes] = {}
-    for split in rows:
-        contents |= store.index_files(split, rows[split], keys[split])
+    for split, part in parts.items():
+        contents |= store.index_files(split, part.rows, part.keys)
     mean = io.BytesIO()
-    np.save(mean, mean_picture(sums))
+    np.save(mean, mean_picture(total.sums))
     contents["mean.npy"] = mean.getvalue()
-    contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in left_out).encode()
+    contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in total.left_out).encode()
     header = {
-        "format": store.FORMAT,
-        "version": store.VERSION if settings.fit == "crop" else store.VERSION_OF_FITS,
+        "format": FORMAT,
+        "version": VERSION if settings.fit == "crop" else VERSION_OF_FITS,
         "source": {"name": source.name, "kind": source.kind, "notes": list(source.notes)},
         **settings.stored,
         "classes": list(source.classes),
-        "splits": {split: _split_header(rows[split], len(source.classes), jobs, split) for split in rows},
-        "counts": _counts(source, rows, left_out, enlarged),
-        "statistics": statistics(sums),
+        "splits": {split: _split_header(part, source, jobs, split) for split, part in parts.items()},
+        "counts": _counts(source, total),
+        "statistics": statistics(total.sums),
         "listing": listing,
-        "files": shards | store.write_files(path, contents),
+        "files": files | store.write_files(path, contents),
     }
-    atomic.write_atomic(path / "store.json", store.header_bytes(header))
+    atomic.write_atomic(path / "store.json", header_bytes(header))
     unfinished.end(path)
     return store.Store(path)
 
 
-def _split_header(rows: list[tuple[Any, ...]], n_classes: int, jobs: list[Job], split: str) -> dict[str, Any]:
-    per_class = np.bincount(np.array([row[4] for row in rows], np.int64), minlength=n_classes)
-    return {"n": len(rows), "shards": sum(job.split == split for job in jobs), "per_class": per_class.tolist()}
+def _split_header(part: Part, source: Source, jobs: list[Job], split: str) -> Json:
+    labels = np.array([row.label for row in part.rows], np.int64)
+    per_class = np.bincount(labels, minlength=len(source.classes)).tolist()
+    return {"n": len(labels), "shards": sum(job.split == split for job in jobs), "per_class": per_class}
 
 
-def _counts(
-    source: Source, rows: dict[str, list[tuple[Any, ...]]], left_out: list[dict[str, str]], enlarged: int
-) -> dict[str, int]:
-    used = sum(len(split) for split in rows.values())
-    failed = sum(row["status"] == "failed" for row in left_out)
-    seen = len(source.entries) + len(source.skipped) + len(source.failed)
-    assert seen == used + len(source.skipped) + failed, "every picture seen is used, skipped or failed"
-    return {"seen": seen, "used": used, "skipped": len(source.skipped), "failed": failed, "enlarged": enlarged}
+def _counts(source: Source, total: Part) -> dict[str, int]:
+    used, skipped, failed = len(total.rows), len(source.skipped), total.n_failed
+    seen = len(source.entries) + skipped + len(source.failed)
+    assert seen == used + skipped + failed, "every picture seen is used, skipped or failed"
+    return {"seen": seen, "used": used, "skipped": skipped, "failed": failed, "enlarged": total.enlarged}
 
 
 def _first_failed(left_out: list[dict[str, str]]) -> str:

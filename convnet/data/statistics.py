@@ -1,14 +1,15 @@
-"""What are the mean picture, the mean colour and its principal components? Sums of integers, so exact in any order.
+"""Data set statistics: mean picture, mean colour, principal components; sums of integers, so exact in any order.
 
 The paper subtracts the mean of the training set (section 2) and shifts colours along the eigenvectors of the covariance
 of RGB (section 4.1). The covariance divides by the number of pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convnet.io.strict_json import Json
 
 AT_ONCE = 257  # pictures whose uint16 sums of 0..255 can't overflow
 BLOCK = 66051  # pixels whose uint32 sums of products 0..255 x 255 can't overflow
@@ -61,7 +62,7 @@ def mean_picture(sums: Sums) -> NDArray[np.float32]:
     return (sums.pixels / sums.n).astype(np.float32)
 
 
-def statistics(sums: Sums) -> dict[str, Any]:
+def statistics(sums: Sums) -> Json:
     """The numbers that store.json keeps: n, mean_rgb, covariance, eigenvalues, eigenvectors (in columns)."""
     n_pixels = sums.n * sums.pixels.shape[0] * sums.pixels.shape[1]
     totals = [int(t) for t in sums.pixels.sum((0, 1))]
@@ -71,9 +72,8 @@ def statistics(sums: Sums) -> dict[str, Any]:
     ]
     values, vectors = np.linalg.eigh(np.array(covariance))
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
-    vectors = vectors * np.where(
-        vectors[np.abs(vectors).argmax(0), range(3)] < 0, -1.0, 1.0
-    )  # one sign, for all machines
+    largest = vectors[np.abs(vectors).argmax(0), range(3)]
+    vectors = vectors * np.where(largest < 0, -1.0, 1.0)  # one sign, for all machines
     return {
         "n": sums.n,
         "mean_rgb": [t / n_pixels for t in totals],

@@ -1,4 +1,4 @@
-"""How do prepared pictures lie on disk? One folder, for any tar tool, mapped without decoding, checked by sha256.
+"""The store on disk: one folder, for any tar tool, mapped without decoding, checked by sha256.
 
     store.json         the header and commit mark: written last, with its own sha256
     train-00000.tar    a shard: per picture one member NNNNNNNNN.npy (raw) or .jpg (jpeg) and one NNNNNNNNN.cls (label)
@@ -21,23 +21,19 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from convnet.data.decode import BadPicture, decode_stored
-from convnet.data.resize import Fit
-from convnet.data.store_header import FORMAT as FORMAT
-from convnet.data.store_header import VERSION as VERSION
-from convnet.data.store_header import VERSION_OF_FITS as VERSION_OF_FITS
-from convnet.data.store_header import header_bytes as header_bytes
+from convnet.data.resize import Fit, centre_square
+from convnet.data.store_header import header_bytes, read_header, shard_name
 from convnet.data.store_header import is_store as is_store
-from convnet.data.store_header import read_header as read_header
-from convnet.data.store_header import shard_name as shard_name
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic, strict_json
+from convnet.io.strict_json import Json
 
 BLOCK = 512  # bytes: tar's unit
 TRAILER = bytes(2 * BLOCK)  # ends a shard
@@ -57,6 +53,21 @@ ROW = np.dtype(
 )
 LEFT_OUT = {"status", "key", "reason"}
 Pixels = NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class Row(NamedTuple):
+    """A ROW before it is in the index; sha256 in hexadecimal."""
+
+    shard: int
+    offset: int
+    length: int
+    payload: int
+    label: int
+    height: int
+    width: int
+    sum: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -173,9 +184,9 @@ class Store:
 
     @cached_property
     def statistics(self) -> Statistics:
-        found = self.header["statistics"]
+        numbers = self.header["statistics"]
         names = ("mean_rgb", "covariance", "eigenvalues", "eigenvectors")
-        return Statistics(found["n"], *(np.array(found[name], np.float64) for name in names))
+        return Statistics(numbers["n"], *(np.array(numbers[name], np.float64) for name in names))
 
     def read_file(self, name: str) -> bytes:
         """A file that the header lists, checked against its sha256."""
@@ -204,9 +215,7 @@ class Store:
         parts = ", ".join(f"{name} {split.n:,}" for name, split in self.splits.items())
         left = self.header["counts"]["skipped"] + self.header["counts"]["failed"]
         kind = f"{self.encoding} {self.size} x {self.size}" + (f" by {self.fit}" if self.fit != "crop" else "")
-        return f"{len(self.classes)} classes, {kind}, {parts}" + (
-            f"; {left:,} left out (left_out.jsonl)" if left else ""
-        )
+        return f"{len(self.classes)} classes, {kind}, {parts}{f'; {left:,} left out (left_out.jsonl)' if left else ''}"
 
 
 class Split:
@@ -258,25 +267,25 @@ class Split:
         """Raises: DataError when the record of picture i is not what was written."""
         row = self.rows[i]
         shard = self._map(int(row["shard"]))
-        found = shard[int(row["offset"]) : int(row["offset"] + row["length"])]
-        if len(found) != row["length"] or weighted_sum(found) != row["sum"]:
+        content = shard[int(row["offset"]) : int(row["offset"] + row["length"])]
+        if len(content) != row["length"] or weighted_sum(content) != row["sum"]:
             file = self.store.path / shard_name(self.name, int(row["shard"]))
             raise DataError(f"{file} is damaged at picture {self.keys[i]!r}; prepare the store again")
 
     def picture(self, i: int) -> Pixels:
         """uint8 (H, W, 3): the fixed square of a raw store, the full frame of a jpeg store."""
-        return self._decoded(i, None) if self.store.encoding == "jpeg" else self.square(i)
+        return self._decoded(i) if self.store.encoding == "jpeg" else self.square(i)
 
     def square(self, i: int) -> Pixels:
         """uint8 (size, size, 3): the central square of picture i; of a raw store mapped, not copied."""
         size = self.store.size
         if self.store.encoding == "jpeg":
-            return self._decoded(i, size)
+            return centre_square(self._decoded(i), size)
         return self.payload(i)[NPY_HEADER:].reshape(size, size, 3)
 
-    def _decoded(self, i: int, square: int | None) -> Pixels:
+    def _decoded(self, i: int) -> Pixels:
         try:
-            return decode_stored(self.payload(i), square)
+            return decode_stored(self.payload(i))
         except BadPicture as error:
             raise DataError(f"{self.store.path}: {self.keys[i]!r}: {error}") from error
 
@@ -297,8 +306,7 @@ class Split:
                 self._map_refused(shard, file.size())
 
     def _map(self, shard: int) -> Pixels:
-        known = self._maps.get(shard)
-        if known is not None:
+        if (known := self._maps.get(shard)) is not None:
             return known
         path = self.store.path / shard_name(self.name, shard)
         try:
@@ -312,7 +320,7 @@ class Split:
         self._maps[shard] = pixels = np.frombuffer(mapped, np.uint8)
         return pixels
 
-    def told(self, ids: NDArray[np.int64]) -> str:
+    def describe(self, ids: NDArray[np.int64]) -> str:
         """Where these pictures lie, for people; without a look at the disk."""
         shards = ", ".join(shard_name(self.name, k) for k in sorted({self._shards[i] for i in ids.tolist()}))
         return f"{self.store.path}: {len(ids)} pictures in {shards}"
@@ -330,7 +338,7 @@ class Split:
         raise DataError(f"{path} has {size} bytes instead of {expected}; prepare the store again")
 
 
-def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> NDArray[Any]:
+def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Scalar]") -> NDArray[Scalar]:
     """A .npy file of a store, which must hold an array of this shape: a stranger's could claim any."""
     data = store.read_file(name)
     begin = 10 + int.from_bytes(data[8:10], "little")
@@ -341,7 +349,7 @@ def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Any
     return np.frombuffer(data, dtype, offset=begin).reshape(shape)
 
 
-def _check_rows(store: Store, split: str, rows: NDArray[Any]) -> None:
+def _check_rows(store: Store, split: str, rows: NDArray[np.void]) -> None:
     """Raises: DataError when a row leads out of its shard, or to a class that isn't there."""
     if not len(rows):
         return
@@ -358,12 +366,6 @@ def _check_rows(store: Store, split: str, rows: NDArray[Any]) -> None:
         raise DataError(f"{store.path / split}.index.npy: row {row} is impossible; prepare the store again")
 
 
-def centre_square(pixels: Pixels, size: int) -> Pixels:
-    """The central size x size pixels; where the margin is odd, the smaller part is above and to the left."""
-    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
-    return pixels[top : top + size, left : left + size]
-
-
 def crop_square(square: Pixels, top: int, left: int, crop: int) -> Pixels:
     """uint8 (crop, crop, 3): a crop of a square that may reach over its edges, where it is black."""
     size = len(square)
@@ -377,10 +379,10 @@ def crop_square(square: Pixels, top: int, left: int, crop: int) -> Pixels:
     return out
 
 
-def index_files(split: str, rows: list[tuple[Any, ...]], keys: list[str]) -> dict[str, bytes]:
+def index_files(split: str, rows: list[Row], keys: list[str]) -> dict[str, bytes]:
     """The bytes of a split's index and key list."""
     index = io.BytesIO()
-    np.save(index, np.array(rows, ROW))
+    np.save(index, np.array([(*row[:8], tuple(bytes.fromhex(row.sha256))) for row in rows], ROW))
     lines = "".join(json.dumps(key) + "\n" for key in keys).encode()
     return {f"{split}.index.npy": index.getvalue(), f"{split}.keys.jsonl": lines}
 
@@ -393,7 +395,7 @@ def read_keys(data: bytes) -> list[str]:
     return names
 
 
-def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, dict[str, Any]]:
+def write_files(folder: Path, contents: dict[str, bytes]) -> Json:
     """Writes small files of a store; gives their entries for the header."""
     for name, data in contents.items():
         atomic.write_atomic(folder / name, data)

@@ -1,4 +1,4 @@
-"""What does a store say of itself? Its header, store.json: with its own sha256, and of nothing that can't be.
+"""The header of a store, store.json: with its own sha256, and of nothing that can't be.
 
 A store may come from a stranger, whose sha256 is right whatever the header says: so types and sizes are checked too.
 """
@@ -8,17 +8,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from convnet.data.resize import FITS
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic, strict_json
+from convnet.io.strict_json import Json
 
 FORMAT = "convnet store"
 VERSION = 1
-VERSION_OF_FITS = (
-    2  # of a store whose pictures are padded or squashed: earlier readers would take them for cropped ones
-)
+VERSION_OF_FITS = 2  # of padded or squashed pictures, which earlier readers would take for cropped ones
 MAX_HEADER = 1 << 26  # bytes: 22,000 classes have about 2 MB
 MAX_SIDE, MAX_COUNT = 1 << 16, 1 << 31  # pixels; pictures, classes, shards
 KINDS: Mapping[str, type] = {
@@ -46,13 +44,13 @@ def is_store(path: Path) -> bool:
     return os.path.isfile(path / "store.json")  # of a run's words too: Path.is_file raises for a name that's too long
 
 
-def header_bytes(header: dict[str, Any]) -> bytes:
+def header_bytes(header: Json) -> bytes:
     """store.json: the header and, before it, the sha256 of its exact bytes."""
     body = json.dumps(header, indent=1, ensure_ascii=True, allow_nan=False).encode()
     return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n"store": ' + body + b"}\n"
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> Json:
     """The header of the store at `path`.
 
     Raises: UsageError when there is no store; DataError when it is damaged, of another version or impossible.
@@ -73,10 +71,9 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header = strict_json.parse(body)
         if header.get("format") != FORMAT or header.get("version") not in (VERSION, VERSION_OF_FITS):
-            told = f"{header.get('format')} {header.get('version')}"
             raise DataError(
-                f"{file} is of format {told}, this convnet reads {FORMAT} {VERSION} and {VERSION_OF_FITS}; "
-                "prepare the store again"
+                f"{file} is of format {header.get('format')} {header.get('version')}, this convnet reads {FORMAT} "
+                f"{VERSION} and {VERSION_OF_FITS}; prepare the store again"
             )
         _check(header)
     except ValueError as error:
@@ -84,7 +81,7 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _check(header: dict[str, Any]) -> None:
+def _check(header: Json) -> None:
     """Raises: ValueError naming the first field that is not what docs/store.md says."""
     for name, kind in KINDS.items():
         _need(type(header.get(name)) is kind, f"{name} is missing or no {kind.__name__}")

@@ -1,4 +1,4 @@
-"""What of a store that is being prepared is finished, and whole? Each shard's part in `.work`, under a sha256.
+"""Resuming a preparation: what of a store is finished, and whole? Each shard's part in `.work`, under a sha256.
 
 A preparation that was killed goes on with the finished shards. Each is held against its part first: every record's
 sha256, and the trailer. What is damaged is thrown away and made anew, so damage can't get behind the commit mark.
@@ -9,15 +9,16 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from convnet.data import store
 from convnet.data.sources.listing import Entry
 from convnet.data.statistics import Sums
+from convnet.data.store import Row
+from convnet.data.store_header import shard_name
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic
 from convnet.io.prefetch import in_order
@@ -41,18 +42,30 @@ class Job:
 
 @dataclass
 class Part:
-    """What is known of a shard: its rows in the index (sha256 in hexadecimal), keys, left-out pictures and sums."""
+    """What is known of some pictures of a store: rows of the index, keys, left-out pictures and sums."""
 
-    rows: list[list[Any]]
-    keys: list[str]
-    left_out: list[dict[str, str]]
-    enlarged: int
     sums: Sums
+    rows: list[Row] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    enlarged: int = 0
+
+    def add(self, other: "Part") -> None:
+        """Appends the pictures of another part."""
+        self.sums.add(other.sums)
+        self.rows += other.rows
+        self.keys += other.keys
+        self.left_out += other.left_out
+        self.enlarged += other.enlarged
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of the shard without its trailer."""
-        return sum(row[2] for row in self.rows)
+        """The bytes of all records."""
+        return sum(row.length for row in self.rows)
+
+    @property
+    def n_failed(self) -> int:
+        return sum(row["status"] == "failed" for row in self.left_out)
 
 
 def end(path: Path) -> None:
@@ -121,7 +134,8 @@ def read_part(path: Path, job: Job, size: int) -> Part:
     names = json.loads(text)
     sums = np.frombuffer(pixels, "<i8").reshape(size, size, 3).astype(np.int64)
     products = np.array(names.pop("products"), np.int64)
-    return Part(sums=Sums(names.pop("n"), sums, products), **names)
+    rows = [Row(*row) for row in names.pop("rows")]
+    return Part(Sums(names.pop("n"), sums, products), rows, **names)
 
 
 def _place(path: Path, job: Job) -> Path:
@@ -130,13 +144,13 @@ def _place(path: Path, job: Job) -> Path:
 
 def _damage(path: Path, job: Job, size: int) -> str | None:
     """Why a finished shard, or its part, is not as it was written; None when it is."""
-    shard = path / store.shard_name(job.split, job.number)
+    shard = path / shard_name(job.split, job.number)
     try:
         part = read_part(path, job, size)
         with open(shard, "rb") as file:
-            for offset, length, digest in ((row[1], row[2], row[8]) for row in part.rows):
-                if hashlib.sha256(file.read(length)).hexdigest() != digest:
-                    return f"{shard} is damaged at byte {offset:,} to {offset + length - 1:,}"
+            for row in part.rows:
+                if hashlib.sha256(file.read(row.length)).hexdigest() != row.sha256:
+                    return f"{shard} is damaged at byte {row.offset:,} to {row.offset + row.length - 1:,}"
             whole = file.read(len(store.TRAILER) + 1) == store.TRAILER
             return None if whole else f"{shard} is damaged at its end"
     except OSError as error:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from convnet.data.augment import to_input
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, centre_square
+from convnet.data.resize import centre_square
+from convnet.data.store import Pixels
 from convnet.device import Device
 from convnet.errors import DataError
 from convnet.evaluation.pictures import Picture

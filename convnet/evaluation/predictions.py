@@ -271,15 +271,15 @@ def _make(
         for block in blocks(records.n, "the same command goes on"):
             records.add(np.concatenate([block[i][look] for i, look in columns], 1))
         text = bytearray(json.dumps(meta).encode())
-        content: dict[str, torch.Tensor | safetensors.Coming] = {
+        content: dict[str, torch.Tensor | safetensors.LazyTensor] = {
             "meta": torch.frombuffer(text, dtype=torch.uint8),
             "labels": torch.from_numpy(labels),
         }
         for place, (i, look) in enumerate(columns):
             numbers = partial(records.columns, place * n_classes, n_classes)
-            content[f"{i}/{look}"] = safetensors.Coming(torch.float32, (len(labels), n_classes), numbers)
+            content[f"{i}/{look}"] = safetensors.LazyTensor(torch.float32, (len(labels), n_classes), numbers)
         digests = [*records.digests, bytes(32)]  # the last one's place
-        content[DIGESTS] = safetensors.Coming(torch.uint8, (len(digests), 32), lambda: iter(digests))
+        content[DIGESTS] = safetensors.LazyTensor(torch.uint8, (len(digests), 32), lambda: iter(digests))
         pieces = safetensors.pieces(content, {"format": FORMAT})
         header = next(pieces)
         digests[-1] = _seal(bytes(header), labels, bytes(text), records.digests)

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, Split, centre_square, crop_square
+from convnet.data.resize import centre_square
+from convnet.data.store import Pixels, Split, crop_square
 from convnet.errors import ConvnetError, UsageError
 from convnet.evaluation.pictures import Source, at_scales, check_gives, name_of, read_picture
 from convnet.evaluation.views import centre, protocol
@@ -43,7 +44,9 @@ def in_parts(
 ) -> Iterator[tuple[NDArray[np.int64], list[Seen]]]:
     """The pictures `ids` of a split n at a time, with their ids; a thread reads the next ones. Raises: UsageError."""
     parts = [ids[first : first + n] for first in range(0, len(ids), n)]
-    yield from zip(parts, in_order(lambda part: from_store(split, part, preprocessing), parts, split.told), strict=True)
+    yield from zip(
+        parts, in_order(lambda part: from_store(split, part, preprocessing), parts, split.describe), strict=True
+    )
 
 
 def from_files(sources: Iterable[Source | Seen], preprocessing: Preprocessing) -> list[Seen]:

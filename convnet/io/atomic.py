@@ -1,4 +1,4 @@
-"""How is a file written so that a crash leaves the old one or the new one, never a torn one?
+"""Atomic writes, file locks, sha256: a crash leaves the old file or the new one, never a torn one.
 
 Write beside the target, fsync, rename over it, fsync the folder. Everything that convnet keeps is written through this
 file; a full disk or a failing one becomes a DiskError that names the path. Nothing is written through a link: in a
@@ -20,6 +20,8 @@ from convnet.errors import DataError, DiskError, UsageError
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES)  # said of a folder
 CHUNK = 1 << 20  # bytes read at a time
 TEXT = 1 << 26  # bytes of a text that is read whole: names of classes, the rows of a run
+FILE_TYPES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
+FILE_TYPES |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 PathLike = str | os.PathLike[str]
 
 
@@ -144,31 +146,20 @@ def read(path: PathLike, most: int) -> bytes:
 
 def what_is(mode: int) -> str:
     """What a directory entry is when it is no regular file."""
-    for test, name in (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a fifo"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-        (stat.S_ISLNK, "a link"),
-    ):
-        if test(mode):
-            return name
-    return "something else"
+    return FILE_TYPES.get(stat.S_IFMT(mode), "something else")
 
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable (a rename is only durable once its folder is), where the system can."""
-    handle = -1
     try:
         handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         if error.errno not in NO_FSYNC:
             raise
-    finally:
-        if handle >= 0:
-            os.close(handle)
 
 
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -191,8 +182,7 @@ def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
     DataError when something else than a lock has its name.
     """
     path, kind = (held / ".lock", "folder") if is_folder else (held.with_name(f".{held.name}.lock"), "file")
-    handle = -1
-    while handle < 0:
+    while True:
         with disk_errors(path):
             make_folder(path.parent)
             handle = in_place(path, os.O_RDWR | os.O_CREAT)
@@ -205,9 +195,9 @@ def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             os.close(handle)
             raise DiskError(f"{path}: cannot be locked: {error.strerror}; choose a folder on another disk") from error
-        if not _is_at(handle, path):  # its owner removed it between our open and our flock
-            os.close(handle)
-            handle = -1
+        if _is_at(handle, path):
+            break
+        os.close(handle)  # its owner removed it between our open and our flock
     try:
         with disk_errors(path):
             os.ftruncate(handle, 0)

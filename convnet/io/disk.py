@@ -1,4 +1,4 @@
-"""How fast does a folder's disk write and read? Measured on a file without a name, which is gone however this ends.
+"""Disk throughput: how fast a folder's disk writes and reads, on a file without a name, gone however this ends.
 
 What was just written still lies in the system's memory, from where it would be read a hundred times as fast. So the
 system is asked to drop it, and asked again whether it did; where it did not, there is no reading rate.

@@ -1,8 +1,8 @@
-"""What does the header of a .npy say? By a pattern, not as Python: its writer may be a stranger."""
+"""The header of a .npy file, read by a pattern and not as Python: its writer may be a stranger."""
 
 import math
 import re
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -14,7 +14,7 @@ HEADER = re.compile(
 )
 
 
-def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:
     """(shape, dtype, whether columns come first) of an array's file. Only numbers in little-endian order are read.
 
     Raises: DataError.

@@ -1,8 +1,8 @@
-"""Random numbers that are counted, not carried: each is a function of a seed and of where it is used.
+"""Counter-based random numbers, not carried: each is a function of a seed and of where it is used.
 
-`draw(seed, epoch, picture, k)` never depends on what was drawn before it, so workers, ranks, resuming and evaluation in
-between can't change a run, and no generator's state has to be saved. The mixer is splitmix64 (Steele, Lea and Flood,
-OOPSLA 2014), applied once per counter; it is our own, so that a new version of numpy or torch can't change a run.
+`uniform(seed, epoch, picture, k)` never depends on what was sampled before it, so workers, ranks, resuming and
+evaluation in between can't change a run, and no generator's state has to be saved. The mixer is splitmix64 (Steele, Lea
+and Flood, OOPSLA 2014), applied once per counter; our own, so that a new version of numpy or torch can't change a run.
 """
 
 import zlib

@@ -1,4 +1,4 @@
-"""How do named tensors lie in a file? As safetensors: 8 bytes of length, a JSON header, the numbers end to end.
+"""The safetensors format: 8 bytes of length, a JSON header, the numbers of the tensors end to end.
 
 Our own reader and writer, because both must be frugal: writing copies nothing, reading gives views of one buffer, and a
 lying header costs no memory. Format: https://huggingface.co/docs/safetensors (version 0.x, little-endian).
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ DTYPES = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Coming:
+class LazyTensor:
     """A tensor that is written without being in memory: its numbers come piece by piece."""
 
     dtype: torch.dtype
@@ -54,7 +54,7 @@ class Coming:
 
 
 def pieces(
-    tensors: Mapping[str, Tensor | Coming], metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, Tensor | LazyTensor], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file, piece by piece, a function of names, contents and metadata alone.
 
@@ -62,7 +62,7 @@ def pieces(
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order:
         tensor, begin = tensors[name], end
@@ -73,7 +73,7 @@ def pieces(
     yield struct.pack("<Q", len(header)) + header
     for name in order:
         tensor = tensors[name]
-        if isinstance(tensor, Coming):
+        if isinstance(tensor, LazyTensor):
             yield from tensor.data()
             continue
         flat = tensor.detach().cpu().contiguous().reshape(-1)  # a synchronisation when it is on a GPU
@@ -93,9 +93,9 @@ def is_as_sealed(data: Tensor, digest: str) -> bool:
     """Whether the bytes of a file are as `sealed` gave them, whose metadata say this sha256."""
     length = 8 + int.from_bytes(data[:8].numpy().tobytes(), "little")
     header = data[:length].numpy().tobytes().replace(digest.encode(), UNSEALED.encode(), 1)
-    found = hashlib.sha256(header)
-    found.update(data[length:].numpy().data)
-    return found.hexdigest() == digest
+    content = hashlib.sha256(header)
+    content.update(data[length:].numpy().data)
+    return content.hexdigest() == digest
 
 
 def parse(data: Tensor) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ def parse_all(data: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _entry(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+def _entry(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     """(dtype, shape, begin, end) of one tensor; the types are checked, not yet the place."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise DataError(f"tensor {name!r}: needs dtype, shape and data_offsets")
@@ -143,5 +143,5 @@ def _entry(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, in
     return DTYPES[dtype], tuple(shape), place[0], place[1]
 
 
-def _counts(value: Any) -> bool:
+def _counts(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(each) is int and 0 <= each <= MAX_SIDE for each in value)

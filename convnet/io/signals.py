@@ -1,4 +1,4 @@
-"""How does work end when it is told to? The first SIGTERM or Ctrl-C asks, the second one leaves at once.
+"""Signal handling: the first SIGTERM or Ctrl-C asks the work to end, the second one leaves at once.
 
 Python runs a signal's handler between two of its own instructions, so a step that computes for minutes in one operation
 would be waited for. A thread of its own hears of the signal at once (`signal.set_wakeup_fd`): it leaves at the second

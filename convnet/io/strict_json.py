@@ -1,4 +1,4 @@
-"""What does a JSON text from a stranger say? Or why is it none? And how does a file of ours tell that it is damaged?"""
+"""Strict JSON: no duplicate names, NaN or deep nesting in a stranger's; a sha256 in ours."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def _sealed(content: Json, digest: str) -> bytes:
     return json.dumps({**content, "sha256": digest}, indent=1).encode()
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("a name is given twice")

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from convnet.data.decode import MAX_PIXELS, BadPicture, decode, decode_stored, opened
 from convnet.data.image_formats import sniff
+from convnet.data.resize import centre_square
 from convnet.data.sources.listing import judge
-from convnet.data.store import centre_square
 from pictures import encoded, exif, png
 
 RNG = np.random.default_rng(0)
@@ -558,7 +558,7 @@ def test_stored_jpegs_are_decoded_as_any_other() -> None:
             np.testing.assert_array_equal(found, decode(data)[0])
             np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(data))))
             side = min(height, width) * 2 // 3 + 1
-            part = decode_stored(np.frombuffer(data, np.uint8), side)
+            part = centre_square(decode_stored(np.frombuffer(data, np.uint8)), side)
             np.testing.assert_array_equal(part, centre_square(found, side))
     grey = encoded(picture.convert("L"), "JPEG")
     np.testing.assert_array_equal(decode_stored(np.frombuffer(grey, np.uint8)), decode(grey)[0])

@@ -60,7 +60,7 @@ def test_packed_pictures_are_those_that_were_packed(photos: Store) -> None:
     kept = load(own, True, Silent())
     assert kept.shape == (len(own.ids), planes.n_bytes(32))
     batch = next(DeviceLoader(own, kept).epoch(1))
-    how = augment.draw(RECIPE, photos.statistics, 1, batch.ids)
+    how = augment.sample(RECIPE, photos.statistics, 1, batch.ids)
     packed = planes.unpack(planes.pack(squares(own, batch.ids))).numpy()
     border = np.pad(packed, ((0, 0), (2, 2), (2, 2), (0, 0)))
     crops = [

@@ -36,7 +36,7 @@ def loader(store: Store, recipe: Recipe = RECIPE, workers: int = 0) -> Loader:
 def test_a_batch_equals_the_paper_written_out(photos: Store) -> None:
     load, seen = loader(photos), 0
     for batch in load.epoch(2):
-        how = augment.draw(RECIPE, photos.statistics, 2, batch.ids)
+        how = augment.sample(RECIPE, photos.statistics, 2, batch.ids)
         for k, i in enumerate(batch.ids):
             pixels = square(photos, "train", int(i)).astype(np.float64) - photos.mean_picture
             crop = pixels[how.tops[k] : how.tops[k] + 24, how.lefts[k] : how.lefts[k] + 24]
@@ -51,18 +51,18 @@ def test_a_batch_equals_the_paper_written_out(photos: Store) -> None:
 def test_the_colour_shift_is_the_papers(photos: Store) -> None:
     statistics = photos.statistics
     ids = np.arange(4000)
-    how = augment.draw(RECIPE, statistics, 1, ids)
+    how = augment.sample(RECIPE, statistics, 1, ids)
     along = how.colour @ statistics.eigenvectors  # a_i lambda_i / 255 for each eigenvector
     factors = along / (statistics.eigenvalues / 255)
     assert np.abs(factors.mean(0)).max() < 0.01
     np.testing.assert_allclose(factors.std(0), 0.1, rtol=0.05)
     assert np.abs(np.corrcoef(factors.T) - np.eye(3)).max() < 0.05
-    released = augment.draw(replace(RECIPE, colour_by="std"), statistics, 1, ids).colour @ statistics.eigenvectors
+    released = augment.sample(replace(RECIPE, colour_by="std"), statistics, 1, ids).colour @ statistics.eigenvectors
     np.testing.assert_allclose(released / np.sqrt(statistics.eigenvalues), factors, rtol=1e-3, atol=1e-4)
 
 
 def test_crops_cover_all_places_and_half_are_mirrored(photos: Store) -> None:
-    how = augment.draw(RECIPE, photos.statistics, 1, np.arange(20_000))
+    how = augment.sample(RECIPE, photos.statistics, 1, np.arange(20_000))
     assert set(how.tops) == set(how.lefts) == set(range(9))
     assert np.bincount(how.tops).std() / np.bincount(how.tops).mean() < 0.05
     assert abs(how.mirrored.mean() - 0.5) < 0.02
@@ -70,16 +70,16 @@ def test_crops_cover_all_places_and_half_are_mirrored(photos: Store) -> None:
 
 
 def test_the_papers_2048_crops(photos: Store) -> None:
-    how = augment.draw(replace(RECIPE, far_edge=False), photos.statistics, 1, np.arange(20_000))
+    how = augment.sample(replace(RECIPE, far_edge=False), photos.statistics, 1, np.arange(20_000))
     assert set(how.tops) == set(how.lefts) == set(range(8))
     assert not replace(RECIPE, crop=32, far_edge=False).size - 32
-    assert set(augment.draw(replace(RECIPE, crop=32, far_edge=False), photos.statistics, 1, np.arange(9)).tops) == {0}
+    assert set(augment.sample(replace(RECIPE, crop=32, far_edge=False), photos.statistics, 1, np.arange(9)).tops) == {0}
 
 
 def test_what_is_drawn_for_a_picture_depends_on_seed_epoch_and_picture_alone(photos: Store) -> None:
     ids = np.array([5, 9, 2])
-    together = augment.draw(RECIPE, photos.statistics, 4, ids)
-    alone = augment.draw(RECIPE, photos.statistics, 4, ids[1:2])
+    together = augment.sample(RECIPE, photos.statistics, 4, ids)
+    alone = augment.sample(RECIPE, photos.statistics, 4, ids[1:2])
     assert (together.tops[1], together.lefts[1], together.mirrored[1]) == (
         alone.tops[0],
         alone.lefts[0],
@@ -87,10 +87,10 @@ def test_what_is_drawn_for_a_picture_depends_on_seed_epoch_and_picture_alone(pho
     )
     np.testing.assert_array_equal(together.colour[1], alone.colour[0])
     many = np.arange(200)
-    before = augment.draw(RECIPE, photos.statistics, 4, many)
+    before = augment.sample(RECIPE, photos.statistics, 4, many)
     for other in (
-        augment.draw(RECIPE, photos.statistics, 5, many),
-        augment.draw(replace(RECIPE, seed=4), photos.statistics, 4, many),
+        augment.sample(RECIPE, photos.statistics, 5, many),
+        augment.sample(replace(RECIPE, seed=4), photos.statistics, 4, many),
     ):
         assert abs(np.corrcoef(other.tops, before.tops)[0, 1]) < 0.25
         assert abs(np.corrcoef(other.lefts, before.lefts)[0, 1]) < 0.25
@@ -118,13 +118,14 @@ def test_workers_change_nothing(photos: Store, workers: int) -> None:
 def test_each_worker_has_two_batches_to_read_ahead(
     photos: Store, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, submit = [], prefetch._submitted
+    asked = []
 
-    def counting(*arguments: Any) -> Any:
-        asked.append(arguments)
-        return submit(*arguments)
+    class CountedFuture(prefetch.Future[Any]):
+        def __init__(self) -> None:
+            asked.append(self)
+            super().__init__()
 
-    monkeypatch.setattr(prefetch, "_submitted", counting)
+    monkeypatch.setattr(prefetch, "Future", CountedFuture)
     batches = loader(photos, workers=workers).epoch(1)
     next(batches)
     assert len(asked) == 2 * workers + 1

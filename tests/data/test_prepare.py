@@ -17,8 +17,8 @@ from PIL import Image
 from convnet.data import prepare as preparing
 from convnet.data.check import check_folder, check_store
 from convnet.data.decode import decode
-from convnet.data.frames import Settings, fit
 from convnet.data.prepare import WORK, prepare
+from convnet.data.resize import Settings, to_frame
 from convnet.data.sources import Source, open_source
 from convnet.data.statistics import BLOCK, Sums, channel_products, statistics
 from convnet.data.store import Store
@@ -70,10 +70,10 @@ def test_shorter_side_and_central_square_equal_plain_pillow(sides: tuple[int, in
         right = Image.fromarray(pixels).resize((shorter, round(height * shorter / width)), Image.BICUBIC)
     else:
         right = Image.fromarray(pixels).resize((round(width * shorter / height), shorter), Image.BICUBIC)
-    frame = np.asarray(fit(Image.fromarray(pixels), Settings(SIZE, shorter, "jpeg")))
+    frame = np.asarray(to_frame(Image.fromarray(pixels), Settings(SIZE, shorter, "jpeg")))
     assert np.array_equal(frame, np.asarray(right))
     top, left = (right.height - SIZE) // 2, (right.width - SIZE) // 2
-    square = np.asarray(fit(Image.fromarray(pixels), Settings(SIZE, shorter, "raw")))
+    square = np.asarray(to_frame(Image.fromarray(pixels), Settings(SIZE, shorter, "raw")))
     assert np.array_equal(square, np.asarray(right)[top : top + SIZE, left : left + SIZE])
 
 
@@ -94,7 +94,7 @@ def test_each_stored_picture_is_that_of_its_file(source: Source, folder: Path, t
     labels = {entry.key: entry.label for entry in source.entries}
     for split in made.splits.values():
         for i, key in enumerate(split.keys):
-            frame = fit(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, 14, encoding))
+            frame = to_frame(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, 14, encoding))
             if encoding == "raw":
                 right = np.asarray(frame)
             else:
@@ -126,7 +126,8 @@ def test_statistics_equal_brute_force(source: Source, folder: Path, tmp_path: Pa
     made = prepare(source, tmp_path / "s", size=SIZE, encoding=encoding)
     split = made.split("train")
     squares = [
-        fit(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, SIZE, "raw")) for key in split.keys
+        to_frame(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, SIZE, "raw"))
+        for key in split.keys
     ]
     pixels = np.stack([np.asarray(square) for square in squares]).astype(np.float64)
     if encoding == "raw":

@@ -14,10 +14,9 @@ from conftest import trained_net
 from convnet import checkpoint, device
 from convnet.checkpoint import Checkpoint
 from convnet.data import preprocess
-from convnet.data.frames import Encoding
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import Preprocessing
-from convnet.data.resize import FILL, FITS, Fit, fitted
+from convnet.data.resize import FILL, FITS, Encoding, Fit, fitted
 from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.data.store_header import read_header

@@ -143,7 +143,7 @@ def test_batches_are_the_plain_forms(
 
 def test_bf16_is_the_nearest_number_to_the_papers_arithmetic(photos: Store) -> None:
     batch = next(iter(loader(photos, 0, torch.bfloat16).epoch(1)))
-    how = augment.draw(RECIPE, photos.statistics, 1, batch.ids)
+    how = augment.sample(RECIPE, photos.statistics, 1, batch.ids)
     for k, i in enumerate(batch.ids):
         pixels = square(photos, "train", int(i)).astype(np.float64) - photos.mean_picture + how.colour[k]
         crop = pixels[how.tops[k] : how.tops[k] + 24, how.lefts[k] : how.lefts[k] + 24]
