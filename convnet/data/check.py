@@ -1,4 +1,4 @@
-"""Is this store whole? Is this folder fit to train on? Everything that is wrong, not only the first.
+"""The checks of a store and of a source: whole? fit to train on? Everything that is wrong, not only the first.
 
 `check_store` reads every byte of a store and compares it with the sha256 that was written with it. `check_folder`
 decodes every picture of a source, as `prepare` would, and looks for what makes a data set unfit: pictures that cannot
@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convnet import hardware
 from convnet.data import store
@@ -19,23 +19,26 @@ from convnet.data.decode import MAX_PIXELS, BadPicture, decode
 from convnet.data.fitness import Problem, class_problems, classes_line, count
 from convnet.data.sources import SPLITS, Entry, Source
 from convnet.data.sources.listing import EMPTY
+from convnet.data.store_header import read_header, shard_name
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic
 from convnet.io.prefetch import in_order
+from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
 
 BATCH = 64  # pictures between two reports to the progress
 SHOWN = 5  # keys in a line
 LINES = 20  # of one kind of problem
+RANKS = ("labels", "leak", "duplicate")  # kinds of duplicates, the most harmful first
 OTHERS = {"store.json", ".lock"}  # files of a store that its header does not list
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked at and what was found."""
+    """What was checked, and what is wrong."""
 
     what: str
-    counts: dict[str, Any]
+    counts: Json
     problems: list[Problem] = field(default_factory=list)
     notes: tuple[str, ...] = ()  # what was read how, the classes by name with their pictures
     unfit: bool = False  # prepare and train would stop
@@ -45,7 +48,7 @@ class Report:
         """Whether there is no error; there may be warnings."""
         return not any(problem.severity == "error" for problem in self.problems)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON."""
         return {"ok": self.ok, **asdict(self)}
 
@@ -53,14 +56,14 @@ class Report:
         """For people; names are as they are, so whoever prints them makes control characters harmless."""
         numbers = (f"{name.replace('_', ' ')} {n:,}" for name, n in self.counts.items() if isinstance(n, int))
         n_errors = sum(problem.severity == "error" for problem in self.problems)
-        found = f"{n_errors:,} errors, {len(self.problems) - n_errors:,} warnings" if self.problems else "nothing wrong"
+        last = f"{n_errors:,} errors, {len(self.problems) - n_errors:,} warnings" if self.problems else "nothing wrong"
         lines = [f"{self.what}: {', '.join(numbers)}", *self.notes]
         for kind in dict.fromkeys(problem.kind for problem in self.problems):
-            alike = [f"{p.severity}: {p.text}" for p in self.problems if p.kind == kind]
-            lines += alike[:LINES]
-            if len(alike) > LINES:
-                lines.append(f"... and {len(alike) - LINES:,} more of this kind; --json lists all")
-        return [*lines, found]
+            texts = [f"{p.severity}: {p.text}" for p in self.problems if p.kind == kind]
+            lines += texts[:LINES]
+            if len(texts) > LINES:
+                lines.append(f"... and {len(texts) - LINES:,} more of this kind; --json lists all")
+        return [*lines, last]
 
 
 # a store
@@ -73,27 +76,25 @@ def check_store(path: Path, progress: Progress = SILENT) -> Report:
     """
     what, problems = f"store {path}", list[Problem]()
     try:
-        header = store.read_header(path)
+        header = read_header(path)
     except DataError as error:
         return Report(what, {}, [Problem("error", "header", str(error))])
     listed, splits = header["files"], header["splits"]
     n_classes, total = len(header["classes"]), sum(entry["n"] for entry in splits.values())
     per_class = [sum(entry["per_class"]) for entry in splits.values()]
-    known = {store.shard_name(name, k) for name in splits for k in range(splits[name]["shards"])}
+    shards = {shard_name(name, k) for name in splits for k in range(splits[name]["shards"])}
     if sum(per_class) != total:
-        problems.append(
-            _damage("header", path / "store.json", f"counts {total} pictures, but {sum(per_class)} by class")
-        )
+        text = f"counts {total} pictures, but {sum(per_class)} by class"
+        problems.append(_damage("header", path / "store.json", text))
     problems += _extra_files(path, {*listed, *OTHERS})
-    problems += [found for name in sorted(listed) if name not in known for found in _file(path, name, listed[name])]
+    for name in sorted(listed.keys() - shards):
+        problems += _check_file(path / name, listed[name])
     progress.start("checking", total)
-    done = 0
-    for name, entry in splits.items():
-        for found in _split(path, name, entry, listed, n_classes):
-            problems += found
-            done += 1
-            if done % BATCH == 0:
-                progress.update(min(done, total), damaged=str(len(problems)))
+    pictures = (of for name in splits for of in _check_split(path, name, splits[name], listed, n_classes))
+    for done, of_picture in enumerate(pictures, 1):
+        problems += of_picture
+        if done % BATCH == 0:
+            progress.update(min(done, total), damaged=str(len(problems)))
     progress.update(total)
     progress.finish()
     return Report(what, {"pictures": total, "classes": n_classes, "files": len(listed) + 1}, problems)
@@ -104,25 +105,20 @@ def _damage(kind: str, path: Path, text: str, keys: Sequence[str] = ()) -> Probl
 
 
 def _extra_files(path: Path, known: set[str]) -> list[Problem]:
-    found = (str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir())
-    strange = sorted(name for name in found if name not in known)
-    return [Problem("warning", "extra", f"{path / name} does not belong to the store") for name in strange]
+    names = {str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir()}
+    return [Problem("warning", "extra", f"{path / n} does not belong to the store") for n in sorted(names - known)]
 
 
-def _file(path: Path, name: str, entry: dict[str, Any]) -> list[Problem]:
+def _check_file(path: Path, entry: Json) -> list[Problem]:
     """A small file against the header's sha256."""
     try:
-        digest = atomic.sha256_file(path / name)
+        is_whole = atomic.sha256_file(path) == entry.get("sha256")
     except OSError as error:
-        return [_damage("missing", path / name, f"cannot be read: {error.strerror}")]
-    if digest != entry.get("sha256"):
-        return [_damage("damaged", path / name, "is damaged: its sha256 does not match")]
-    return []
+        return [_damage("missing", path, f"cannot be read: {error.strerror}")]
+    return [] if is_whole else [_damage("damaged", path, "is damaged: its sha256 does not match")]
 
 
-def _split(
-    path: Path, split: str, entry: dict[str, Any], listed: dict[str, dict[str, Any]], n_classes: int
-) -> Iterator[list[Problem]]:
+def _check_split(path: Path, split: str, entry: Json, listed: Json, n_classes: int) -> Iterator[list[Problem]]:
     """The problems of one split: for each picture a list, mostly empty."""
     index, n_bytes = path / f"{split}.index.npy", int(entry["n"]) * store.ROW.itemsize
     try:
@@ -131,25 +127,24 @@ def _split(
     except (OSError, ValueError):  # the file itself is reported among the others
         yield [_damage("index", index, f"is of no use: the pictures of {split} were not checked")]
         return
-    if wrong := _rows(index, rows, entry, n_classes):
-        yield wrong
+    yield _check_rows(index, rows, entry, n_classes)
     keys = _keys(path / f"{split}.keys.jsonl", split, len(rows), listed)
     for number in range(int(entry["shards"])):
-        name = store.shard_name(split, number)
+        name = shard_name(split, number)
         ids = np.flatnonzero(rows["shard"] == number)
-        yield from _shard(path / name, split, rows, ids, keys, listed[name]["bytes"])
+        yield from _check_shard(path / name, split, rows, ids, keys, listed[name]["bytes"])
 
 
-def _keys(path: Path, split: str, n: int, listed: dict[str, dict[str, Any]]) -> list[str]:
+def _keys(path: Path, split: str, n: int, listed: Json) -> list[str]:
     """The keys, or numbers in their place when the key list is damaged (which is reported on its own)."""
     try:
-        found = store.read_keys(atomic.read(path, listed[path.name]["bytes"]))
+        keys = store.read_keys(atomic.read(path, listed[path.name]["bytes"]))
     except (OSError, ValueError):
-        found = []
-    return found if len(found) == n else [f"{split} picture {i}" for i in range(n)]
+        keys = []
+    return keys if len(keys) == n else [f"{split} picture {i}" for i in range(n)]
 
 
-def _rows(index: Path, rows: Any, entry: dict[str, Any], n_classes: int) -> list[Problem]:
+def _check_rows(index: Path, rows: NDArray[np.void], entry: Json, n_classes: int) -> list[Problem]:
     """An index against the header, and its rows against each other."""
     problems = []
     labels = rows["label"].astype(np.int64)
@@ -162,7 +157,9 @@ def _rows(index: Path, rows: Any, entry: dict[str, Any], n_classes: int) -> list
     return problems
 
 
-def _shard(path: Path, split: str, rows: Any, ids: Any, keys: list[str], expected: int) -> Iterator[list[Problem]]:
+def _check_shard(
+    path: Path, split: str, rows: NDArray[np.void], ids: NDArray[np.int64], keys: list[str], expected: int
+) -> Iterator[list[Problem]]:
     """A shard: records that follow each other from its first byte to its trailer, each with its sha256."""
     problems, end = [], 0
     try:
@@ -179,14 +176,12 @@ def _shard(path: Path, split: str, rows: Any, ids: Any, keys: list[str], expecte
                 data = file.read(min(length, size))
                 whole = hashlib.sha256(data).digest() == rows["sha256"][i].tobytes()
                 whole = whole and store.weighted_sum(np.frombuffer(data, np.uint8)) == rows["sum"][i]
-                yield (
-                    [] if whole else [_damage("damaged", path, f"is damaged at {split} picture {keys[i]!r}", [keys[i]])]
-                )
+                text = f"is damaged at {split} picture {keys[i]!r}"
+                yield [] if whole else [_damage("damaged", path, text, [keys[i]])]
             file.seek(min(end, size))
             if file.read(len(store.TRAILER) + 1) != store.TRAILER:
-                problems.append(
-                    _damage("damaged", path, f"does not end in {len(store.TRAILER)} zeros after its pictures")
-                )
+                text = f"does not end in {len(store.TRAILER)} zeros after its pictures"
+                problems.append(_damage("damaged", path, text))
     except OSError as error:
         problems.append(_damage("missing", path, f"cannot be read: {error.strerror}", [keys[i] for i in ids]))
     yield problems
@@ -196,7 +191,7 @@ def _shard(path: Path, split: str, rows: Any, ids: Any, keys: list[str], expecte
 
 
 @dataclass(frozen=True)
-class Looked:
+class Checked:
     """What a worker saw of one picture."""
 
     entry: Entry
@@ -216,28 +211,27 @@ def check_folder(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: must be at least 1")
-    looked: list[Looked] = []
+    checked: list[Checked] = []
     progress.start("checking", len(source.entries))
     n_threads = workers or hardware.cores().n
-    for one in in_order(lambda entry: _look(source, entry, max_pixels), source.entries, lambda entry: repr(entry.key),
-                        n_threads=n_threads, window=4 * n_threads):  # fmt: skip
-        looked.append(one)
-        if len(looked) % BATCH == 0:
-            progress.update(len(looked))
-    progress.update(len(looked))
+    for one in in_order(lambda entry: _check_picture(source, entry, max_pixels), source.entries,
+                        lambda entry: repr(entry.key), n_threads=n_threads, window=4 * n_threads):  # fmt: skip
+        checked.append(one)
+        if len(checked) % BATCH == 0:
+            progress.update(len(checked))
+    progress.update(len(checked))
     progress.finish()
-    good = [one for one in looked if one.reason is None]
-    failed = [*source.failed, *((one.entry.key, str(one.reason)) for one in looked if one.reason is not None)]
+    good = [one for one in checked if one.reason is None]
+    failed = [*source.failed, *((one.entry.key, str(one.reason)) for one in checked if one.reason is not None)]
     problems = [Problem("error", "unreadable", f"{key!r}: {reason}", (key,)) for key, reason in sorted(failed)]
     numbers = count(len(source.classes), ((one.entry.split, one.entry.label) for one in good))
     of_classes = list(class_problems(source.classes, numbers))
     problems += [Problem("warning", "empty", note) for note in source.notes if note.endswith(EMPTY)]
     problems += [*of_classes, *_duplicates(source, good)]
-    problems += [
-        Problem("warning", "odd", f"{one.entry.key!r}: {note}", (one.entry.key,)) for one in good for note in one.notes
-    ]
-    counts: dict[str, Any] = {
-        "seen": len(looked) + len(source.skipped) + len(source.failed),
+    for one in good:
+        problems += [Problem("warning", "odd", f"{one.entry.key!r}: {note}", (one.entry.key,)) for note in one.notes]
+    counts = {
+        "seen": len(checked) + len(source.skipped) + len(source.failed),
         "good": len(good),
         "skipped": len(source.skipped),
         "unreadable": len(failed),
@@ -250,41 +244,37 @@ def check_folder(
     return Report(f"{source.name} ({source.kind})", counts, problems, notes, unfit)
 
 
-def _look(source: Source, entry: Entry, max_pixels: int) -> Looked:
+def _check_picture(source: Source, entry: Entry, max_pixels: int) -> Checked:
     try:
         data = source.read(entry)
         pixels, notes = decode(data, max_pixels)
     except BadPicture as error:
-        return Looked(entry, str(error))
+        return Checked(entry, str(error))
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     whole = hashlib.sha256(data).digest() if isinstance(data, bytes) else digest.digest()
-    return Looked(entry, None, notes, whole, digest.digest(), min(pixels.shape[:2]))
+    return Checked(entry, None, notes, whole, digest.digest(), min(pixels.shape[:2]))
 
 
-def _duplicates(source: Source, good: Sequence[Looked]) -> Iterator[Problem]:
+def _duplicates(source: Source, good: Sequence[Checked]) -> list[Problem]:
     """Groups of the same picture, the most harmful first: under two labels, in two splits, twice in a split."""
-    groups: dict[bytes, list[Looked]] = {}
+    groups: dict[bytes, list[Checked]] = {}
     for one in good:
         groups.setdefault(one.pixel_hash, []).append(one)
-    ranked: list[tuple[int, str, Problem]] = []
-    for group in groups.values():
-        if len(group) > 1:
-            problem = _duplicate(source, group)
-            ranked.append((("labels", "leak", "duplicate").index(problem.kind), problem.text, problem))
-    return (problem for _, _, problem in sorted(ranked, key=lambda row: row[:2]))
+    problems = [_duplicate(source, group) for group in groups.values() if len(group) > 1]
+    return sorted(problems, key=lambda problem: (RANKS.index(problem.kind), problem.text))
 
 
-def _duplicate(source: Source, group: list[Looked]) -> Problem:
+def _duplicate(source: Source, group: list[Checked]) -> Problem:
     keys = tuple(one.entry.key for one in group)
-    alike = "the same file" if len({one.file_hash for one in group}) == 1 else "the same pixels in different files"
+    same = "the same file" if len({one.file_hash for one in group}) == 1 else "the same pixels in different files"
     labels = sorted({source.classes[one.entry.label] for one in group})
     splits = [split for split in SPLITS if any(one.entry.split == split for one in group)]
     if len(labels) > 1:
-        return Problem("error", "labels", f"{alike} under the labels {_some(labels)}: {_some(keys)}", keys)
+        return Problem("error", "labels", f"{same} under the labels {_some(labels)}: {_some(keys)}", keys)
     if len(splits) > 1:
-        return Problem("error", "leak", f"{alike} in {' and '.join(splits)}: {_some(keys)}", keys)
-    return Problem("warning", "duplicate", f"{alike} {len(keys)} times in {splits[0]}: {_some(keys)}", keys)
+        return Problem("error", "leak", f"{same} in {' and '.join(splits)}: {_some(keys)}", keys)
+    return Problem("warning", "duplicate", f"{same} {len(keys)} times in {splits[0]}: {_some(keys)}", keys)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ PPM      Pillow, the whole file (16-bit RGB: read here)  its length
 Pillow's plugins are called directly on what has been looked at, so that it has nothing to warn of (warnings can't be
 caught in several threads) and its own global limits play no part. Alpha is composited over white. 16-bit values are
 shifted right by 8. CMYK is inverted where Adobe's marker says so. ICC profiles are not applied. `check`, `prepare`,
-`predict` and `show` all judge by `opened`.
+`predict` and `show` all judge by `open_picture`.
 
 Memory: at most about 16 bytes a pixel while a picture is decoded (docs/pictures.md), and at no time more than
 `max_pixels` pixels in all threads together: a large picture waits until there is room.
@@ -34,21 +34,21 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, PngImagePlugin
 from convnet.data.image_formats import (
     MAX_PIXELS,
     BadPicture,
-    Facts,
+    PictureInfo,
     check_png,
-    look_bmp,
-    look_gif,
-    look_png,
-    look_ppm,
     not_read,
-    orient,
+    parse_bmp,
+    parse_gif,
+    parse_png,
+    parse_ppm,
+    read_metadata,
     sniff,
 )
-from convnet.data.jpeg import jpeg_picture, look_jpeg
-from convnet.data.tiff import look_tiff, tiff_picture
-from convnet.data.webp import check_webp, look_webp
+from convnet.data.jpeg import jpeg_picture, parse_jpeg
+from convnet.data.tiff import parse_tiff, tiff_picture
+from convnet.data.webp import check_webp, parse_webp
 
-__all__ = ["MAX_PIXELS", "BadPicture", "decode", "decode_stored", "opened", "stored_by"]
+__all__ = ["MAX_PIXELS", "BadPicture", "decode", "decode_stored", "open_picture", "stored_by"]
 
 WHITE = (255, 255, 255)
 BAND = 1 << 22  # pixels that are composited at a time
@@ -67,12 +67,12 @@ def decode(data: bytes | NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> tup
 
     Raises: BadPicture for any bytes that are no whole picture, or one of more than `max_pixels` pixels.
     """
-    with opened(data, max_pixels) as (picture, notes):
+    with open_picture(data, max_pixels) as (picture, notes):
         return np.array(picture), notes
 
 
 @contextmanager
-def opened(
+def open_picture(
     data: bytes | NDArray[np.uint8], max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[Image.Image, tuple[str, ...]]]:
     """As `decode`, an RGB picture for Pillow: to resize it, its pixels need not be copied out and in again.
@@ -87,17 +87,17 @@ def opened(
     if kind is None:
         raise BadPicture(_stranger(data))
     with _blamed(kind):
-        facts = _LOOK[kind](data)
-        orient(facts)
-        width, height = facts.size or _size(kind, facts)
+        info = _PARSERS[kind](data)
+        read_metadata(info)
+        width, height = info.size or _size(kind, info)
         _limit(width, height, max_pixels)
-        if width * height > facts.most_pixels:
+        if width * height > info.most_pixels:
             raise BadPicture(f"truncated {kind}: {width} x {height} pixels cannot be in {len(data):,} bytes")
     with _ROOM.taken(width * height, max_pixels):
         with _blamed(kind):
-            picture = _turned(_picture(kind, facts), facts.orientation)
-            _remark(picture, facts)
-        yield picture, tuple(facts.notes)
+            picture = _turned(_picture(kind, info), info.orientation)
+            _remark(picture, info)
+        yield picture, tuple(info.notes)
 
 
 @contextmanager
@@ -135,10 +135,10 @@ class _Room:
 _ROOM = _Room()
 
 
-def _remark(picture: Image.Image, facts: Facts) -> None:
+def _remark(picture: Image.Image, info: PictureInfo) -> None:
     """Notes what is odd about 16-bit values."""
-    if facts.bits == 16 and 0 < max(high for _, high in picture.getextrema()) < 16:  # type: ignore[misc]
-        facts.notes.append("its 16-bit values are at most 4095, as of 12-bit data: it is dark")
+    if info.bits == 16 and 0 < max(high for _, high in picture.getextrema()) < 16:  # type: ignore[misc]
+        info.notes.append("its 16-bit values are at most 4095, as of 12-bit data: it is dark")
 
 
 def decode_stored(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -153,37 +153,37 @@ def stored_by() -> str:
     return f"simplejpeg {simplejpeg.__version__}"
 
 
-def _size(kind: str, facts: Facts) -> tuple[int, int]:
+def _size(kind: str, info: PictureInfo) -> tuple[int, int]:
     """Width and height, by Pillow."""
-    with _PLUGIN[kind](io.BytesIO(facts.data)) as picture:
+    with _PLUGINS[kind](io.BytesIO(info.data)) as picture:
         return picture.size
 
 
-def _picture(kind: str, facts: Facts) -> Image.Image:
+def _picture(kind: str, info: PictureInfo) -> Image.Image:
     """The picture in RGB, before it is turned."""
     if kind == "JPEG":
-        return jpeg_picture(facts)
+        return jpeg_picture(info)
     if kind == "TIFF":
-        return _rgb(tiff_picture(facts), facts)
-    with _PLUGIN[kind](io.BytesIO(facts.data)) as picture:
-        if kind == "PPM" and (deep := _deep_ppm(facts, picture.size)) is not None:
+        return _rgb(tiff_picture(info), info)
+    with _PLUGINS[kind](io.BytesIO(info.data)) as picture:
+        if kind == "PPM" and (deep := _deep_ppm(info, picture.size)) is not None:
             return Image.fromarray(deep)
-        low = _low_bytes(facts) if facts.key is not None and facts.bits == 16 and picture.mode == "RGB" else None
+        low = _low_bytes(info) if info.key is not None and info.bits == 16 and picture.mode == "RGB" else None
         picture.load()
         if kind == "WEBP":
-            check_webp(facts.data)
+            check_webp(info.data)
         if kind == "PNG" and _may_lack_rows(picture):
-            check_png(facts.data)
+            check_png(info.data)
         if kind == "BMP" and picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (0, 0):
             return picture.convert("RGB")
-        if facts.box is not None and facts.box != (0, 0, *picture.size):
+        if info.box is not None and info.box != (0, 0, *picture.size):
             white = Image.new("RGB", picture.size, WHITE)
-            white.paste(_rgb(picture.crop(facts.box), facts), facts.box)
+            white.paste(_rgb(picture.crop(info.box), info), info.box)
             return white
-        return _rgb(picture, facts, low)
+        return _rgb(picture, info, low)
 
 
-def _rgb(picture: Image.Image, facts: Facts, low: NDArray[np.uint8] | None = None) -> Image.Image:
+def _rgb(picture: Image.Image, info: PictureInfo, low: NDArray[np.uint8] | None = None) -> Image.Image:
     """RGB, without any metadata, of a loaded picture in any of the modes that are understood.
 
     low: the low bytes (H, W, 3) of a picture of 16 bits, where its transparent colour must be compared.
@@ -191,7 +191,7 @@ def _rgb(picture: Image.Image, facts: Facts, low: NDArray[np.uint8] | None = Non
     clear = None
     if picture.mode.startswith("I;16") or picture.mode == "I":  # 16 bits of grey, from PNG or PPM
         grey = np.asarray(picture)
-        clear = grey == int.from_bytes(facts.key[:2], "big") if facts.key is not None else None
+        clear = grey == int.from_bytes(info.key[:2], "big") if info.key is not None else None
         picture = Image.fromarray((grey >> 8).astype(np.uint8))
     elif picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA" if picture.mode == "PA" or "transparency" in picture.info else "RGB")
@@ -203,10 +203,10 @@ def _rgb(picture: Image.Image, facts: Facts, low: NDArray[np.uint8] | None = Non
         picture = _over_white(picture)
     picture.info.clear()  # or Pillow would write comments and the like into a copy
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if facts.key is not None and clear is None:
-        clear = (np.asarray(picture) == _key_colour(facts)).all(axis=2)
+    if info.key is not None and clear is None:
+        clear = (np.asarray(picture) == _key_colour(info)).all(axis=2)
         if low is not None:
-            clear &= (low == np.frombuffer(facts.key, np.uint8)[1::2]).all(axis=2)
+            clear &= (low == np.frombuffer(info.key, np.uint8)[1::2]).all(axis=2)
     if clear is not None:
         picture.paste(WHITE, mask=Image.fromarray(clear))
     return picture
@@ -226,31 +226,31 @@ def _over_white(picture: Image.Image) -> Image.Image:
     return white
 
 
-def _low_bytes(facts: Facts) -> NDArray[np.uint8]:
+def _low_bytes(info: PictureInfo) -> NDArray[np.uint8]:
     """The low bytes (H, W, 3) of a PNG of 16-bit colours: Pillow takes high bytes, here those of the other order."""
-    with PngImagePlugin.PngImageFile(io.BytesIO(facts.data)) as picture:
+    with PngImagePlugin.PngImageFile(io.BytesIO(info.data)) as picture:
         picture.tile = [tile._replace(args="RGB;16L") for tile in picture.tile]
         picture.load()
         return np.asarray(picture)
 
 
-def _key_colour(facts: Facts) -> NDArray[np.uint8]:
+def _key_colour(info: PictureInfo) -> NDArray[np.uint8]:
     """The transparent colour of a PNG without a palette, in 8 bits."""
-    values = np.frombuffer(facts.key or b"", ">u2").astype(np.int64)
-    values = values >> 8 if facts.bits == 16 else values * 255 // ((1 << facts.bits) - 1)
+    values = np.frombuffer(info.key or b"", ">u2").astype(np.int64)
+    values = values >> 8 if info.bits == 16 else values * 255 // ((1 << info.bits) - 1)
     return values.astype(np.uint8)
 
 
-def _deep_ppm(facts: Facts, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def _deep_ppm(info: PictureInfo, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     """A raw RGB picture of 16-bit values, which Pillow would round instead of shifting; else None."""
-    header = re.match(rb"P([56])(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+65535\s", facts.data)
-    facts.bits = 16 if header is not None else 8
+    header = re.match(rb"P([56])(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+65535\s", info.data)
+    info.bits = 16 if header is not None else 8
     if header is None or header[1] == b"5":
         return None
     width, height = size
-    if len(facts.data) - header.end() < 6 * width * height:
+    if len(info.data) - header.end() < 6 * width * height:
         raise BadPicture("truncated PPM")
-    values = np.frombuffer(facts.data, ">u2", 3 * width * height, header.end())
+    values = np.frombuffer(info.data, ">u2", 3 * width * height, header.end())
     return (values >> 8).astype(np.uint8).reshape(height, width, 3)
 
 
@@ -305,16 +305,16 @@ def _blame(kind: str, error: Exception) -> str:
     return f"damaged {kind}: {text[:120] or type(error).__name__}"
 
 
-_LOOK = {
-    "JPEG": look_jpeg,
-    "PNG": look_png,
-    "GIF": look_gif,
-    "TIFF": look_tiff,
-    "WEBP": look_webp,
-    "BMP": look_bmp,
-    "PPM": look_ppm,
+_PARSERS = {
+    "JPEG": parse_jpeg,
+    "PNG": parse_png,
+    "GIF": parse_gif,
+    "TIFF": parse_tiff,
+    "WEBP": parse_webp,
+    "BMP": parse_bmp,
+    "PPM": parse_ppm,
 }
-_PLUGIN: dict[str, type[ImageFile.ImageFile]] = {
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,

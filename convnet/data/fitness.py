@@ -1,4 +1,4 @@
-"""Are these classes fit to train on? One rule for check, prepare and train; and the classes as a person sees them."""
+"""Class balance: are these classes fit to train on? One rule for check, prepare and train; the classes by name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What does a picture's container say before its pixels are decoded: format, size, orientation, frames; is it whole?
+"""Containers of pictures, before pixels are decoded: format, size, orientation, frames; is it whole?
 
 Each format is walked here from its first byte to its last, so that Pillow, which decodes the pixels, is given only what
 pixels need: it then has nothing to warn of and no metadata to stumble over.
@@ -9,7 +9,6 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
 
 from convnet.data.lzw import lzw_damage
 from convnet.errors import DataError
@@ -23,7 +22,7 @@ class BadPicture(DataError):  # noqa: N818 - what the picture is
 
 
 @dataclass(slots=True)
-class Facts:
+class PictureInfo:
     """What a picture's container says besides its pixels."""
 
     data: bytes  # for the decoder
@@ -34,7 +33,7 @@ class Facts:
     bits: int = 8
     channels: int = 3  # 4 of a JPEG in CMYK; 0 of a PNG with a palette
     inverted: bool = False  # JPEG: Adobe's CMYK, where 0 is full ink
-    page: Any = None  # TIFF: the first page's tags
+    page: object = None  # TIFF: the first page's tags
     box: tuple[int, int, int, int] | None = None  # GIF: the part of the picture that the first frame fills
     most_pixels: float = math.inf  # that its bytes can stand for
     orientation: int = 1
@@ -53,6 +52,12 @@ NOT_READ = {
     b"#?RADIANCE": "Radiance HDR",
     b"P7\n": "PAM",
     **dict.fromkeys((b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM"), "a raw photo"),
+}
+SIGNATURES = {  # of formats that are read
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"), "TIFF"),
 }
 BRANDS = {  # of ISO media files: what stands after "ftyp"
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2"), "HEIC"),
@@ -92,31 +97,19 @@ def sniff(head: bytes) -> str | None:
         return "WEBP"
     if re.match(rb"P[1-6][\s#]", head):
         return "PPM"
-    for start, kind in (
-        (b"\xff\xd8\xff", "JPEG"),
-        (b"\x89PNG\r\n\x1a\n", "PNG"),
-        (b"GIF87a", "GIF"),
-        (b"GIF89a", "GIF"),
-        (b"II*\0", "TIFF"),
-        (b"MM\0*", "TIFF"),
-        (b"II+\0\x08\0\0\0", "TIFF"),
-        (b"MM\0+\0\x08\0\0", "TIFF"),
-    ):
-        if head.startswith(start):
-            return kind
-    return None
+    return next((name for start, name in SIGNATURES.items() if head.startswith(start)), None)
 
 
-def orient(facts: Facts) -> None:
+def read_metadata(info: PictureInfo) -> None:
     """Reads EXIF's orientation and looks at the ICC profile; what is broken is ignored with a note."""
-    if facts.exif is not None:
+    if info.exif is not None:
         try:
-            facts.orientation = _exif_orientation(facts.exif.removeprefix(b"Exif\0\0"))
+            info.orientation = _exif_orientation(info.exif.removeprefix(b"Exif\0\0"))
         except (ValueError, struct.error):
-            facts.notes.append("broken EXIF ignored")
-    profile = facts.profile
+            info.notes.append("broken EXIF ignored")
+    profile = info.profile
     if profile is not None and (profile[36:40] != b"acsp" or int.from_bytes(profile[:4], "big") != len(profile)):
-        facts.notes.append("broken ICC profile ignored")
+        info.notes.append("broken ICC profile ignored")
 
 
 def _exif_orientation(exif: bytes) -> int:
@@ -136,9 +129,9 @@ def _exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def look_png(data: bytes) -> Facts:
+def parse_png(data: bytes) -> PictureInfo:
     """Walks the chunks; Pillow is given only those that pixels need. Raises: BadPicture."""
-    facts, pieces, place, names = Facts(data), [data[:8]], 8, set[bytes]()
+    info, pieces, place, names = PictureInfo(data), [data[:8]], 8, set[bytes]()
     while b"IEND" not in names:
         if place + 12 > len(data):
             raise BadPicture("truncated PNG")
@@ -151,22 +144,22 @@ def look_png(data: bytes) -> Facts:
         if not whole and (not name[0] & 32 or name == b"tRNS"):
             raise BadPicture(f"damaged PNG: wrong CRC in {name.decode('ascii', 'backslashreplace')}")
         names.add(name)
-        if name == b"tRNS" and facts.channels:
-            facts.key = body
+        if name == b"tRNS" and info.channels:
+            info.key = body
         elif name in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"):
             pieces.append(data[place:end])
         if name == b"IHDR":
-            width, height, facts.bits, colour = struct.unpack_from(">IIBB", body)
-            facts.size, facts.channels = (width, height), 0 if colour == 3 else 3
-            n_bits = max(1, facts.bits * {2: 3, 4: 2, 6: 4}.get(colour, 1))  # of a pixel
-            facts.most_pixels = 8 * DEFLATE * len(data) // n_bits
+            width, height, info.bits, colour = struct.unpack_from(">IIBB", body)
+            info.size, info.channels = (width, height), 0 if colour == 3 else 3
+            n_bits = max(1, info.bits * {2: 3, 4: 2, 6: 4}.get(colour, 1))  # of a pixel
+            info.most_pixels = 8 * DEFLATE * len(data) // n_bits
         elif name in (b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL") or not whole:
-            _png_extra(facts, name, body if whole else None)
+            _png_extra(info, name, body if whole else None)
         place = end
-    if facts.channels == 0 and b"PLTE" not in names:
+    if info.channels == 0 and b"PLTE" not in names:
         raise BadPicture("damaged PNG: its palette is missing")
-    facts.data = b"".join(pieces)
-    return facts
+    info.data = b"".join(pieces)
+    return info
 
 
 def check_png(data: bytes) -> None:
@@ -190,18 +183,18 @@ def check_png(data: bytes) -> None:
         raise BadPicture(f"truncated PNG: its pixels take {due:,} bytes, there are {n_bytes:,}")
 
 
-def _png_extra(facts: Facts, name: bytes, body: bytes | None) -> None:
+def _png_extra(info: PictureInfo, name: bytes, body: bytes | None) -> None:
     """Takes up what a PNG says besides its pixels; None is a chunk whose CRC is wrong."""
     if name == b"eXIf":
-        facts.exif = body or b""
+        info.exif = body or b""
     elif name == b"iCCP":
-        facts.profile = _inflated((body or b"").partition(b"\0")[2][1:])
+        info.profile = _inflated((body or b"").partition(b"\0")[2][1:])
     elif body is None:
-        facts.notes.append(f"damaged chunk {name.decode('ascii', 'backslashreplace')} ignored")
+        info.notes.append(f"damaged chunk {name.decode('ascii', 'backslashreplace')} ignored")
     elif name == b"acTL" and body[:4] > b"\0\0\0\1":
-        facts.notes.append(f"first frame of {int.from_bytes(body[:4], 'big')}")
-    elif body.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")) and facts.exif is None:
-        facts.exif = _raw_profile(name, body[22:])
+        info.notes.append(f"first frame of {int.from_bytes(body[:4], 'big')}")
+    elif body.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")) and info.exif is None:
+        info.exif = _raw_profile(name, body[22:])
 
 
 def _inflated(packed: bytes) -> bytes:
@@ -227,10 +220,10 @@ def _raw_profile(name: bytes, body: bytes) -> bytes | None:
     return None if profile.startswith(b"http") else profile  # XMP says APP1 too
 
 
-def look_gif(data: bytes) -> Facts:
+def parse_gif(data: bytes) -> PictureInfo:
     """Walks the blocks to the end and counts the frames. Raises: BadPicture, also for damage in the first frame."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    facts, place, n_frames = Facts(data, (width, height)), 13 + _gif_palette(flags), 0
+    info, place, n_frames = PictureInfo(data, (width, height)), 13 + _gif_palette(flags), 0
     while True:
         block = data[place : place + 1]
         if block == b";":
@@ -240,8 +233,8 @@ def look_gif(data: bytes) -> Facts:
         elif block == b",":
             left, top, wide, high, flags = struct.unpack_from("<HHHHB", data, place + 1)
             if n_frames == 0:  # a frame may reach over the screen: Pillow makes room for it
-                facts.size = (max(width, left + wide), max(height, top + high))
-                facts.box = (left, top, left + wide, top + high)
+                info.size = (max(width, left + wide), max(height, top + high))
+                info.box = (left, top, left + wide, top + high)
             n_frames += 1
             place += 11 + _gif_palette(flags)
             if n_frames == 1 and (damage := _gif_damage(data, place - 1, wide * high)):
@@ -256,10 +249,10 @@ def look_gif(data: bytes) -> Facts:
     if n_frames == 0:
         raise BadPicture("a GIF without a frame")
     if n_frames > 1:
-        facts.notes.append(f"first frame of {n_frames}")
-    if facts.box != (0, 0, *(facts.size or ())):
-        facts.notes.append("its first frame fills a part of it; the rest is white")
-    return facts
+        info.notes.append(f"first frame of {n_frames}")
+    if info.box != (0, 0, *(info.size or ())):
+        info.notes.append("its first frame fills a part of it; the rest is white")
+    return info
 
 
 def _gif_palette(flags: int) -> int:
@@ -279,15 +272,15 @@ def _gif_damage(data: bytes, place: int, n_pixels: int) -> str | None:
     return lzw_damage(b"".join(pieces), n_pixels, bits)
 
 
-def look_ppm(data: bytes) -> Facts:
+def parse_ppm(data: bytes) -> PictureInfo:
     """What a pixel takes; Pillow reads the rest."""
     n_bits = {b"1": 8, b"2": 16, b"3": 48, b"4": 1, b"5": 8, b"6": 24}[data[1:2]]  # of a pixel; a digit and a space
-    return Facts(data, most_pixels=8 * len(data) // n_bits)
+    return PictureInfo(data, most_pixels=8 * len(data) // n_bits)
 
 
-def look_bmp(data: bytes) -> Facts:
+def parse_bmp(data: bytes) -> PictureInfo:
     """Sees that the pixels lie within the file, whatever its size field says. Raises: BadPicture."""
-    facts = Facts(data)
+    info = PictureInfo(data)
     start, head = struct.unpack_from("<II", data, 10)
     if head < 16:  # OS/2
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
@@ -295,12 +288,12 @@ def look_bmp(data: bytes) -> Facts:
     else:
         width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
         packed = int.from_bytes(data[30:34], "little") if head >= 20 else 0
-    facts.size = (width, abs(height))
+    info.size = (width, abs(height))
     if packed in (1, 2):
         _walk_runs(data[start:], width, abs(height), packed == 2)
     elif start + (width * bits + 31) // 32 * 4 * abs(height) > len(data):
         raise BadPicture("truncated BMP")
-    return facts
+    return info
 
 
 def _walk_runs(data: bytes, width: int, height: int, nibbles: bool) -> None:

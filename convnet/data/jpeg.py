@@ -1,4 +1,4 @@
-"""What is in a JPEG? Its segments up to the pixels; its pixels by simplejpeg (libjpeg-turbo); is its scan whole?
+"""JPEG: its segments up to the pixels; its pixels by simplejpeg (libjpeg-turbo); is its scan whole?
 
 libjpeg goes on after damage and fills what is missing with grey. What it remarks on fails the picture, but for what
 leaves every pixel in its place: a missing end marker, zeros before it. Where there is a C compiler a second reader
@@ -15,15 +15,15 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnet.data.image_formats import BadPicture, Facts
+from convnet.data.image_formats import BadPicture, PictureInfo
 from convnet.kernels.cpu import jpeg_scan as jpeg_scan_cpu
 
 END = b"\xff\xd9"
 
 
-def look_jpeg(data: bytes) -> Facts:
+def parse_jpeg(data: bytes) -> PictureInfo:
     """Walks the segments up to the pixels. Raises: BadPicture."""
-    facts, profile, pieces, end, odd = Facts(data), {}, [data[:2]], 2, False
+    info, profile, pieces, end, odd = PictureInfo(data), {}, [data[:2]], 2, False
     for marker, start, stop in _segments(data):
         body = data[start:stop]
         if start - 4 > end or (marker == 0xE0 and body[:5] == b"JFIF\0" and body[5:6] != b"\1"):
@@ -31,22 +31,22 @@ def look_jpeg(data: bytes) -> Facts:
         pieces.append(data[start - 4 : start] + (body if marker != 0xE0 else body[:5] + b"\1" + body[6:]))
         end = stop
         if marker == 0xE1 and body[:5] == b"Exif\0":
-            facts.exif = facts.exif or body
+            info.exif = info.exif or body
         elif marker == 0xE2 and body[:12] == b"ICC_PROFILE\0" and len(body) > 14:
             profile[body[12]] = body[14:]
         elif marker == 0xE2 and body[:4] == b"MPF\0":
-            facts.notes.append("first of several pictures")
+            info.notes.append("first of several pictures")
         elif marker == 0xEE and body[:5] == b"Adobe":
-            facts.inverted = True
+            info.inverted = True
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) >= 6:
             height, width = struct.unpack_from(">HH", body, 1)
-            facts.size, facts.channels = (width, height), body[5]
-            facts.most_pixels = _most_pixels(marker, body, len(data))
+            info.size, info.channels = (width, height), body[5]
+            info.most_pixels = _most_pixels(marker, body, len(data))
     if profile:
-        facts.profile = b"".join(profile[number] for number in sorted(profile))
+        info.profile = b"".join(profile[number] for number in sorted(profile))
     if odd:
-        facts.data = b"".join(pieces) + data[end:]
-    return facts
+        info.data = b"".join(pieces) + data[end:]
+    return info
 
 
 def _most_pixels(marker: int, frame: bytes, n_bytes: int) -> float:
@@ -85,13 +85,13 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         place += max(length, 2)
 
 
-def jpeg_picture(facts: Facts) -> Image.Image:
+def jpeg_picture(info: PictureInfo) -> Image.Image:
     """RGB. Raises: BadPicture when the scan is damaged."""
-    pixels, notes = jpeg_pixels(facts.data, "CMYK" if facts.channels == 4 else "RGB")
-    facts.notes += notes
-    if facts.channels != 4:
+    pixels, notes = jpeg_pixels(info.data, "CMYK" if info.channels == 4 else "RGB")
+    info.notes += notes
+    if info.channels != 4:
         return Image.fromarray(pixels)
-    return Image.fromarray(255 - pixels if facts.inverted else pixels, "CMYK").convert("RGB")
+    return Image.fromarray(255 - pixels if info.inverted else pixels, "CMYK").convert("RGB")
 
 
 def jpeg_pixels(data: bytes, colours: str = "RGB") -> tuple[NDArray[np.uint8], list[str]]:

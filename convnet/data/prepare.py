@@ -25,7 +25,7 @@ from PIL import Image
 
 from convnet import hardware
 from convnet.data import store, unfinished
-from convnet.data.decode import MAX_PIXELS, BadPicture, opened, stored_by
+from convnet.data.decode import MAX_PIXELS, BadPicture, open_picture, stored_by
 from convnet.data.fitness import count, refuse_unfit
 from convnet.data.resize import SUFFIX, Encoding, Fit, Settings, centre_square, to_frame
 from convnet.data.sources import SPLITS, Entry, Source, open_source
@@ -217,7 +217,7 @@ def _chunk(
     records, made = list[bytes](), Part(Sums.small(settings.size))
     for position, entry in enumerate(entries, first):
         try:
-            with opened(source.read(entry), settings.max_pixels) as (picture, notes):
+            with open_picture(source.read(entry), settings.max_pixels) as (picture, notes):
                 frame, side = to_frame(picture, settings), (max if settings.fit == "pad" else min)(picture.size)
         except BadPicture as error:
             made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})

@@ -1,14 +1,14 @@
-"""What happened to a picture before the net saw it? This travels with the weights, so that a checkpoint is enough."""
+"""Preprocessing: what is done to a picture before the net; it travels with the weights, a checkpoint is enough."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convnet.data.resize import FITS, Fit
 from convnet.errors import DataError
+from convnet.io.strict_json import Json
 from convnet.recipe import RANGES, Recipe
 
 MAX_SIDE = 8192  # pixels: the largest shorter side
@@ -57,7 +57,7 @@ class Preprocessing:
             return NotImplemented
         if to_dict(self) != to_dict(other):
             return False
-        return self.mean is None or (other.mean is not None and np.array_equal(self.mean, other.mean))
+        return self.mean is None or other.mean is None or np.array_equal(self.mean, other.mean)
 
     def __hash__(self) -> int:
         return hash(tuple(to_dict(self).values()))
@@ -65,8 +65,8 @@ class Preprocessing:
 
 def of_recipe(
     recipe: Recipe,
-    mean_picture: NDArray[Any] | None,
-    mean_colour: NDArray[Any] | None,
+    mean_picture: NDArray[np.floating] | None,
+    mean_colour: NDArray[np.floating] | None,
     shorter_side: int | None = None,
     fit: Fit = "crop",
 ) -> Preprocessing:
@@ -98,7 +98,7 @@ def of_recipe(
     )
 
 
-def to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
+def to_dict(preprocessing: Preprocessing) -> Json:
     """What JSON holds of it; `mean` is only whether there is one: its numbers are stored as a tensor.
 
     "crop" isn't said: earlier readers, which know no other fit, read such files and refuse the others.
@@ -110,7 +110,7 @@ def to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
     return values
 
 
-def from_dict(values: Mapping[str, Any], mean: NDArray[np.float32] | None) -> Preprocessing:
+def from_dict(values: Json, mean: NDArray[np.float32] | None) -> Preprocessing:
     """The inverse of `to_dict`, given the mean's numbers. Raises: DataError when a value can't be one."""
     kinds = {"size": int, "pad": int, "crop": int, "channels": str, "mean": bool, "scale": float, "offset": float}
     kinds |= {"shorter_side": int, "fit": str}

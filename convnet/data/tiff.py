@@ -1,4 +1,4 @@
-"""What is in a TIFF? Its first page, in any layout of planes, strips, tiles and bits, or why it is not read.
+"""TIFF: its first page, in any layout of planes, strips, tiles and bits, or why it is not read.
 
 compression                             bytes unpacked by     damage is found by
 none                                    numpy                 strips that leave the file
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from convnet.data.image_formats import DEFLATE, BadPicture, Facts
+from convnet.data.image_formats import DEFLATE, BadPicture, PictureInfo
 from convnet.data.jpeg import jpeg_pixels
 from convnet.data.lzw import lzw_damage
 
@@ -75,24 +75,24 @@ class Page:
         return int(self.values(tag)[0]) if tag in self.tags else DEFAULTS.get(tag, default)
 
 
-def look_tiff(data: bytes) -> Facts:
+def parse_tiff(data: bytes) -> PictureInfo:
     """The first page's size, bits, orientation, and notes. Raises: BadPicture for raw photos and what isn't read."""
     order = "<" if data[:2] == b"II" else ">"
     pages = list(_pages(data, order))
     page = pages[0]
     _refuse_raw(data, pages)
-    facts = Facts(data, (page.value(256), page.value(257)), bits=int(page.value(258)))
+    info = PictureInfo(data, (page.value(256), page.value(257)), bits=int(page.value(258)))
     if 274 in page.tags:
-        facts.orientation = page.value(274)
-        if not 1 <= facts.orientation <= 8:
-            facts.orientation = 1
-            facts.notes.append("broken EXIF ignored")
+        info.orientation = page.value(274)
+        if not 1 <= info.orientation <= 8:
+            info.orientation = 1
+            info.notes.append("broken EXIF ignored")
     _refuse(page)
-    facts.most_pixels = _most_pixels(page)
+    info.most_pixels = _most_pixels(page)
     if len(pages) > 1:
-        facts.notes.append(f"first page of {len(pages)}")
-    facts.page = page
-    return facts
+        info.notes.append(f"first page of {len(pages)}")
+    info.page = page
+    return info
 
 
 def _pages(data: bytes, order: str) -> Iterator[Page]:
@@ -184,9 +184,10 @@ def _most_pixels(page: Page) -> float:
 # pixels
 
 
-def tiff_picture(facts: Facts) -> Image.Image:
+def tiff_picture(info: PictureInfo) -> Image.Image:
     """The first page in RGB, or in a mode that becomes RGB. Raises: BadPicture when it is damaged."""
-    page: Page = facts.page
+    page = info.page
+    assert isinstance(page, Page)
     starts, sizes = _blocks(page)
     compression = page.value(259)
     if compression == 7:

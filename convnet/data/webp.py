@@ -1,4 +1,4 @@
-"""What is in a WebP? Its RIFF chunks; and is the first frame's data whole?
+"""WebP: its RIFF chunks; and is the first frame's data whole?
 
 WebP has no sum over its data, and libwebp speaks up only when it runs out of them. So a frame is decoded again without
 its last bytes: a whole one must then run out, and one that doesn't has bytes left over, as after damage, which mostly
@@ -11,36 +11,34 @@ from collections.abc import Iterator
 
 from PIL import WebPImagePlugin
 
-from convnet.data.image_formats import BadPicture, Facts
+from convnet.data.image_formats import BadPicture, PictureInfo
 
-BLOCK = (
-    256  # pixels of lossy data, for whose kind of prediction and colours a bit or more is needed; lossless needs none
-)
+BLOCK = 256  # pixels of lossy data, for whose prediction and colours a bit or more is needed; lossless needs none
 CUT = 6  # bytes: libwebp's encoder ends with up to 3 that its decoder can do without
 
 
-def look_webp(data: bytes) -> Facts:
+def parse_webp(data: bytes) -> PictureInfo:
     """Walks the RIFF chunks. Raises: BadPicture."""
-    facts, n_frames = Facts(data), 0
+    info, n_frames = PictureInfo(data), 0
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise BadPicture("truncated WEBP")
     for name, body in _chunks(data[:end], 12):
         if name == b"VP8X":
-            facts.size = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
+            info.size = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
         elif name == b"VP8 ":
             width, height = struct.unpack_from("<HH", body, 6)
-            facts.size = facts.size or (width & 0x3FFF, height & 0x3FFF)
-            facts.most_pixels = BLOCK * 8 * len(body)
-        elif name == b"VP8L" and facts.size is None:
+            info.size = info.size or (width & 0x3FFF, height & 0x3FFF)
+            info.most_pixels = BLOCK * 8 * len(body)
+        elif name == b"VP8L" and info.size is None:
             (word,) = struct.unpack_from("<I", body, 1)
-            facts.size = (1 + (word & 0x3FFF), 1 + (word >> 14 & 0x3FFF))
-        facts.exif = body if name == b"EXIF" else facts.exif
-        facts.profile = body if name == b"ICCP" else facts.profile
+            info.size = (1 + (word & 0x3FFF), 1 + (word >> 14 & 0x3FFF))
+        info.exif = body if name == b"EXIF" else info.exif
+        info.profile = body if name == b"ICCP" else info.profile
         n_frames += name == b"ANMF"
     if n_frames > 1:
-        facts.notes.append(f"first frame of {n_frames}")
-    return facts
+        info.notes.append(f"first frame of {n_frames}")
+    return info
 
 
 def check_webp(data: bytes) -> None:

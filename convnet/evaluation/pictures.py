@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnet.data.decode import BadPicture, opened
+from convnet.data.decode import BadPicture, open_picture
 from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import Fit, fitted, scaled
 from convnet.data.sources.listing import LARGEST
@@ -108,7 +108,7 @@ def read_picture(source: Source, looks: Sequence[Look], fit: Fit) -> tuple[Pictu
     try:
         if isinstance(source, np.ndarray):
             return {scale: np.asarray(fitted(_image(source), scale, fit)) for scale in scales}, ()
-        with opened(atomic.read(atomic.as_path(source, "a picture"), LARGEST)) as (picture, notes):
+        with open_picture(atomic.read(atomic.as_path(source, "a picture"), LARGEST)) as (picture, notes):
             return {scale: np.asarray(fitted(picture, scale, fit)) for scale in scales}, notes
     except BadPicture as error:
         raise DataError(str(error)) from error

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from convnet.data.decode import MAX_PIXELS, BadPicture, decode, decode_stored, opened
+from convnet.data.decode import MAX_PIXELS, BadPicture, decode, decode_stored, open_picture
 from convnet.data.image_formats import sniff
 from convnet.data.resize import centre_square
 from convnet.data.sources.listing import judge
@@ -524,7 +524,7 @@ def test_threads_together_decode_no_more_pixels_than_the_limit() -> None:
     inside, most, lock, all_in = [0], [0], threading.Lock(), threading.Barrier(2)
 
     def work() -> None:
-        with opened(data, 1300):
+        with open_picture(data, 1300):
             with lock:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
