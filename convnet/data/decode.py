@@ -51,6 +51,9 @@ from convnet.data.webp import check_webp, parse_webp
 __all__ = ["MAX_PIXELS", "BadPicture", "decode", "decode_stored", "open_picture", "stored_by"]
 
 WHITE = (255, 255, 255)
+TURN = Image.Transpose
+TURNS = {2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE}
+TURNS |= {6: TURN.ROTATE_270, 7: TURN.TRANSVERSE, 8: TURN.ROTATE_90}  # by EXIF's orientation
 BAND = 1 << 22  # pixels that are composited at a time
 KNOWN = {  # what the first bytes say of files that are no pictures
     b"%PDF": "a PDF",
@@ -93,7 +96,7 @@ def open_picture(
         _limit(width, height, max_pixels)
         if width * height > info.most_pixels:
             raise BadPicture(f"truncated {kind}: {width} x {height} pixels cannot be in {len(data):,} bytes")
-    with _ROOM.taken(width * height, max_pixels):
+    with _ROOM.reserved(width * height, max_pixels):
         with _blamed(kind):
             picture = _turned(_picture(kind, info), info.orientation)
             _remark(picture, info)
@@ -119,7 +122,7 @@ class _Room:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, n_pixels: int, most: int) -> Iterator[None]:
+    def reserved(self, n_pixels: int, most: int) -> Iterator[None]:
         """Waits until `n_pixels` more are no more than `most`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pixels or self._pixels + n_pixels <= most)
@@ -256,16 +259,7 @@ def _deep_ppm(info: PictureInfo, size: tuple[int, int]) -> NDArray[np.uint8] | N
 
 def _turned(picture: Image.Image, orientation: int) -> Image.Image:
     """The picture as it is meant to be seen; EXIF's orientation says where its first row and column lie."""
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
-    return picture.transpose(turns[orientation]) if orientation in turns else picture
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
 def _limit(width: int, height: int, most: int) -> None:
