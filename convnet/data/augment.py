@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, Split, Statistics
+from convnet.data.statistics import Statistics
+from convnet.data.store import Pixels, Split
 from convnet.io import rng
 from convnet.kernels.cpu import augment as augment_cpu
 from convnet.recipe import Recipe

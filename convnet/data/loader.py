@@ -15,7 +15,8 @@ from torch import Tensor
 
 from convnet.data import augment
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, Split, Statistics
+from convnet.data.statistics import Statistics
+from convnet.data.store import Pixels, Split
 from convnet.io import rng
 from convnet.io.prefetch import in_order
 from convnet.io.signals import Stop

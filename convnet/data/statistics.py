@@ -15,6 +15,20 @@ AT_ONCE = 257  # pictures whose uint16 sums of 0..255 can't overflow
 BLOCK = 66051  # pixels whose uint32 sums of products 0..255 x 255 can't overflow
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Of the training pictures as stored, central size x size pixels, on the scale 0..255.
+
+    `eigenvalues` (3,) in falling order and `eigenvectors` (3, 3), one in each column, are those of `covariance`.
+    """
+
+    n: int
+    mean_rgb: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    eigenvectors: NDArray[np.float64]
+
+
 @dataclass
 class Sums:
     """Integer sums over n pictures: of each pixel (size, size, 3), and of products of channels (3, 3)."""

@@ -18,7 +18,6 @@ import math
 import mmap
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 
 from convnet.data.decode import BadPicture, decode_stored
 from convnet.data.resize import Fit, centre_square
+from convnet.data.statistics import Statistics
 from convnet.data.store_header import header_bytes, read_header, shard_name
 from convnet.data.store_header import is_store as is_store
 from convnet.errors import DataError, UsageError, unknown
@@ -68,20 +68,6 @@ class Row(NamedTuple):
     width: int
     sum: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of the training pictures as stored, central size x size pixels, on the scale 0..255.
-
-    `eigenvalues` (3,) in falling order and `eigenvectors` (3, 3), one in each column, are those of `covariance`.
-    """
-
-    n: int
-    mean_rgb: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    eigenvalues: NDArray[np.float64]
-    eigenvectors: NDArray[np.float64]
 
 
 # writing

@@ -332,9 +332,8 @@ def _coloured(page: Page, values: NDArray[np.integer]) -> Image.Image:
     """Samples (H, W, samples) as a picture; alpha goes over white."""
     colours, n = page.value(262), CHANNELS[page.value(262)]
     extra = page.values(338).tolist() if 338 in page.tags else []
-    alpha = next(
-        (values[:, :, n + i] for i, kind in enumerate(extra) if kind in (1, 2) and n + i < values.shape[2]), None
-    )
+    alphas = [n + i for i, kind in enumerate(extra) if kind in (1, 2) and n + i < values.shape[2]]
+    alpha = values[:, :, alphas[0]] if alphas else None
     if colours == 3:
         values = _palette(page)[np.minimum(values[:, :, 0], (1 << page.value(258)) - 1)]
     else:
