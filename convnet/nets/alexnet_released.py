@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.kernels.plain import norm_in_groups
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import gaussian, he_std
@@ -30,7 +31,6 @@ from convnet.nets.layers import (
     check_images,
     connected,
     max_pool,
-    norm_in_groups,
     record,
     relu_norm_pool,
     relu_pool,
@@ -80,7 +80,7 @@ class AlexNet2012(AlexNet):
     def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
         x = record(stages, "conv2", self.conv2(x))
         x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "norm2", norm_in_groups(x, self.block))
+        x = record(stages, "norm2", norm_in_groups(x, self.block, response_norm))
         x = record(stages, "within2", within_map_norm(x, *self.within["within2"]))
         return record(stages, "pool2", self.pool(x))
 

@@ -18,7 +18,7 @@ from convnet.nets.alexnet_released import TORCHVISIONS, AlexNet2012
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE
-from convnet.nets.layers import NO_LRN, check_images, connected, pooled, record, relu_norm_pool
+from convnet.nets.layers import NO_LRN, check_images, connected, max_pool, record, relu_norm_pool
 
 
 class AlexNetHalf(AlexNet):
@@ -267,7 +267,7 @@ class AlexNetNoConv5(AlexNet):
         self.fc6 = nn.Linear(384 * 6 * 6, 4096)
 
     def layer5(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        return record(stages, "pool5", pooled(x, *self.pooling))
+        return record(stages, "pool5", max_pool(x, *self.pooling))
 
 
 class AlexNetHalf2012(AlexNet2012):

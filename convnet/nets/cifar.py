@@ -199,14 +199,15 @@ class Cifar13(CifarNet):
     average_pools = ()
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}
 
+    local3_maps: ClassVar[int] = 32
     fixed: ClassVar[str] = "the locally connected layers of cifar_13 have weights for each place of one size"
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__(num_classes, in_channels)
         self.conv1 = nn.Conv2d(in_channels, 64, 5, padding=2)
         self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
-        self.local3 = LocallyConnected2d(64, 32, side=6, size=3, padding=1)
-        self.local4 = LocallyConnected2d(32, 32, side=6, size=3, padding=1)
+        self.local3 = LocallyConnected2d(64, self.local3_maps, side=6, size=3, padding=1)
+        self.local4 = LocallyConnected2d(self.local3_maps, 32, side=6, size=3, padding=1)
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
@@ -224,23 +225,15 @@ class Cifar13(CifarNet):
         return record(stages, "fc10", connected(self.fc10, x))
 
 
-class Cifar11(CifarNet):
-    """Pictures (N, 3, 24, 24) to logits (N, num_classes): the net of 11 % error, with normalisation across the maps.
+class Cifar11(Cifar13):
+    """The net of 11 % error, with normalisation across the maps. As `cifar_13` but for:
 
     stage    output (C, H, W)   parameters   settings
-    conv1      64   24   24          4,864   5x5 pad 2; std 1e-4
-    relu1      64   24   24              0
-    pool1      64   12   12              0   max
-    norm1      64   12   12              0   n 9, k 1, alpha 0.001 / 9 of the plain sum, beta 0.75
-    conv2      64   12   12        102,464   std 0.01
-    relu2      64   12   12              0
-    norm2      64   12   12              0   as norm1
-    pool2      64    6    6              0   max
+    norm1      64   12   12              0   after pool1; n 9, k 1, alpha 0.001 / 9 of the plain sum, beta 0.75
+    norm2      64   12   12              0   after relu2; as norm1
     local3     64    6    6      1,329,408   3x3 pad 1, locally connected; std 0.04
     relu3      64    6    6              0
     local4     32    6    6        664,704   3x3 pad 1, locally connected; std 0.04
-    relu4      32    6    6              0
-    fc10       10                   11,530   std 0.01
     total                        2,112,970
 
     Differs: nothing.
@@ -248,20 +241,8 @@ class Cifar11(CifarNet):
 
     name = "cifar_11"
     lrn = LRN(n=9, k=1.0, alpha=0.001 / 9, beta=0.75)
-    input_size = 24
-    sides = SIDES_6
-    average_pools = ()
-    std: ClassVar[dict[str, float]] = Cifar13.std
-
-    fixed: ClassVar[str] = "the locally connected layers of cifar_11 have weights for each place of one size"
-
-    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
-        super().__init__(num_classes, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, 64, 5, padding=2)
-        self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
-        self.local3 = LocallyConnected2d(64, 64, side=6, size=3, padding=1)
-        self.local4 = LocallyConnected2d(64, 32, side=6, size=3, padding=1)
-        self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
+    local3_maps = 64
+    fixed = "the locally connected layers of cifar_11 have weights for each place of one size"
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)

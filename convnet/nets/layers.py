@@ -17,9 +17,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from convnet.errors import UsageError, unknown
 from convnet.io.strict_json import Json
 from convnet.kernels import conv1, ops
-from convnet.kernels import plain as plain_forms
 from convnet.kernels.ops import response_norm as response_norm
-from convnet.kernels.plain import Block
+from convnet.kernels.plain import Block, norm_in_groups, wide
 from convnet.nets.dropout import checked_rate
 from convnet.nets.initial import NONE, gaussian, uniform_by_fan_in
 from convnet.nets.published import Known
@@ -245,14 +244,9 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, blo
     if block.relu_before:
         x = record(stages, f"relu{number}", F.relu(x))
     if block.n:
-        x = record(stages, f"norm{number}", norm_in_groups(x, block))
-    x = record(stages, f"pool{number}", pooled(x, block.size, block.stride, block.ceil))
+        x = record(stages, f"norm{number}", norm_in_groups(x, block, response_norm))
+    x = record(stages, f"pool{number}", max_pool(x, block.size, block.stride, block.ceil))
     return record(stages, f"relu{number}", F.relu(x)) if block.relu_after else x
-
-
-def norm_in_groups(x: Tensor, block: Block) -> Tensor:
-    """`response_norm` of each of the block's equal groups of maps."""
-    return plain_forms.norm_in_groups(x, block, response_norm)
 
 
 def within_map_norm(x: Tensor, size: int = 3, k: float = 1.0, alpha: float = 5e-5 / 9, beta: float = 0.75) -> Tensor:
@@ -266,7 +260,7 @@ def within_map_norm(x: Tensor, size: int = 3, k: float = 1.0, alpha: float = 5e-
     if has_torch_function_unary(x):  # as in `response_norm`
         seen: Tensor = handle_torch_function(within_map_norm, (x,), x, size, k, alpha, beta)
         return seen
-    x_wide, before = plain_forms.wide(x), size // 2
+    x_wide, before = wide(x), size // 2
     after = size - 1 - before
     means = F.avg_pool2d(F.pad(x_wide.square(), (before, after, before, after)), size, stride=1)
     return (x_wide * (k + alpha * size**2 * means) ** -beta).to(x.dtype)
@@ -278,15 +272,15 @@ def relu_pool(
     """ReLU and max-pooling, noted as `relu` and `pool`; in one pass as above."""
     if stages is None:
         return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True))
-    return record(stages, pool, pooled(record(stages, relu, F.relu(x)), size, stride, ceil))
+    return record(stages, pool, max_pool(record(stages, relu, F.relu(x)), size, stride, ceil))
 
 
-def max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
-    """The largest value of each size x size window; windows overlap where stride < size; a partial window is left out.
+def max_pool(x: Tensor, size: int = 3, stride: int = 2, ceil: bool = False) -> Tensor:
+    """The largest value of each size x size window; windows overlap where stride < size. Paper: AlexNet 3.4.
 
-    Paper: AlexNet 3.4 (z = 3, s = 2).
+    ceil: partial windows at the right and bottom edges are kept; else they are left out.
     """
-    return pooled(x, size, stride)
+    return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil))
 
 
 def ceil_max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
@@ -294,12 +288,7 @@ def ceil_max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
 
     A side s of at least stride pixels gives ceil((s - size) / stride) + 1; with 3 and 2 that's s // 2.
     """
-    return pooled(x, size, stride, ceil=True)
-
-
-def pooled(x: Tensor, size: int, stride: int, ceil: bool = False) -> Tensor:
-    """The largest value of each window; ceil: partial windows at the right and bottom edges are kept."""
-    return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil))
+    return max_pool(x, size, stride, ceil=True)
 
 
 def ceil_avg_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:

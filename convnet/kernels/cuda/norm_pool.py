@@ -219,21 +219,7 @@ def _store(y, places, place, first, inside, values, at, of: tl.constexpr, order:
 
 @jit
 def _norm_pool_backward(
-    x,
-    places,
-    g,
-    dx,
-    H,
-    W,
-    H2,
-    W2,
-    down,
-    across,
-    k,
-    alpha,
-    beta,
-    of: tl.constexpr,
-    order: tl.constexpr,
+    x, places, g, dx, H, W, H2, W2, down, across, k, alpha, beta, of: tl.constexpr, order: tl.constexpr
 ):
     C: tl.constexpr = of.columns * of.maps
     picture = tl.program_id(0).to(tl.int64)
