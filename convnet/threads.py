@@ -87,6 +87,8 @@ def _chosen(present: int, multiply_adds: int | None, recorded: object) -> Thread
         return Threads(present, "by OMP_NUM_THREADS")
     if isinstance(recorded, int) and 1 <= recorded <= MOST_RECORDED:
         return Threads(recorded, "as the run began")
+    if (beside := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:  # of torchrun
+        return Threads(max(1, cores.n // beside), f"a part of {cores.n} processors, for {beside} processes")
     useful = cores.n if multiply_adds is None else max(1, multiply_adds // WORTH)
     if useful < cores.n:
         return Threads(useful, "more don't make so small a net faster")

@@ -20,6 +20,7 @@ from convnet.cli import show_net as _net  # noqa: F401
 from convnet.cli import show_picture as _picture  # noqa: F401
 from convnet.cli import show_unit as _unit  # noqa: F401
 from convnet.cli.evaluate import evaluate, fuse, predict
+from convnet.cli.launch import end, launch, own_device, restarted, typed
 from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
     AsJson,
@@ -30,6 +31,7 @@ from convnet.cli.options import (
     Megapixels,
     MicroBatch,
     NameColumn,
+    Processes,
     Quiet,
     Resident,
     SplitColumn,
@@ -73,10 +75,12 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except ConvnetError as error:
+        told, code = end(error)
         text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
         with suppress(OSError):
-            print(f"convnet: {text}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+            if told:
+                print(f"convnet: {text}", file=sys.stderr, flush=True)
+        sys.exit(code)
 
 
 def _verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -212,6 +216,7 @@ def train(
     batch: MicroBatch = None,
     resident: Resident = "auto",
     device: Device = "auto",
+    processes: Processes = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Layout = None,
@@ -229,13 +234,15 @@ def train(
     from convnet.cli.resolve import free_folder, plan_run, resume_run
     from convnet.data.sources import ColumnNames
     from convnet.device import choose
+    from convnet.io.processes import from_environment, joined
     from convnet.training.train import train as run
 
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     micro_batch, pictures = _micro_batch(batch), cast("device_loader.Resident", resident)  # train checks the word
-    choose(device=device)  # one that isn't there is told before pictures are prepared
+    together, device = from_environment(), own_device(device)
+    place = choose(device=device).device.type  # one that isn't there is told before pictures are prepared
     columns = ColumnNames(name_column, label_column, split_column)
-    with shown(quiet) as progress:
+    with shown(quiet or not together.is_first) as progress:
         if resume:
             if net is not None or recipe is not None or settings or columns:
                 raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
@@ -243,20 +250,22 @@ def train(
         else:
             store, chosen = plan_run(data or "digits", net, recipe, changes, progress, start_from, layout, columns)
             out = out or free_folder(Path("runs"), f"{chosen.name}-{store.header['source']['name']}")
+        if processes > 1 and together.n == 1:
+            words = {"--out": out, "--device": device, "--resident": resident, "--start-from": start_from,
+                     "--batch": batch, "--epochs": epochs if resume else None}  # fmt: skip
+            flags = {"--resume": resume, "--quiet": quiet, "--json": as_json}
+            sys.exit(launch(processes, store.path, None if resume else chosen, words, flags))
+        resume = resume or (restarted() and (out / "last.ckpt").exists())
         workers = 1 if store.encoding == "raw" else threads.most()
         used = _threads(chosen, out if resume else None)
         progress.note(f"recipe {chosen.name}, {store.path}: {store.describe()}; run folder {out}; {used}")
-        with _stopping(out, progress) as stop:
+        with _stopping(out, progress) as stop, joined("nccl" if place == "cuda" else "gloo") as together:
             summary = run(chosen, store, out, resume=resume, init_from=start_from, device=device, workers=workers,
-                          micro_batch=micro_batch, resident=pictures, progress=progress, stop=stop,
-                          command=shlex.join(["convnet", *sys.argv[1:]]))  # fmt: skip
-        page = after_training(out, progress, device)
-    if as_json:
-        print_json({"run": str(out), "report": str(page) if page else None, **summary})
-    else:
-        _print_summary(summary, out)
-        if page is not None:
-            print(f"report: {page}")
+                          micro_batch=micro_batch, resident=pictures, progress=progress, stop=stop, command=typed(),
+                          processes=together)  # fmt: skip
+        page = after_training(out, progress, device) if together.is_first else None
+    if together.is_first:
+        _print_summary(summary, out, page, as_json)
 
 
 @contextmanager
@@ -302,7 +311,10 @@ def _micro_batch(batch: str | None) -> "int | Literal['auto'] | None":
     raise UsageError(f"--batch {batch}: it must be auto, or the number of pictures that go through the net at once")
 
 
-def _print_summary(summary: "Json", out: Path) -> None:
+def _print_summary(summary: "Json", out: Path, page: Path | None, as_json: bool) -> None:
+    if as_json:
+        print_json({"run": str(out), "report": str(page) if page else None, **summary})
+        return
     print(
         f"trained {summary['net']} for {summary['epochs']} epochs, {summary['steps']:,} steps, "
         f"in {summary['training_seconds']:.0f} s ({summary['pictures_per_second']:,.0f} pictures/s)"
@@ -315,6 +327,8 @@ def _print_summary(summary: "Json", out: Path) -> None:
     if "test" not in summary:
         print("no test pictures: the validation error is a little too good; keep a test/ folder for an honest figure")
     print(f"net: {out / summary['checkpoint']}")
+    if page is not None:
+        print(f"report: {page}")
 
 
 # the nets

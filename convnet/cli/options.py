@@ -34,6 +34,7 @@ Resident = Annotated[
     str, computing(metavar="auto|raw|420|no", help="CUDA: pictures in its memory, as they are or as 4:2:0.")
 ]
 Precision = Annotated[str, computing(help="auto, fp32, or bf16: faster, less exact.")]
+Processes = Annotated[int, computing(min=1, help="That work together, each with its part of a batch.")]
 
 Quiet = Annotated[bool, output("--quiet", "-q", help="No progress, only warnings.")]
 AsJson = Annotated[bool, output("--json", help="Print the result as JSON.")]

@@ -19,6 +19,7 @@ from convnet.data.statistics import Statistics
 from convnet.data.store import Pixels, Split
 from convnet.io import rng
 from convnet.io.prefetch import in_order
+from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.kernels.cpu import augment as augment_cpu
 from convnet.recipe import Recipe
@@ -29,11 +30,15 @@ Read = Tensor | tuple[Pixels, augment.Augmentation]  # the images, or what the p
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (N, C, H, W), the loader's dtype, channels-last. labels: int64 (N,). ids: int64 (N,), in the split."""
+    """images: (N, C, H, W), the loader's dtype, channels-last. labels: int64 (N,). ids: int64, in the split.
+
+    The images are those of `ids`, or of this process's part of them, from position `first` on; it may be empty.
+    """
 
     images: Tensor
     labels: Tensor
     ids: NDArray[np.int64]
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Loader:
 
     workers: threads that read ahead; 0 reads when a batch is asked for, and waits for it without a limit. dtype: of the
     images, float32 or bfloat16; an autocast net makes the same of both. stop: whoever asks is heard while a batch is
-    waited for.
+    waited for. processes: with which this one shares each batch.
     """
 
     split: Split
@@ -54,6 +59,7 @@ class Loader:
     workers: int = 1
     dtype: torch.dtype = torch.float32
     stop: Stop | None = None
+    processes: Processes = ALONE
 
     def __len__(self) -> int:
         """Steps in an epoch; the last may be smaller."""
@@ -73,16 +79,22 @@ class Loader:
         steps = self.steps(epoch, start)
         if not self.workers:
             for ids in steps:
-                yield self._batch(ids, self._read(epoch, ids, self._empty_images(len(ids))))
+                yield self._batch(ids, self._read(epoch, *self._own(ids)))
             return
 
-        def read(step: tuple[NDArray[np.int64], Tensor | None]) -> tuple[NDArray[np.int64], Read]:
-            return step[0], self._read(epoch, *step)
+        def read(step: tuple[NDArray[np.int64], NDArray[np.int64], Tensor | None]) -> tuple[NDArray[np.int64], Read]:
+            ids, own, room = step
+            return ids, self._read(epoch, own, room)
 
-        items = ((ids, self._empty_images(len(ids))) for ids in steps)
+        items = ((ids, *self._own(ids)) for ids in steps)
         for ids, images in in_order(read, items, lambda step: self.split.describe(step[0]), n_threads=self.workers,
                                     window=AHEAD * self.workers, stop=self.stop):  # fmt: skip
             yield self._batch(ids, images)
+
+    def _own(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
+        """This process's part of a batch, and the memory for it."""
+        own = ids[self.processes.part(len(ids))]
+        return own, self._empty_images(len(own))
 
     def _empty_images(self, n: int) -> Tensor | None:
         """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""
@@ -101,4 +113,5 @@ class Loader:
     def _batch(self, ids: NDArray[np.int64], read: Read) -> Batch:
         if not isinstance(read, Tensor):
             read = augment.to_input(*read, self.preprocessing, self.device, self.dtype)
-        return Batch(read, torch.from_numpy(self.split.labels[ids]).to(self.device), ids)
+        part = self.processes.part(len(ids))
+        return Batch(read, torch.from_numpy(self.split.labels[ids[part]]).to(self.device), ids, part.start)

@@ -4,7 +4,8 @@ The paper (section 2): the top-1 error is the share of pictures whose most proba
 share whose class isn't among the five most probable. Probabilities are softmax outputs averaged over a picture's views.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import comb, sqrt
 
@@ -109,6 +110,19 @@ class Scores:
         """int64: the rows of pictures whose most probable class is wrong, the net's most confident first."""
         wrong = np.flatnonzero(self.ranks >= 1)
         return np.asarray(wrong[np.argsort(-self.probabilities[wrong, 0], kind="stable")], np.int64)
+
+
+def concatenated(parts: Sequence[Scores]) -> Scores:
+    """The scores of a test whose pictures were shared out: of all parts, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+
+    def joined(name: str) -> np.ndarray:  # type: ignore[type-arg]
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return replace(first, ids=joined("ids"), labels=joined("labels"), top=joined("top"), ranks=joined("ranks"),
+                   probabilities=joined("probabilities"), of_label=joined("of_label"))  # fmt: skip
 
 
 class Tally:

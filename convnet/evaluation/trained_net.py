@@ -26,11 +26,13 @@ from convnet.data.store import Split, Store
 from convnet.device import Device
 from convnet.errors import ConvnetError, Interrupted, UsageError, check_type
 from convnet.evaluation.inference import BATCH, NotFinite, infer
-from convnet.evaluation.metrics import Scores, Tally, most_probable
+from convnet.evaluation.metrics import Scores, Tally, concatenated, most_probable
+from convnet.evaluation.pictures import PICTURES as CHUNK
 from convnet.evaluation.pictures import Picture, Source, check_gives, name_of, read, read_picture, split_to_test
 from convnet.evaluation.seen import Seen, from_files
 from convnet.evaluation.views import Look, Protocol, centre, protocol
 from convnet.io import atomic
+from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
 from convnet.nets.layers import Net
@@ -106,11 +108,13 @@ class TrainedNet:
         batch: int = BATCH,
         progress: Progress = SILENT,
         stop: Stop | None = None,
+        processes: Processes = ALONE,
     ) -> Scores:
         """Tests the net on a split of a store (None: test if there is one, else val), or on its pictures `ids`.
 
         A store's classes are matched by name; a Split is taken as it is. views, scales: as `views.protocol` knows them.
-        batch: crops in a forward pass, which bounds memory.
+        batch: crops in a forward pass, which bounds memory. processes: with which this one shares the pictures; each
+        gets the scores of all, and they are those of one process to the last bit.
 
         Raises: NotFinite when the net's outputs aren't finite, naming the picture; UsageError when classes, sizes or
         views don't fit; Interrupted when `stop` is asked for.
@@ -118,13 +122,18 @@ class TrainedNet:
         asked = protocol(views, self.preprocessing, scales)
         tested = store if isinstance(store, Split) else self.split_of(store, split)
         chosen = np.arange(tested.n) if ids is None else ids
-        tally = Tally(views, tested.name, tested.store.classes, tested.labels[chosen], chosen)
+        own = chosen[processes.part(len(chosen), CHUNK)]
         title = f"testing ({tested.name}, {views})"
-        for _, (found,) in infer_split(
-            [(self, asked.looks)], tested, chosen, title=title, batch=batch, progress=progress, stop=stop
-        ):
-            tally.add(asked.mean(found))
-        return tally.scores()
+
+        def scores() -> Scores:
+            tally = Tally(views, tested.name, tested.store.classes, tested.labels[own], own)
+            for _, (found,) in infer_split(
+                [(self, asked.looks)], tested, own, title=title, batch=batch, progress=progress, stop=stop
+            ):
+                tally.add(asked.mean(found))
+            return tally.scores()
+
+        return concatenated(processes.together(scores))
 
     def split_of(self, store: Store | atomic.PathLike, name: str | None = None) -> Split:
         """The split to test on (None: test, or else val, or train), with labels by the net's classes.

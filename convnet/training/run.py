@@ -20,6 +20,7 @@ from convnet.data.store import Split, Store
 from convnet.device import Device
 from convnet.errors import DataError, Diverged, UsageError
 from convnet.io import atomic, rng, strict_json
+from convnet.io.processes import ALONE, Processes
 from convnet.io.strict_json import Json
 from convnet.nets import create_model
 from convnet.nets.layers import Net
@@ -60,6 +61,7 @@ class Run:
     out: Path
     saved: float  # monotonic seconds of the last save
     record: list[bytes]  # the lines of metrics.jsonl
+    processes: Processes = ALONE  # that train together; the first one writes
     last_ids: NDArray[np.int64] | None = None  # pictures of the last step
 
 
@@ -100,21 +102,24 @@ def begin(
     source: Path | None = None,
     size: MicroBatch | None = None,
     pixels: str = "as stored",
+    processes: Processes = ALONE,
 ) -> Run:
     """A run with its initial weights (those that the checkpoint `source` has, loaded from it), or the one in `out`.
 
-    size: of the micro-batch.
+    size: of the micro-batch. processes: that train together; only the first one writes to `out`.
     """
     if resume and source is not None:
         raise UsageError(f"a run that goes on has weights already; leave out --start-from {source}, or --resume")
     store = data.store
     environment = _environment(device, store, command) | {"pixels": pixels}
     if resume:
-        net, state = _resumed(recipe, store, out, environment, progress)
+        net, state = _resumed(recipe, store, out, environment, progress, repair=processes.is_first)
     else:
-        net, state = _fresh(recipe, store, out, environment, source, progress)
+        net, state = _fresh(recipe, store, environment, source, progress)
+        if processes.is_first:
+            _make_room(out)
     net = device.take(net)
-    step = EagerSteps(net, recipe, device)
+    step = EagerSteps(net, recipe, device, processes=processes)
     if state.velocity is not None:
         step.rule.load(state.velocity)
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
@@ -123,7 +128,8 @@ def begin(
         now := step.micro_batch
     ):  # which rounds
         progress.warn(f"{first} pictures at once are now {now}: the run goes on, but not bitwise as if never stopped")
-    run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record)
+    run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record,
+              processes)  # fmt: skip
     progress.note(
         f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {device.reason}; {device.forms()}"
     )
@@ -131,6 +137,8 @@ def begin(
         progress.note(f"pictures decoded by {environment['decoder']}")
     if len(store.classes) == 1:
         progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
+    if not processes.is_first:
+        return run
     if resume:
         _check_best(run, progress)
     if not resume or state.recipe != recipe:
@@ -143,7 +151,7 @@ def begin(
 
 
 def _fresh(
-    recipe: Recipe, store: Store, out: Path, environment: Json, source: Path | None, progress: Progress
+    recipe: Recipe, store: Store, environment: Json, source: Path | None, progress: Progress
 ) -> tuple[Net, Checkpoint]:
     """The net of a new run, and its state but for the weights."""
     mean = store.statistics.mean_rgb
@@ -156,17 +164,20 @@ def _fresh(
             progress.note(line)
         for warning in loaded.warnings:
             progress.warn(warning)
-    _make_room(out)
     return net, Checkpoint(recipe, preprocessing, store.classes, {}, provenance=provenance)
 
 
-def _resumed(recipe: Recipe, store: Store, out: Path, environment: Json, progress: Progress) -> tuple[Net, Checkpoint]:
-    """The net and the state of the run in `out`."""
+def _resumed(
+    recipe: Recipe, store: Store, out: Path, environment: Json, progress: Progress, repair: bool
+) -> tuple[Net, Checkpoint]:
+    """The net and the state of the run in `out`; `repair`: what lies beside its checkpoints is mended where it must."""
     state, path, warnings = checkpoint.load_newest(out)
     for warning in warnings:
         progress.warn(warning)
     _check_same(state, recipe, environment, store, path, progress)
     net = checkpoint.rebuild(replace(state, recipe=recipe))
+    if not repair:
+        return net, state
     record = b"".join(_record(state, out, progress))
     if lost := metrics_log.keep_whole(out / TIMING):
         progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
@@ -299,6 +310,8 @@ def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
     """
     if not all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters()):  # a device synchronisation
         raise diverged(run, "the weights are no longer finite after", run.position.step)
+    if not run.processes.is_first:
+        return
     kept = snapshot(run, velocity=True)
     kept.weights.update({name: value for name, value in (buffers or {}).items() if name in kept.weights})
     checkpoint.save(run.out / LAST, kept, keep_previous=True)
@@ -310,7 +323,8 @@ def diverged(run: Run, what: str, step: int) -> Diverged:
     path, epoch = run.out / "diverged.json", run.position.epoch
     keys = [] if run.last_ids is None else [run.data.train.keys[i] for i in run.last_ids.tolist()]
     report = {"what": what, "epoch": epoch, "step": step, "pictures": keys}
-    atomic.write_atomic(path, json.dumps(report, indent=1).encode())
+    if run.processes.is_first:
+        atomic.write_atomic(path, json.dumps(report, indent=1).encode())
     return Diverged(f"{what} epoch {epoch}, step {step:,}; its pictures are in {path}; {lower_rate(run)}")
 
 

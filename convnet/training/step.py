@@ -13,6 +13,7 @@ keeps (`Device.narrowed`): the numbers are autocast's, which would cast every we
 """
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,10 +23,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from convnet.data.loader import Batch
 from convnet.device import Device
+from convnet.io.processes import ALONE, Processes
 from convnet.kernels.cuda import available as on_cuda
 from convnet.nets.dropout import LAYERS, counted, states
 from convnet.nets.layers import Net, rbf_loss
@@ -77,7 +79,7 @@ class Steps(Protocol):
 
 def choose(step: "EagerSteps", note: Callable[[str], None]) -> Steps:
     """The steps for `step`'s device; `note` is told what is worth a line."""
-    if on_cuda.serve(step.device.device):
+    if on_cuda.serve(step.device.device) and step.processes.n == 1:
         return DelayedSteps(GraphStep(step, step.recipe.batch, note))
     return step
 
@@ -89,20 +91,32 @@ class EagerSteps:
 
     micro_batch: pictures that go through the net at once; of a larger batch the gradients are accumulated in float32:
     the same step but for the rounding, and for batch norm, which then sees a micro-batch's mean and variance.
+
+    processes: those that share each batch. DistributedDataParallel averages the gradients while backward runs.
     """
 
     pending = 0
 
-    def __init__(self, net: Net, recipe: Recipe, device: Device, micro_batch: int | None = None) -> None:
+    def __init__(self, net: Net, recipe: Recipe, device: Device, micro_batch: int | None = None,
+                 processes: Processes = ALONE) -> None:  # fmt: skip
+        self.processes = processes
         self.recipe, self.device, self.micro_batch = recipe, device, micro_batch
         self.net, bf16_weights = device.narrowed(net)
+        self.heads: Callable[[Tensor], dict[str, Tensor]] = self.net.heads
+        if processes.n > 1:
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of one-channel kernels
+            warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")  # its successor is of torch 2.13
+            normed = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())  # by the first one's part
+            self.heads = nn.parallel.DistributedDataParallel(_Heads(self.net), broadcast_buffers=normed)
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
         self.input_dtype = torch.float32 if net.float32_input else device.dtype  # of the images: bfloat16 loses nothing
         self.result = StepResult(np.empty(0, np.int64), math.nan, 0)
 
     def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
         with interruptible():  # the longest part of a step by far
-            loss, wrong = self.gradients(batch.images, batch.labels, number)
+            loss, wrong = self.gradients(batch.images, batch.labels, number, None, batch.first, len(batch.ids))
+            if self.processes.n > 1:
+                loss, wrong = self.processes.sum(torch.stack([loss.double(), wrong.double()]))
             value = loss.item()  # a device synchronisation
         self.result = StepResult(batch.ids, value, int(wrong.item()))
 
@@ -114,20 +128,31 @@ class EagerSteps:
     def wait(self) -> list[StepResult]:
         return []
 
-    def gradients(self, images: Tensor, labels: Tensor, number: int, states: Tensor | None = None) -> Outcome:
+    def gradients(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        number: int,
+        states: Tensor | None = None,
+        first: int = 0,
+        n: int | None = None,
+    ) -> Outcome:
         """Leaves the gradients of a batch where the rule finds them. number: of the step, the first is 0.
 
         images: (N, C, H, W) on the device, labels: int64 (N,). states: what dropout draws from, where it is on the
-        device already (nets/dropout.py); it then stands for the number.
+        device already (nets/dropout.py); it then stands for the number. first, n: these are the pictures from position
+        `first` on of a batch of n; loss and errors are their share of it.
         """
         self.rule.zero_grad()
-        n, size = len(images), self.micro_batch or len(images)
-        if n <= size:
-            return self._pass(images, labels, number, 0, n, states)
+        n = len(images) if n is None else n
+        most = -(-n // self.processes.n)  # pictures of a process: each makes as many passes as the others
+        size = self.micro_batch or most
+        if most <= size:
+            return self._pass(images, labels, number, first, n, states)
         outcomes, sums = [], {name: torch.zeros_like(weight) for name, weight in self.rule.parameters.items()}
-        for first in range(0, n, size):
-            part = slice(first, first + size)
-            outcomes.append(self._pass(images[part], labels[part], number, first, n, states))
+        for begin in range(0, most, size):
+            part = slice(begin, begin + size)
+            outcomes.append(self._pass(images[part], labels[part], number, first + begin, n, states))
             for name, total in sums.items():
                 own = self.rule.computed(name)
                 if own.grad is not None:
@@ -140,13 +165,27 @@ class EagerSteps:
 
     def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int, states: Tensor | None) -> Outcome:
         """A micro-batch of a batch of n pictures, forward and backward: its share of the gradients of the mean loss."""
+        share = len(images) / n
+        if not share:  # the other processes wait for the gradients all the same
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         with self.device.autocast(), counted(self.recipe.seed, number, first, states):
-            heads = self.net.heads(images)
+            heads = self.heads(images)
         weights, kind = self.net.loss_weights, self.recipe.loss
         loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()
-        loss = loss * (len(images) / n)
-        torch.autograd.backward(loss)
-        return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels).sum())
+        loss = loss * share
+        torch.autograd.backward(loss * self.processes.n if self.processes.n > 1 else loss)  # whose mean is the sum
+        return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels).sum() * bool(share))
+
+
+class _Heads(nn.Module):
+    """A net's forward pass to all of its heads, as a module: what DistributedDataParallel wraps."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.net.heads(images)
 
 
 def _loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:

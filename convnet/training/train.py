@@ -13,7 +13,7 @@ A run is a folder:
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -33,6 +33,7 @@ from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, strict_json
+from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
 from convnet.nets import recipe_of
@@ -76,6 +77,7 @@ def train(
     progress: Progress = SILENT,
     stop: Stop | None = None,
     command: str = "",
+    processes: Processes = ALONE,
 ) -> Json:
     """Trains by `recipe` (or the one of that name or file) on `store` in the run folder `out`; returns its summary.
 
@@ -83,7 +85,8 @@ def train(
     threads). init_from: a checkpoint whose weights a new run begins with, as far as its net has them (init_from.py).
     workers: threads that read ahead; they change nothing. micro_batch: pictures that go through the net at once, "auto"
     for as many as fit; of a larger batch the gradients are accumulated (micro_batch.py). resident: on a CUDA device,
-    whether the training pictures lie in its memory, and how (device_loader.py).
+    whether the training pictures lie in its memory, and how (device_loader.py). processes: with which this one trains
+    together (`io.processes.joined`); each calls `train` alike, and the first one writes.
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -97,12 +100,14 @@ def train(
     device_loader.check(resident, chosen.device, recipe.channels)  # before there is a run's folder
     pixels = device_loader.pixels(resident)
     try:
-        with atomic.lock(out, "training"):
-            run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels)
+        with atomic.lock(out, "training") if processes.is_first else nullcontext():
+            processes.wait()
+            run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
             loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, chosen.device,
-                            workers, run.step.input_dtype, stop)  # fmt: skip
+                            workers, run.step.input_dtype, stop, processes)  # fmt: skip
             step_bytes = partial(peak_bytes, run.step, picture_shape(recipe))
-            feed = device_loader.choose(loader, resident, step_bytes, progress)
+            alone = processes.n == 1  # otherwise no picture lies on the device: each process reads its own part
+            feed = device_loader.choose(loader, resident, step_bytes, progress) if alone else loader
             steps = step.choose(run.step, progress.note)
             while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
                 train_epoch(run, steps, feed, progress, stop)
@@ -129,15 +134,14 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
 
     def log_time() -> None:
         seconds, pictures = monotonic() - began, run.position.pictures - first
-        metrics_log.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
+        if run.processes.is_first:
+            metrics_log.append(run.out / TIMING, {"epoch": epoch, "seconds": seconds, "pictures": pictures})
 
     try:
-        for batch in loader.epoch(epoch, run.position.batch):
+        for batch in run.processes.agreed(loader.epoch(epoch, run.position.batch), lambda: bool(stop)):
             number = run.position.step + steps.pending
             steps.forward_backward(batch, number, partial(interruptible, run, stop, log_time))
             count(steps.update(lr))
-            if stop:
-                raise Interrupted("stopped")
             if monotonic() - run.saved > 60 * recipe.save_minutes:
                 count(steps.wait())
                 save(run)
@@ -196,7 +200,8 @@ def _count(run: Run, result: StepResult, lr: float, loader: Feed) -> None:
 
 
 def _log(run: Run, row: metrics_log.Row) -> None:
-    run.record.append(metrics_log.append(run.out / METRICS, row))
+    if run.processes.is_first:
+        run.record.append(metrics_log.append(run.out / METRICS, row))
     run.position = replace(run.position, rows=run.position.rows + 1)
 
 
@@ -221,7 +226,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         net = TrainedNet(run.net, run.preprocessing, data.store.classes, run.step.device)
         try:
             with interruptible(run, stop):
-                scores = net.evaluate(data.val, ids=data.val_ids, stop=stop)
+                scores = net.evaluate(data.val, ids=data.val_ids, stop=stop, processes=run.processes)
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again
             raise
@@ -241,11 +246,11 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         validation_errors=errors,
         best_error=errors[-1] if best else at.best_error,
     )
-    if best:
+    if best and run.processes.is_first:
         checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
-    if epoch in run.recipe.keep_epochs:
+    if epoch in run.recipe.keep_epochs and run.processes.is_first:
         checkpoint.save(run.out / KEPT.format(epoch), snapshot(run, velocity=False))
-    if epoch % max(1, epoch // FEWER_FROM) == 0:
+    if epoch % max(1, epoch // FEWER_FROM) == 0 and run.processes.is_first:
         write_table(run)
     save(run)  # last: a run that is killed before it does this epoch's end again
     progress.finish()
@@ -284,7 +289,10 @@ def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) ->
 
 def _finish(run: Run, data: Data, device: str, progress: Progress, stop: Stop | None) -> Json:
     """Tests the best net once on the pictures that had no part in training; writes summary.json."""
-    write_table(run)  # of a long run the last epochs may be missing
+    processes = run.processes
+    if processes.is_first:
+        write_table(run)  # of a long run the last epochs may be missing
+    processes.wait()  # for the first one's files
     has_best = (run.out / BEST).exists()
     chosen = run.out / (BEST if has_best else LAST)
     kept = checkpoint.load(chosen)
@@ -306,10 +314,13 @@ def _finish(run: Run, data: Data, device: str, progress: Progress, stop: Stop | 
         "left_out": {"skipped": counts["skipped"], "failed": counts["failed"]},
     }
     if data.val is not None:
-        scores = net.evaluate(data.val, ids=data.val_ids, stop=stop)
+        scores = net.evaluate(data.val, ids=data.val_ids, stop=stop, processes=processes)
         summary["validation"] = _figures(scores)
     if "test" in data.store.splits and data.store.splits["test"].n:
-        summary["test"] = _figures(net.evaluate(data.store.split("test"), progress=progress, stop=stop))
+        test = data.store.split("test")
+        summary["test"] = _figures(net.evaluate(test, progress=progress, stop=stop, processes=processes))
+    if not processes.is_first:
+        return summary
     for name in (METRICS, TIMING):  # until the run has ended, resuming repairs them
         atomic.sync_file(run.out / name)
     atomic.write_atomic(run.out / "summary.json", strict_json.seal(summary))

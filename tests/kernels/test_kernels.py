@@ -16,7 +16,7 @@ from convnet.kernels.cuda import update as sgd
 from convnet.kernels.plain import Block
 
 TESTS = Path(__file__).parents[1]
-FILES = [["norm_pool"], ["augmentation", "dropout", "norm", "sgd"]]  # two processes take about as long
+FILES = ["augmentation", "dropout", "norm", "norm_pool", "sgd"]
 PYTEST = ("-m", "pytest", "-p", "xdist.plugin", "-n", "0", "-q", "-p", "no:cacheprovider")
 INTERPRET = {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else is installed
 needs_triton = pytest.mark.skipif(cuda.triton is None, reason="Triton is not installed (pip install triton)")
@@ -36,10 +36,10 @@ def run(*command: str, **environment: str) -> str:
 
 
 @needs_triton
-@pytest.mark.parametrize("names", FILES, ids=" ".join)
-def test_interpreted(names: list[str]) -> None:
-    """The operations' tests, in a process of their own, since Triton looks at the variable when it is loaded."""
-    text = run(*PYTEST, *(f"tests/kernels/test_kernels_{name}.py" for name in names), **INTERPRET)
+@pytest.mark.parametrize("name", FILES)
+def test_interpreted(name: str) -> None:
+    """The tests of one operation, in a process of their own, since Triton looks at the variable when it is loaded."""
+    text = run(*PYTEST, f"tests/kernels/test_kernels_{name}.py", **INTERPRET)
     assert "passed" in text
     assert "skipped" not in text, text
 

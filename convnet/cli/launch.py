@@ -1,0 +1,95 @@
+"""One command, several processes: what torchrun does, for people who don't know it.
+
+torch's own agent starts the processes, hands signals on to them, and starts all of them anew from the last saved step
+when one is lost. An error that a run itself ends with is no loss: it is told once, and is the command's exit code.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from convnet.errors import ConvnetError, Interrupted
+from convnet.io.processes import from_environment
+
+if TYPE_CHECKING:
+    from convnet.recipe import Recipe
+
+RESTARTS = 10  # after which a run whose processes are lost again and again ends
+ENDED, COMMAND = "CONVNET_ENDED", "CONVNET_COMMAND"  # where an exit code is written; what the user typed
+
+
+def launch(
+    n: int, store: Path, recipe: "Recipe | None", options: Mapping[str, object], flags: Mapping[str, bool]
+) -> int:
+    """Trains in n processes that work together, each a `convnet train` with these options; returns the exit code.
+
+    recipe: of a new run, None of one that goes on. Store and recipe were chosen once, before there are several.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from convnet.recipe import to_toml
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with TemporaryDirectory(prefix="convnet-") as place:
+        ended = Path(place) / "ended"
+        os.environ |= {ENDED: str(ended), COMMAND: typed()}
+        words = ["train", str(store), *(name for name, given in flags.items() if given)]
+        for name, value in options.items():
+            words += [name, str(value)] if value is not None else []
+        if recipe is not None:
+            (Path(place) / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+            words += ["--recipe", str(Path(place) / "recipe.toml")]
+        config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid4().hex, rdzv_backend="c10d",
+                              rdzv_endpoint="localhost:0", max_restarts=RESTARTS, monitor_interval=0.1)  # fmt: skip
+        try:
+            elastic_launch(config, sys.executable)("-m", "convnet", *words)
+        except SignalException:
+            return Interrupted.exit_code
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            print(f"convnet: process {rank} of {n} was lost again and again (exit code {failure.exitcode}); the run "
+                  "goes on from its last saved step with --resume", file=sys.stderr)  # fmt: skip
+            return 1
+        return int(ended.read_text(encoding="ascii")) if ended.exists() else 0
+
+
+def end(error: ConvnetError) -> tuple[bool, int]:
+    """Whether this process tells of the error that it ends with, and its exit code.
+
+    One of several is silent where another tells the same, and has no exit code for torch's agent to start it anew.
+    """
+    processes = from_environment()
+    told = processes.is_first or not isinstance(error, Interrupted)
+    if ENDED not in os.environ or processes.n == 1:
+        return told, error.exit_code
+    if told:
+        Path(os.environ[ENDED]).write_text(str(error.exit_code), encoding="ascii")
+    return told, 0
+
+
+def restarted() -> bool:
+    """Whether this process was started anew for one that was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def own_device(name: str) -> str:
+    """The device that --device names, of several processes of a machine each with its own CUDA device."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or name not in ("auto", "cuda"):
+        return name
+    import torch
+
+    return f"cuda:{local}" if torch.cuda.is_available() else name
+
+
+def typed() -> str:
+    """The command as its user typed it."""
+    return os.environ.get(COMMAND, shlex.join(["convnet", *sys.argv[1:]]))

@@ -1,0 +1,133 @@
+"""Processes that do one work together: which of them is this, what is its part, and what do all of them know?
+
+torchrun starts them and tells each its rank; torch.distributed joins them, by gloo on the CPU and by NCCL on CUDA
+devices. A process alone is the first of one, and everything here then costs nothing.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from convnet.errors import ConvnetError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TIMEOUT = timedelta(minutes=10)  # for which a process waits for the others before the work ends
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes work together, and which of them this is: 0 to n - 1. The first one writes."""
+
+    rank: int = 0
+    n: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def part(self, size: int, chunk: int = 1) -> slice:
+        """This process's part of `size` things in order: parts differ by one `chunk` at most, and may be empty."""
+        n_chunks = -(-size // chunk)
+        first, end = (chunk * (n_chunks * rank // self.n) for rank in (self.rank, self.rank + 1))
+        return slice(min(first, size), min(end, size))
+
+    def sum(self, values: "Tensor") -> "Tensor":
+        """The sum over the processes, in place and the same in each; every one must call it."""
+        if self.n > 1:
+            from torch import distributed
+
+            distributed.all_reduce(values)
+        return values
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        if self.n == 1:
+            return here
+        from torch import tensor
+
+        return bool(self.sum(tensor(float(here))).item())
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.together(lambda: None)
+
+    def agreed(self, items: Iterable[T], stop: Callable[[], bool]) -> Iterator[T]:
+        """The items, as long as every process has one, none has failed to make its own, and none is asked to stop.
+
+        Raises: in the process whose items fail what they raise, in the others Interrupted.
+        """
+        error, source = None, iter(items)
+        while True:
+            item: T | None = None
+            try:
+                item = next(source, None)
+            except ConvnetError as raised:
+                error = raised
+            if self.any(error is not None or stop()):
+                raise error or Interrupted("stopped")
+            if item is None:
+                return
+            yield item
+
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What `work` returns in each process, by rank. Raises: what it raises in one, in every process."""
+        if self.n == 1:
+            return [work()]
+        from torch import distributed
+
+        result: T | ConvnetError
+        try:
+            result = work()
+        except ConvnetError as error:
+            result = error
+        results: list[T | ConvnetError | None] = [None] * self.n
+        distributed.all_gather_object(results, result)
+        values = list[T]()
+        for each in results:
+            if isinstance(each, ConvnetError):
+                raise each
+            values.append(each)  # type: ignore[arg-type]
+        return values
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the first process, while the others wait. Raises: in all of them what it raises."""
+        if self.n == 1:
+            return work()
+        return self.together(lambda: work() if self.is_first else None)[0]  # type: ignore[return-value]
+
+
+ALONE = Processes()
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Processes:
+    """As torchrun tells it. Raises: UsageError for what can't be."""
+    rank, n = (environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if not (rank.isdecimal() and n.isdecimal() and int(rank) < int(n)):
+        raise UsageError(f"RANK={rank}, WORLD_SIZE={n}: torchrun sets both, and a rank is 0 to WORLD_SIZE - 1")
+    return Processes(int(rank), int(n))
+
+
+@contextmanager
+def joined(backend: str = "gloo") -> Iterator[Processes]:
+    """Within it the processes that torchrun started are joined; one that it didn't start is alone."""
+    processes = from_environment()
+    if processes.n == 1:
+        yield processes
+        return
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, n = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of torchrun, whose store may outlive the processes
+    own = distributed.distributed_c10d.PrefixStore(f"attempt {attempt}", store)
+    distributed.init_process_group(backend, timeout=TIMEOUT, store=own, rank=rank, world_size=n)
+    try:
+        yield processes
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,98 @@
+"""Several processes train as one does: the order of the pictures, the weights, what is written, and what is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convnet import checkpoint
+from convnet.data.store import Store
+from convnet.errors import DataError, UsageError
+from convnet.io.processes import ALONE, Processes, from_environment
+
+TESTS = Path(__file__).parents[1]
+Steps = list[tuple[int, list[int], list[int]]]  # (number, the batch's pictures, this process's)
+BATCH = 314  # of 315 pictures: the second step of an epoch has one, fewer than there are processes
+SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")
+
+
+@given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 70))
+def test_parts_are_a_list_in_order(size: int, n: int, chunk: int) -> None:
+    parts = [Processes(rank, n).part(size, chunk) for rank in range(n)]
+    assert [i for part in parts for i in range(size)[part]] == list(range(size))
+    lengths = [-(-(part.stop - part.start) // chunk) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+    assert all(part.start % chunk == 0 for part in parts if part.start < size)
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "-1"}, {"WORLD_SIZE": "many"}])
+def test_ranks_that_cannot_be(variables: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="a rank is 0 to WORLD_SIZE - 1"):
+        from_environment(variables)
+    assert from_environment({}) == ALONE
+
+
+def test_alone_it_is_what_there_is() -> None:
+    assert ALONE.together(lambda: 3) == [3]
+    assert ALONE.by_first(lambda: 4) == 4
+    assert list(ALONE.agreed(iter("ab"), lambda: False)) == ["a", "b"]
+    with pytest.raises(DataError, match="damaged"):
+        ALONE.together(lambda: (_ for _ in ()).throw(DataError("damaged")))
+
+
+def trained(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) -> list[Steps]:
+    """The steps of each process."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "--max-restarts",
+                str(restarts), "--monitor-interval", "0.1"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    command = [
+        sys.executable,
+        *(launcher if n > 1 else []),
+        str(TESTS / "process_driver.py"),
+        str(store.path),
+        str(out),
+    ]
+    done = subprocess.run(
+        [*command, *fields], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(Path(f"{out}.{rank}.json").read_text(encoding="utf-8")) for rank in range(n)]
+
+
+@pytest.fixture(scope="module")
+def alone(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Steps]:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    return out, trained(few_digits, out, 1, "epochs=25", f"batch={BATCH}", "lr=0.0001")[0]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_processes_train_as_one(n: int, few_digits: Store, alone: tuple[Path, Steps], tmp_path: Path) -> None:
+    """50 steps with dropout and augmentation. Their sums are in another order: a few roundings of float32 a step."""
+    out, expected = alone
+    ranks = trained(few_digits, tmp_path / "run", n, "epochs=25", f"batch={BATCH}", "lr=0.0001")
+    for number, (_, ids, _) in enumerate(expected):
+        steps = [steps[number] for steps in ranks]
+        assert [each[:2] for each in steps] == [[number, ids]] * n, "the order is that of one process"
+        assert [i for _, _, own in steps for i in own] == ids, "each picture exactly once"
+    assert any(not own for steps in ranks for _, _, own in steps), "a process without a picture was among them"
+    one, other = (checkpoint.load(folder / "last.ckpt") for folder in (out, tmp_path / "run"))
+    assert other.position.step == 50
+    for name, weight in one.weights.items():
+        found = other.weights[name]
+        assert torch.linalg.vector_norm(found - weight) <= 1e-5 * torch.linalg.vector_norm(weight) + 1e-12, name
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in out.iterdir())
+
+
+def test_a_lost_process_changes_nothing(few_digits: Store, tmp_path: Path) -> None:
+    """Killed in mid-epoch, all are started anew from the last saved step: bitwise the undisturbed run."""
+    fields = ("epochs=2", "batch=64", "save_minutes=0.0001")
+    trained(few_digits, tmp_path / "whole", 2, *fields)
+    trained(few_digits, tmp_path / "lost", 2, *fields, "lose=7", restarts=5)
+    for name in SAME:
+        assert (tmp_path / "lost" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
