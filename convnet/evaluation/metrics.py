@@ -114,15 +114,15 @@ class Scores:
 
 def concatenated(parts: Sequence[Scores]) -> Scores:
     """The scores of a test whose pictures were shared out: of all parts, in their order."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-
-    def joined(name: str) -> np.ndarray:  # type: ignore[type-arg]
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    return replace(first, ids=joined("ids"), labels=joined("labels"), top=joined("top"), ranks=joined("ranks"),
-                   probabilities=joined("probabilities"), of_label=joined("of_label"))  # fmt: skip
+    return replace(
+        parts[0],
+        ids=np.concatenate([part.ids for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        top=np.concatenate([part.top for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        of_label=np.concatenate([part.of_label for part in parts]),
+        ranks=np.concatenate([part.ranks for part in parts]),
+    )
 
 
 class Tally:

@@ -86,20 +86,14 @@ class Processes:
             result = work()
         except ConvnetError as error:
             result = error
-        results: list[T | ConvnetError | None] = [None] * self.n
+        results = [result] * self.n
         distributed.all_gather_object(results, result)
         values = list[T]()
         for each in results:
             if isinstance(each, ConvnetError):
                 raise each
-            values.append(each)  # type: ignore[arg-type]
+            values.append(each)
         return values
-
-    def by_first(self, work: Callable[[], T]) -> T:
-        """What `work` returns in the first process, while the others wait. Raises: in all of them what it raises."""
-        if self.n == 1:
-            return work()
-        return self.together(lambda: work() if self.is_first else None)[0]  # type: ignore[return-value]
 
 
 ALONE = Processes()

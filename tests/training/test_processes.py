@@ -40,7 +40,6 @@ def test_ranks_that_cannot_be(variables: dict[str, str]) -> None:
 
 def test_alone_it_is_what_there_is() -> None:
     assert ALONE.together(lambda: 3) == [3]
-    assert ALONE.by_first(lambda: 4) == 4
     assert list(ALONE.agreed(iter("ab"), lambda: False)) == ["a", "b"]
     with pytest.raises(DataError, match="damaged"):
         ALONE.together(lambda: (_ for _ in ()).throw(DataError("damaged")))
