@@ -70,6 +70,7 @@ READ = {
     "export/named.py": "export; .npz (which has CRCs) and lists of classes are for other programs",
     "export/onnx.py": "for other programs, in their formats",
     "cli/show_data.py": "tables for people",
+    "cli/launch.py": "a recipe and an exit code, between the processes of one command",
     "kernels/cpu/compiled.py": "library",
     "visualize/plot.py": "pictures for people",
     "data/prepare.py": "store, unfinished store",

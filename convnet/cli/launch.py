@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from convnet.errors import ConvnetError, Interrupted
+from convnet.io.atomic import write_atomic
 from convnet.io.processes import from_environment
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def launch(
         for name, value in options.items():
             words += [name, str(value)] if value is not None else []
         if recipe is not None:
-            (Path(place) / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+            write_atomic(Path(place) / "recipe.toml", to_toml(recipe).encode())
             words += ["--recipe", str(Path(place) / "recipe.toml")]
         config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid4().hex, rdzv_backend="c10d",
                               rdzv_endpoint="localhost:0", max_restarts=RESTARTS, monitor_interval=0.1)  # fmt: skip
@@ -71,7 +72,7 @@ def end(error: ConvnetError) -> tuple[bool, int]:
     if ENDED not in os.environ or processes.n == 1:
         return told, error.exit_code
     if told:
-        Path(os.environ[ENDED]).write_text(str(error.exit_code), encoding="ascii")
+        write_atomic(Path(os.environ[ENDED]), str(error.exit_code).encode())
     return told, 0
 
 

@@ -58,21 +58,23 @@ class Processes:
         self.together(lambda: None)
 
     def agreed(self, items: Iterable[T], stop: Callable[[], bool]) -> Iterator[T]:
-        """The items, as long as every process has one, none has failed to make its own, and none is asked to stop.
+        """The items, as long as every process has one, none has failed to make its own, and none is asked to stop after
+        the first.
 
         Raises: in the process whose items fail what they raise, in the others Interrupted.
         """
-        error, source = None, iter(items)
+        error, source, begun = None, iter(items), False
         while True:
             item: T | None = None
             try:
                 item = next(source, None)
             except ConvnetError as raised:
                 error = raised
-            if self.any(error is not None or stop()):
+            if self.any(error is not None or (begun and stop())):
                 raise error or Interrupted("stopped")
             if item is None:
                 return
+            begun = True
             yield item
 
     def together(self, work: Callable[[], T]) -> list[T]:
