@@ -20,7 +20,7 @@ from convnet.cli import show_net as _net  # noqa: F401
 from convnet.cli import show_picture as _picture  # noqa: F401
 from convnet.cli import show_unit as _unit  # noqa: F401
 from convnet.cli.evaluate import evaluate, fuse, predict
-from convnet.cli.launch import end, launch, own_device, restarted, typed
+from convnet.cli.launch import end, is_ended, launch, own_device, restarted, typed
 from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
     AsJson,
@@ -81,6 +81,10 @@ def main() -> None:
             if told:
                 print(f"convnet: {text}", file=sys.stderr, flush=True)
         sys.exit(code)
+    except RuntimeError:
+        if not is_ended():
+            raise
+        sys.exit(0)
 
 
 def _verb(function: Callable[P, None]) -> Callable[P, None]:

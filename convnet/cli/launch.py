@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from convnet.errors import ConvnetError, Interrupted
+from convnet.errors import ConvnetError, Diverged, Interrupted
 from convnet.io.atomic import write_atomic
 from convnet.io.processes import from_environment
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from convnet.recipe import Recipe
 
 RESTARTS = 10  # after which a run whose processes are lost again and again ends
-ENDED, COMMAND = "CONVNET_ENDED", "CONVNET_COMMAND"  # where an exit code is written; what the user typed
+ENDED, COMMAND = "CONVNET_ENDED", "CONVNET_COMMAND"  # the folder for exit codes; what the user typed
 
 
 def launch(
@@ -41,6 +41,7 @@ def launch(
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with TemporaryDirectory(prefix="convnet-") as place:
         ended = Path(place) / "ended"
+        ended.mkdir()
         os.environ |= {ENDED: str(ended), COMMAND: typed()}
         words = ["train", str(store), *(name for name, given in flags.items() if given)]
         for name, value in options.items():
@@ -55,11 +56,19 @@ def launch(
         except SignalException:
             return Interrupted.exit_code
         except ChildFailedError as error:
+            if any(ended.iterdir()):
+                return _code(ended)
             rank, failure = error.get_first_failure()
             print(f"convnet: process {rank} of {n} was lost again and again (exit code {failure.exitcode}); the run "
                   "goes on from its last saved step with --resume", file=sys.stderr)  # fmt: skip
             return 1
-        return int(ended.read_text(encoding="ascii")) if ended.exists() else 0
+        return _code(ended)
+
+
+def _code(ended: Path) -> int:
+    """What the run ended with, by the first process that told."""
+    told = sorted(ended.iterdir())
+    return int(told[0].read_text(encoding="ascii")) if told else 0
 
 
 def end(error: ConvnetError) -> tuple[bool, int]:
@@ -68,12 +77,18 @@ def end(error: ConvnetError) -> tuple[bool, int]:
     One of several is silent where another tells the same, and has no exit code for torch's agent to start it anew.
     """
     processes = from_environment()
-    told = processes.is_first or not isinstance(error, Interrupted)
+    told = processes.is_first or not isinstance(error, Interrupted | Diverged)  # which come to all of them
+    told = told and not hasattr(error, "__notes__")  # of an error in another one
     if ENDED not in os.environ or processes.n == 1:
         return told, error.exit_code
     if told:
-        write_atomic(Path(os.environ[ENDED]), str(error.exit_code).encode())
+        write_atomic(Path(os.environ[ENDED], str(processes.rank)), str(error.exit_code).encode())
     return told, 0
+
+
+def is_ended() -> bool:
+    """Whether another of several processes has told why all end: what this one runs into is only that it's gone."""
+    return ENDED in os.environ and from_environment().n > 1 and any(Path(os.environ[ENDED]).iterdir())
 
 
 def restarted() -> bool:

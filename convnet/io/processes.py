@@ -91,8 +91,10 @@ class Processes:
         results = [result] * self.n
         distributed.all_gather_object(results, result)
         values = list[T]()
-        for each in results:
+        for rank, each in enumerate(results):
             if isinstance(each, ConvnetError):
+                if rank != self.rank:
+                    each.add_note(f"raised in process {rank}, which tells of it")
                 raise each
             values.append(each)
         return values

@@ -116,8 +116,7 @@ def begin(
         net, state = _resumed(recipe, store, out, environment, progress, repair=processes.is_first)
     else:
         net, state = _fresh(recipe, store, environment, source, progress)
-        if processes.is_first:
-            _make_room(out)
+        processes.together(lambda: _make_room(out) if processes.is_first else None)
     net = device.take(net)
     step = EagerSteps(net, recipe, device, processes=processes)
     if state.velocity is not None:

@@ -165,16 +165,16 @@ class EagerSteps:
 
     def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int, states: Tensor | None) -> Outcome:
         """A micro-batch of a batch of n pictures, forward and backward: its share of the gradients of the mean loss."""
-        share = len(images) / n
-        if not share:  # the other processes wait for the gradients all the same
+        own = len(images)
+        if not own:  # the other processes wait for the gradients all the same
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         with self.device.autocast(), counted(self.recipe.seed, number, first, states):
             heads = self.heads(images)
         weights, kind = self.net.loss_weights, self.recipe.loss
         loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()
-        loss = loss * share
+        loss = loss * (own / n)
         torch.autograd.backward(loss * self.processes.n if self.processes.n > 1 else loss)  # whose mean is the sum
-        return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels).sum() * bool(share))
+        return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels)[:own].sum())
 
 
 class _Heads(nn.Module):

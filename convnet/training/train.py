@@ -13,9 +13,10 @@ A run is a folder:
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 import numpy as np
@@ -28,7 +29,7 @@ from convnet.data.loader import Loader
 from convnet.data.store import Store
 from convnet.device import choose as choose_device
 from convnet.device import keep_memory
-from convnet.errors import DataError, Diverged, Interrupted
+from convnet.errors import DataError, Diverged, Interrupted, UsageError
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
@@ -93,6 +94,8 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(atomic.as_path(recipe, "the recipe"))
     store, out = store if isinstance(store, Store) else Store(store), atomic.as_path(out, "the run's folder")
     source = None if init_from is None else atomic.as_path(init_from, "init_from")
+    if processes.n > 1 and micro_batch == "auto":
+        raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")
     data = choose_data(recipe, store)
     chosen = choose_device(recipe.precision, device)
     if chosen.device.type == "cpu":
@@ -100,8 +103,7 @@ def train(
     device_loader.check(resident, chosen.device, recipe.channels)  # before there is a run's folder
     pixels = device_loader.pixels(resident)
     try:
-        with atomic.lock(out, "training") if processes.is_first else nullcontext():
-            processes.wait()
+        with _locked(out, processes):
             run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
             loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, chosen.device,
                             workers, run.step.input_dtype, stop, processes)  # fmt: skip
@@ -116,6 +118,19 @@ def train(
     finally:
         with suppress(OSError):
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
+
+
+@contextmanager
+def _locked(out: Path, processes: Processes) -> Iterator[None]:
+    """The run's folder is the first process's alone. Raises: in every process what is raised there."""
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            if processes.is_first:
+                stack.enter_context(atomic.lock(out, "training"))
+
+        processes.together(lock)
+        yield
 
 
 def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: Stop | None) -> None:

@@ -15,6 +15,7 @@ from convnet import checkpoint
 from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
 from convnet.io.processes import ALONE, Processes, from_environment
+from convnet.training.train import train
 
 TESTS = Path(__file__).parents[1]
 Steps = list[tuple[int, list[int], list[int]]]  # (number, the batch's pictures, this process's)
@@ -95,3 +96,21 @@ def test_a_lost_process_changes_nothing(few_digits: Store, tmp_path: Path) -> No
     trained(few_digits, tmp_path / "lost", 2, *fields, "lose=7", restarts=5)
     for name in SAME:
         assert (tmp_path / "lost" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_the_command_ends_with_the_runs_own_error(few_digits: Store, tmp_path: Path) -> None:
+    """Told once, with its exit code, and not begun again and again."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "stranger").touch()
+    words = ["-m", "convnet", "train", str(few_digits.path), "--processes", "2", "--quiet", "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, *words, str(tmp_path / "full")], env=environment, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("is not empty (it holds 'stranger')") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_several_processes_ask_for_a_number(few_digits: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="say how many pictures go at once"):
+        train("lenet5_small", few_digits, tmp_path / "run", micro_batch="auto", processes=Processes(0, 2))
