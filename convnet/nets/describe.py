@@ -51,6 +51,11 @@ class _Counter(TorchDispatchMode):
     """Adds up the multiply-adds of convolutions and matrix products. torch's FlopCounterMode does as much, but loads
     torch's compiler first, which takes as long as a short training's start."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch's own way to have a mode whose use doesn't load the compiler."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
@@ -58,10 +63,22 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: Json | None = None
     ) -> object:
-        out = func(*args, **(kwargs or {}))
+        out = _without_compiler(func, args)
+        if out is None:
+            out = func(*args, **(kwargs or {}))
         if formula := flop_registry.get(func._overloadpacket):
             self.multiply_adds += formula(*args, **(kwargs or {}), out_val=out) // 2
         return out
+
+
+def _without_compiler(func: OpOverload, args: tuple[object, ...]) -> Tensor | None:
+    """The result of an operation on the meta device for which torch would load its compiler; None for any other."""
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    if func is torch.ops.aten.addmm.default:
+        return torch.mm(*tensors[1:])
+    if torch.Tag.pointwise in func.tags and not func._schema.is_mutable:
+        return tensors[0].new_empty(torch.broadcast_shapes(*(x.shape for x in tensors)))
+    return None
 
 
 class _Stages(dict[str, Tensor]):

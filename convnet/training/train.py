@@ -20,6 +20,7 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
+from torch import nn
 
 from convnet import checkpoint
 from convnet.checkpoint import BEST, KEPT, LAST, Position
@@ -171,14 +172,19 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
 
 @contextmanager
 def interruptible(run: Run, stop: Stop | None, saved: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Around the gradients of a step, which a signal need not wait for: they have moved nothing but buffers.
+    """Around the gradients of a step, which a signal need not wait for: no weight has moved yet.
 
     saved: is called when the step is cut and the run is saved, before the process ends.
     """
     if stop is None:
         yield
         return
-    buffers = {name: buffer.clone() for name, buffer in run.net.named_buffers()}
+    buffers = {
+        f"{name}.{own}": buffer.clone()
+        for name, module in run.net.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for own, buffer in module.named_buffers()
+    }
 
     def keep() -> str:
         save(run, buffers)

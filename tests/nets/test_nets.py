@@ -229,15 +229,19 @@ def test_bfloat16_is_close_to_float32(name: str, init: str) -> None:
 WITHOUT_WEIGHTS = """
 import sys, torch
 from convnet.nets import MODELS
+from convnet.nets.describe import summary
 with torch.device("meta"):
     for make in MODELS.values():
         make()
+for name in ("lenet5", "cifar_26", "vgg_d"):
+    summary(name)
 print("torch._dynamo" in sys.modules)
 """
 
 
 def test_nets_without_weights_load_no_compiler() -> None:
-    """A checkpoint's shapes are compared with those of such a net, in every command; torch's compiler takes 2 s."""
+    """A checkpoint's shapes are compared with those of such a net, in every command, and training begins with the net's
+    size; torch's compiler takes 2 s."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_WEIGHTS], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout == "False\n"
 

@@ -286,7 +286,7 @@ def test_within_the_block_signals_ask_and_after_it_they_do_what_they_did() -> No
 def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: Path) -> None:
     """Batch norm's running means move in the forward pass, which a cut step takes back."""
     run = begin(RECIPE, choose_data(RECIPE, digits), tmp_path, device.choose("fp32", "cpu"), False, "", Notes())
-    run.net.register_buffer("running_mean", torch.zeros(3))
+    run.net.add_module("norm", torch.nn.BatchNorm2d(3))
     stop, left = Stop(), []
 
     class Left(Exception):  # noqa: N818 - it stands for the end of the process
@@ -297,11 +297,11 @@ def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: 
         raise Left
 
     with interruptible(run, stop):
-        dict(run.net.named_buffers())["running_mean"].add_(1.0)
+        dict(run.net.named_buffers())["norm.running_mean"].add_(1.0)
         with pytest.raises(Left):
             stop.cut(leave)
     assert "everything is saved" in left[0]
-    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").weights["running_mean"], torch.zeros(3))
+    assert torch.equal(checkpoint.load(tmp_path / "last.ckpt").weights["norm.running_mean"], torch.zeros(3))
 
 
 def test_what_may_be_cut_is_waited_for_and_nothing_else_is_cut() -> None:
