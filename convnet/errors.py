@@ -46,6 +46,10 @@ class DiskError(ConvnetError):
     exit_code = 5
 
 
+class Unreachable(ConvnetError):  # noqa: N818
+    """Of several processes one doesn't answer."""
+
+
 class Interrupted(ConvnetError):  # noqa: N818
     """Stopped by a signal; what was done is saved."""
 

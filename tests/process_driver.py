@@ -3,13 +3,15 @@
     python process_driver.py STORE OUT RECIPE_FIELD ...
     python -m torch.distributed.run --standalone --nproc-per-node N process_driver.py STORE OUT RECIPE_FIELD ...
 
-Each process writes the pictures of its steps to OUT.RANK.json. A field `lose=STEP` ends the last process there, once.
+Each process writes the pictures of its steps to OUT.RANK.json. With a field `lose=STEP` the last process is killed
+there; of several fields the second counts after the first loss, and so on. With `hang=STEP` it stops answering.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -38,7 +40,8 @@ def main(store: str, out: str, *fields: str) -> None:
     torch.set_num_threads(1)
     MODELS[Dropped.name] = Dropped
     lost = [int(field.removeprefix("lose=")) for field in fields if field.startswith("lose=")]
-    settings = [f"net={Dropped.name}", *(field for field in fields if not field.startswith("lose="))]
+    hangs = [int(field.removeprefix("hang=")) for field in fields if field.startswith("hang=")]
+    settings = [f"net={Dropped.name}", *(field for field in fields if not field.startswith(("lose=", "hang=")))]
     steps: list[tuple[int, list[int], list[int]]] = []
     forward_backward = EagerSteps.forward_backward
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -46,8 +49,10 @@ def main(store: str, out: str, *fields: str) -> None:
     def watched(self: EagerSteps, batch: Batch, number: int, *more: object) -> None:
         own = slice(batch.first, batch.first + len(batch.images))
         steps.append((number, batch.ids.tolist(), batch.ids[own].tolist()))
-        if number in lost and not restarted and self.processes.rank == self.processes.n - 1:
+        if lost[restarted : restarted + 1] == [number] and self.processes.rank == self.processes.n - 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if number in hangs and self.processes.rank == self.processes.n - 1:
+            time.sleep(3600)
         forward_backward(self, batch, number, *more)  # type: ignore[arg-type]
 
     EagerSteps.forward_backward = watched  # type: ignore[assignment,method-assign]

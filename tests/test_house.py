@@ -98,7 +98,7 @@ LINES = {
     "data": 7910,
     "evaluation": 1700,
     "export": 740,
-    "io": 1180,
+    "io": 1220,
     "kernels": 2220,
     "nets/": 1050,
     "report": 580,

@@ -72,6 +72,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal can't show is no reason to stop
     threads.sleep_while_waiting()
+    if is_ended():  # and the agent has started all anew to end the one that didn't
+        sys.exit(0)
     try:
         app(standalone_mode=True)
     except ConvnetError as error:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from convnet.errors import ConvnetError, Diverged, Interrupted
+from convnet.errors import ConvnetError, Diverged, Interrupted, Unreachable
 from convnet.io.atomic import write_atomic
 from convnet.io.processes import from_environment
 
@@ -83,7 +83,7 @@ def end(error: ConvnetError) -> tuple[bool, int]:
         return told, error.exit_code
     if told:
         write_atomic(Path(os.environ[ENDED], str(processes.rank)), str(error.exit_code).encode())
-    return told, 0
+    return told, error.exit_code if isinstance(error, Unreachable) else 0  # whom only the agent can end
 
 
 def is_ended() -> bool:

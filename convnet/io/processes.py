@@ -4,19 +4,24 @@ torchrun starts them and tells each its rank; torch.distributed joins them, by g
 devices. A process alone is the first of one, and everything here then costs nothing.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from convnet.errors import ConvnetError, Interrupted, UsageError
+from convnet.errors import ConvnetError, Interrupted, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch._C._distributed_c10d import Store
 
-TIMEOUT = timedelta(minutes=10)  # for which a process waits for the others before the work ends
+TIMEOUT = "CONVNET_TIMEOUT"  # minutes for which a process waits for the others before the work ends
+MINUTES = 10.0  # where it isn't set
+ANSWER = 10.0  # seconds in which the others that wait in vain say so too
 T = TypeVar("T")
 
 
@@ -121,11 +126,48 @@ def joined(backend: str = "gloo") -> Iterator[Processes]:
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, n = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    limit = timeout()
+    store, rank, n = next(iter(rendezvous("env://", timeout=limit)))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of torchrun, whose store may outlive the processes
     own = distributed.distributed_c10d.PrefixStore(f"attempt {attempt}", store)
-    distributed.init_process_group(backend, timeout=TIMEOUT, store=own, rank=rank, world_size=n)
+    distributed.init_process_group(backend, timeout=limit, store=own, rank=rank, world_size=n)
     try:
         yield processes
+    except RuntimeError as error:
+        if "Timed out" not in str(error):  # gloo's word for it; a process that ended is another matter
+            raise
+        raise _unreachable(own, processes, limit) from error
     finally:
         distributed.destroy_process_group()
+
+
+def timeout(environment: Mapping[str, str] = os.environ) -> timedelta:
+    """For how long a process waits for the others. Raises: UsageError."""
+    text = environment.get(TIMEOUT) or str(MINUTES)
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if 0 < minutes < math.inf:
+        return timedelta(minutes=minutes)
+    raise UsageError(f"{TIMEOUT}={text}: it must be a number of minutes above 0")
+
+
+def _unreachable(store: "Store", processes: Processes, limit: timedelta) -> Unreachable:
+    """The error that names who doesn't answer: each that waited in vain says so to the others, and the first tells."""
+    keys = [f"waits {rank}" for rank in range(processes.n)]
+    store.set(keys[processes.rank], "")
+    end = monotonic() + ANSWER
+    while monotonic() < end and not store.check(keys):
+        sleep(0.05)
+    waiting = [rank for rank, key in enumerate(keys) if store.check([key])]
+    silent = [str(rank) for rank in range(processes.n) if rank not in waiting]
+    who = f"process{'es' if len(silent) > 1 else ''} {', '.join(silent)} of {processes.n}" if silent else "a process"
+    minutes = limit.total_seconds() / 60
+    error = Unreachable(
+        f"{who} (the first is 0) didn't answer for {minutes:g} minutes ({TIMEOUT}): it hangs, is stopped, or its "
+        "machine or the network is gone; the last saved step is whole, and --resume goes on from it"
+    )
+    if processes.rank != waiting[0]:
+        error.add_note(f"process {waiting[0]} tells of it")
+    return error

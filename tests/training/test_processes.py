@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from convnet import checkpoint
 from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
-from convnet.io.processes import ALONE, Processes, from_environment
+from convnet.io.processes import ALONE, TIMEOUT, Processes, from_environment, timeout
 from convnet.training.train import train
 
 TESTS = Path(__file__).parents[1]
@@ -46,8 +47,7 @@ def test_alone_it_is_what_there_is() -> None:
         ALONE.together(lambda: (_ for _ in ()).throw(DataError("damaged")))
 
 
-def trained(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) -> list[Steps]:
-    """The steps of each process."""
+def start(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "--max-restarts",
                 str(restarts), "--monitor-interval", "0.1"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
@@ -58,9 +58,14 @@ def trained(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) ->
         str(store.path),
         str(out),
     ]
-    done = subprocess.run(
+    return subprocess.run(
         [*command, *fields], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
+
+
+def trained(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) -> list[Steps]:
+    """The steps of each process."""
+    done = start(store, out, n, *fields, restarts=restarts)
     assert done.returncode == 0, done.stderr
     return [json.loads(Path(f"{out}.{rank}.json").read_text(encoding="utf-8")) for rank in range(n)]
 
@@ -89,13 +94,33 @@ def test_processes_train_as_one(n: int, few_digits: Store, alone: tuple[Path, St
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in out.iterdir())
 
 
-def test_a_lost_process_changes_nothing(few_digits: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.large)])
+def test_a_lost_process_changes_nothing(kills: int, few_digits: Store, tmp_path: Path) -> None:
     """Killed in mid-epoch, all are started anew from the last saved step: bitwise the undisturbed run."""
-    fields = ("epochs=2", "batch=64", "save_minutes=0.0001")
+    epochs = 2 * kills
+    fields = (f"epochs={epochs}", "batch=64", "save_minutes=0.0001")
+    at = sorted(random.Random(0).sample(range(1, 5 * epochs), kills))
     trained(few_digits, tmp_path / "whole", 2, *fields)
-    trained(few_digits, tmp_path / "lost", 2, *fields, "lose=7", restarts=5)
+    trained(few_digits, tmp_path / "lost", 2, *fields, *(f"lose={step}" for step in at), restarts=kills)
     for name in SAME:
         assert (tmp_path / "lost" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_process_that_hangs_is_named(few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVNET_TIMEOUT", "0.05")
+    done = start(few_digits, tmp_path / "run", 2, "epochs=2", "batch=64", "hang=3")
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "Unreachable: " in line]
+    assert len(told) == 1
+    assert "process 1 of 2 (the first is 0) didn't answer for 0.05 minutes (CONVNET_TIMEOUT): it hangs" in told[0]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon"])
+def test_a_timeout_is_a_number_of_minutes(text: str) -> None:
+    with pytest.raises(UsageError, match=f"CONVNET_TIMEOUT={text}: it must be a number of minutes above 0"):
+        timeout({TIMEOUT: text})
+    assert timeout({TIMEOUT: "0.5"}).total_seconds() == 30
+    assert timeout({}).total_seconds() == 600
 
 
 def test_the_command_ends_with_the_runs_own_error(few_digits: Store, tmp_path: Path) -> None:
