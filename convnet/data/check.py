@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet import hardware
-from convnet.data import store
+from convnet.data import index, store
 from convnet.data.decode import MAX_PIXELS, BadPicture, decode
 from convnet.data.fitness import Problem, class_problems, classes_line, count
 from convnet.data.sources import SPLITS, Entry, Source
@@ -120,14 +120,14 @@ def _check_file(path: Path, entry: Json) -> list[Problem]:
 
 def _check_split(path: Path, split: str, entry: Json, listed: Json, n_classes: int) -> Iterator[list[Problem]]:
     """The problems of one split: for each picture a list, mostly empty."""
-    index, n_bytes = path / f"{split}.index.npy", int(entry["n"]) * store.ROW.itemsize
+    file, n_bytes = path / f"{split}.index.npy", int(entry["n"]) * index.ROW.itemsize
     try:
-        data = atomic.read(index, n_bytes + atomic.CHUNK)
-        rows = np.frombuffer(data, store.ROW, offset=len(data) - n_bytes)  # numpy's reader trips over damage
+        data = atomic.read(file, n_bytes + atomic.CHUNK)
+        rows = np.frombuffer(data, index.ROW, offset=len(data) - n_bytes)  # numpy's reader trips over damage
     except (OSError, ValueError):  # the file itself is reported among the others
-        yield [_damage("index", index, f"is of no use: the pictures of {split} were not checked")]
+        yield [_damage("index", file, f"is of no use: the pictures of {split} were not checked")]
         return
-    yield _check_rows(index, rows, entry, n_classes)
+    yield _check_rows(file, rows, entry, n_classes)
     keys = _keys(path / f"{split}.keys.jsonl", split, len(rows), listed)
     for number in range(int(entry["shards"])):
         name = shard_name(split, number)
@@ -138,22 +138,22 @@ def _check_split(path: Path, split: str, entry: Json, listed: Json, n_classes: i
 def _keys(path: Path, split: str, n: int, listed: Json) -> list[str]:
     """The keys, or numbers in their place when the key list is damaged (which is reported on its own)."""
     try:
-        keys = store.read_keys(atomic.read(path, listed[path.name]["bytes"]))
+        keys = index.read_names(atomic.read(path, listed[path.name]["bytes"]))
     except (OSError, ValueError):
         keys = []
     return keys if len(keys) == n else [f"{split} picture {i}" for i in range(n)]
 
 
-def _check_rows(index: Path, rows: NDArray[np.void], entry: Json, n_classes: int) -> list[Problem]:
+def _check_rows(file: Path, rows: NDArray[np.void], entry: Json, n_classes: int) -> list[Problem]:
     """An index against the header, and its rows against each other."""
     problems = []
     labels = rows["label"].astype(np.int64)
     if len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
-        problems.append(_damage("index", index, f"has labels outside 0 to {n_classes - 1}"))
+        problems.append(_damage("index", file, f"has labels outside 0 to {n_classes - 1}"))
     elif np.bincount(labels, minlength=n_classes).tolist() != entry["per_class"]:
-        problems.append(_damage("index", index, "has other numbers of pictures in the classes than store.json says"))
+        problems.append(_damage("index", file, "has other numbers of pictures in the classes than store.json says"))
     if (np.diff(rows["shard"].astype(np.int64)) < 0).any() or (len(rows) and rows["shard"].max() >= entry["shards"]):
-        problems.append(_damage("index", index, "names shards out of order, or that are not there"))
+        problems.append(_damage("index", file, "names shards out of order, or that are not there"))
     return problems
 
 

@@ -27,10 +27,10 @@ from convnet import hardware
 from convnet.data import store, unfinished
 from convnet.data.decode import MAX_PIXELS, BadPicture, open_picture, stored_by
 from convnet.data.fitness import count, refuse_unfit
+from convnet.data.index import BLOCK, NPY_HEADER, Row, index_files, npy_bytes
 from convnet.data.resize import SUFFIX, Encoding, Fit, Settings, centre_square, to_frame
 from convnet.data.sources import SPLITS, Entry, Source, open_source
 from convnet.data.statistics import Sums, mean_picture, statistics
-from convnet.data.store import Row
 from convnet.data.store_header import FORMAT, VERSION, VERSION_OF_FITS, header_bytes, is_store, read_header, shard_name
 from convnet.data.unfinished import WORK as WORK
 from convnet.data.unfinished import Job, Part
@@ -118,7 +118,7 @@ def holds(path: Path, source: Source, settings: Settings) -> bool:
 
 def _jobs(source: Source, settings: Settings) -> list[Job]:
     """Training pictures in a random order that never changes, so that a reader of the shards sees mixed classes."""
-    member = 3 * settings.size**2 + store.NPY_HEADER + 3 * store.BLOCK
+    member = 3 * settings.size**2 + NPY_HEADER + 3 * BLOCK
     per_shard = JPEG_PICTURES if settings.encoding == "jpeg" else max(1, SHARD_BYTES // member)
     jobs = []
     for split in SPLITS:
@@ -265,10 +265,8 @@ def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, lis
     total.left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
     contents: dict[str, bytes] = {}
     for split, part in parts.items():
-        contents |= store.index_files(split, part.rows, part.keys)
-    mean = io.BytesIO()
-    np.save(mean, mean_picture(total.sums))
-    contents["mean.npy"] = mean.getvalue()
+        contents |= index_files(split, part.rows, part.keys)
+    contents["mean.npy"] = npy_bytes(mean_picture(total.sums))
     contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in total.left_out).encode()
     header = {
         "format": FORMAT,

@@ -12,21 +12,17 @@ records' hashes cover a whole shard.
 """
 
 import hashlib
-import io
-import json
-import math
 import mmap
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from convnet.data.decode import BadPicture, decode_stored
+from convnet.data.index import BLOCK, NPY_HEADER, Index, as_array, check_size, mapped
 from convnet.data.resize import Fit, centre_square
 from convnet.data.statistics import Statistics
 from convnet.data.store_header import header_bytes, read_header, shard_name
@@ -35,39 +31,9 @@ from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic, strict_json
 from convnet.io.strict_json import Json
 
-BLOCK = 512  # bytes: tar's unit
 TRAILER = bytes(2 * BLOCK)  # ends a shard
-NPY_HEADER = 128  # bytes before the pixels of a raw member (npy version 1.0, padded to 64)
-ROW = np.dtype(
-    [
-        ("shard", "<u4"),  # number in the file's name
-        ("offset", "<u8"),  # of the record in the shard, bytes
-        ("length", "<u8"),  # of the record, bytes
-        ("payload", "<u8"),  # of the .npy or .jpg member, bytes; it begins BLOCK bytes into the record
-        ("label", "<i4"),
-        ("height", "<u4"),  # pixels as stored
-        ("width", "<u4"),
-        ("sum", "<u8"),  # `weighted_sum` of the record: looked at when a picture is read, a tenth of a sha256's time
-        ("sha256", "u1", (32,)),  # of the record: looked at by `convnet check`
-    ]
-)
 LEFT_OUT = {"status", "key", "reason"}
 Pixels = NDArray[np.uint8]
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-
-class Row(NamedTuple):
-    """A ROW before it is in the index; sha256 in hexadecimal."""
-
-    shard: int
-    offset: int
-    length: int
-    payload: int
-    label: int
-    height: int
-    width: int
-    sum: int
-    sha256: str
 
 
 # writing
@@ -166,7 +132,8 @@ class Store:
     @cached_property
     def mean_picture(self) -> NDArray[np.float32]:
         """float32 (size, size, 3), 0..255."""
-        return _array(self, "mean.npy", (self.size, self.size, 3), np.dtype(np.float32)).copy()  # torch wants to write
+        shape, data = (self.size, self.size, 3), self.read_file("mean.npy")
+        return as_array(self.path / "mean.npy", data, shape, np.dtype(np.float32)).copy()  # torch wants to write
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -210,12 +177,9 @@ class Split:
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.name = store, name
         self.n = store.header["splits"][name]["n"]
-        rows = self.rows = _array(store, f"{name}.index.npy", (self.n,), ROW)
-        _check_rows(store, name, rows)
-        self.labels: NDArray[np.int64] = rows["label"].astype(np.int64)
-        self._offsets = (rows["offset"] + BLOCK).astype(np.int64).tolist()
-        self._payloads = rows["payload"].tolist()
-        self._shards = rows["shard"].tolist()
+        self.rows = Index(store.path, store.header, name, store.read_file)
+        self._table = np.arange(len(store.classes))
+        self.labels = self.rows.labels(self._table)
         self._checked = np.zeros(self.n, bool)
         self._maps: dict[int, Pixels] = {}
         self._files: dict[int, mmap.mmap] = {}
@@ -223,20 +187,14 @@ class Split:
     def labelled(self, store: Store, table: NDArray[np.int64]) -> "Split":
         """The same pictures as a split of `store`, label k as table[k]."""
         other = copy(self)
-        other.store, other.labels = store, table[self.labels]
+        other.store, other._table = store, table[self._table]
+        other.labels = self.rows.labels(other._table)
         return other
 
     @cached_property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """The pictures' names in the source."""
-        file = f"{self.name}.keys.jsonl"
-        try:
-            names = read_keys(self.store.read_file(file))
-        except ValueError as error:
-            raise DataError(f"{self.store.path / file} is no list of keys: {error}; prepare the store again") from error
-        if len(names) != self.n:
-            raise DataError(f"{self.store.path / file} has {len(names):,} keys of {self.n:,}; prepare the store again")
-        return names
+        return self.rows.names(self.store.read_file)
 
     def payload(self, i: int) -> Pixels:
         """The bytes of picture i's member, mapped, not copied.
@@ -246,8 +204,8 @@ class Split:
         if not self._checked[i]:
             self.verify(i)
             self._checked[i] = True
-        offset = self._offsets[i]
-        return self._map(self._shards[i])[offset : offset + self._payloads[i]]
+        shard, offset, length = self.rows.place(i)
+        return self._map(shard)[offset : offset + length]
 
     def verify(self, i: int) -> None:
         """Raises: DataError when the record of picture i is not what was written."""
@@ -286,70 +244,31 @@ class Split:
         return out
 
     def check_lengths(self) -> None:
-        """Raises: DataError when a shard that is mapped has been cut: reading it would end the process (SIGBUS)."""
+        """Raises: DataError when a shard or the index is mapped, and has been cut."""
+        self.rows.check_length()
         for shard, file in list(self._files.items()):  # other threads may map more
-            if file.size() != len(file):
-                self._map_refused(shard, file.size())
+            check_size(self.store.path / shard_name(self.name, shard), file, len(file))
 
     def _map(self, shard: int) -> Pixels:
         if (known := self._maps.get(shard)) is not None:
             return known
         path = self.store.path / shard_name(self.name, shard)
-        try:
-            with open(path, "rb", opener=atomic.regular) as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}; prepare the store again") from error
-        if len(mapped) != self.store.header["files"][path.name]["bytes"]:
-            self._map_refused(shard, len(mapped))
-        self._files[shard] = mapped
-        self._maps[shard] = pixels = np.frombuffer(mapped, np.uint8)
+        self._files[shard] = mapped(path, self.store.header["files"][path.name]["bytes"])
+        self._maps[shard] = pixels = np.frombuffer(self._files[shard], np.uint8)
         return pixels
 
     def describe(self, ids: NDArray[np.int64]) -> str:
         """Where these pictures lie, for people; without a look at the disk."""
-        shards = ", ".join(shard_name(self.name, k) for k in sorted({self._shards[i] for i in ids.tolist()}))
+        shards = ", ".join(shard_name(self.name, k) for k in self.rows.shards(ids))
         return f"{self.store.path}: {len(ids)} pictures in {shards}"
 
     def passed(self, i: int) -> None:
         """Gives back the memory of shards before that of picture i: who goes through a split once needs it no more."""
+        now = self.rows.place(i)[0]
         for shard in list(self._maps):
-            if shard < self._shards[i]:
+            if shard < now:
                 self._maps.pop(shard, None)
                 self._files.pop(shard, None)
-
-    def _map_refused(self, shard: int, size: int) -> NoReturn:
-        path = self.store.path / shard_name(self.name, shard)
-        expected = self.store.header["files"][path.name]["bytes"]
-        raise DataError(f"{path} has {size} bytes instead of {expected}; prepare the store again")
-
-
-def _array(store: Store, name: str, shape: tuple[int, ...], dtype: "np.dtype[Scalar]") -> NDArray[Scalar]:
-    """A .npy file of a store, which must hold an array of this shape: a stranger's could claim any."""
-    data = store.read_file(name)
-    begin = 10 + int.from_bytes(data[8:10], "little")
-    header = f"{{'descr': {npy.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
-    n_bytes = math.prod(shape) * dtype.itemsize
-    if data[:8] != b"\x93NUMPY\x01\0" or data[10:begin].rstrip() != header or len(data) != begin + n_bytes:
-        raise DataError(f"{store.path / name} has an unknown layout; prepare the store again")
-    return np.frombuffer(data, dtype, offset=begin).reshape(shape)
-
-
-def _check_rows(store: Store, split: str, rows: NDArray[np.void]) -> None:
-    """Raises: DataError when a row leads out of its shard, or to a class that isn't there."""
-    if not len(rows):
-        return
-    n_shards, listed = store.header["splits"][split]["shards"], store.header["files"]
-    sizes = np.array([listed[shard_name(split, k)]["bytes"] for k in range(n_shards)] or [0], np.uint64)
-    right = (rows["shard"] < n_shards) & (rows["label"] >= 0) & (rows["label"] < len(store.classes))
-    size = sizes[np.minimum(rows["shard"], max(n_shards - 1, 0))]
-    right &= (rows["length"] % BLOCK == 0) & (rows["length"] <= size) & (rows["offset"] <= size - rows["length"])
-    right &= (rows["length"] >= BLOCK) & (rows["payload"] <= rows["length"] - np.uint64(BLOCK))
-    if store.encoding == "raw":
-        right &= rows["payload"] == NPY_HEADER + 3 * store.size**2
-    if not right.all():
-        row = int(np.flatnonzero(~right)[0])
-        raise DataError(f"{store.path / split}.index.npy: row {row} is impossible; prepare the store again")
 
 
 def crop_square(square: Pixels, top: int, left: int, crop: int) -> Pixels:
@@ -363,22 +282,6 @@ def crop_square(square: Pixels, top: int, left: int, crop: int) -> Pixels:
     if rows.start < rows.stop and columns.start < columns.stop:
         out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = square[rows, columns]
     return out
-
-
-def index_files(split: str, rows: list[Row], keys: list[str]) -> dict[str, bytes]:
-    """The bytes of a split's index and key list."""
-    index = io.BytesIO()
-    np.save(index, np.array([(*row[:8], tuple(bytes.fromhex(row.sha256))) for row in rows], ROW))
-    lines = "".join(json.dumps(key) + "\n" for key in keys).encode()
-    return {f"{split}.index.npy": index.getvalue(), f"{split}.keys.jsonl": lines}
-
-
-def read_keys(data: bytes) -> list[str]:
-    """The names in a key list. Raises: ValueError when it is none."""
-    names = [strict_json.value(line) for line in data.splitlines()]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("a key is no text")
-    return names
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> Json:

@@ -110,6 +110,7 @@ def _check(header: Json) -> None:
     n_shards = {name: split["shards"] for name, split in header["splits"].items()}
     _need(sum(n_shards.values()) <= len(header["files"]), "there are more shards than files")
     small = ["mean.npy", "left_out.jsonl", *(name + end for name in n_shards for end in (".index.npy", ".keys.jsonl"))]
+    small += [name for split in n_shards if (name := f"{split}.blocks.npy") in header["files"]]
     for name in small + [shard_name(split, k) for split, n in n_shards.items() for k in range(n)]:
         _need(name in header["files"], f"{name} is not among its files")
         _need(name not in small or "sha256" in header["files"][name], f"file {name} has no sha256")

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from convnet.data import store
+from convnet.data.index import Row
 from convnet.data.sources.listing import Entry
 from convnet.data.statistics import Sums
-from convnet.data.store import Row
 from convnet.data.store_header import shard_name
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic
@@ -26,7 +26,7 @@ from convnet.progress import Progress
 
 WORK = ".work"  # the folder of an unfinished store
 OURS = re.compile(  # the files of a store that was begun; a source.tar in the work folder is kept
-    r"\.?((train|val|test)(-\d{5}\.(tar|part|json|sums)|\.index\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
+    r"\.?((train|val|test)(-\d{5}\.(tar|part|json|sums)|\.(index|blocks)\.npy|\.keys\.jsonl)|mean\.npy|left_out\.jsonl)(\.part)?"
 )
 
 

@@ -140,7 +140,7 @@ def ask(
         check_gives(split, member.looks, member.net.preprocessing)
     blocks, store = partial(_asked, members, split, batch, progress, stop), split.store
     predictors, keys = tuple(member.predictor for member in members), tuple(split.keys)
-    predictions = Predictions(store.identity, split.name, store.classes, keys, split.labels, predictors, blocks)
+    predictions = Predictions(store.identity, split.name, store.classes, keys, split.labels[:], predictors, blocks)
     if file is None:
         return predictions
     is_new = not file.exists()
