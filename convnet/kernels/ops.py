@@ -2,6 +2,7 @@
 
     norm_pool     ReLU, response normalisation and max-pooling as a `Block` says   in C, in Triton
     dropout       from a counter                                                   in C, in Triton
+    tanh_pool     LeNet-5's scaled tanh, sub-sampling and scaled tanh              in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
 
@@ -24,10 +25,19 @@ from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.cpu import dropout as dropout_cpu
 from convnet.kernels.cpu import linear as linear_cpu
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
+from convnet.kernels.cpu import tanh_pool as tanh_pool_cpu
 from convnet.kernels.cpu.response_norm import blocked_response_norm
 from convnet.kernels.cuda import available as on_cuda
 from convnet.kernels.dropout import plain_dropout
-from convnet.kernels.plain import Block, Context, empty, plain_norm_pool, plain_response_norm, plain_to_blocks
+from convnet.kernels.plain import (
+    Block,
+    Context,
+    empty,
+    plain_norm_pool,
+    plain_response_norm,
+    plain_tanh_pool,
+    plain_to_blocks,
+)
 
 LIBRARY = torch.library.Library("convnet", "DEF")
 OPS = torch.ops.convnet
@@ -69,6 +79,13 @@ def dropout(x: Tensor, p: float, state: Tensor, first: int = 0) -> Tensor:
     return y
 
 
+def tanh_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """`plain_tanh_pool`: the scaled tanh of (N, C, H, W), and that of its sub-sampling by weight (C,) and bias (C,)."""
+    form = plain_tanh_pool if layer_by_layer(x) else OPS.tanh_pool
+    both: tuple[Tensor, Tensor] = form(x, weight, bias)
+    return both
+
+
 def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
     """`plain_to_blocks`: pictures (N, C, H, W) as (N, stride^2 C, rows, columns), channels-last."""
     form = plain_to_blocks if layer_by_layer(images) else OPS.to_blocks
@@ -97,7 +114,7 @@ def is_proxy(x: object) -> bool:
     return has_torch_function_unary(x) and not isinstance(x, Tensor)
 
 
-def _operation(schema: str, function: Callable[..., Tensor], plain: Callable[..., Tensor]) -> None:
+def _operation(schema: str, function: Callable[..., object], plain: Callable[..., object]) -> None:
     """Registers an operation that is composed of others; the transforms of torch.func get its plain form."""
     name = schema.split("(")[0]
     LIBRARY.define(schema)
@@ -246,6 +263,56 @@ _kernel(
     "dropout_forward(Tensor x, float p, Tensor state, int first) -> Tensor",
     _dropout_forward,
     lambda x, *others: torch.empty_like(x, memory_format=torch.contiguous_format),
+)
+
+
+# Scaled tanh and sub-sampling
+
+
+class _TanhPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        c, s = OPS.tanh_pool_forward(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, c, s)
+        ctx.set_materialize_grads(False)  # mostly nobody asks for the gradient of what is pooled
+        return c, s
+
+    @staticmethod
+    def backward(ctx: Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *inputs, c, s = ctx.saved_tensors
+        g_c, g_s = grads[0], torch.zeros_like(s) if grads[1] is None else grads[1]
+        if torch.is_grad_enabled():  # someone will differentiate the gradient
+            wanted = [x for x, wants in zip(inputs, ctx.needs_input_grad, strict=True) if wants]
+            seeds = torch.zeros_like(c) if g_c is None else g_c, g_s
+            found = iter(torch.autograd.grad(plain_tanh_pool(*inputs), wanted, seeds, create_graph=True))
+            return tuple(next(found) if wants else None for wants in ctx.needs_input_grad)
+        gradients: tuple[Tensor, ...] = OPS.tanh_pool_backward(c, s, inputs[1], g_c, g_s)
+        return gradients
+
+
+_apply_tanh_pool: Callable[..., tuple[Tensor, Tensor]] = _TanhPool.apply
+
+
+def _tanh_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    form = _apply_tanh_pool if tanh_pool_cpu.available(x, weight, bias) else plain_tanh_pool
+    return form(x, weight, bias)
+
+
+def _tanh_pool_fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    n, maps, height, width = x.shape
+    return x.new_empty(x.shape), x.new_empty(n, maps, height // 2, width // 2)
+
+
+_operation("tanh_pool(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)", _tanh_pool, plain_tanh_pool)
+_kernel(
+    "tanh_pool_forward(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)",
+    tanh_pool_cpu.forward,
+    _tanh_pool_fake,
+)
+_kernel(
+    "tanh_pool_backward(Tensor c, Tensor s, Tensor weight, Tensor? g_c, Tensor g_s) -> (Tensor, Tensor, Tensor)",
+    tanh_pool_cpu.backward,
+    lambda c, s, weight, *others: (torch.empty_like(c), torch.empty_like(weight), torch.empty_like(weight)),
 )
 
 

@@ -1,4 +1,4 @@
-"""ReLU, response normalisation and max-pooling as their formulas read: the truth for the fast forms."""
+"""The nets' operations as their formulas read: the truth for the fast forms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +55,8 @@ class Context(Protocol):
 
     def save_for_backward(self, *tensors: Tensor) -> None: ...
 
+    def set_materialize_grads(self, value: bool) -> None: ...
+
 
 Norm = Callable[[Tensor, int, float, float, float], Tensor]
 
@@ -102,6 +104,22 @@ def window_sum(x: Tensor, n: int) -> Tensor:
     for first in range(1, 2 * half + 1):
         total += padded[..., first : first + length]
     return total
+
+
+def scaled_tanh(x: Tensor) -> Tensor:
+    """1.7159 tanh(2x/3): it maps -1 and 1 to themselves, where its curvature is largest. Paper: LeNet-5, eq. 6."""
+    return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+def sub_sample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, H // 2, W // 2): the mean of each 2x2 square, times weight (C,), plus bias (C,)."""
+    return F.avg_pool2d(x, 2) * weight[:, None, None] + bias[:, None, None]
+
+
+def plain_tanh_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The scaled tanh of (N, C, H, W), and the scaled tanh of its sub-sampling."""
+    c = scaled_tanh(x)
+    return c, scaled_tanh(sub_sample(c, weight, bias))
 
 
 def plain_to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:

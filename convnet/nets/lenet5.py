@@ -28,8 +28,10 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
 from convnet.io.strict_json import Json
-from convnet.kernels.plain import wide
-from convnet.nets.layers import Net, check_images, connected, record
+from convnet.kernels import ops
+from convnet.kernels.plain import scaled_tanh as scaled_tanh
+from convnet.kernels.plain import sub_sample, wide
+from convnet.nets.layers import Net, check_images, connected, hooked, record
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
 TABLE = (
@@ -63,11 +65,6 @@ def digit_codes() -> Tensor:
     return torch.tensor([[1.0 if dot == "#" else -1.0 for dot in drawing] for drawing in drawings])
 
 
-def scaled_tanh(x: Tensor) -> Tensor:
-    """1.7159 tanh(2x/3): it maps -1 and 1 to themselves, where its curvature is largest. Paper: LeNet-5, eq. 6."""
-    return 1.7159 * torch.tanh(x * (2 / 3))
-
-
 class SubSampling(nn.Module):
     """Halves the picture: the mean of each 2x2 square, times a trainable coefficient, plus a bias, per map.
 
@@ -80,7 +77,7 @@ class SubSampling(nn.Module):
         self.bias = nn.Parameter(torch.zeros(maps))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
+        return sub_sample(x, self.weight, self.bias)
 
 
 class Conv2d(nn.Conv2d):
@@ -189,13 +186,22 @@ class LeNet5(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        x = record(stages, "c1", scaled_tanh(self.c1(images)))
-        x = record(stages, "s2", scaled_tanh(self.s2(x)))
-        x = record(stages, "c3", scaled_tanh(self.c3(x)))
-        x = record(stages, "s4", scaled_tanh(self.s4(x)))
+        c1, s2 = self._tanh_pool(self.c1(images), self.s2)
+        record(stages, "c1", c1)
+        c3, s4 = self._tanh_pool(self.c3(record(stages, "s2", s2)), self.s4)
+        record(stages, "c3", c3)
+        x = record(stages, "s4", s4)
         x = record(stages, "c5", scaled_tanh(self.c5(x)))
         x = record(stages, "f6", scaled_tanh(connected(self.f6, x)))
         return record(stages, "output", self.output(x) if isinstance(self.output, RBF) else connected(self.output, x))
+
+    def _tanh_pool(self, x: Tensor, layer: SubSampling) -> tuple[Tensor, Tensor]:
+        """What follows a convolution: its own stage, and the sub-sampled one. In one pass in training alone, so that
+        testing's numbers are the plain form's."""
+        if self.training and torch.is_grad_enabled() and not hooked(layer):
+            return ops.tanh_pool(x, layer.weight, layer.bias)
+        stage = scaled_tanh(x)
+        return stage, scaled_tanh(layer(stage))
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         return {"output": "linear"} if "output.weight" in shapes else {}
