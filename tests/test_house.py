@@ -99,7 +99,7 @@ LINES = {
     "evaluation": 1700,
     "export": 740,
     "io": 1220,
-    "kernels": 2220,
+    "kernels": 2370,
     "nets/": 1050,
     "report": 580,
     "training": 1610,

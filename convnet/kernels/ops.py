@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from convnet.kernels import linear as linear_cpu
 from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.cpu import dropout as dropout_cpu
-from convnet.kernels.cpu import linear as linear_cpu
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.cpu import tanh_pool as tanh_pool_cpu
 from convnet.kernels.cpu.response_norm import blocked_response_norm

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnet.kernels import linear as linear_cpu
 from convnet.kernels.conv1 import conv1
-from convnet.kernels.cpu import linear as linear_cpu
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.dropout import plain_dropout
 from convnet.kernels.ops import dropout, norm_pool, response_norm, tanh_pool
