@@ -108,7 +108,7 @@ def raw(store: Store, recipe: Recipe, where: device.Device) -> Works:
             go_through(load)
 
     def crops() -> None:
-        for ids in np.array_split(load.order(1), len(load)):
+        for ids in load.steps(1):
             how = augment.sample(recipe, store.statistics, 1, ids)
             load.split.crops(ids, how.tops, how.lefts, recipe.crop)
 

@@ -41,9 +41,9 @@ class DeviceLoader:
         self.loader, self.pictures = loader, pictures
         self.split, self.ids = loader.split, loader.ids
         device, mean = loader.device, loader.preprocessing.mean
-        self.rows = np.zeros(self.split.n, np.int64)  # where picture i of the split lies among `pictures`
-        self.rows[self.ids] = np.arange(len(self.ids))
-        self.labels = torch.from_numpy(self.split.labels).to(device)  # of the whole split
+        self.rows = np.zeros(0 if pictures is None else self.split.n, np.int64)  # where picture i lies among `pictures`
+        if pictures is not None:
+            self.rows[self.ids[:]] = np.arange(len(self.ids))
         self.mean = None if mean is None else torch.from_numpy(mean).to(device)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self.stream is not None:
@@ -89,7 +89,7 @@ class DeviceLoader:
             own = of.preprocessing
             images = form(source, at, corners, mirrored, colour, self.mean,
                           crop=own.crop, scale=own.scale, offset=own.offset, dtype=of.dtype)  # fmt: skip
-            labels = self.labels[_to_device(ids, of.device)]
+            labels = _to_device(self.split.labels[ids], of.device)
             return Batch(images, labels, ids), None if self.stream is None else self.stream.record_event()
 
     def _ready(self, batch: Batch, event: torch.cuda.Event | None) -> Batch:
@@ -158,7 +158,7 @@ def load(loader: Loader, packed: bool, progress: Progress) -> Tensor:
     shape = (n, planes.n_bytes(size)) if packed else (n, size, size, 3)
     loaded = torch.empty(shape, dtype=torch.uint8, device=loader.device)
     progress.start("pictures to the device", n)
-    parts = [loader.ids[first : first + PORTION] for first in range(0, n, PORTION)]
+    parts = (loader.ids[first : first + PORTION] for first in range(0, n, PORTION))
     n_workers, done = max(2, loader.workers), 0
     for read in in_order(lambda ids: squares(loader, ids), parts, loader.split.describe, n_threads=n_workers,
                          window=n_workers - 1, stop=loader.stop):  # so many portions are in memory at once  # fmt: skip

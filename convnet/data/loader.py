@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convnet.data import augment
+from convnet.data.index import Numbers
 from convnet.data.preprocess import Preprocessing
 from convnet.data.statistics import Statistics
 from convnet.data.store import Pixels, Split
@@ -52,7 +53,7 @@ class Loader:
 
     split: Split
     statistics: Statistics
-    ids: NDArray[np.int64]
+    ids: Numbers
     recipe: Recipe
     preprocessing: Preprocessing
     device: torch.device
@@ -65,14 +66,11 @@ class Loader:
         """Steps in an epoch; the last may be smaller."""
         return -(-len(self.ids) // self.recipe.batch)
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of the pictures in an epoch: each exactly once."""
-        return self.ids[rng.permutation(len(self.ids), self.recipe.seed, rng.stream("order"), epoch)]
-
-    def steps(self, epoch: int, start: int = 0) -> list[NDArray[np.int64]]:
-        """The pictures of each batch of an epoch, from step `start` on."""
-        order, size = self.order(epoch), self.recipe.batch
-        return [order[i : i + size] for i in range(start * size, len(order), size)]
+    def steps(self, epoch: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        """The pictures of each batch of an epoch, from step `start` on: in a whole epoch each exactly once."""
+        n, size = len(self.ids), self.recipe.batch
+        order = rng.order(n, self.recipe.seed, rng.stream("order"), epoch)
+        return (self.ids[order[i : i + size]] for i in range(start * size, n, size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on."""

@@ -83,4 +83,4 @@ def some(n: int, most: int, seed: int = 0) -> NDArray[np.int64]:
     """
     if most < 1:
         raise UsageError(f"{most} pictures: at least 1 must be looked at")
-    return np.sort(rng.permutation(n, seed, rng.stream("look"))[:most])
+    return np.sort(rng.order(n, seed, rng.stream("look"))[:most])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from convnet.data.index import Numbers
 from convnet.data.store import Split, Store
 from convnet.errors import UsageError
 from convnet.evaluation.metrics import Scores
@@ -48,7 +49,7 @@ class Subject:
     ids: Ints
     total: int
     train: Split
-    train_ids: Ints
+    train_ids: Numbers
 
     def picture(self, i: int) -> Seen:
         return from_store(self.split, [i], self.net.preprocessing)[0]
@@ -57,7 +58,7 @@ class Subject:
         return "" if picture.label is None else self.names[picture.label]
 
 
-def pictures_of_run(recipe: Recipe, store: Store, most: int) -> tuple[Split, Ints, int, Ints]:
+def pictures_of_run(recipe: Recipe, store: Store, most: int) -> tuple[Split, Ints, int, Numbers]:
     """What a run is shown on: the split, its pictures (at most `most`), how many there are, the training pictures.
 
     The test pictures; where there are none those of validation. Raises: UsageError when there are neither.

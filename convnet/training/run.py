@@ -16,6 +16,7 @@ from convnet import __version__, checkpoint
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.data import preprocess
 from convnet.data.decode import stored_by
+from convnet.data.index import Numbers
 from convnet.data.store import Split, Store
 from convnet.device import Device
 from convnet.errors import DataError, Diverged, UsageError
@@ -42,7 +43,7 @@ class Data:
 
     store: Store
     train: Split
-    train_ids: NDArray[np.int64]
+    train_ids: Numbers
     val: Split | None
     val_ids: NDArray[np.int64]
 
@@ -73,22 +74,27 @@ def choose_data(recipe: Recipe, store: Store) -> Data:
             f"prepare the source with --size {recipe.size}, or choose --set size={store.size} and a crop that fits"
         )
     split = store.split("train")
-    everything = np.arange(split.n)
     if "val" in store.splits and store.splits["val"].n:
         val = store.split("val")
-        return Data(store, split, everything, val, np.arange(val.n))
-    order = rng.permutation(split.n, recipe.seed, rng.stream("validation"))
+        return Data(store, split, _all(split.n, recipe.seed), val, np.arange(val.n))
     held = round(recipe.validation * split.n)
     if held >= split.n:
         raise UsageError(f"validation = {recipe.validation:g} leaves none of the {split.n} pictures to train on")
     if held:
-        return Data(store, split, np.sort(order[held:]), split, np.sort(order[:held]))
+        order = rng.order(split.n, recipe.seed, rng.stream("validation"))
+        rest = np.sort(order[held:]) if isinstance(order, np.ndarray) else order.after(held)
+        return Data(store, split, rest, split, np.sort(order[:held]))
     if recipe.schedule == "plateau":
         raise UsageError(
             f"recipe {recipe.name} lowers its rate by the validation error, but {store.path} has no val split; "
             "hold out a part of train with --set validation=0.1"
         )
-    return Data(store, split, everything, None, everything[:0])
+    return Data(store, split, _all(split.n, recipe.seed), None, np.empty(0, np.int64))
+
+
+def _all(n: int, seed: int) -> Numbers:
+    """All pictures: 0 .. n-1, of very many in an order that is computed, so that no list of them is needed."""
+    return np.arange(n) if n <= rng.SORTED else rng.order(n, seed, rng.stream("validation"))
 
 
 def begin(

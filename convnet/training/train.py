@@ -34,7 +34,7 @@ from convnet.errors import DataError, Diverged, Interrupted, UsageError
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
-from convnet.io import atomic, strict_json
+from convnet.io import atomic, rng, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
@@ -291,7 +291,8 @@ def _epoch_line(row: metrics_log.Row, epochs: int) -> str:
 def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) -> None:
     """Says when a net still ignores its pictures: its loss is then the entropy of the classes, ln K if equal."""
     loss, error = epoch.loss_sum / epoch.pictures, epoch.errors / epoch.pictures
-    shares = np.bincount(data.train.labels[data.train_ids], minlength=len(data.store.classes)) / len(data.train_ids)
+    ids = data.train_ids[: rng.SORTED]  # of more these are a random sample
+    shares = np.bincount(data.train.labels[ids], minlength=len(data.store.classes)) / len(ids)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
     at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK
     late = run.recipe.loss == "rbf" and epoch.epoch == STUCK_EPOCHS[-1]  # whose loss falls long before the error does

@@ -20,6 +20,7 @@ from convnet.data.store import Store
 from convnet.io import prefetch, rng
 from convnet.nets import recipe_of
 from convnet.recipe import Recipe, load_recipe
+from convnet.training.run import choose_data
 from convnet.training.step import EagerSteps
 from thin import images_for, new_thin_net
 
@@ -31,6 +32,10 @@ def loader(store: Store, recipe: Recipe = RECIPE, workers: int = 0) -> Loader:
     split = store.split("train")
     pre = preprocess.of_recipe(recipe, store.mean_picture, store.statistics.mean_rgb)
     return Loader(split, store.statistics, np.arange(split.n), recipe, pre, CPU, workers)
+
+
+def order_of(load: Loader, epoch: int) -> np.ndarray:
+    return np.concatenate(list(load.steps(epoch)))
 
 
 def test_a_batch_equals_the_paper_written_out(photos: Store) -> None:
@@ -99,10 +104,32 @@ def test_what_is_drawn_for_a_picture_depends_on_seed_epoch_and_picture_alone(pho
 
 
 def test_each_epoch_and_each_seed_has_an_order_of_its_own(photos: Store) -> None:
-    order = loader(photos).order(1)
+    order = order_of(loader(photos), 1)
     assert sorted(order) == list(range(90))
-    for other in (loader(photos).order(2), loader(photos, replace(RECIPE, seed=4)).order(1), np.arange(90)):
+    for other in (order_of(loader(photos), 2), order_of(loader(photos, replace(RECIPE, seed=4)), 1), np.arange(90)):
         assert (order == other).mean() < 0.1
+
+
+def test_very_many_pictures_have_a_computed_order(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every picture once an epoch, from any step on, also of a part of the split that is itself computed."""
+    monkeypatch.setattr(rng, "SORTED", 20)
+    data = choose_data(replace(RECIPE, validation=0.2), without_val(photos))
+    load = replace(loader(photos), ids=data.train_ids)
+    assert isinstance(load.ids, rng.Order)
+    assert len(load.ids) == 72
+    for epoch in (1, 2):
+        order = order_of(load, epoch)
+        assert sorted([*order, *data.val_ids]) == list(range(90))
+        for start in range(len(load) + 1):
+            assert [*map(list, load.steps(epoch, start))] == [*map(list, load.steps(epoch))][start:]
+    assert (order_of(load, 1) == order_of(load, 2)).mean() < 0.1
+    assert sorted(order_of(replace(load, ids=choose_data(RECIPE, photos).train_ids), 3)) == list(range(90))
+
+
+def without_val(store: Store) -> Store:
+    store = Store(store.path)
+    del store.splits["val"]
+    return store
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -98,6 +98,67 @@ def test_permutations_differ_and_are_even():
     assert np.abs(firsts - 1000).max() < 150
 
 
+@given(st.integers(0, 3000), st.integers(0, 2**63 - 1), st.integers(0, 1000))
+def test_a_computed_order_has_everything_once_whatever_is_asked_for(n, seed, epoch):
+    order = rng.Order(n, seed, epoch)
+    whole = order[:]
+    assert (whole.dtype, len(order)) == (np.int64, n)
+    assert sorted(whole) == list(range(n))
+    at = np.arange(n)[::-3]
+    np.testing.assert_array_equal(order[at], whole[at])
+    np.testing.assert_array_equal(order[n // 3 : n // 2], whole[n // 3 : n // 2])
+    rest = order.after(n // 4)
+    assert len(rest) == n - n // 4
+    for part in (slice(None), slice(1, None, 2), np.arange(len(rest))[:5]):
+        np.testing.assert_array_equal(rest[part], whole[n // 4 :][part])
+    if n:
+        assert int(order[n - 1]) == whole[-1]
+
+
+def test_15_million_are_computed_where_they_are_asked_for():
+    """Numbers that a run of another day, on another machine, must find again; parts that don't meet."""
+    n = 15_000_000
+    order, other = rng.order(n, 3, rng.stream("order"), 1), rng.order(n, 3, rng.stream("order"), 2)
+    assert order[:4].tolist() == [1353372, 13363502, 14868823, 1323045]
+    parts = [order[first : first + 1000] for first in range(0, n, n // 100)]
+    assert len(np.unique(np.concatenate(parts))) == sum(map(len, parts))
+    assert (np.concatenate(parts) < n).all()
+    assert (order[:10_000] == other[:10_000]).mean() < 0.001
+
+
+def test_orders_of_ordinary_size_are_the_sorted_ones(monkeypatch):
+    np.testing.assert_array_equal(rng.order(50, 4, 5), rng.permutation(50, 4, 5))
+    monkeypatch.setattr(rng, "SORTED", 50)
+    assert isinstance(rng.order(50, 4, 5), np.ndarray)
+    assert isinstance(rng.order(51, 4, 5), rng.Order)
+
+
+@pytest.mark.parametrize("n", [5, 12, 49, 50, 97])
+def test_a_computed_order_is_even(n):
+    """Chi-square over 3,000 seeds: which number is at which position, and which follows which. 5 sigma."""
+    at, follows = np.zeros((n, n)), np.zeros((n, n))
+    for seed in range(3000):
+        order = rng.Order(n, seed, 7)[:]
+        at[np.arange(n), order] += 1
+        follows[order[:-1], order[1:]] += 1
+    between = ~np.eye(n, dtype=bool)
+    for counts, freedom in ((at.ravel(), (n - 1) ** 2), (follows[between], n * (n - 1) - 1)):
+        expected = counts.sum() / len(counts)
+        chi_square = ((counts - expected) ** 2 / expected).sum()
+        assert abs(chi_square - freedom) < 5 * (2 * freedom) ** 0.5  # its mean, and its standard deviation
+
+
+def test_a_large_computed_order_is_even_over_positions():
+    """Chi-square: in which sixteenth of 15 million numbers those of each sixteenth of the positions are."""
+    n, parts, sampled = 15_000_000, 16, 20_000
+    order, counts = rng.Order(n, 1, 2), np.zeros((parts, parts))
+    for part in range(parts):
+        first = part * n // parts
+        counts[part] = np.bincount(order[first : first + sampled] * parts // n, minlength=parts)
+    expected, freedom = sampled / parts, parts * (parts - 1)
+    assert abs(((counts - expected) ** 2 / expected).sum() - freedom) < 5 * (2 * freedom) ** 0.5
+
+
 def test_streams_are_different():
     names = ["crop", "mirror", "colour", "order", "dropout", "init", "split"]
     assert len({rng.stream(name) for name in names}) == len(names)
