@@ -98,7 +98,7 @@ LINES = {
     "data": 8040,
     "evaluation": 1700,
     "export": 740,
-    "io": 1220,
+    "io": 1270,
     "kernels": 2370,
     "nets/": 1050,
     "report": 580,
