@@ -48,6 +48,7 @@ def test_batches_are_the_loaders(photos: Store, kept: bool, mean: str, workers: 
     n = 0
     for found, expected in zip(made.epoch(2, start=1), plain.epoch(2, start=1), strict=True):
         assert (found.ids == expected.ids).all()
+        assert found.first == expected.first == 0
         assert torch.equal(found.labels.cpu(), expected.labels)
         assert found.images.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found.images.cpu(), expected.images, rtol=1e-5, atol=1e-4)

@@ -1,6 +1,7 @@
 """Batches against a brute force written from the paper's section 4.1, and their independence of workers and order."""
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from conftest import square
 from convnet import device
 from convnet.data import augment, preprocess
 from convnet.data.loader import Loader
-from convnet.data.store import Store
+from convnet.data.store import Split, Store
 from convnet.io import prefetch, rng
 from convnet.nets import recipe_of
 from convnet.recipe import Recipe, load_recipe
@@ -64,6 +65,12 @@ def test_the_colour_shift_is_the_papers(photos: Store) -> None:
     assert np.abs(np.corrcoef(factors.T) - np.eye(3)).max() < 0.05
     released = augment.sample(replace(RECIPE, colour_by="std"), statistics, 1, ids).colour @ statistics.eigenvectors
     np.testing.assert_allclose(released / np.sqrt(statistics.eigenvalues), factors, rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_colour_shift_each_of_the_three_colours_gets_nothing(photos: Store) -> None:
+    how = augment.sample(replace(RECIPE, colour_std=0.0), photos.statistics, 1, np.arange(5))
+    assert how.colour.dtype == np.float32
+    np.testing.assert_array_equal(how.colour, np.zeros((5, 3)))
 
 
 def test_crops_cover_all_places_and_half_are_mirrored(photos: Store) -> None:
@@ -141,6 +148,13 @@ def test_workers_change_nothing(photos: Store, workers: int) -> None:
         np.testing.assert_array_equal(one.ids, other.ids)
 
 
+def test_as_many_workers_read_at_once_as_are_asked_for(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six batches: each is read only while another one is."""
+    both = threading.Barrier(2)
+    monkeypatch.setattr(Split, "check_lengths", lambda split: both.wait(60))
+    assert len(list(loader(photos, workers=2).epoch(1))) == 6
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_worker_has_two_batches_to_read_ahead(
     photos: Store, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -178,8 +192,6 @@ def test_every_picture_once_an_epoch(n: int, epoch: int, seed: int) -> None:
 
 
 def test_an_abandoned_epoch_leaves_no_thread(photos: Store) -> None:
-    import threading
-
     before = {*threading.enumerate()}  # of other tests, whose reads hang
     batches = loader(photos, workers=2).epoch(1)
     next(batches)
@@ -208,6 +220,10 @@ def test_grey_is_pillows(form: Callable[..., torch.Tensor]) -> None:
     how = augment.Augmentation(zeros, zeros, zeros.astype(bool), np.zeros((1, 3), np.float32))
     images = form(pixels, how, pre, CPU, torch.float32)
     np.testing.assert_array_equal(images[0, 0].numpy(), np.asarray(Image.fromarray(pixels[0]).convert("L")))
+
+
+def test_the_weights_of_grey_are_where_the_colours_are() -> None:
+    assert augment.mean_luma(torch.empty(2, 3, 5, 5, device="meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -259,6 +259,14 @@ def test_a_flipped_bit_in_any_part_of_a_record_names_the_picture(made: Store, tm
     assert check_store(path).ok
 
 
+def test_a_record_is_verified_when_it_is_read_first_and_not_again(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified, split = [], Store(made.path).split("val")
+    monkeypatch.setattr(split, "verify", verified.append)
+    for i in (2, 0, 2, 2, 0):
+        split.payload(i)
+    assert verified == [2, 0]
+
+
 def test_flips_in_two_pictures_and_the_trailer_are_all_named(made: Store, tmp_path: Path) -> None:
     path, split = copied(made, tmp_path / "s"), made.split("train")
     for i in (2, 15):

@@ -15,7 +15,7 @@ from convnet.data import augment, preprocess
 from convnet.data.augment import Augmentation
 from convnet.data.loader import Loader
 from convnet.data.preprocess import Preprocessing
-from convnet.data.store import Pixels, Store, crop_square
+from convnet.data.store import Pixels, Split, Store, crop_square
 from convnet.kernels.cpu import augment as augment_cpu
 from convnet.kernels.cpu import compiled
 from convnet.recipe import Recipe
@@ -92,6 +92,17 @@ def test_whole_pictures_need_not_be_square(n: int, height: int, width: int, chan
     np.testing.assert_array_equal(bits(found), bits(expected))
 
 
+@pytest.mark.parametrize("serves", [True, False])
+def test_it_is_called_where_it_serves_and_nowhere_else(serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(augment_cpu, "available", lambda device, dtype: serves)
+    monkeypatch.setattr(augment_cpu, "augment", lambda *given, **named: calls.append(named))
+    zeros = np.zeros(1, np.int64)
+    how = Augmentation(zeros, zeros, zeros.astype(bool), np.zeros((1, 3), np.float32))
+    augment.to_input(np.zeros((1, 4, 4, 3), np.uint8), how, Preprocessing(4, 0, 4, "rgb", None, 1.0, 0.0), CPU)
+    assert len(calls) == serves
+
+
 def test_a_crop_may_lie_wholly_outside() -> None:
     white, how = np.full((4, 4, 3), 255, np.uint8), np.zeros(4, bool)
     corners = np.array([[-3, 0], [4, 0], [0, -9], [3, 3]])
@@ -139,6 +150,11 @@ def test_batches_are_the_plain_forms(
         assert one.images.is_contiguous(memory_format=torch.channels_last)
         np.testing.assert_array_equal(bits(one.images), bits(other.images))
         np.testing.assert_array_equal(one.ids, other.ids)
+
+
+def test_no_crop_is_cut_out_before_the_pass(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Split, "crops", lambda *given: pytest.fail("crops were copied"))
+    assert len(list(loader(photos, 0, torch.float32).epoch(1))) == 6
 
 
 def test_bf16_is_the_nearest_number_to_the_papers_arithmetic(photos: Store) -> None:

@@ -143,6 +143,14 @@ def test_what_serves_where() -> None:
     assert not step.wait()
 
 
+def test_nothing_is_recorded_where_there_is_no_cuda_device() -> None:
+    step = made(where=replace(FP32, device=torch.device("cpu")))
+    whole = GraphStep(step, 4, pytest.fail)
+    for i, batch in enumerate(batches(WARM_UP + 3)):
+        assert np.isfinite(one(whole, replace(batch, images=batch.images.cpu(), labels=batch.labels.cpu()), i)).all()
+    assert whole.graph is None
+
+
 @pytest.mark.skipif(on_cuda.INTERPRETED, reason="a whole run takes the interpreter long, and numpy warns of infinities")
 def test_a_delayed_run_is_the_eager_one(digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped and resumed besides: the same rows and weights, but for the rounding of the update; and when it diverges

@@ -16,6 +16,7 @@ from convnet import checkpoint
 from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
 from convnet.io.processes import ALONE, TIMEOUT, Processes, from_environment, timeout
+from convnet.training import metrics_log
 from convnet.training.train import train
 
 TESTS = Path(__file__).parents[1]
@@ -92,6 +93,8 @@ def test_processes_train_as_one(n: int, few_digits: Store, alone: tuple[Path, St
         found = other.weights[name]
         assert torch.linalg.vector_norm(found - weight) <= 1e-5 * torch.linalg.vector_norm(weight) + 1e-12, name
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in out.iterdir())
+    times = [metrics_log.read(folder / "timing.jsonl") for folder in (out, tmp_path / "run")]
+    assert [[row["pictures"] for row in rows] for rows in times] == [[315] * 25] * 2, "an epoch is written down once"
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.large)])
