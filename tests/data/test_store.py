@@ -393,7 +393,10 @@ def test_a_header_lists_every_file_that_is_read(digits: Store, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("shard", 7), ("shard", 1), ("label", 10), ("label", -1), ("offset", 2**63), ("length", 2**62), ("payload", 9)],
+    [
+        *(("shard", 7), ("shard", 1), ("label", 10), ("label", -1), ("offset", 2**63)),
+        *(("length", 2**62), ("length", 0), ("payload", 9)),
+    ],
 )
 def test_an_impossible_row_is_refused(digits: Store, tmp_path: Path, field: str, value: int) -> None:
     rows = digits.split("val").rows[:].copy()
