@@ -56,7 +56,9 @@ def test_pictures_give_classes_stages_and_features(untrained: Path, tmp_path: Pa
 def test_what_is_wrong_is_said(untrained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no checkpoint"):
         convnet.load(tmp_path)
-    with pytest.raises(UsageError, match=r"none\.ckpt: no such checkpoint; a run keeps its own in runs/NAME/best\.ckpt"):
+    with pytest.raises(
+        UsageError, match=r"none\.ckpt: no such checkpoint; a run keeps its own in runs/NAME/best\.ckpt"
+    ):
         convnet.load(tmp_path / "none.ckpt")
     with pytest.raises(UsageError, match="the checkpoint is 3, a int; it must be a path"):
         convnet.load(3)  # type: ignore[arg-type]
