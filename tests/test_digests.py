@@ -80,7 +80,8 @@ READ = {
     "data/sources/tars.py": "unpacked tar",
     "data/store.py": "store",
     "training/train.py": "sealed",
-    "data/unfinished.py": "unfinished store",
+    "data/preparation/unfinished.py": "unfinished store",
+    "data/preparation/commit.py": "store",
     "weights/download.py": "download",
 }
 WRITES = {"write_atomic", "atomic", "in_place"}

@@ -14,8 +14,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -23,21 +23,22 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from convnet import hardware
-from convnet.data import store, unfinished
+from convnet.data import store
 from convnet.data.decode import MAX_PIXELS, BadPicture, open_picture, stored_by
 from convnet.data.fitness import count, refuse_unfit
-from convnet.data.index import BLOCK, NPY_HEADER, Row, index_files, npy_bytes
+from convnet.data.index import BLOCK, NPY_HEADER, Row
+from convnet.data.preparation import unfinished
+from convnet.data.preparation.commit import checked, commit, is_done
+from convnet.data.preparation.unfinished import WORK as WORK
+from convnet.data.preparation.unfinished import Job, Part, Plan
 from convnet.data.resize import SUFFIX, Encoding, Fit, Settings, centre_square, to_frame
 from convnet.data.sources import SPLITS, Entry, Source, open_source
-from convnet.data.statistics import Sums, mean_picture, statistics
-from convnet.data.store_header import FORMAT, VERSION, VERSION_OF_FITS, header_bytes, is_store, read_header, shard_name
-from convnet.data.unfinished import WORK as WORK
-from convnet.data.unfinished import Job, Part
+from convnet.data.statistics import Sums
+from convnet.data.store_header import VERSION, is_store, read_header
 from convnet.errors import UsageError
 from convnet.io import atomic, rng
 from convnet.io.prefetch import in_order
-from convnet.io.strict_json import Json
+from convnet.io.processes import Processes
 from convnet.progress import SILENT, Progress
 
 SIZE = 256  # pixels: AlexNet section 2
@@ -47,6 +48,18 @@ JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
 FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
 CHUNK = 16  # pictures that a worker takes at a time
 CHUNK_BYTES = 1 << 26  # ... but no more than about this much
+
+
+@dataclass(frozen=True)
+class PartOfStore:
+    """What `prepare_part` made: of the store's `n_shards` the ones of part i of n, their pictures, and how many of
+    these failed."""
+
+    part: tuple[int, int]
+    shards: tuple[str, ...]
+    n_shards: int
+    pictures: int
+    failed: int
 
 
 def prepare(
@@ -72,39 +85,64 @@ def prepare(
     """
     path = atomic.as_path(path, "the store")
     source = source if isinstance(source, Source) else open_source(source, work=path / WORK)
-    settings = replace(settings_for(source, size, encoding, shorter_side), max_pixels=max_pixels, fit=fit)
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: must be at least 1")
-    numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
-    refuse_unfit(source.name, source.classes, numbers)
-    jobs = _jobs(source, settings)
-    listing = _listing_hash(jobs, source, settings)
-    if is_store(path) and not any((path / name).exists() for name in (WORK, ".lock")):
-        return _checked(_finished(path, listing, progress))
+    settings = settings_for(source, size, encoding, shorter_side, max_pixels, fit)
+    threads = unfinished.n_threads(workers)
+    jobs, plan = _planned(source, settings)
+    if is_done(path):
+        return checked(_finished(path, plan, progress))
     with atomic.lock(path, "preparing"):
         if is_store(path):  # by a process that was killed, or finished, just after it
-            finished = _finished(path, listing, progress)
+            finished = _finished(path, plan, progress)
             unfinished.end(path)
-            return _checked(finished)
-        unfinished.begin(path, _plan(jobs, listing))
-        # Pillow keeps its memory blocks: 120 page faults fewer a picture
-        Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
-        total, n_threads = len(source.entries), workers or hardware.cores().n
-        todo = unfinished.still_to_do(path, jobs, settings.size, n_threads, progress)
-        done = total - sum(len(job.entries) for job in todo)
-        progress.start("preparing", total, done)
-        for job in todo:
-            for n in _make_shard(path, job, source, settings, n_threads):
-                done += n
-                progress.update(done)
-        progress.finish()
-        return _checked(_commit(path, jobs, source, settings, listing))
+            return checked(finished)
+        unfinished.begin(path, plan)
+        _make_shards(path, jobs, source, settings, threads, progress)
+        return checked(commit(path, plan))
 
 
-def settings_for(source: Source, size: int | None, encoding: Encoding, shorter_side: int | None) -> Settings:
+def prepare_part(
+    source: Source,
+    path: atomic.PathLike,
+    part: tuple[int, int],
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> PartOfStore | store.Store:
+    """Makes the shards of part i of n (1 to n) of the store at `path`, or goes on with them; gives the store if it is
+    finished already.
+
+    Parts may be made at the same time, on several machines that share the disk; `merge` makes the store of them.
+
+    Raises: as `prepare`, and UsageError when other parts have another source or other settings.
+    """
+    path = atomic.as_path(path, "the store")
+    i, n = part
+    if not 1 <= i <= n:
+        raise UsageError(f"--part {i}/{n}: must be i/n with i from 1 to n, as 1/{max(n, 1)}")
+    threads = unfinished.n_threads(workers)
+    jobs, plan = _planned(source, settings)
+    if is_store(path):
+        return checked(_finished(path, plan, progress))
+    own = jobs[Processes(i - 1, n).part(len(jobs))]
+    with atomic.lock(path, "preparing parts", shared=True):
+        unfinished.join(path, plan, n)
+        _make_shards(path, own, source, settings, threads, progress, shared=True)
+        n_failed = sum(unfinished.read_part(path, job, settings.size).n_failed for job in own)
+    return PartOfStore(part, tuple(job.shard for job in own), len(jobs), sum(job.n for job in own), n_failed)
+
+
+def settings_for(
+    source: Source,
+    size: int | None,
+    encoding: Encoding,
+    shorter_side: int | None,
+    max_pixels: int = MAX_PIXELS,
+    fit: Fit = "crop",
+) -> Settings:
     """The settings of `prepare`, with what was not given filled in."""
     square = size if size is not None else source.natural_size or SIZE
-    return Settings(square, shorter_side if shorter_side is not None else square, encoding)
+    return Settings(square, shorter_side if shorter_side is not None else square, encoding, max_pixels, fit)
 
 
 def holds(path: Path, source: Source, settings: Settings) -> bool:
@@ -126,7 +164,8 @@ def _jobs(source: Source, settings: Settings) -> list[Job]:
         if split == "train":
             entries = [entries[i] for i in rng.permutation(len(entries), 0, rng.stream("store order"))]
         for number, first in enumerate(range(0, len(entries), per_shard)):
-            jobs.append(Job(split, number, first, entries[first : first + per_shard]))
+            own = entries[first : first + per_shard]
+            jobs.append(Job(split, number, len(own), first, own))
     return jobs
 
 
@@ -143,32 +182,58 @@ def _listing_hash(jobs: list[Job], source: Source, settings: Settings) -> str:
     return digest.hexdigest()
 
 
-def _plan(jobs: list[Job], listing: str) -> str:
-    """Stands for all that a shard's bytes depend on: also the files' sizes and times, and the decoders' versions."""
-    digest = hashlib.sha256(json.dumps([listing, VERSION, PIL.__version__, stored_by()]).encode())
+def _planned(source: Source, settings: Settings) -> tuple[list[Job], Plan]:
+    """The shards to be made, and the plan. Raises: DataError when the source's classes are unfit."""
+    numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
+    refuse_unfit(source.name, source.classes, numbers)
+    jobs = _jobs(source, settings)
+    shards: dict[str, list[int]] = {}
+    files = hashlib.sha256()
     for job in jobs:
-        stamps = [entry.stamp for entry in job.entries]
-        digest.update(json.dumps([job.split, job.number, job.first, stamps]).encode())
-    return digest.hexdigest()
+        shards.setdefault(job.split, []).append(job.n)
+        files.update(json.dumps([entry.stamp for entry in job.entries]).encode())
+    decoders = f"store {VERSION}, Pillow {PIL.__version__}, {stored_by()}"
+    return jobs, Plan(settings, decoders, source.classes, _listing_hash(jobs, source, settings), files.hexdigest(),
+                      shards, source.name, source.kind, source.notes, source.skipped, source.failed)  # fmt: skip
 
 
-def _finished(path: Path, listing: str, progress: Progress) -> store.Store:
+def _finished(path: Path, plan: Plan, progress: Progress) -> store.Store:
     made = store.Store(path)
-    if made.header["listing"] != listing:
+    if made.header["listing"] != plan.listing:
         text = "holds a store made from other pictures or settings; remove the folder, or choose another"
         raise UsageError(f"{path} {text}")
     progress.note(f"{path} is already prepared from these pictures: nothing to do")
     return made
 
 
-def _checked(made: store.Store) -> store.Store:
-    """The store, if its classes are fit. Raises: DataError; the store stays, as its list says what failed and why."""
-    numbers = {name: split["per_class"] for name, split in made.header["splits"].items()}
-    refuse_unfit(made.header["source"]["name"], made.classes, numbers, _first_failed(made.left_out()))
-    return made
-
-
 # one shard
+
+
+def _make_shards(
+    path: Path,
+    jobs: Sequence[Job],
+    source: Source,
+    settings: Settings,
+    n_threads: int,
+    progress: Progress,
+    shared: bool = False,
+) -> None:
+    """Makes what isn't whole of these shards. shared: other processes may be making the same ones."""
+    # Pillow keeps its memory blocks: 120 page faults fewer a picture
+    Image.core.set_blocks_max(64)  # type: ignore[attr-defined]
+    todo = unfinished.still_to_do(path, jobs, settings.size, n_threads, progress)
+    for _, damage in todo:
+        if damage is not None:
+            progress.warn(f"{damage}; the shard is made anew")
+    total = sum(job.n for job in jobs)
+    done = total - sum(job.n for job, _ in todo)
+    progress.start("preparing", total, done)
+    for job, _ in todo:
+        with unfinished.making(path, job, settings.size, progress) if shared else nullcontext(True) as is_own:
+            for n in _make_shard(path, job, source, settings, n_threads) if is_own else [job.n]:
+                done += n
+                progress.update(done)
+    progress.finish()
 
 
 def _make_shard(path: Path, job: Job, source: Source, settings: Settings, n_threads: int) -> Iterator[int]:
@@ -176,7 +241,7 @@ def _make_shard(path: Path, job: Job, source: Source, settings: Settings, n_thre
     part, offset = Part(Sums.zero(settings.size)), 0
     n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
     chunks = [(job.first + i, job.entries[i : i + n]) for i in range(0, len(job.entries), n)]
-    with atomic.atomic(path / shard_name(job.split, job.number)) as file, _flushing(file) as flush:
+    with atomic.atomic(path / job.shard) as file, _flushing(file) as flush:
         for records, made in in_order(lambda item: _chunk(source, settings, job, *item), chunks,
                                       lambda item: f"a picture of {item[1][0].key!r} to {item[1][-1].key!r}",
                                       n_threads=n_threads, window=2 * n_threads):  # fmt: skip
@@ -241,63 +306,3 @@ def _jpeg_bytes(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
-
-
-# the end
-
-
-def _commit(path: Path, jobs: list[Job], source: Source, settings: Settings, listing: str) -> store.Store:
-    """Joins the parts into indexes, statistics and, last, store.json."""
-    parts = {job.split: Part(Sums.zero(settings.size)) for job in jobs}
-    total = Part(Sums.zero(settings.size))
-    total.left_out += [{"status": "skipped", "key": key, "reason": reason} for key, reason in source.skipped]
-    total.left_out += [{"status": "failed", "key": key, "reason": reason} for key, reason in source.failed]
-    files: Json = {}
-    for job in jobs:
-        part = unfinished.read_part(path, job, settings.size)
-        parts[job.split].add(part)
-        files[shard_name(job.split, job.number)] = {"bytes": part.n_bytes + len(store.TRAILER)}
-    for part in parts.values():
-        total.add(part)
-    if not total.sums.n:
-        numbers = count(len(source.classes), ((split, row.label) for split in parts for row in parts[split].rows))
-        refuse_unfit(source.name, source.classes, numbers, _first_failed(total.left_out))
-    total.left_out.sort(key=lambda row: (row["status"], row["key"], row["reason"]))
-    contents: dict[str, bytes] = {}
-    for split, part in parts.items():
-        contents |= index_files(split, part.rows, part.keys)
-    contents["mean.npy"] = npy_bytes(mean_picture(total.sums))
-    contents["left_out.jsonl"] = "".join(json.dumps(row) + "\n" for row in total.left_out).encode()
-    header = {
-        "format": FORMAT,
-        "version": VERSION if settings.fit == "crop" else VERSION_OF_FITS,
-        "source": {"name": source.name, "kind": source.kind, "notes": list(source.notes)},
-        **settings.stored,
-        "classes": list(source.classes),
-        "splits": {split: _split_header(part, source, jobs, split) for split, part in parts.items()},
-        "counts": _counts(source, total),
-        "statistics": statistics(total.sums),
-        "listing": listing,
-        "files": files | store.write_files(path, contents),
-    }
-    atomic.write_atomic(path / "store.json", header_bytes(header))
-    unfinished.end(path)
-    return store.Store(path)
-
-
-def _split_header(part: Part, source: Source, jobs: list[Job], split: str) -> Json:
-    labels = np.array([row.label for row in part.rows], np.int64)
-    per_class = np.bincount(labels, minlength=len(source.classes)).tolist()
-    return {"n": len(labels), "shards": sum(job.split == split for job in jobs), "per_class": per_class}
-
-
-def _counts(source: Source, total: Part) -> dict[str, int]:
-    used, skipped, failed = len(total.rows), len(source.skipped), total.n_failed
-    seen = len(source.entries) + skipped + len(source.failed)
-    assert seen == used + skipped + failed, "every picture seen is used, skipped or failed"
-    return {"seen": seen, "used": used, "skipped": skipped, "failed": failed, "enlarged": total.enlarged}
-
-
-def _first_failed(left_out: list[dict[str, str]]) -> str:
-    failed = (row for row in left_out if row["status"] == "failed")
-    return next((f"; failed: {row['key']!r}: {row['reason']}" for row in failed), "")

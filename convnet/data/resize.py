@@ -43,8 +43,7 @@ class Settings:
             raise UsageError(f"--size {self.size}: must be 1 to 4096 pixels")
         if not self.size <= self.shorter_side <= 8192:
             raise UsageError(f"--shorter-side {self.shorter_side}: must be {self.size} (the size) to 8192 pixels")
-        if self.encoding not in SUFFIX:
-            raise UsageError(f"--encoding {self.encoding}: must be raw or jpeg")
+        encoding_of(self.encoding)
         fit_of(self.fit)
 
     @property
@@ -52,6 +51,14 @@ class Settings:
         """What a store's header says of them; the limit isn't there, as it changes no picture, nor is "crop"."""
         left_out = ("max_pixels", "fit") if self.fit == "crop" else ("max_pixels",)
         return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def encoding_of(text: str) -> Encoding:
+    """Raises: UsageError for an encoding that isn't known."""
+    for encoding in SUFFIX:
+        if text == encoding:
+            return encoding
+    raise UsageError(f"--encoding {text}: must be raw or jpeg")
 
 
 def fit_of(text: str) -> Fit:

@@ -174,9 +174,19 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 
 @contextmanager
-def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
+def lock(
+    held: Path,
+    doing: str,
+    *,
+    is_folder: bool = True,
+    shared: bool = False,
+    waiting: Callable[[str], None] | None = None,
+) -> Iterator[None]:
     """Holds a folder, or the name of a file, for one process. The kernel drops the lock of a process that died, so it
     is never stale.
+
+    shared: for any number of processes, all of which say so. waiting: is told when another one holds it, which is then
+    waited for.
 
     Raises: UsageError when another living process holds it; DiskError when the folder can't be locked at all;
     DataError when something else than a lock has its name.
@@ -187,9 +197,9 @@ def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
             make_folder(path.parent)
             handle = in_place(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, held, waiting)
         except BlockingIOError as error:
-            owner = os.read(handle, 100).decode(errors="replace").strip() or "another process"
+            owner = _owner(handle)
             os.close(handle)
             raise UsageError(f"{held} is in use by {owner}; wait for it, or choose another {kind}") from error
         except OSError as error:  # a file system without locks
@@ -201,12 +211,30 @@ def lock(held: Path, doing: str, *, is_folder: bool = True) -> Iterator[None]:
     try:
         with disk_errors(path):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} ({doing})\n".encode(), 0)
+            owner = "one or more processes" if shared else f"process {os.getpid()}"
+            os.pwrite(handle, f"{owner} ({doing})\n".encode(), 0)
         yield
     finally:
         with suppress(OSError):
+            if shared:  # the last one removes it
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
         os.close(handle)
+
+
+def _flock(handle: int, kind: int, held: Path, waiting: Callable[[str], None] | None) -> None:
+    """Raises: BlockingIOError when another process holds it and nobody waits for it; OSError."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is None:
+            raise
+        waiting(f"{held} is in use by {_owner(handle)}: waiting for it")
+        fcntl.flock(handle, kind)
+
+
+def _owner(handle: int) -> str:
+    return os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
 
 
 def _is_at(handle: int, path: Path) -> bool:

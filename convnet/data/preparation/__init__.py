@@ -1,0 +1,1 @@
+"""What of a store is finished while it is being prepared, and what makes it whole."""
