@@ -6,7 +6,6 @@ Results go to stdout, progress to stderr. Errors are one line. Exit codes: error
 import io
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,10 +24,8 @@ from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
     AsJson,
     Device,
-    Fit,
     LabelColumn,
     Layout,
-    Megapixels,
     MicroBatch,
     NameColumn,
     Processes,
@@ -36,9 +33,9 @@ from convnet.cli.options import (
     Resident,
     SplitColumn,
     Verb,
-    Workers,
     output,
 )
+from convnet.cli.prepare import check, merge, prepare
 from convnet.cli.progress_bar import columns, plain, shown
 from convnet.cli.report import after_training, report
 from convnet.cli.show import show
@@ -99,113 +96,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         print(f"convnet {__version__}")
         raise typer.Exit
-
-
-# prepare and check
-
-
-@_verb
-def prepare(
-    source: Annotated[
-        str, typer.Argument(help="Class folders, a list, a tar or zip, CIFAR, MNIST, ILSVRC, or: digits.")
-    ],
-    store: Annotated[Path, typer.Argument(help="The folder to make.")],
-    size: Annotated[int | None, typer.Option(help="Side of the square, pixels [256; data sets: their own].")] = None,
-    encoding: Annotated[str, typer.Option(help="raw: squares, read without decoding; jpeg: full frames.")] = "raw",
-    shorter_side: Annotated[int | None, typer.Option(help="Pixels the shorter side is scaled to [size].")] = None,
-    fit: Fit = None,
-    max_pixels: Megapixels = None,
-    workers: Workers = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a picture could not be used.")] = False,
-    split: Annotated[float, typer.Option(help="Part of each class that goes to --as when no split is given.")] = 0.1,
-    into: Annotated[str, typer.Option("--as", help="Where that part goes: val, or test.")] = "val",
-    seed: Annotated[int, typer.Option(help="Chooses which pictures go there.")] = 0,
-    layout: Layout = None,
-    name_column: NameColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    as_json: AsJson = False,
-) -> None:
-    """Pictures to a store: convnet prepare photos/ stores/photos
-
-    Scales the shorter side to SIZE, cuts out the central square (--fit keeps whole pictures), and takes mean and
-    principal components in the same pass. A picture that can't be used is named with its reason. A preparation that
-    was stopped goes on where it was.
-    """
-    from convnet.cli.resolve import make_store, open_for
-    from convnet.data.sources import ColumnNames
-
-    columns = ColumnNames(name_column, label_column, split_column)
-    with shown(as_json) as progress:
-        made = make_store(
-            open_for(source, store, split, seed, into, layout, columns),
-            store,
-            progress,
-            size=size,
-            encoding=encoding,
-            shorter_side=shorter_side,
-            max_pixels=_pixels(max_pixels),
-            fit=fit or "crop",
-            workers=workers,
-        )
-    counts = made.header["counts"]
-    if as_json:
-        print_json({"store": str(store), **{k: made.header[k] for k in ("classes", "splits", "counts")}})
-    else:
-        line = "seen {seen:,} = used {used:,} + skipped {skipped:,} + failed {failed:,}"
-        print_lines([f"{store}: {made.describe()}", line.format(**counts)])
-    if strict and counts["failed"]:
-        raise DataError(f"{counts['failed']} pictures could not be used; {store / 'left_out.jsonl'} lists them")
-
-
-@_verb
-def check(
-    where: Annotated[str, typer.Argument(help="A store, or anything that can be prepared.", metavar="STORE_OR_FOLDER")],
-    max_pixels: Megapixels = None,
-    workers: Workers = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
-    layout: Layout = None,
-    quiet: Quiet = False,
-    name_column: NameColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    as_json: AsJson = False,
-) -> None:
-    """Is a store whole, is a folder fit to train on? convnet check photos/
-
-    A store: every byte against its sha256; exit code 3 when one is wrong. Pictures: unreadable ones, small classes,
-    classes that are missing in a split, and the same picture twice, worst of all in training and test; exit code 3 when
-    the classes can't be trained on, as prepare and train then stop.
-    """
-    from convnet.cli.resolve import open_for, refuse_columns
-    from convnet.data.check import check_folder, check_store
-    from convnet.data.sources import ColumnNames
-    from convnet.data.store import is_store
-
-    path = Path(where)
-    stored = where != "digits" and is_store(path)
-    with shown(quiet) as progress, tempfile.TemporaryDirectory() as place:
-        columns = ColumnNames(name_column, label_column, split_column)
-        if stored:
-            refuse_columns(where, columns)
-            report = check_store(path, progress)
-        else:
-            source = open_for(where, Path(place) / "store", layout=layout, columns=columns)
-            report = check_folder(source, progress, workers, _pixels(max_pixels))
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_lines(report.lines())
-    if report.unfit or (not report.ok and (stored or strict)):
-        raise typer.Exit(DataError.exit_code)
-
-
-def _pixels(megapixels: float | None) -> int:
-    from convnet.data.decode import MAX_PIXELS
-
-    if megapixels is not None and not 0.001 <= megapixels <= 4000:
-        raise UsageError(f"--max-pixels {megapixels:g}: must be 0.001 to 4000 megapixels")
-    return MAX_PIXELS if megapixels is None else round(megapixels * 1e6)
 
 
 # train
@@ -377,7 +267,7 @@ def explain(
         print_lines(describe.explain_lines(explained, columns()))
 
 
-for function in (evaluate, fuse, predict, report, import_, export, doctor, benchmark):
+for function in (prepare, merge, check, evaluate, fuse, predict, report, import_, export, doctor, benchmark):
     _verb(function)
 app.add_typer(show, name="show")
 

@@ -1,15 +1,13 @@
 """What does a user's word mean? A source becomes a store; a net, or nothing at all, becomes a recipe."""
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 from convnet.checkpoint import LAST, Summary, load_newest, peek
-from convnet.data.decode import MAX_PIXELS
 from convnet.data.fitness import classes_line, count, refuse_unfit
-from convnet.data.prepare import WORK, holds, prepare, settings_for
-from convnet.data.resize import SUFFIX, fit_of
+from convnet.data.prepare import WORK, PartOfStore, holds, prepare, prepare_part, settings_for
+from convnet.data.resize import Settings
 from convnet.data.sources import ANY, ColumnNames, Source, open_source
 from convnet.data.sources.listing import slug
 from convnet.data.store import Store, is_store
@@ -36,53 +34,65 @@ def open_for(
     into: str = "val",
     layout: str | None = None,
     columns: ColumnNames = ANY,
+    part: tuple[int, int] | None = None,
 ) -> Source:
     """The source at `where`. A compressed tar is unpacked into the unfinished store that is made of it.
 
-    layout, columns: how its folders, or the columns of its list, are to be read.
+    layout, columns: how its folders, or the columns of its list, are to be read. part: of the store, with a copy of its
+    own.
     Raises: UsageError when the store would lie inside its own source.
     """
     if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
         raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
-    return open_source(where, split=split, seed=seed, into=into, work=store / WORK, layout=layout, columns=columns)
+    return open_source(
+        where, split=split, seed=seed, into=into, work=_work(store, part), layout=layout, columns=columns
+    )
 
 
-def make_store(
+def _work(store: Path, part: tuple[int, int] | None) -> Path:
+    return store / WORK if part is None else store / WORK / f"{part[0]}-of-{part[1]}"
+
+
+def make_store(source: Source, path: Path, settings: Settings, progress: Progress, workers: int | None = None) -> Store:
+    """Prepares `source` into the store `path`, and says what was odd."""
+    _say_what_it_is(source, progress)
+    made = prepare(source, path, **asdict(settings), workers=workers, progress=progress)
+    _forget_unpacked(path)
+    say_what_was_odd(made, progress)
+    return made
+
+
+def make_part(
     source: Source,
     path: Path,
+    part: tuple[int, int],
+    settings: Settings,
     progress: Progress,
-    *,
-    size: int | None = None,
-    encoding: str = "raw",
-    shorter_side: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    fit: str = "crop",
     workers: int | None = None,
-) -> Store:
-    """Prepares `source` into the store `path`, and says what was odd."""
-    if encoding not in SUFFIX:
-        raise UsageError(f"--encoding {encoding}: must be raw or jpeg")
-    chosen: Literal["raw", "jpeg"] = "jpeg" if encoding == "jpeg" else "raw"
+) -> PartOfStore | Store:
+    """Prepares a part of the store `path`; merging says what was odd."""
+    _say_what_it_is(source, progress)
+    made = prepare_part(source, path, part, settings, workers=workers, progress=progress)
+    _forget_unpacked(path, part)
+    return made
+
+
+def _say_what_it_is(source: Source, progress: Progress) -> None:
     progress.note(f"{source.name}: {source.kind}, {len(source.entries):,} pictures, {len(source.classes):,} classes")
     numbers = count(len(source.classes), ((entry.split, entry.label) for entry in source.entries))
     for note in (classes_line(source.classes, numbers), *source.notes):
         progress.note(note)
-    made = prepare(source, path, size=size, encoding=chosen, shorter_side=shorter_side,
-                   max_pixels=max_pixels, fit=fit_of(fit), workers=workers, progress=progress)  # fmt: skip
-    _forget_unpacked(path)
-    _say_what_was_odd(made, progress)
-    return made
 
 
-def _forget_unpacked(store: Path) -> None:
+def _forget_unpacked(store: Path, part: tuple[int, int] | None = None) -> None:
     """Removes the tar that `open_for` may have unpacked, and nothing else."""
     with suppress(OSError):
-        (store / WORK / "source.tar").unlink()
-        (store / WORK).rmdir()
-        store.rmdir()  # only if nothing was prepared there
+        (_work(store, part) / "source.tar").unlink()
+        for folder in dict.fromkeys([_work(store, part), store / WORK, store]):
+            folder.rmdir()  # only if nothing was prepared there
 
 
-def _say_what_was_odd(store: Store, progress: Progress) -> None:
+def say_what_was_odd(store: Store, progress: Progress) -> None:
     rows = store.left_out()
     for row in rows[:TOLD]:
         progress.note(f"{row['status']}: {row['key']}: {row['reason']}")
@@ -134,7 +144,7 @@ def plan_run(
     made = _store_for(source, plan.size)
     if not is_store(made):
         progress.note(f"{data} is not a store yet: preparing {made}")
-    store = make_store(source, made, progress, size=plan.size)
+    store = make_store(source, made, settings_for(source, plan.size, "raw", None), progress)
     _forget_unpacked(place)
     return store, plan
 

@@ -72,12 +72,9 @@ def _refuse_unfinished(path: Path, plan: Plan, n_threads: int, progress: Progres
     names = "; ".join(f"{split} {_ranges(missing)}" for split, missing in numbers.items() if missing)
     again = "make their parts again"
     if len(counts := unfinished.numbers_of_parts(path)) == 1:
-        (n,), places = counts, {(job.split, job.number) for job, _ in todo}
-        own = [
-            i + 1
-            for i in range(n)
-            if any((job.split, job.number) in places for job in jobs[Processes(i, n).part(len(jobs))])
-        ]
+        (n,), shards = counts, {job.shard for job, _ in todo}
+        parts = (jobs[Processes(i, n).part(len(jobs))] for i in range(n))
+        own = [i for i, part in enumerate(parts, 1) if any(job.shard in shards for job in part)]
         again = f"make part {_ranges(own)} of {n} again (--part i/{n})"
     damaged = any(damage is not None for _, damage in todo)
     raise (DataError if damaged else UsageError)(

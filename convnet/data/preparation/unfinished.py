@@ -133,9 +133,9 @@ class Plan:
         for name, value in asdict(other.settings).items():
             if value != (own := getattr(self.settings, name)):
                 return f"{name} {value}, not {own}"
-        texts = {"decoders": f"{other.decoders}, not {self.decoders}", "listing": "other pictures or classes",
-                 "files": "files of other sizes or times"}  # fmt: skip
-        different = (text for name, text in texts.items() if getattr(self, name) != getattr(other, name))
+        names = {"decoders": f"{other.decoders}, not {self.decoders}", "listing": "other pictures or classes",
+                 "files": "files of other sizes or times", "skipped": "other files left out"}  # fmt: skip
+        different = (text for name, text in names.items() if getattr(self, name) != getattr(other, name))
         return next(different, f"the source {other.name} ({other.kind}), not {self.name} ({self.kind})")
 
 
