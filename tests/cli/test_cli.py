@@ -179,7 +179,7 @@ def test_unknown_options_and_verbs_are_typers_usage_errors(run) -> None:
     assert run("trian")[0] == 2
     code, out, _ = run("--version")
     assert (code, out) == (0, "convnet 0.1.0\n")
-    for verb in ("prepare", "check", "train", "evaluate", "predict", "nets", "explain"):
+    for verb in ("prepare", "merge", "check", "train", "evaluate", "predict", "nets", "explain"):
         code, out, _ = run(verb, "--help")
         assert code == 0
         assert f"convnet {verb} " in out, "help shows a real example"
