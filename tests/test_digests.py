@@ -13,6 +13,7 @@
     published weights, FILE.sha256                  an error; a part is thrown away              download
     an exported .safetensors and its mean picture   an error                                     export
     the compiled library in the cache               compiled anew                                library
+    what the cache holds of a store behind a URL    fetched anew                                 cached records
 
 `READ` says for every file of the package that writes which of these it writes, or why nobody reads it again.
 """
@@ -50,7 +51,7 @@ from convnet.evaluation.ensemble import rows
 from convnet.evaluation.predictions import Member, ask, load
 from convnet.evaluation.views import protocol
 from convnet.export import export
-from convnet.io import strict_json
+from convnet.io import cache, remote, strict_json
 from convnet.io.signals import Stop
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
@@ -61,6 +62,7 @@ from convnet.training import metrics_log
 from convnet.weights import download, read_weights
 from convnet.weights.download import fetch
 from pictures import content, write_photos
+from web import serving
 
 READ = {
     "evaluation/prediction_records.py": "unfinished posteriors",
@@ -79,6 +81,7 @@ READ = {
     "training/metrics_log.py": "rows; metrics.csv is for people",
     "data/sources/tars.py": "unpacked tar",
     "data/store.py": "store",
+    "io/cache.py": "cached records",
     "training/train.py": "sealed",
     "data/preparation/unfinished.py": "unfinished store",
     "data/preparation/commit.py": "store",
@@ -316,6 +319,23 @@ def use_of_library(folder: Path) -> Use:
     return use
 
 
+def use_of_cached_records(folder: Path) -> Use:
+    """Of a store that a server gives; its records and its small files."""
+    pytest.importorskip("obstore", reason="reading from URLs needs obstore, an optional dependency")
+    origin = folder.parent / "web"
+    prepare(source(), origin / "store", size=SIZE)
+
+    def use(folder: Path) -> object:
+        with serving(origin) as web, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(remote, "own_folder", lambda: (folder, ""))
+            store = Store(f"{web.url}/store")
+            return [store.mean_picture.tolist(), [store.split("val").square(i).tolist() for i in range(7)]]
+
+    use(folder)
+    (folder / "stores" / cache.SIZE).unlink()  # which says only how much there is
+    return use
+
+
 KINDS: dict[str, Callable[[Path], Use]] = {
     "checkpoint": use_of_checkpoint,
     "rows": use_of_rows,
@@ -329,8 +349,9 @@ KINDS: dict[str, Callable[[Path], Use]] = {
     "download": use_of_download,
     "export": use_of_export,
     "library": use_of_library,
+    "cached records": use_of_cached_records,
 }
-MADE_GOOD = {"recipe", "unfinished posteriors", "unfinished store", "unpacked tar", "library"}
+MADE_GOOD = {"recipe", "unfinished posteriors", "unfinished store", "unpacked tar", "library", "cached records"}
 
 
 def check_flips(kind: str, tmp_path: Path, n_of_kind: int, n_of_file: int = 0) -> None:

@@ -98,7 +98,7 @@ LINES = {
     "data": 8350,
     "evaluation": 1700,
     "export": 740,
-    "io": 1270,
+    "io": 1740,
     "kernels": 2370,
     "nets/": 1050,
     "report": 580,

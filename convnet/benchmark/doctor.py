@@ -18,6 +18,7 @@ from convnet.benchmark.table import wrapped
 from convnet.data.decode import stored_by
 from convnet.errors import UsageError
 from convnet.io import disk
+from convnet.io.cache import own_folder
 from convnet.io.strict_json import Json
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cuda import available as on_cuda
@@ -46,7 +47,7 @@ def examine(folder: Path, progress: Progress = SILENT) -> Json:
     progress.start("looking", STEPS, unit="checks")
     rate = disk.measure(folder.resolve())
     progress.update(1)
-    cores, memory, (cache, why) = hardware.cores(), hardware.memory(), compiled.cache()
+    cores, memory, (cache, why) = hardware.cores(), hardware.memory(), own_folder()
     found = {
         "versions": hardware.versions() | {"torch": str(torch.__version__)},  # with its build
         "processor": asdict(hardware.processor()),

@@ -76,7 +76,7 @@ def evaluate(
     shares = _numbers(weights, len(files))
     with shown(quiet) as progress:
         on_device = choose_device(device, precision)
-        members, labelled = _members(files, Store(store), views, scales, on_device, restrict, progress)
+        members, labelled = _members(files, Store(store, progress), views, scales, on_device, restrict, progress)
         tested = split_to_test(labelled, split)
         if note := seen(tested, [look for member in members for look in member.looks]):
             progress.note(note)

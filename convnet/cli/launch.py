@@ -17,6 +17,7 @@ from uuid import uuid4
 from convnet.errors import ConvnetError, Diverged, Interrupted, Unreachable
 from convnet.io.atomic import write_atomic
 from convnet.io.processes import from_environment
+from convnet.io.urls import Place, Url, without_secrets
 
 if TYPE_CHECKING:
     from convnet.recipe import Recipe
@@ -26,7 +27,7 @@ ENDED, COMMAND = "CONVNET_ENDED", "CONVNET_COMMAND"  # the folder for exit codes
 
 
 def launch(
-    n: int, store: Path, recipe: "Recipe | None", options: Mapping[str, object], flags: Mapping[str, bool]
+    n: int, store: Place, recipe: "Recipe | None", options: Mapping[str, object], flags: Mapping[str, bool]
 ) -> int:
     """Trains in n processes that work together, each a `convnet train` with these options; returns the exit code.
 
@@ -43,7 +44,11 @@ def launch(
         ended = Path(place) / "ended"
         ended.mkdir()
         os.environ |= {ENDED: str(ended), COMMAND: typed()}
-        words = ["train", str(store), *(name for name, given in flags.items() if given)]
+        words = [
+            "train",
+            store.address if isinstance(store, Url) else str(store),
+            *(name for name, given in flags.items() if given),
+        ]
         for name, value in options.items():
             words += [name, str(value)] if value is not None else []
         if recipe is not None:
@@ -107,5 +112,5 @@ def own_device(name: str) -> str:
 
 
 def typed() -> str:
-    """The command as its user typed it."""
-    return os.environ.get(COMMAND, shlex.join(["convnet", *sys.argv[1:]]))
+    """The command as its user typed it, without what is secret in a URL."""
+    return os.environ.get(COMMAND, without_secrets(shlex.join(["convnet", *sys.argv[1:]])))

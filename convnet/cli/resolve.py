@@ -14,6 +14,7 @@ from convnet.data.store import Store, is_store
 from convnet.errors import ConvnetError, UsageError, unknown
 from convnet.io import atomic
 from convnet.io.strict_json import Json, unseal
+from convnet.io.urls import Url, place
 from convnet.nets import MODELS, recipe_of
 from convnet.nets.describe import skeleton
 from convnet.progress import Progress
@@ -42,6 +43,8 @@ def open_for(
     own.
     Raises: UsageError when the store would lie inside its own source.
     """
+    if isinstance(url := place(store, "the store"), Url):
+        raise UsageError(f"{url}: a store is made in a folder; name one, and copy it to its URL afterwards")
     if where != "digits" and Path(where).is_dir() and store.resolve().is_relative_to(Path(where).resolve()):
         raise UsageError(f"{store} lies inside {where}, whose pictures it is made of; choose a folder outside")
     return open_source(
@@ -131,7 +134,7 @@ def plan_run(
     path = Path(data)
     if data != "digits" and is_store(path):
         refuse_columns(data, columns)
-        store = Store(path)
+        store = Store(path, progress)
         numbers = {name: split["per_class"] for name, split in store.header["splits"].items()}
         progress.note(classes_line(store.classes, numbers))
         refuse_unfit(data, store.classes, numbers)
@@ -209,13 +212,13 @@ def resume_run(
     plan = with_settings(kept.recipe, settings)
     _tell_other_recipe(out / "recipe.toml", kept.recipe, progress)
     if data is not None and is_store(Path(data)):
-        return Store(Path(data)), plan, out
+        return Store(Path(data), progress), plan, out
     path = Path(str(_environment(out, kept).get("store")))
     if not is_store(path):
         raise UsageError(f"the store {path} is not there; if it moved: convnet train STORE --resume --out {out}")
     if data is not None:
         progress.note(f"{data} is not a store: going on with the run's own, {path}")
-    return Store(path), plan, out
+    return Store(path, progress), plan, out
 
 
 def _tell_other_recipe(path: Path, kept: Recipe, progress: Progress) -> None:

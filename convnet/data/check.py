@@ -24,6 +24,7 @@ from convnet.errors import DataError, UsageError
 from convnet.io import atomic
 from convnet.io.prefetch import in_order
 from convnet.io.strict_json import Json
+from convnet.io.urls import Url, place
 from convnet.progress import SILENT, Progress
 
 BATCH = 64  # pictures between two reports to the progress
@@ -74,6 +75,8 @@ def check_store(path: Path, progress: Progress = SILENT) -> Report:
 
     Raises: UsageError when there is no store at `path`.
     """
+    if isinstance(url := place(path, "the store"), Url):
+        raise UsageError(f"{url}: a check reads every byte; copy the store to a disk and check the copy")
     what, problems = f"store {path}", list[Problem]()
     try:
         header = read_header(path)

@@ -69,7 +69,7 @@ class DeviceLoader:
             yield from ((ids, None) for ids in steps)
             return
         n_workers = max(1, self.loader.workers)
-        yield from in_order(lambda ids: (ids, squares(self.loader, ids)), steps, self.split.describe,
+        yield from in_order(lambda ids: (ids, squares(self.loader, ids)), self.split.ahead(steps), self.split.describe,
                             n_threads=n_workers, window=AHEAD * n_workers, stop=self.loader.stop)  # fmt: skip
 
     def _start(
@@ -160,8 +160,9 @@ def load(loader: Loader, packed: bool, progress: Progress) -> Tensor:
     progress.start("pictures to the device", n)
     parts = (loader.ids[first : first + PORTION] for first in range(0, n, PORTION))
     n_workers, done = max(2, loader.workers), 0
-    for read in in_order(lambda ids: squares(loader, ids), parts, loader.split.describe, n_threads=n_workers,
-                         window=n_workers - 1, stop=loader.stop):  # so many portions are in memory at once  # fmt: skip
+    window = n_workers - 1  # so many portions are in memory at once
+    for read in in_order(lambda ids: squares(loader, ids), loader.split.ahead(parts), loader.split.describe,
+                         n_threads=n_workers, window=window, stop=loader.stop):  # fmt: skip
         pictures = read.to(loader.device, non_blocking=True)
         loaded[done : done + len(read)] = planes.pack(pictures) if packed else pictures
         done += len(read)

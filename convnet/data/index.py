@@ -1,8 +1,9 @@
 """Where does each picture of a split lie, of which class is it, and what is it called?
 
-A small index is read whole, and held against its sha256. A large one is mapped, and PER_BLOCK rows are held against
-their own sha256 when one of them is first used; so are the names. Those digests stand in SPLIT.blocks.npy, which the
-header's sha256 covers: 15 million pictures open in the time of 34 MB, and nothing is used that wasn't checked.
+A small index, and any behind a URL, is read whole and held against its sha256. A large one is mapped, and PER_BLOCK
+rows are held against their own sha256 when one of them is first used; so are the names. Those digests stand in
+SPLIT.blocks.npy, which the header's sha256 covers: 15 million pictures open in the time of 34 MB, and nothing is used
+that wasn't checked.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from convnet.data.store_header import shard_name
 from convnet.errors import DataError
 from convnet.io import atomic, strict_json
 from convnet.io.strict_json import Json
+from convnet.io.urls import Place
 
 BLOCK = 512  # bytes: tar's unit
 NPY_HEADER = 128  # bytes before the pixels of a raw member (npy version 1.0, padded to 64)
@@ -76,12 +78,13 @@ class Index:
     path, header: of the store. read: reads its small files.
     """
 
-    def __init__(self, path: Path, header: Json, split: str, read: Read) -> None:
+    def __init__(self, path: Place, header: Json, split: str, read: Read) -> None:
         self.path, self.split, self.n = path, split, int(header["splits"][split]["n"])
         self._header, listed = header, header["files"]
         self.file, self.mapped = path / f"{split}.index.npy", None
         self.digests: NDArray[np.void] | None = None
-        if listed[self.file.name]["bytes"] > MAPPED and (name := f"{split}.blocks.npy") in listed:
+        large, name = listed[self.file.name]["bytes"] > MAPPED, f"{split}.blocks.npy"
+        if isinstance(self.file, Path) and large and name in listed:
             self.digests = as_array(path / name, read(name), (-(-self.n // PER_BLOCK),), DIGESTS)
             self.mapped = mapped(self.file, listed[self.file.name]["bytes"])
         data = read(self.file.name) if self.mapped is None else self.mapped
@@ -119,7 +122,7 @@ class Index:
     def names(self, read: Read) -> Sequence[str]:
         """What the pictures were called in the source."""
         file = self.path / f"{self.split}.keys.jsonl"
-        if self.digests is not None:
+        if self.digests is not None and isinstance(file, Path):
             return Names(file, self.n, self.digests, int(self._header["files"][file.name]["bytes"]))
         try:
             names = read_names(read(file.name))
@@ -256,13 +259,15 @@ def mapped(file: Path, n_bytes: int) -> mmap.mmap:
     return data
 
 
-def check_size(file: Path, data: mmap.mmap, n_bytes: int) -> None:
+def check_size(file: Place, data: mmap.mmap, n_bytes: int) -> None:
     """Raises: DataError when a mapped file has another size: reading beyond its end would end the process (SIGBUS)."""
     if data.size() != n_bytes:
         raise DataError(f"{file} has {data.size()} bytes instead of {n_bytes}; prepare the store again")
 
 
-def as_array(file: Path, data: bytes | mmap.mmap, shape: tuple[int, ...], dtype: "np.dtype[Scalar]") -> NDArray[Scalar]:
+def as_array(
+    file: Place, data: bytes | mmap.mmap, shape: tuple[int, ...], dtype: "np.dtype[Scalar]"
+) -> NDArray[Scalar]:
     """The content of a .npy file, which must hold an array of this shape: a stranger's could claim any."""
     begin = 10 + int.from_bytes(data[8:10], "little")
     header = f"{{'descr': {npy.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()

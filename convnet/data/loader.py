@@ -75,24 +75,20 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on."""
         steps = self.steps(epoch, start)
+        parts = self.split.ahead(ids[self.processes.part(len(ids))] for ids in steps)
         if not self.workers:
-            for ids in steps:
-                yield self._batch(ids, self._read(epoch, *self._own(ids)))
+            for ids, own in zip(steps, parts, strict=True):
+                yield self._batch(ids, self._read(epoch, own, self._empty_images(len(own))))
             return
 
         def read(step: tuple[NDArray[np.int64], NDArray[np.int64], Tensor | None]) -> tuple[NDArray[np.int64], Read]:
             ids, own, room = step
             return ids, self._read(epoch, own, room)
 
-        items = ((ids, *self._own(ids)) for ids in steps)
+        items = ((ids, own, self._empty_images(len(own))) for ids, own in zip(steps, parts, strict=True))
         for ids, images in in_order(read, items, lambda step: self.split.describe(step[0]), n_threads=self.workers,
                                     window=AHEAD * self.workers, stop=self.stop):  # fmt: skip
             yield self._batch(ids, images)
-
-    def _own(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor | None]:
-        """This process's part of a batch, and the memory for it."""
-        own = ids[self.processes.part(len(ids))]
-        return own, self._empty_images(len(own))
 
     def _empty_images(self, n: int) -> Tensor | None:
         """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""

@@ -13,7 +13,7 @@ records' hashes cover a whole shard.
 
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,13 +25,18 @@ from convnet.data.decode import BadPicture, decode_stored
 from convnet.data.index import BLOCK, NPY_HEADER, Index, as_array, check_size, mapped
 from convnet.data.resize import Fit, centre_square
 from convnet.data.statistics import Statistics
-from convnet.data.store_header import header_bytes, read_header, shard_name
+from convnet.data.store_header import MAX_HEADER, header_bytes, is_whole, parse, read_header, shard_name
 from convnet.data.store_header import is_store as is_store
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic, strict_json
+from convnet.io.remote import IN_FLIGHT, Ahead, NotThereError, Remote
 from convnet.io.strict_json import Json
+from convnet.io.urls import Url, place
+from convnet.progress import SILENT, Progress
 
 TRAILER = bytes(2 * BLOCK)  # ends a shard
+MAX_FILE, MAX_RECORD = 1 << 32, 1 << 27  # bytes of what a stranger's server may send as one
+AHEAD = 128 << 20  # bytes of records that are fetched from a URL before they are asked for
 LEFT_OUT = {"status", "key", "reason"}
 Pixels = NDArray[np.uint8]
 
@@ -83,14 +88,17 @@ def _weights(n: int) -> NDArray[np.uint64]:
 
 
 class Store:
-    """A committed store, open for reading; safe to use from several threads.
+    """A committed store in a folder or behind a URL, open for reading; safe to use from several threads.
+
+    progress: is told once when a server has to be asked again.
 
     Raises: UsageError when there is none at `path`; DataError when the header or an index is damaged.
     """
 
-    def __init__(self, path: atomic.PathLike) -> None:
-        self.path = atomic.as_path(path, "the store")
-        self.header = read_header(self.path)
+    def __init__(self, path: atomic.PathLike | Url, progress: Progress = SILENT) -> None:
+        self.path = place(path, "the store")
+        self.remote = Remote(self.path, progress) if isinstance(self.path, Url) else None
+        self.header = read_header(self.path) if isinstance(self.path, Path) else self._fetched_header()
         self.encoding: str = self.header["encoding"]
         self.size: int = self.header["size"]
         self.shorter_side: int = self.header["shorter_side"]
@@ -141,14 +149,29 @@ class Store:
         names = ("mean_rgb", "covariance", "eigenvalues", "eigenvectors")
         return Statistics(numbers["n"], *(np.array(numbers[name], np.float64) for name in names))
 
+    def _fetched_header(self) -> Json:
+        assert self.remote is not None
+        try:
+            data = self.remote.whole("store.json", MAX_HEADER, is_whole)
+        except NotThereError as error:
+            raise UsageError(
+                f"{self.path} is not a store (it has no store.json); copy one there that is whole"
+            ) from error
+        self.remote.keep(hashlib.sha256(data).hexdigest())
+        return parse(data, self.path / "store.json")
+
     def read_file(self, name: str) -> bytes:
         """A file that the header lists, checked against its sha256."""
-        path = self.path / name
+        path, listed = self.path / name, self.header["files"][name]
+        if isinstance(path, Url):
+            assert self.remote is not None
+            most = min(listed["bytes"], MAX_FILE)
+            return self.remote.whole(name, most, lambda data: hashlib.sha256(data).hexdigest() == listed["sha256"])
         try:
-            data = atomic.read(path, self.header["files"][name]["bytes"])
+            data = atomic.read(path, listed["bytes"])
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}; prepare the store again") from error
-        if hashlib.sha256(data).hexdigest() != self.header["files"][name]["sha256"]:
+        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
             raise DataError(f"{path} is damaged: its sha256 does not match; prepare the store again")
         return data
 
@@ -183,6 +206,7 @@ class Split:
         self._checked = np.zeros(self.n, bool)
         self._maps: dict[int, Pixels] = {}
         self._files: dict[int, mmap.mmap] = {}
+        self._records = Ahead(store.remote, self._fetch) if store.remote is not None else None
 
     def labelled(self, store: Store, table: NDArray[np.int64]) -> "Split":
         """The same pictures as a split of `store`, label k as table[k]."""
@@ -197,15 +221,50 @@ class Split:
         return self.rows.names(self.store.read_file)
 
     def payload(self, i: int) -> Pixels:
-        """The bytes of picture i's member, mapped, not copied.
+        """The bytes of picture i's member, mapped, not copied; of a store behind a URL in memory.
 
         Raises: DataError naming the shard and the picture when the record's sum does not match.
         """
+        if self._records is not None:
+            return self._records.take(i)[BLOCK : BLOCK + self.rows.place(i)[2]]
         if not self._checked[i]:
             self.verify(i)
             self._checked[i] = True
         shard, offset, length = self.rows.place(i)
         return self._map(shard)[offset : offset + length]
+
+    def ahead(self, parts: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+        """The parts, in whose order pictures will be read; a store behind a URL fetches those that follow."""
+        if self._records is None:
+            return iter(parts)
+        shards = range(self.store.header["splits"][self.name]["shards"])
+        n_bytes = sum(self.store.header["files"][shard_name(self.name, k)]["bytes"] for k in shards)
+        return self._records.parts(parts, max(IN_FLIGHT, AHEAD * self.n // max(n_bytes, 1)))
+
+    def _fetch(self, i: int) -> Pixels:
+        """The record of picture i from behind the store's URL."""
+        assert self.store.remote is not None
+        row = self.rows[i]
+        file = shard_name(self.name, int(row["shard"]))
+        first, length = int(row["offset"]), int(row["length"])
+
+        def is_record(data: bytes) -> bool:
+            return len(data) == length and weighted_sum(np.frombuffer(data, np.uint8)) == row["sum"]
+
+        try:
+            if length > MAX_RECORD:
+                raise DataError(f"{self.store.path / file}: {length:,} bytes are more than the {MAX_RECORD:,} of any")
+            data = self.store.remote.part(file, first, length, is_record, f"{self.name}-{i:09d}")
+        except DataError as error:
+            raise DataError(f"picture {self._called(i)}: {error}") from error
+        return np.frombuffer(data, np.uint8)
+
+    def _called(self, i: int) -> str:
+        """A picture's key, or its number where a server that fails doesn't give the keys."""
+        try:
+            return repr(self.keys[i])
+        except DataError:
+            return f"{i} of {self.name}"
 
     def verify(self, i: int) -> None:
         """Raises: DataError when the record of picture i is not what was written."""
@@ -253,6 +312,7 @@ class Split:
         if (known := self._maps.get(shard)) is not None:
             return known
         path = self.store.path / shard_name(self.name, shard)
+        assert isinstance(path, Path)
         self._files[shard] = mapped(path, self.store.header["files"][path.name]["bytes"])
         self._maps[shard] = pixels = np.frombuffer(self._files[shard], np.uint8)
         return pixels

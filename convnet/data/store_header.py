@@ -13,6 +13,7 @@ from convnet.data.resize import FITS
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic, strict_json
 from convnet.io.strict_json import Json
+from convnet.io.urls import Place, Url, is_url
 
 FORMAT = "convnet store"
 VERSION = 1
@@ -39,8 +40,10 @@ def shard_name(split: str, shard: int) -> str:
     return f"{split}-{shard:05d}.tar"
 
 
-def is_store(path: Path) -> bool:
-    """Whether `path` is a committed store."""
+def is_store(path: Place) -> bool:
+    """Whether `path` is a committed store; a URL can't be that of anything else."""
+    if isinstance(path, Url) or is_url(path):
+        return True
     return os.path.isfile(path / "store.json")  # of a run's words too: Path.is_file raises for a name that's too long
 
 
@@ -63,13 +66,25 @@ def read_header(path: Path) -> Json:
         data = atomic.read(file, MAX_HEADER)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}; prepare the store again") from error
-    start = data.find(b'"store": ') + len(b'"store": ')
-    body = data[start:-2]
-    digest = hashlib.sha256(body).hexdigest()
-    if data != b'{"sha256": "' + digest.encode() + b'",\n"store": ' + body + b"}\n":
+    return parse(data, file)
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether these are the bytes of a header under the sha256 that they name."""
+    body = _body(data)
+    return data == b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n"store": ' + body + b"}\n"
+
+
+def _body(data: bytes) -> bytes:
+    return data[data.find(b'"store": ') + len(b'"store": ') : -2]
+
+
+def parse(data: bytes, file: Place) -> Json:
+    """The header in the bytes of `file`. Raises: DataError."""
+    if not is_whole(data):
         raise DataError(f"{file} is damaged: its sha256 does not match; prepare the store again")
     try:
-        header = strict_json.parse(body)
+        header = strict_json.parse(_body(data))
         if header.get("format") != FORMAT or header.get("version") not in (VERSION, VERSION_OF_FITS):
             raise DataError(
                 f"{file} is of format {header.get('format')} {header.get('version')}, this convnet reads {FORMAT} "

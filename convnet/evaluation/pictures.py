@@ -78,7 +78,7 @@ def read(
     Raises: Interrupted when `stop` is asked for while a picture is waited for.
     """
     parts = [chosen[first : first + PICTURES] for first in range(0, len(chosen), PICTURES)]
-    pictures = in_order(lambda part: _pictures(split, part, looks), parts, split.describe, stop=stop)
+    pictures = in_order(lambda part: _pictures(split, part, looks), split.ahead(parts), split.describe, stop=stop)
     yield from zip(parts, pictures, strict=True)
 
 

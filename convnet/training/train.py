@@ -93,7 +93,7 @@ def train(
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(atomic.as_path(recipe, "the recipe"))
-    store, out = store if isinstance(store, Store) else Store(store), atomic.as_path(out, "the run's folder")
+    store, out = store if isinstance(store, Store) else Store(store, progress), atomic.as_path(out, "the run's folder")
     source = None if init_from is None else atomic.as_path(init_from, "init_from")
     if processes.n > 1 and micro_batch == "auto":
         raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")

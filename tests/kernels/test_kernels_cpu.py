@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from convnet.io.cache import own_folder
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.ops import norm_pool
@@ -255,14 +256,14 @@ def test_a_cache_that_others_may_write_to_is_left_alone(
     folder.mkdir()
     folder.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiled.cache() == (None, f"others may write to {folder}; chmod go-w {folder}")
+    assert own_folder() == (None, f"others may write to {folder}; chmod go-w {folder}")
     assert state().startswith("False compiled forms, by ")
     assert list(folder.iterdir()) == []
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    assert compiled.cache() == (None, f"{folder} is a link or another user's")
+    assert own_folder() == (None, f"{folder} is a link or another user's")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/x")
-    reason = compiled.cache()[1]
+    reason = own_folder()[1]
     assert reason.startswith("no folder can be made there")
     assert state().startswith("False compiled forms, by ")
 
@@ -280,4 +281,4 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert compiled.cache() == (None, "no folder can be made there (Could not determine home directory.)")
+    assert own_folder() == (None, "no folder can be made there (Could not determine home directory.)")

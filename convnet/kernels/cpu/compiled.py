@@ -12,7 +12,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import torch
 
 from convnet.errors import DiskError
 from convnet.io import atomic
+from convnet.io.cache import own_folder
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
@@ -58,21 +58,6 @@ def compiler(variable: str = "CC", default: str = "cc") -> list[str]:
         return []
     path = shutil.which(name)
     return [path, *flags] if path is not None else []
-
-
-def cache() -> tuple[Path | None, str]:
-    """The folder that keeps the compiled library, made if need be; or None and why it isn't used."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnet"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-    except (OSError, RuntimeError) as error:  # a user without a home has no cache either
-        return None, f"no folder can be made there ({error})"
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        return None, f"{folder} is a link or another user's"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return None, f"others may write to {folder}; chmod go-w {shlex.quote(str(folder))}"
-    return folder, ""
 
 
 def available() -> bool:
@@ -116,7 +101,7 @@ if hasattr(os, "register_at_fork"):  # a child process has none of its parent's 
 
 def _loaded(command: list[str]) -> ctypes.CDLL:
     """The library of the cache, or a new one, which the cache then keeps if there is one."""
-    folder, identity = cache()[0], _identity(command)
+    folder, identity = own_folder()[0], _identity(command)
     for path in folder.glob(f"{identity}.*.so") if folder is not None else ():
         if path.name == f"{identity}.{atomic.sha256_file(path)}.so" and not path.is_symlink():
             return ctypes.CDLL(str(path))
