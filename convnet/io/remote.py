@@ -112,7 +112,7 @@ class Remote:
                 if n_wrong == WRONG:
                     raise DataError(f"{self.url / name}: {reason}, {WRONG} times in a row; is what lies there whole?")
             except _PassingError as error:
-                reason = str(error)
+                reason, n_wrong = str(error), 0
                 if monotonic() > until:
                     raise DataError(f"{self.url / name} can't be read: {reason}; {AGAIN}") from error
             self._warn(f"{self.url / name}: {reason}; it is asked again (told once)")
