@@ -7,6 +7,7 @@ interpreter lock. Otherwise the threads read and crop, and torch does the rest o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 import torch
@@ -74,8 +75,8 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on."""
-        steps = self.steps(epoch, start)
-        parts = self.split.ahead(ids[self.processes.part(len(ids))] for ids in steps)
+        steps, coming = tee(self.steps(epoch, start))
+        parts = self.split.ahead(ids[self.processes.part(len(ids))] for ids in coming)
         if not self.workers:
             for ids, own in zip(steps, parts, strict=True):
                 yield self._batch(ids, self._read(epoch, own, self._empty_images(len(own))))
