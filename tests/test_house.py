@@ -95,7 +95,7 @@ LINES = {
     ".": 1400,
     "benchmark": 1430,
     "cli": 2320,
-    "data": 8350,
+    "data": 8430,
     "evaluation": 1700,
     "export": 740,
     "io": 1740,
