@@ -95,6 +95,10 @@ def test_processes_train_as_one(n: int, few_digits: Store, alone: tuple[Path, St
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in out.iterdir())
     times = [metrics_log.read(folder / "timing.jsonl") for folder in (out, tmp_path / "run")]
     assert [[row["pictures"] for row in rows] for rows in times] == [[315] * 25] * 2, "an epoch is written down once"
+    rows, expected_rows = (metrics_log.read(folder / "metrics.jsonl") for folder in (tmp_path / "run", out))
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        for name in {"loss", "train_loss", "val_loss"} & row.keys():
+            assert row[name] == pytest.approx(expected_row[name], rel=1e-3), (row["step"], name)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.large)])

@@ -157,13 +157,13 @@ def test_micro_batches_give_the_whole_batchs_step(name: str, size: int) -> None:
 
 
 def test_micro_batches_add_up_in_float32() -> None:
-    """64 gradients that bfloat16 can't add: 1 and many of 1/512 would stay 1."""
+    """64 gradients that bfloat16 can't add: 1 and many of 1/512 would stay 1. A weight that is not used has none."""
     linear = nn.Linear(1, 1, bias=False)
 
     class One(Net):
         def __init__(self) -> None:
             super().__init__()
-            self.fc = linear
+            self.fc, self.unused = linear, nn.Linear(1, 1)
 
         def heads(self, images: Tensor) -> dict[str, Tensor]:
             y = self.fc(images)
