@@ -42,6 +42,7 @@ from convnet.cli.show import show
 from convnet.cli.verb import guarded, left_out, print_json, print_lines
 from convnet.cli.weights import export, import_
 from convnet.errors import ConvnetError, DataError, DiskError, Interrupted, UsageError
+from convnet.io.urls import without_secrets
 from convnet.progress import Progress
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def main() -> None:
         app(standalone_mode=True)
     except ConvnetError as error:
         told, code = end(error)
-        text = "\n".join(plain(line) for line in str(error).split("\n"))  # a recipe's errors are a line each
+        text = "\n".join(
+            plain(line) for line in without_secrets(str(error)).split("\n")
+        )  # a recipe's errors are a line each
         with suppress(OSError):
             if told:
                 print(f"convnet: {text}", file=sys.stderr, flush=True)

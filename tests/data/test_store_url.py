@@ -279,6 +279,7 @@ def test_what_needs_a_copy_or_a_folder_says_so(run: Run, few_digits: Store, tmp_
             ("check", url_of(web)): "copy the store to a disk and check the copy",
             ("prepare", "digits", url_of(web)): "a store is made in a folder",
             ("train", wrong): f"{wrong} is not a store (it has no store.json)",
+            ("evaluate", url_of(web).replace("//", "//me:hush@")): "name a checkpoint and then a store",
         }.items():
             code, _, shown = run(*words)
-            assert (code, text in shown) == (2, True), shown
+            assert (code, text in shown, "hush" in shown) == (2, True, False), shown
