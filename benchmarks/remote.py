@@ -32,7 +32,7 @@ from convnet.recipe import load_recipe
 from convnet.training.run import fresh_net
 from convnet.training.step import EagerSteps
 
-ROUNDS, STEPS, BATCH = 3, 2, 16
+ROUNDS, STEPS = 3, 3
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def rate(n: int, work: Callable[[], object]) -> float:
     return n / (perf_counter() - began)
 
 
-def main(n: int = 1024, milliseconds: float = 50.0) -> None:
+def main(n: int = 512, milliseconds: float = 50.0) -> None:
     recipe, where = load_recipe("alexnet_small"), device.choose("auto", "cpu")
     with tempfile.TemporaryDirectory() as place, late(Path(place), milliseconds / 1000) as url:
         store = prepare(random_pictures(recipe.size, n), Path(place) / "store", size=recipe.size)
