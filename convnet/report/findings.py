@@ -32,6 +32,7 @@ PICTURES = 2000  # validation pictures that are looked at, if not told otherwise
 TRAINED = 20_000  # training pictures among which copies are looked for
 SEARCHED = 1000  # training pictures among which neighbours are looked for
 PANELS, MISTAKES, PAIRS, EXAMPLES, QUERIES, DUPLICATES = 12, 12, 9, 4, 4, 12  # how many of each are shown
+CLASSES = 1000  # in the table and in the matrix
 LARGE, SMALL = 192, 128  # pixels of a picture on the page
 QUALITY = 82  # of their JPEG
 COARSE = 64  # pixels: pictures up to this side are kept as they are and shown enlarged
@@ -91,7 +92,7 @@ def sections(subject: Subject, progress: Progress) -> Json:
     among = subject.train_ids[some(len(subject.train_ids), TRAINED)]
     scores = subject.net.evaluate(subject.split, ids=subject.ids, progress=progress)
     copies = near_duplicates(subject.split, subject.train, first_ids=subject.ids, second_ids=among, progress=progress)
-    summary = classes(scores, copies)
+    summary, shown = classes(scores, copies), most_wrong(scores, CLASSES)
     rows = {int(i): row for row, i in enumerate(scores.ids)}
     doubts = set(summary.doubts.tolist())
     return {
@@ -107,11 +108,33 @@ def sections(subject: Subject, progress: Progress) -> Json:
         "n_mistakes": len(summary.mistakes),
         "n_doubts": len(doubts),
         "pairs": _pairs(subject, summary),
-        "table": summary.rows,
+        "n_classes": len(subject.names),
+        "table": [summary.rows[k] for k in shown.tolist()],
         "duplicates": [_duplicate(subject, pair) for pair in copies[:DUPLICATES]],
         "n_duplicates": len(copies),
         "nearest": nearest(subject, scores, progress),
-        "matrix": {"names": subject.names, "entries": scores.confused().tolist()},
+        "matrix": _matrix(subject, scores, shown),
+    }
+
+
+def most_wrong(scores: Scores, most: int) -> Ints:
+    """The classes, rising, with the most errors; ties: more pictures, then the first. All where there are no more."""
+    n_classes = len(scores.classes)
+    errors, sizes = (np.bincount(scores.labels[scores.ranks >= place], minlength=n_classes) for place in (1, 0))
+    return np.sort(np.lexsort((-sizes, -errors))[:most])
+
+
+def _matrix(subject: Subject, scores: Scores, shown: Ints) -> Json:
+    """The confusion matrix among the classes `shown`: what isn't 0 by their places; sizes: each one's pictures."""
+    place = np.full(len(subject.names), -1)
+    place[shown] = np.arange(len(shown))
+    entries = scores.confused()
+    entries[:, :2] = place[entries[:, :2]]
+    sizes = np.bincount(scores.labels, minlength=len(place))[shown]
+    return {
+        "names": [subject.names[k] for k in shown.tolist()],
+        "entries": entries[(entries[:, :2] >= 0).all(1)].tolist(),
+        "sizes": sizes.tolist(),
     }
 
 

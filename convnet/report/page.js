@@ -73,11 +73,10 @@
 
   const canvas = document.getElementById("matrix");
   if (!canvas) return;
-  const { names, entries } = data.matrix;
+  const { names, entries, sizes: sums } = data.matrix;
   const size = names.length;
   const rows = names.map(() => new Map());
   for (const [i, j, count] of entries) rows[i].set(j, count);
-  const sums = rows.map((row) => [...row.values()].reduce((a, b) => a + b, 0));
   const told = document.getElementById("cell");
   const onlyMistakes = document.getElementById("only-mistakes");
   const FEWEST = Math.min(5, size);

@@ -3,13 +3,13 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convnet.errors import UsageError
 from convnet.evaluation.metrics import MATRIX, Scores
 from convnet.training.metrics_log import Value, inert
 from convnet.visualize import plot
@@ -18,18 +18,35 @@ NAMED = 40  # classes: up to so many have their names at the picture, and number
 LETTERS = 20  # of a name
 CELL = 0.32  # inches of a cell with a number in it
 DARK = 0.25  # shares up to here are dark in cividis, by the root of the share
+CELLS = 1000  # across a matrix of more than MATRIX classes: drawing twice as many takes 1.4 GB
 TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
 SIDE = 7.0  # inches of a matrix without names; it grows so that each cell has at least two dots
 
 
+def per_cell(n_classes: int) -> int:
+    """How many consecutive classes share a row and a column of the matrix: 1 up to MATRIX classes."""
+    return 1 if n_classes <= MATRIX else -(-n_classes // CELLS)
+
+
 def shares(scores: Scores) -> NDArray[np.float64]:
-    """float64 (K, K), 0 to 1: of the pictures of class i, the share taken for class j. 0 where class i has none."""
-    counts = scores.confusion
+    """float64 (m, m), 0 to 1: of the pictures of class i, the share taken for class j. 0 where class i has none.
+
+    Of more than MATRIX classes each i and j are `per_cell` classes: all pairs of 21,841 would have 3.8 GB.
+    """
+    by, n_classes = per_cell(len(scores.classes)), len(scores.classes)
+    m = -(-n_classes // by)
+    counts = np.bincount(scores.labels // by * m + scores.predicted // by, minlength=m * m).reshape(m, m)
     return np.asarray(counts / np.maximum(counts.sum(1, keepdims=True), 1))
 
 
 def confusion_csv(scores: Scores, names: Sequence[str]) -> bytes:
-    """The whole matrix of counts: a row each true class, a column each class that was said. No cell is a formula."""
+    """The whole matrix of counts: a row each true class, a column each class that was said. No cell is a formula.
+
+    Of more than MATRIX classes a row each entry that is not 0.
+    """
+    if len(names) > MATRIX:
+        entries = ([names[i], names[j], count] for i, j, count in scores.confused().tolist())
+        return csv_table(chain([["true class", "taken for", "pictures"]], entries))
     rows = zip(names, scores.confusion.tolist(), strict=True)
     return csv_table([["true class", *names], *([name, *counts] for name, counts in rows)])
 
@@ -44,18 +61,12 @@ def csv_table(rows: Iterable[Iterable[Value]]) -> bytes:
 def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
     """The matrix: true classes down, said classes across, coloured by `shares`; numbers in the cells are counts.
 
-    Raises: UsageError for more than MATRIX classes.
+    A cell of a large matrix stands for several classes, which is said below it.
     """
-    n_classes = len(names)
-    if n_classes > MATRIX:
-        raise UsageError(
-            f"a matrix of {n_classes:,} classes has no room in a picture, which takes {MATRIX:,}; "
-            "convnet evaluate --json lists its entries"
-        )
-    side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * n_classes / plot.DPI + 1)
+    n_classes, share = len(names), shares(scores)
+    side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * len(share) / plot.DPI + 1)
     with plot.figure(side + 0.9, side) as fig:
         axes = fig.add_subplot()
-        share = shares(scores)
         image = axes.imshow(share, cmap=plot.AMOUNT, norm=PowerNorm(0.5, 0, 1))
         axes.set(xlabel="class that the net holds most probable", ylabel="true class")
         axes.xaxis.set_label_position("top")
@@ -76,5 +87,8 @@ def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
         bar.set_label("share of the true class")
         bar.ax.spines["outline"].set_visible(False)
         text = f"{scores.split}, n {scores.n:,}, top-1 error {scores.top1:.1%}"
-        plot.note(fig, f"{text}; numbers: pictures." if n_classes <= NAMED else f"{text}.")
+        text += "; numbers: pictures" if n_classes <= NAMED else ""
+        if (by := per_cell(n_classes)) > 1:
+            text += f"; a cell is {by} x {by} of {n_classes:,} classes that follow each other"
+        plot.note(fig, f"{text}.")
     return fig

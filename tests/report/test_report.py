@@ -10,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,26 @@ def test_its_matrix_and_table_are_those_of_a_test(page: Page, trained: Path, few
     np.testing.assert_allclose(rows[:, 1], [row["top1_error"] for row in scores.per_class()])
     np.testing.assert_allclose(rows[:, 2], [row["top5_error"] for row in scores.per_class()])
     assert "All 90 pictures." in page.text
+
+
+def test_of_many_classes_those_with_the_most_errors_are_shown(
+    trained: Path, few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = TrainedNet.load(trained, "cpu").evaluate(few_digits)
+    errors = scores.confusion.sum(1) - scores.confusion.diagonal()
+    shown = sorted(sorted(range(10), key=lambda k: (-errors[k], -scores.confusion[k].sum(), k))[:4])
+    monkeypatch.setattr(findings, "CLASSES", 4)
+    page = Page(report(trained, tmp_path / "page.html"))
+    matrix: Any = page.data["matrix"]
+    assert matrix["names"] == [few_digits.classes[k] for k in shown]
+    assert matrix["sizes"] == scores.confusion[shown].sum(1).tolist()
+    found = np.zeros((4, 4), int)
+    for i, j, count in matrix["entries"]:
+        found[i, j] = count
+    np.testing.assert_array_equal(found, scores.confusion[np.ix_(shown, shown)])
+    assert len([each for each in page.all("td") if "data-number" in each]) == 4 * 4
+    for text in ("Among the 4 of 10 classes with the most errors", "The 4 of 10 classes with the most errors"):
+        assert text in page.text
 
 
 def test_the_same_run_gives_the_same_page_and_nothing_else_changes(page: Page, trained: Path) -> None:

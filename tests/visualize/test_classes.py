@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import same_color
 from PIL import Image, ImageEnhance, ImageOps
 
-from conftest import Run, square
+from conftest import Run, scores_of, square
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import of_recipe
 from convnet.data.sources import open_source
@@ -115,6 +115,32 @@ def test_the_matrix_has_numbers_where_they_fit(k: int) -> None:
         return
     assert written == {(i, j): str(scores.confusion[i, j]) for i, j in np.argwhere(scores.confusion).tolist()}
     assert [label.get_text() for label in axes.get_yticklabels()] == list(scores.classes)
+
+
+def test_a_cell_of_a_large_matrix_is_several_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the whole matrix; the last row and column are of fewer classes. The table has what is not 0."""
+    scores = made_up(400, 59, empty=None)
+    monkeypatch.setattr("convnet.visualize.confusion.MATRIX", 25)
+    monkeypatch.setattr("convnet.visualize.confusion.CELLS", 20)
+    added = np.pad(scores.confusion, (0, 1)).reshape(20, 3, 20, 3).sum((1, 3))
+    np.testing.assert_allclose(shares(scores), added / np.maximum(added.sum(1, keepdims=True), 1))
+    made = draw_confusion(scores, scores.classes)
+    assert any("a cell is 3 x 3 of 59 classes that follow each other" in text.get_text() for text in made.texts)
+    head, *rows = csv.reader(io.StringIO(confusion_csv(scores, scores.classes).decode()))
+    assert head == ["true class", "taken for", "pictures"]
+    counted = [(i, j, scores.confusion[i, j]) for i, j in np.argwhere(scores.confusion).tolist()]
+    assert rows == [[scores.classes[i], scores.classes[j], str(n)] for i, j, n in counted]
+
+
+def test_21841_classes_have_no_matrix_of_all_pairs() -> None:
+    """Which would be 3.8 GB; the picture's counts and shares are 2 x 8 MB."""
+    labels = np.arange(0, 21_841, 7)
+    names = tuple(f"n{k}" for k in range(21_841))
+    scores = scores_of(names, labels, (labels * 5) % 21_841, np.ones(len(labels), np.int64))
+    found = shares(scores)
+    assert found.shape == (993, 993)
+    assert found.sum() == pytest.approx(993)
+    assert confusion_csv(scores, names).count(b"\n") == len(labels) + 1
 
 
 # pictures in two splits
