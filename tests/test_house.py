@@ -101,7 +101,7 @@ LINES = {
     "io": 1740,
     "kernels": 2370,
     "nets/": 1050,
-    "report": 580,
+    "report": 620,
     "training": 1610,
     "visualize": 2930,
     "weights": 2000,

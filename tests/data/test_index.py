@@ -1,6 +1,9 @@
 """A large split's index, mapped: the same as one that is read whole, and nothing of it is used that wasn't checked."""
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from convnet.data.store import Store
 from convnet.errors import DataError
 from pictures import photo
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/index.py"
 N = 330  # pictures: 10 blocks and 10 rows
 
 
@@ -137,6 +141,14 @@ def test_a_large_index_of_an_earlier_version_is_read_whole(whole: Store, tmp_pat
     flip(path / "train.index.npy", 5000)
     with pytest.raises(DataError, match=r"train.index.npy is damaged: its sha256 does not match"):
         Store(path)
+
+
+@pytest.mark.large
+def test_15_million_pictures_open_in_200_mb(tmp_path: Path) -> None:
+    """Resident, in a process of its own, beside what Python and torch have."""
+    command = [sys.executable, BENCHMARK, tmp_path, "--json"]
+    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    assert told["open_bytes"] - told["before_bytes"] < 200e6
 
 
 def flip(file: Path, byte: int) -> None:
