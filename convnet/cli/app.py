@@ -23,6 +23,7 @@ from convnet.cli.launch import end, is_ended, launch, own_device, restarted, typ
 from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
     AsJson,
+    ColumnsOverProcesses,
     Device,
     LabelColumn,
     Layout,
@@ -116,6 +117,7 @@ def train(
     resident: Resident = "auto",
     device: Device = "auto",
     processes: Processes = 1,
+    columns_over_processes: ColumnsOverProcesses = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Layout = None,
@@ -150,18 +152,17 @@ def train(
             store, chosen = plan_run(data or "digits", net, recipe, changes, progress, start_from, layout, columns)
             out = out or free_folder(Path("runs"), f"{chosen.name}-{store.header['source']['name']}")
         if processes > 1 and together.n == 1:
-            words = {"--out": out, "--device": device, "--resident": resident, "--start-from": start_from,
-                     "--batch": batch, "--epochs": epochs if resume else None}  # fmt: skip
-            flags = {"--resume": resume, "--quiet": quiet, "--json": as_json}
-            sys.exit(launch(processes, store.path, None if resume else chosen, words, flags))
+            options = {"--out": out, "--device": device, "--resident": resident, "--start-from": start_from,
+                       "--batch": batch, "--epochs": epochs if resume else None, "--resume": resume, "--quiet": quiet,
+                       "--json": as_json, "--columns-over-processes": columns_over_processes}  # fmt: skip
+            sys.exit(launch(processes, store.path, chosen, options))
         resume = resume or (restarted() and (out / "last.ckpt").exists())
-        workers = 1 if store.encoding == "raw" else threads.most()
-        used = _threads(chosen, out if resume else None)
+        workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(chosen, out if resume else None)
         progress.note(f"recipe {chosen.name}, {store.path}: {store.describe()}; run folder {out}; {used}")
         with _stopping(out, progress) as stop, joined("nccl" if place == "cuda" else "gloo") as together:
             summary = run(chosen, store, out, resume=resume, init_from=start_from, device=device, workers=workers,
                           micro_batch=micro_batch, resident=pictures, progress=progress, stop=stop, command=typed(),
-                          processes=together)  # fmt: skip
+                          processes=together, columns_over_processes=columns_over_processes)  # fmt: skip
         page = after_training(out, progress, device) if together.is_first else None
     if together.is_first:
         _print_summary(summary, out, page, as_json)
@@ -253,17 +254,21 @@ def explain(
     net: Annotated[str, typer.Argument(help="A net, by name.")],
     other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="An option of NET, as input_size=64.")] = None,
+    by_columns: Annotated[
+        bool, typer.Option("--columns", help="Bytes that cross between processes with a column each.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What is in a net, and what differs: convnet explain alexnet alexnet_2012
 
     Its layers; then each difference from its paper, from released nets or from OTHER, with its source.
     """
-    from convnet.nets import describe
-    from convnet.recipe import Recipe, with_settings
+    from convnet.nets import describe, recipe_of
+    from convnet.recipe import Recipe, load_recipe, with_settings
 
     recipe = with_settings(Recipe(), [f"net_options.{setting}" for setting in settings or []])
-    explained = describe.explain(net, other, **recipe.net_options)
+    batch = load_recipe(recipe_of(net)).batch if by_columns else None
+    explained = describe.explain(net, other, batch, **recipe.net_options)
     if as_json:
         print_json(explained)
     else:

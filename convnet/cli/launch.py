@@ -26,32 +26,29 @@ RESTARTS = 10  # after which a run whose processes are lost again and again ends
 ENDED, COMMAND = "CONVNET_ENDED", "CONVNET_COMMAND"  # the folder for exit codes; what the user typed
 
 
-def launch(
-    n: int, store: Place, recipe: "Recipe | None", options: Mapping[str, object], flags: Mapping[str, bool]
-) -> int:
+def launch(n: int, store: Place, recipe: "Recipe", options: Mapping[str, object]) -> int:
     """Trains in n processes that work together, each a `convnet train` with these options; returns the exit code.
 
-    recipe: of a new run, None of one that goes on. Store and recipe were chosen once, before there are several.
+    Store and recipe were chosen once, before there are several. Raises: UsageError where they can't hold its columns.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from convnet.nets.describe import columns_over
     from convnet.recipe import to_toml
 
+    if options["--columns-over-processes"]:
+        columns_over(recipe.net, recipe.net_options, n)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with TemporaryDirectory(prefix="convnet-") as place:
         ended = Path(place) / "ended"
         ended.mkdir()
         os.environ |= {ENDED: str(ended), COMMAND: typed()}
-        words = [
-            "train",
-            store.address if isinstance(store, Url) else str(store),
-            *(name for name, given in flags.items() if given),
-        ]
+        words = ["train", store.address if isinstance(store, Url) else str(store)]
         for name, value in options.items():
-            words += [name, str(value)] if value is not None else []
-        if recipe is not None:
+            words += [] if value is None or value is False else [name] if value is True else [name, str(value)]
+        if not options["--resume"]:
             write_atomic(Path(place) / "recipe.toml", to_toml(recipe).encode())
             words += ["--recipe", str(Path(place) / "recipe.toml")]
         config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid4().hex, rdzv_backend="c10d",

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +18,8 @@ from convnet.errors import ConvnetError, Interrupted, Unreachable, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
     from torch._C._distributed_c10d import Store
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 TIMEOUT = "CONVNET_TIMEOUT"  # minutes for which a process waits for the others before the work ends
 MINUTES = 10.0  # where it isn't set
@@ -27,10 +29,45 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """How many processes work together, and which of them this is: 0 to n - 1. The first one writes."""
+    """How many processes work together, and which of them this is: 0 to n - 1. The first one writes.
+
+    group: torch's, where they are some of all. mesh: where each holds one column of a net, who has which.
+    """
 
     rank: int = 0
     n: int = 1
+    group: "ProcessGroup | None" = None
+    mesh: "DeviceMesh | None" = None
+
+    def __deepcopy__(self, memo: object) -> "Processes":
+        return self  # of a net that is copied
+
+    def over_columns(self, n_columns: int, device: str) -> "Processes":
+        """These, in groups that hold a column of a net each: process r has column r % n_columns."""
+        from torch import arange, distributed
+        from torch.distributed.device_mesh import DeviceMesh
+
+        ranks = arange(self.n).view(-1, n_columns)
+        groups = [
+            distributed.new_subgroups_by_enumeration(rows.tolist(), timeout=timeout())[0] for rows in (ranks.t(), ranks)
+        ]
+        names = ("data", "columns")
+        return replace(self, mesh=DeviceMesh.from_group(groups, device, ranks, mesh_dim_names=names))
+
+    @property
+    def data(self) -> "Processes":
+        """Those that share each batch with this one, and hold the same weights."""
+        return self if self.mesh is None else self._along("data")
+
+    @property
+    def columns(self) -> "Processes":
+        """Those that hold a net together, with the same part of each batch."""
+        return ALONE if self.mesh is None else self._along("columns")
+
+    def _along(self, dimension: str) -> "Processes":
+        assert self.mesh is not None
+        one = self.mesh[dimension]
+        return Processes(one.get_local_rank(), one.size(), one.get_group())
 
     @property
     def is_first(self) -> bool:
@@ -47,8 +84,31 @@ class Processes:
         if self.n > 1:
             from torch import distributed
 
-            distributed.all_reduce(values)
+            distributed.all_reduce(values, group=self.group)
         return values
+
+    def gather(self, tensor: "Tensor") -> "list[Tensor]":
+        """The tensors of all, which have one shape, by rank."""
+        from torch import distributed, empty_like
+
+        tensors = [empty_like(tensor) for _ in range(self.n)]
+        distributed.all_gather(tensors, tensor, group=self.group)
+        return tensors
+
+    def swap(self, rows: "Tensor", counts: list[int]) -> "Tensor":
+        """Sends each process its rows, counts[rank] of them one after the other; returns as many from each."""
+        from torch import distributed, empty_like
+
+        received = empty_like(rows)
+        distributed.all_to_all_single(received, rows, counts, counts, group=self.group)
+        return received
+
+    def broadcast(self, tensor: "Tensor", rank: int) -> "Tensor":
+        """The tensor of one of them, written into all others'."""
+        from torch import distributed
+
+        distributed.broadcast(tensor, group_src=rank, group=self.group)
+        return tensor
 
     def any(self, here: bool) -> bool:
         """Whether it is so in any process."""
@@ -94,7 +154,7 @@ class Processes:
         except ConvnetError as error:
             result = error
         results = [result] * self.n
-        distributed.all_gather_object(results, result)
+        distributed.all_gather_object(results, result, group=self.group)
         values = list[T]()
         for rank, each in enumerate(results):
             if isinstance(each, ConvnetError):

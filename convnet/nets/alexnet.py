@@ -68,6 +68,7 @@ class AlexNet(Net):
 
     columns = 2  # section 3.2
     maps: ClassVar[tuple[int, int, int, int, int]] = (96, 256, 384, 384, 256)  # 3.5: of conv1 to conv5
+    normed: ClassVar[tuple[str, ...]] = ("conv1", "conv2")  # 3.3
     conv3_reads_all: ClassVar[bool] = True  # 3.5: the maps of all columns
     edge: ClassVar[int] = 3  # zeros that conv1 reads past the right and bottom edges
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # 3.4

@@ -4,14 +4,16 @@ The differences of the layers are the paragraph "Differs:" of a docstring, those
 """
 
 import copy
+import math
 import re
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from convnet.errors import UsageError, unknown
+from convnet.io.processes import Processes
 from convnet.io.strict_json import Json
 from convnet.nets import MODELS, list_models, make, model, recipe_of
+from convnet.nets.column_parallel import Part, column_of, why_not
 from convnet.nets.layers import Net
 
 
@@ -45,6 +49,17 @@ class Difference:
     of_here: str
     of_there: str
     source: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a layer makes the processes send each other that hold a column of a net each: bytes of all of them together,
+    in the forward and in the backward pass of a step in float32."""
+
+    stage: str
+    what: str
+    forward: int
+    backward: int
 
 
 class _Counter(TorchDispatchMode):
@@ -168,6 +183,43 @@ def differs(net: Net) -> str:
     return next((" ".join(match[1].split()) for match in matches if match), "")
 
 
+def columns_over(name: str, options: Mapping[str, object], n_processes: int) -> int:
+    """The columns of a net, which n processes can hold one each, or groups of them.
+
+    Raises: UsageError for a net or a number of processes with which that can't be.
+    """
+    net = skeleton(name, **options)
+    if reason := why_not(net):
+        known = ", ".join(each for each in list_models() if not why_not(skeleton(each)))
+        raise UsageError(f"{name} {reason}, so that processes can't hold a column each; these nets can be: {known}")
+    n = net.columns
+    if n_processes % n:
+        rule = f"choose --processes {n} or a multiple of {n}"
+        raise UsageError(f"{name} has {n} columns, which {n_processes} processes can't hold one each; {rule}")
+    return n
+
+
+def exchanges(net: Net, batch: int) -> list[Exchange]:
+    """What crosses between the processes of a net's columns in a step of so many pictures, layer by layer, from its
+    layer table. Raises: UsageError for a net that has no columns."""
+    layers = layer_table(net)
+    before = {layer.stage: before for before, layer in pairwise(layers)}
+    shapes, others = {layer.stage: layer.shape for layer in layers}, net.columns - 1
+    rows = []
+    for stage, part in column_of(on_meta(net), Processes(0, net.columns)).named_children():
+        assert isinstance(part, Part)
+        if part.reads_all:
+            n = others * math.prod(before[stage].shape)
+            rows.append((stage, f"{before[stage].stage} of all columns", n, n))
+        if part.edge:  # on both sides of each border
+            n = 2 * others * part.edge * math.prod(shapes[stage][1:])
+            rows.append((stage, f"{part.edge} maps on each side of a border, for the response norm", n, n))
+        if part.n_logits:
+            rows.append((stage, "the logits", others * net.columns * -(-part.n_logits // net.columns), 0))
+    size = 4 * batch  # bytes of float32
+    return [Exchange(stage, what, size * forward, size * backward) for stage, what, forward, backward in rows]
+
+
 def skeleton(name: str, **options: object) -> Net:
     """A net on the meta device, without weights: shapes and counts only; options: its own.
 
@@ -182,8 +234,9 @@ def own_name(name: str) -> str:
     return model(name).name
 
 
-def explain(name: str, other: str | None = None, **options: object) -> Json:
-    """All that is known of a net with its options, and of how it differs from `other`, as what JSON holds."""
+def explain(name: str, other: str | None = None, batch: int | None = None, **options: object) -> Json:
+    """All that is known of a net with its options, and of how it differs from `other`, as what JSON holds. batch: of a
+    step of which it's told what processes send each other that hold a column each."""
     net = skeleton(name, **options)
     result: Json = {
         **summary(name, **options),
@@ -193,6 +246,9 @@ def explain(name: str, other: str | None = None, **options: object) -> Json:
         "differs": differs(net),
         "differences": [asdict(row) for row in differences(name, other)],
     }
+    if batch is not None:
+        columns_over(name, options, net.columns)
+        result |= {"batch": batch, "columns": net.columns, "exchanges": [asdict(row) for row in exchanges(net, batch)]}
     if other is not None:
         that = skeleton(other)
         rows, text = differing_layers(net, that), differs(that)
@@ -246,6 +302,8 @@ def _explain_lines(told: Json) -> Iterator[str]:
         yield f"{row['stage']:<{width}}  {_shape(row):<15}  {counts}"
     if told["heads"]:
         yield f"in training only, and not in the total of multiply-adds: {', '.join(told['heads'])}"
+    if "exchanges" in told:
+        yield from ("", *_exchange_lines(told))
     if told["differs"]:
         yield from ("", told["differs"])
     if told.get("other_differs"):
@@ -263,6 +321,17 @@ def _explain_lines(told: Json) -> Iterator[str]:
         yield f"  {row['what']}: {row['of_here']}; {there}: {row['of_there']} [{row['source']}]"
     if "other" in told and there is None:
         yield from ("", f"no other difference of settings from {told['other']} is recorded")
+
+
+def _exchange_lines(told: Json) -> Iterator[str]:
+    yield (
+        f"bytes that {told['columns']} processes with a column each send each other in a step of {told['batch']} "
+        "pictures, in float32 (bf16: half):"
+    )
+    totals = {way: sum(row[way] for row in told["exchanges"]) for way in ("forward", "backward")}
+    yield f"{'stage':<7}  {'forward':>15}  {'backward':>15}"
+    for row in [*told["exchanges"], {"stage": "total", "what": "", **totals}]:
+        yield f"{row['stage']:<7}  {row['forward']:>15,}  {row['backward']:>15,}  {row['what']}".rstrip()
 
 
 def _shape(layer: Json) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from convnet.errors import UsageError
 from convnet.io import rng
+from convnet.io.processes import ALONE, Processes
 from convnet.kernels import dropout as kernel
 from convnet.kernels import ops
 
@@ -28,12 +29,14 @@ LAYERS = 16  # of dropout in a net, at most
 
 @dataclass
 class _Place:
-    """Where in the training the net is: the batch's first picture here is picture `first` of its step."""
+    """Where in the training the net is: the batch's first picture here is picture `first` of its step, and the units
+    are those of one column."""
 
     seed: int
     step: int
     first: int
     states: Tensor | None
+    columns: Processes
     layer: int = 0
 
 
@@ -47,12 +50,16 @@ def states(seed: int, step: int) -> Tensor:
 
 
 @contextmanager
-def counted(seed: int, step: int, first: int = 0, on_device: Tensor | None = None) -> Iterator[None]:
+def counted(
+    seed: int, step: int, first: int = 0, on_device: Tensor | None = None, columns: Processes = ALONE
+) -> Iterator[None]:
     """Within it `dropout` draws by (seed, step), for the pictures from the step's `first` on; one forward pass.
+
+    columns: the processes of a net that each hold a column: this one draws for the units of its own.
 
     on_device: the step's `states`, in the memory of the net's device: a CUDA graph then draws anew at each replay.
     """
-    token = _place.set(_Place(seed, step, first, on_device))
+    token = _place.set(_Place(seed, step, first, on_device, columns))
     try:
         yield
     finally:
@@ -80,12 +87,18 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     place = None if torch.compiler.is_compiling() else _place.get()
     if place is None:
         return F.dropout(x, p, training)
-    layer, first = place.layer, place.first * x[:1].numel()
+    layer, n_columns = place.layer, place.columns.n
     place.layer += 1
+    first = place.first * x[:1].numel() * n_columns
     rows = x if x.ndim == 2 else x.movedim(1, -1)  # the order in which channels-last maps lie in memory
     if place.states is None:
         state = torch.tensor(kernel.state(place.seed, STREAM, place.step, layer), device=x.device)
     else:
         state = place.states[layer]
-    y = ops.dropout(rows, p, state, first)
+    if n_columns == 1:
+        y = ops.dropout(rows, p, state, first)
+    else:  # among the units of all columns
+        before, n = place.columns.rank * rows.shape[-1], rows.shape[-1]
+        among = F.pad(rows, (before, (n_columns - 1) * n - before))
+        y = ops.dropout(among, p, state, first)[..., before : before + n]
     return y if x.ndim == 2 else y.movedim(-1, 1)

@@ -63,6 +63,7 @@ class Net(nn.Module):
     bias: ClassVar[Mapping[str, float]] = NONE  # a layer's initial biases; elsewhere 0
     columns: int = 1  # equal parts of each stage's maps, by which `trace` takes a stage apart; the last stage has none
 
+    normed: ClassVar[tuple[str, ...]] = ()  # the layers in columns whose maps are normalised across them
     dropout: float = 0.0  # the share of units dropped in training, where a net has one rate
     dropped: ClassVar[tuple[str, ...]] = ()  # the stages of which that share is
     float32_input: bool = False  # the first layer computes in float32, whatever the others do, and wants such pictures
@@ -73,7 +74,7 @@ class Net(nn.Module):
 
     # What Caffe must be told, as a stage's name and layer don't say it
     lrn: LRN = PAPER_LRN  # of its response normalisation
-    norm_columns: ClassVar[int] = 1  # equal parts of the maps, at whose edges the norms' windows end
+    norm_columns: int = 1  # equal parts of the maps, at whose edges the norms' windows end
     within: ClassVar[Mapping[str, LRN]] = MappingProxyType({})  # {stage that normalises within each map: constants}
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # size, stride, whether partial windows are kept
     average_pools: ClassVar[tuple[str, ...]] = ()  # the others take the largest value, but for those of whole maps

@@ -24,6 +24,7 @@ from convnet.io import atomic, rng, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.strict_json import Json
 from convnet.nets import create_model
+from convnet.nets.column_parallel import Share, column_of
 from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
@@ -62,8 +63,14 @@ class Run:
     out: Path
     saved: float  # monotonic seconds of the last save
     record: list[bytes]  # the lines of metrics.jsonl
+    share: Share  # of the net's tensors, which this process holds
     processes: Processes = ALONE  # that train together; the first one writes
     last_ids: NDArray[np.int64] | None = None  # pictures of the last step
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether this process holds one column of the net; what looks at the whole net is then done by all."""
+        return self.processes.mesh is not None
 
 
 def choose_data(recipe: Recipe, store: Store) -> Data:
@@ -123,10 +130,11 @@ def begin(
     else:
         net, state = _fresh(recipe, store, environment, source, progress)
         processes.together(lambda: _make_room(out) if processes.is_first else None)
-    net = device.take(net)
+    n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes.columns)
+    net = device.take(net if processes.mesh is None else column_of(net, processes.columns))
     step = EagerSteps(net, recipe, device, processes=processes)
     if state.velocity is not None:
-        step.rule.load(state.velocity)
+        step.rule.load(share.take(state.velocity))
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
     provenance, record = dict(state.provenance), (state.record or b"").splitlines(keepends=True)
     if (first := provenance.setdefault("pictures_at_once", step.micro_batch)) != (
@@ -134,20 +142,19 @@ def begin(
     ):  # which rounds
         progress.warn(f"{first} pictures at once are now {now}: the run goes on, but not bitwise as if never stopped")
     run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record,
-              processes)  # fmt: skip
-    progress.note(
-        f"{recipe.net}, {sum(p.numel() for p in net.parameters()):,} parameters; {device.reason}; {device.forms()}"
-    )
+              share, processes)  # fmt: skip
+    progress.note(f"{recipe.net}, {n_parameters:,} parameters; {device.reason}; {device.forms()}")
     if "decoder" in environment:
         progress.note(f"pictures decoded by {environment['decoder']}")
     if len(store.classes) == 1:
         progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
-    if not processes.is_first:
-        return run
-    if resume:
-        _check_best(run, progress)
+    present = snapshot(run, velocity=False) if resume else None
     if not resume or state.recipe != recipe:
         save(run)  # a disk that can't hold the run says so now; of a resumed run the epochs may have changed
+    if not processes.is_first:
+        return run
+    if present is not None:
+        _check_best(run, present, progress)
     atomic.write_atomic(out / "recipe.toml", to_toml(recipe).encode())  # what lies beside the checkpoints, anew
     atomic.write_atomic(out / "environment.json", strict_json.seal(environment))
     atomic.write_atomic(out / METRICS, run.record)
@@ -208,8 +215,10 @@ def _record(kept: Checkpoint, out: Path, progress: Progress) -> list[bytes]:
     return [metrics_log.line(row) for row in rows]
 
 
-def _check_best(run: Run, progress: Progress) -> None:
-    """best.ckpt must be whole and this run's best; if it isn't, it's written anew where that is possible."""
+def _check_best(run: Run, present: Checkpoint, progress: Progress) -> None:
+    """best.ckpt must be whole and this run's best; if it isn't, it's written anew where that is possible.
+
+    present: the net of this moment."""
     at, path = run.position, run.out / BEST
     if at.best_error is None:
         return
@@ -223,7 +232,7 @@ def _check_best(run: Run, progress: Progress) -> None:
         return
     if (at.epoch, at.batch) == (epoch + 1, 0):  # the net of this moment is the best
         progress.warn(f"{path} {problem}: written anew")
-        checkpoint.save(path, snapshot(run, velocity=False))
+        checkpoint.save(path, present)
         return
     run.position = replace(at, best_error=None)
     with atomic.disk_errors(path):
@@ -313,11 +322,14 @@ def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
 
     buffers: those of the net at the position, where a step that has begun may have changed them (batch norm's).
     """
-    if not all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters()):  # a device synchronisation
+    finite = all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters())  # a device synchronisation
+    if run.processes.any(not finite) if run.by_columns else not finite:
         raise diverged(run, "the weights are no longer finite after", run.position.step)
-    if not run.processes.is_first:
+    if not (run.processes.is_first or run.by_columns):
         return
     kept = snapshot(run, velocity=True)
+    if not run.processes.is_first:
+        return
     kept.weights.update({name: value for name, value in (buffers or {}).items() if name in kept.weights})
     checkpoint.save(run.out / LAST, kept, keep_previous=True)
     run.saved = monotonic()
@@ -341,12 +353,13 @@ def lower_rate(run: Run) -> str:
 
 
 def snapshot(run: Run, velocity: bool) -> Checkpoint:
+    """The run as it is. By columns every process must ask for it, and gets the whole net."""
     return Checkpoint(
         recipe=run.recipe,
         preprocessing=run.preprocessing,
         classes=run.data.store.classes,
-        weights=dict(run.net.state_dict()),
-        velocity=run.step.rule.state() if velocity else None,
+        weights=run.share.gather(run.net.state_dict()),
+        velocity=run.share.gather(run.step.rule.state()) if velocity else None,
         position=run.position,
         provenance=run.provenance,
         record=b"".join(run.record) if velocity else None,

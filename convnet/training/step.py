@@ -92,22 +92,25 @@ class EagerSteps:
     micro_batch: pictures that go through the net at once; of a larger batch the gradients are accumulated in float32:
     the same step but for the rounding, and for batch norm, which then sees a micro-batch's mean and variance.
 
-    processes: those that share each batch. DistributedDataParallel averages the gradients while backward runs.
+    processes: those that train together. DistributedDataParallel averages the gradients over those that share each
+    batch while backward runs. Where each holds a column, `net` is its part (nets/column_parallel.py).
     """
 
     pending = 0
 
     def __init__(self, net: Net, recipe: Recipe, device: Device, micro_batch: int | None = None,
                  processes: Processes = ALONE) -> None:  # fmt: skip
-        self.processes = processes
+        self.processes, self.sharing = processes, processes.data
         self.recipe, self.device, self.micro_batch = recipe, device, micro_batch
         self.net, bf16_weights = device.narrowed(net)
         self.heads: Callable[[Tensor], dict[str, Tensor]] = self.net.heads
-        if processes.n > 1:
+        if self.sharing.n > 1:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of one-channel kernels
             warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")  # its successor is of torch 2.13
             normed = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())  # by the first one's part
-            self.heads = nn.parallel.DistributedDataParallel(_Heads(self.net), broadcast_buffers=normed)
+            self.heads = nn.parallel.DistributedDataParallel(
+                _Heads(self.net), broadcast_buffers=normed, process_group=self.sharing.group
+            )
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
         self.input_dtype = torch.float32 if net.float32_input else device.dtype  # of the images: bfloat16 loses nothing
         self.result = StepResult(np.empty(0, np.int64), math.nan, 0)
@@ -115,8 +118,8 @@ class EagerSteps:
     def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
         with interruptible():  # the longest part of a step by far
             loss, wrong = self.gradients(batch.images, batch.labels, number, None, batch.first, len(batch.ids))
-            if self.processes.n > 1:
-                loss, wrong = self.processes.sum(torch.stack([loss.double(), wrong.double()]))
+            if self.sharing.n > 1:
+                loss, wrong = self.sharing.sum(torch.stack([loss.double(), wrong.double()]))
             value = loss.item()  # a device synchronisation
         self.result = StepResult(batch.ids, value, int(wrong.item()))
 
@@ -145,7 +148,7 @@ class EagerSteps:
         """
         self.rule.zero_grad()
         n = len(images) if n is None else n
-        most = -(-n // self.processes.n)  # pictures of a process: each makes as many passes as the others
+        most = -(-n // self.sharing.n)  # pictures of a process: each makes as many passes as the others
         size = self.micro_batch or most
         if most <= size:
             return self._pass(images, labels, number, first, n, states)
@@ -168,12 +171,12 @@ class EagerSteps:
         own = len(images)
         if not own:  # the other processes wait for the gradients all the same
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-        with self.device.autocast(), counted(self.recipe.seed, number, first, states):
+        with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns):
             heads = self.heads(images)
         weights, kind = self.net.loss_weights, self.recipe.loss
         loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()
         loss = loss * (own / n)
-        torch.autograd.backward(loss * self.processes.n if self.processes.n > 1 else loss)  # whose mean is the sum
+        torch.autograd.backward(loss * self.sharing.n if self.sharing.n > 1 else loss)  # whose mean is the sum
         return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels)[:own].sum())
 
 

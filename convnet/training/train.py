@@ -38,7 +38,7 @@ from convnet.io import atomic, rng, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
-from convnet.nets import recipe_of
+from convnet.nets import describe, recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe, load_recipe
 from convnet.training import metrics_log, optim, step
@@ -80,6 +80,7 @@ def train(
     stop: Stop | None = None,
     command: str = "",
     processes: Processes = ALONE,
+    columns_over_processes: bool = False,
 ) -> Json:
     """Trains by `recipe` (or the one of that name or file) on `store` in the run folder `out`; returns its summary.
 
@@ -88,7 +89,8 @@ def train(
     workers: threads that read ahead; they change nothing. micro_batch: pictures that go through the net at once, "auto"
     for as many as fit; of a larger batch the gradients are accumulated (micro_batch.py). resident: on a CUDA device,
     whether the training pictures lie in its memory, and how (device_loader.py). processes: with which this one trains
-    together (`io.processes.joined`); each calls `train` alike, and the first one writes.
+    together (`io.processes.joined`); each calls `train` alike, and the first one writes. columns_over_processes: each
+    holds one column of the net (nets/column_parallel.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -99,6 +101,9 @@ def train(
         raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")
     data = choose_data(recipe, store)
     chosen = choose_device(recipe.precision, device)
+    if columns_over_processes:
+        n_columns = describe.columns_over(recipe.net, recipe.net_options, processes.n)
+        processes = processes.over_columns(n_columns, chosen.device.type)
     if chosen.device.type == "cpu":
         keep_memory()
     device_loader.check(resident, chosen.device, recipe.channels)  # before there is a run's folder
@@ -107,7 +112,7 @@ def train(
         with _locked(out, processes):
             run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
             loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, chosen.device,
-                            workers, run.step.input_dtype, stop, processes)  # fmt: skip
+                            workers, run.step.input_dtype, stop, processes.data)  # fmt: skip
             step_bytes = partial(peak_bytes, run.step, picture_shape(recipe))
             alone = processes.n == 1  # otherwise no picture lies on the device: each process reads its own part
             feed = device_loader.choose(loader, resident, step_bytes, progress) if alone else loader
@@ -158,7 +163,7 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
             number = run.position.step + steps.pending
             steps.forward_backward(batch, number, partial(interruptible, run, stop, log_time))
             count(steps.update(lr))
-            if monotonic() - run.saved > 60 * recipe.save_minutes:
+            if is_due(run):
                 count(steps.wait())
                 save(run)
         count(steps.wait())
@@ -170,13 +175,20 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
         log_time()
 
 
+def is_due(run: Run) -> bool:
+    """Whether it's time to save; by columns all must, when the first one's clock says so."""
+    due = run.processes.is_first and monotonic() - run.saved > 60 * run.recipe.save_minutes
+    return run.processes.any(due) if run.by_columns else due
+
+
 @contextmanager
 def interruptible(run: Run, stop: Stop | None, saved: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Around the gradients of a step, which a signal need not wait for: no weight has moved yet.
 
-    saved: is called when the step is cut and the run is saved, before the process ends.
+    saved: is called when the step is cut and the run is saved, before the process ends. By columns a step is waited
+    for, as no process can save without the others.
     """
-    if stop is None:
+    if stop is None or run.by_columns:
         yield
         return
     buffers = {
@@ -243,8 +255,11 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     row |= {"train_loss": at.loss_sum / at.pictures, "train_error": at.errors / at.pictures}
     best = False
     errors = at.validation_errors
+    kept = snapshot(run, velocity=False)
     if data.val is not None:
         net = TrainedNet(run.net, run.preprocessing, data.store.classes, run.step.device)
+        if run.by_columns:
+            net = TrainedNet.of(kept, run.step.device)
         try:
             with interruptible(run, stop):
                 scores = net.evaluate(data.val, ids=data.val_ids, stop=stop, processes=run.processes)
@@ -267,10 +282,11 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         validation_errors=errors,
         best_error=errors[-1] if best else at.best_error,
     )
+    kept = replace(kept, position=run.position)
     if best and run.processes.is_first:
-        checkpoint.save(run.out / BEST, snapshot(run, velocity=False))
+        checkpoint.save(run.out / BEST, kept)
     if epoch in run.recipe.keep_epochs and run.processes.is_first:
-        checkpoint.save(run.out / KEPT.format(epoch), snapshot(run, velocity=False))
+        checkpoint.save(run.out / KEPT.format(epoch), kept)
     if epoch % max(1, epoch // FEWER_FROM) == 0 and run.processes.is_first:
         write_table(run)
     save(run)  # last: a run that is killed before it does this epoch's end again

@@ -1,0 +1,129 @@
+"""Checks of a net whose columns several processes hold, against the same net in one. torchrun starts it.
+
+    python -m torch.distributed.run --standalone --nproc-per-node N columns_driver.py OUT NET:DROPOUT:STEPS ...
+
+The first process writes what it found to OUT.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from thin import new_thin_net
+from torch import Tensor, distributed
+
+from convnet.data.loader import Batch
+from convnet.device import choose
+from convnet.io.processes import ALONE, Processes, joined
+from convnet.nets.column_parallel import Share, column_of
+from convnet.nets.layers import Net
+from convnet.recipe import load_recipe
+from convnet.training.step import EagerSteps
+
+CPU = choose("fp32", "cpu")
+BATCH = 5  # pictures, which two groups don't share evenly
+RATE = 1e-5
+
+
+def step_of(net: Net, processes: Processes = ALONE) -> EagerSteps:
+    recipe = replace(load_recipe("alexnet"), net=net.name, batch=BATCH, lr=RATE)
+    return EagerSteps(CPU.take(net).train(), recipe, CPU, processes=processes)
+
+
+def batches(net: Net, n: int, processes: Processes = ALONE) -> Iterator[Batch]:
+    """Noise with the standard deviation of photographs; of each batch this process's part."""
+    generator, side = torch.Generator().manual_seed(1), net.sides.start
+    for _ in range(n):
+        images = 65 * torch.randn((BATCH, 3, side, side), generator=generator)
+        labels, part = torch.randint(4, (BATCH,), generator=generator), processes.part(BATCH)
+        yield Batch(images[part].to(memory_format=CPU.memory_format), labels[part], np.arange(BATCH), part.start)
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference of a tensor, in units of its norm."""
+    assert list(found) == list(expected)
+    norms = torch.linalg.vector_norm
+    return max(float(norms(found[name] - x) / (norms(x) + 1e-12)) for name, x in expected.items())
+
+
+@contextmanager
+def counted(n: int, sent: list[int]) -> Iterator[None]:
+    """Within it `sent` gets the bytes that this process sends to the n - 1 others, by torch's own functions."""
+    gather, swap = distributed.all_gather, distributed.all_to_all_single
+
+    def all_gather(out: list[Tensor], own: Tensor, **others: object) -> None:
+        sent.append((n - 1) * own.nbytes)
+        gather(out, own, **others)
+
+    def all_to_all(out: Tensor, rows: Tensor, received: list[int], given: list[int], group: object) -> None:
+        rank = distributed.get_rank(group)
+        sent.append(sum(count * rows[:1].nbytes for other, count in enumerate(given) if other != rank))
+        swap(out, rows, received, given, group=group)
+
+    with mock.patch.multiple(distributed, all_gather=all_gather, all_to_all_single=all_to_all):
+        yield
+
+
+def gradients(step: EagerSteps) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in step.rule.parameters.items() if weight.grad is not None}
+
+
+def bytes_of(net: Net, processes: Processes) -> list[int]:
+    """Sent by the processes of one net together, forward and backward of BATCH pictures."""
+    n, ways = processes.columns.n, [list[int](), list[int]()]
+    images = torch.randn(BATCH, 3, net.input_size, net.input_size)
+    with counted(n, ways[0]):
+        loss = net(images).logsumexp(1).sum()
+    with counted(n, ways[1]):
+        loss.backward()
+    return processes.columns.sum(torch.tensor([sum(way) for way in ways])).tolist()
+
+
+def check(name: str, rate: float, n_steps: int, processes: Processes) -> dict[str, object]:
+    """How far the net over processes is from the net in one: logits, gradients, weights and velocity after steps."""
+    whole, net = (new_thin_net(name, dropout=rate) for _ in range(2))
+    share = Share.of(net, processes.columns)
+    one, several = step_of(whole), step_of(column_of(net, processes.columns), processes)
+    found: dict[str, object] = {"parameters": [sum(p.numel() for p in each.parameters()) for each in (whole, net)]}
+    with torch.no_grad():
+        images = next(batches(whole, 1)).images
+        found["logits"] = distance({"": net.eval()(images)}, {"": whole.eval()(images)})
+    net.train(), whole.train()
+    pairs = zip(batches(whole, n_steps), batches(whole, n_steps, processes.data), strict=True)
+    for number, (all_of_it, part) in enumerate(pairs):
+        for step, batch in ((one, all_of_it), (several, part)):
+            step.forward_backward(batch, number)
+        if not number:
+            found["gradients"] = distance(share.gather(gradients(several)), gradients(one))
+        for step in (one, several):
+            step.update(RATE)
+    found["weights"] = distance(share.gather(net.state_dict()), whole.state_dict())
+    taken = share.take(whole.state_dict())
+    found["taken"] = {name: list(x.shape) for name, x in taken.items()} == {
+        name: list(x.shape) for name, x in net.state_dict().items()
+    }
+    return found | {"loss": [one.result.loss, several.result.loss], "bytes": bytes_of(net, processes)}
+
+
+def main(out: str, *cases: str) -> None:
+    torch.set_num_threads(1)
+    with joined() as together:
+        grids: dict[int, Processes] = {}
+        found = {}
+        for case in cases:
+            name, rate, n_steps = case.split(":")
+            n_columns = new_thin_net(name).columns
+            processes = grids.setdefault(n_columns, together.over_columns(n_columns, "cpu"))
+            found[name] = check(name, float(rate), int(n_steps), processes)
+        if together.is_first:
+            Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
