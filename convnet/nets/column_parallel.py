@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.io.processes import Processes
-from convnet.kernels.plain import Context
+from convnet.kernels.plain import Context, wide
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.layers import Net, connected
 
@@ -167,8 +167,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor, None]:
         (columns,) = ctx.constants
         parts = torch.stack(grads[0].chunk(columns.n, -1))
-        sums = columns.swap(parts, [1] * columns.n).sum(0, dtype=torch.float32)  # in the columns' order
-        return sums.to(parts.dtype), None
+        others = columns.swap(parts, [1] * columns.n)
+        return wide(others).sum(0).to(parts.dtype), None  # in the columns' order
 
 
 class _Swap(torch.autograd.Function):

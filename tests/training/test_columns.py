@@ -1,0 +1,136 @@
+"""A net's columns over processes are the net in one: logits, gradients, steps, what is sent, checkpoints, layouts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from columns_driver import BATCH
+from conftest import Run
+from convnet import checkpoint
+from convnet.data.store import Store
+from convnet.errors import UsageError
+from convnet.io.processes import Processes
+from convnet.nets import describe, list_models
+from convnet.nets.column_parallel import column_of, why_not
+from convnet.training.train import train
+from thin import shapes_of, thin_net
+from training.test_processes import TESTS, trained
+
+FIELDS = ("net=small_columns", "loss=softmax", "epochs=10", "batch=64", "lr=0.003")
+
+
+def test_which_nets_have_columns() -> None:
+    """Two columns, or four; a net in one column can't be split, nor one whose first layer normalises the batch."""
+    names = [name for name in list_models() if not why_not(shapes_of(name))]
+    assert {shapes_of(name).columns for name in names} == {2, 4}
+    assert {"alexnet", "alexnet_2012", "alexnet_4col", "alexnet_no_exchange", "alexnet_conv6"} <= {*names}
+    for name, reason in {"vgg_a": "has no columns", "alexnet_bn": "has batch normalisation"}.items():
+        with pytest.raises(UsageError, match=f"{name} {reason}.*these nets can be: alexnet, alexnet_2012,"):
+            describe.columns_over(name, {}, 2)
+    with pytest.raises(
+        UsageError, match=r"alexnet has 2 columns, which 3 processes can't.*--processes 2 or a multiple"
+    ):
+        describe.columns_over("alexnet", {}, 3)
+    with pytest.raises(UsageError, match="alexnet has 2 columns: 4 processes can't hold it"):
+        column_of(describe.skeleton("alexnet"), Processes(0, 4))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "alexnet_4col", "alexnet_no_conv2", "alexnet_conv6"])
+def test_each_process_has_its_share(name: str) -> None:
+    """The columns' parameters are all of the net's, each once."""
+    whole = sum(parameter.numel() for parameter in shapes_of(name).parameters())
+    n = shapes_of(name).columns
+    parts = [column_of(describe.skeleton(name), Processes(rank, n)) for rank in range(n)]
+    counts = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
+    assert sum(counts) == whole
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "cases"),
+    [
+        (2, ("alexnet:6:float64", "alexnet:1:float32", "alexnet_2012:1:float32", "alexnet_no_exchange_2012:1:float64",
+             "alexnet_no_conv2:1:float32")),
+        (4, ("alexnet:3:float64", "alexnet_4col:3:float64", "alexnet_4col:1:float32")),
+    ],
+)  # fmt: skip
+def test_columns_are_the_net(n: int, cases: tuple[str, ...], tmp_path: Path) -> None:
+    """With dropout; four processes are two by two, or four columns. In float64 the order of the sums leaves 1e-15 in a
+    step; in float32 it leaves 1e-7, which more steps of a thin net would carry far (docs/log.md). What is sent is what
+    the layer table says."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    command += [str(TESTS / "columns_driver.py"), str(tmp_path / "found.json"), *cases]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    for case, found in json.loads((tmp_path / "found.json").read_text(encoding="utf-8")).items():
+        name, _, dtype = case.split(":")
+        limit = 1e-11 if dtype == "float64" else 1e-5
+        assert max(found[what] for what in ("logits", "gradients", "velocity", "weights")) < limit, (case, found)
+        assert found["taken"]
+        whole, own = found["parameters"]
+        assert own * shapes_of(name).columns == whole
+        rows = describe.exchanges(thin_net(name), BATCH)
+        assert found["bytes"] == [sum(row.forward for row in rows), sum(row.backward for row in rows)], case
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row["loss"] for row in rows if row["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def alone(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    trained(few_digits, out, 1, *FIELDS)
+    return out
+
+
+def test_columns_train_as_one(few_digits: Store, alone: Path, tmp_path: Path) -> None:
+    """50 steps of a run with dropout, augmentation and validation; its checkpoints are those of one process."""
+    out = tmp_path / "run"
+    trained(few_digits, out, 2, *FIELDS, "columns")
+    one, other = (checkpoint.load(folder / "last.ckpt") for folder in (alone, out))
+    assert other.position.step == 50
+    assert list(other.weights) == list(one.weights)
+    assert list(other.velocity or {}) == list(one.velocity or {})
+    for name, weight in one.weights.items():
+        distance = torch.linalg.vector_norm(other.weights[name] - weight)
+        assert distance <= 1e-5 * torch.linalg.vector_norm(weight) + 1e-7, name
+    assert losses(out) == pytest.approx(losses(alone), abs=1e-5)
+    assert losses(out)[-1] < losses(out)[0] - 0.1, "it learns"
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+def test_a_run_moves_between_layouts(few_digits: Store, alone: Path, tmp_path: Path) -> None:
+    """One process, two that share batches, two columns, two by two, one: each stopped in the middle of an epoch."""
+    out = tmp_path / "run"
+    for n, fields in ((1, ("stop=6",)), (2, ("stop=17",)), (2, ("columns", "stop=28")), (4, ("columns", "stop=36")),
+                      (1, ())):  # fmt: skip
+        trained(few_digits, out, n, *FIELDS, *fields, *(["resume"] if out.exists() else []))
+    assert len(losses(out)) == 50
+    assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
+
+
+def test_columns_want_as_many_processes(few_digits: Store, tmp_path: Path, run: Run) -> None:
+    with pytest.raises(UsageError, match="lenet5 has no columns"):
+        train("lenet5_small", few_digits, tmp_path / "run", columns_over_processes=True, processes=Processes(0, 2))
+    for options in (["--processes", "3"], []):
+        code, _, error = run("train", few_digits.path, *options, "--columns-over-processes")
+        assert (code, error.count("lenet5 has no columns")) == (2, 1)
+
+
+def test_explain_columns(run: Run) -> None:
+    """96 maps of 55 x 55 want 2 from each side, 48,400 bytes a picture and way; the rest is what two columns read."""
+    code, text, _ = run("explain", "alexnet", "--columns")
+    assert code == 0
+    rows = {line.split()[0]: line.split()[1:3] for line in text.splitlines() if "of all columns" in line}
+    pictures = 128 * 4
+    for stage, values in {"conv3": 256 * 13 * 13, "fc6": 256 * 6 * 6, "fc7": 4096, "fc8": 4096}.items():
+        assert rows[stage] == [f"{values // 2 * 2 * pictures:,}"] * 2
+    assert run("explain", "vgg_a", "--columns")[0] == 2
