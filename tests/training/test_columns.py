@@ -33,7 +33,7 @@ def test_which_nets_have_columns() -> None:
         with pytest.raises(UsageError, match=f"{name} {reason}.*these nets can be: alexnet, alexnet_2012,"):
             describe.columns_over(name, {}, 2)
     with pytest.raises(
-        UsageError, match=r"alexnet has 2 columns, which 3 processes can't.*--processes 2 or a multiple"
+        UsageError, match=r"alexnet has 2 columns, which 3 processes can't.*choose --processes 2"
     ):
         describe.columns_over("alexnet", {}, 3)
     with pytest.raises(UsageError, match="alexnet has 2 columns: 4 processes can't hold it"):
@@ -54,9 +54,9 @@ def test_each_process_has_its_share(name: str) -> None:
 @pytest.mark.parametrize(
     ("n", "cases"),
     [
-        (2, ("alexnet:6:float64", "alexnet:1:float32", "alexnet_2012:1:float32", "alexnet_no_exchange_2012:1:float64",
+        (2, ("alexnet:4:float64", "alexnet:1:float32", "alexnet_2012:1:float32", "alexnet_no_exchange_2012:1:float64",
              "alexnet_no_conv2:1:float32")),
-        (4, ("alexnet:3:float64", "alexnet_4col:3:float64", "alexnet_4col:1:float32")),
+        (4, ("alexnet:2:float64", "alexnet_4col:2:float64")),
     ],
 )  # fmt: skip
 def test_columns_are_the_net(n: int, cases: tuple[str, ...], tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_columns_train_as_one(few_digits: Store, alone: Path, tmp_path: Path) ->
 
 
 def test_a_run_moves_between_layouts(few_digits: Store, alone: Path, tmp_path: Path) -> None:
-    """One process, two that share batches, two columns, two by two, one: each stopped in the middle of an epoch."""
+    """One process, two that share batches, two columns, one: each stopped in the middle of an epoch."""
     out = tmp_path / "run"
-    for n, fields in ((1, ("stop=6",)), (2, ("stop=17",)), (2, ("columns", "stop=28")), (4, ("columns", "stop=36")),
+    for n, fields in ((1, ("stop=6",)), (2, ("stop=17",)), (2, ("columns", "stop=28")),
                       (1, ())):  # fmt: skip
         trained(few_digits, out, n, *FIELDS, *fields, *(["resume"] if out.exists() else []))
     assert len(losses(out)) == 50
