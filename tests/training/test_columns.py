@@ -32,9 +32,7 @@ def test_which_nets_have_columns() -> None:
     for name, reason in {"vgg_a": "has no columns", "alexnet_bn": "has batch normalisation"}.items():
         with pytest.raises(UsageError, match=f"{name} {reason}.*these nets can be: alexnet, alexnet_2012,"):
             describe.columns_over(name, {}, 2)
-    with pytest.raises(
-        UsageError, match=r"alexnet has 2 columns, which 3 processes can't.*choose --processes 2"
-    ):
+    with pytest.raises(UsageError, match=r"alexnet has 2 columns, which 3 processes can't.*choose --processes 2"):
         describe.columns_over("alexnet", {}, 3)
     with pytest.raises(UsageError, match="alexnet has 2 columns: 4 processes can't hold it"):
         column_of(describe.skeleton("alexnet"), Processes(0, 4))
