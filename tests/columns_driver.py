@@ -1,6 +1,6 @@
-"""Checks of a net whose columns several processes hold, against the same net in one. torchrun starts it.
+"""Checks of a net whose columns several processes hold, against the same net in one.
 
-    python -m torch.distributed.run --standalone --nproc-per-node N columns_driver.py OUT NET:STEPS:DTYPE ...
+    python forked.py columns_driver:main '[[N, [OUT, NET:STEPS:DTYPE, ...]]]'
 
 The first process writes what it found to OUT. With float64 what is left of a difference is no rounding.
 """

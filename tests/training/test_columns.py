@@ -1,13 +1,11 @@
 """A net's columns over processes are the net in one: logits, gradients, steps, what is sent, checkpoints, layouts."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from test_processes import trained
 
 from columns_driver import BATCH
 from conftest import Run
@@ -18,8 +16,8 @@ from convnet.io.processes import Processes
 from convnet.nets import describe, list_models
 from convnet.nets.column_parallel import column_of, why_not
 from convnet.training.train import train
+from forked import run as run_forked
 from thin import shapes_of, thin_net
-from training.test_processes import TESTS, trained
 
 FIELDS = ("net=small_columns", "loss=softmax", "epochs=10", "batch=64", "lr=0.003")
 
@@ -61,11 +59,8 @@ def test_columns_are_the_net(n: int, cases: tuple[str, ...], tmp_path: Path) -> 
     """With dropout; four processes are two by two, or four columns. In float64 the order of the sums leaves 1e-15 in a
     step; in float32 it leaves 1e-7, which more steps of a thin net would carry far (docs/log.md). What is sent is what
     the layer table says."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    command += [str(TESTS / "columns_driver.py"), str(tmp_path / "found.json"), *cases]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    (ended,) = run_forked("columns_driver:main", [(n, [str(tmp_path / "found.json"), *cases])])
+    assert not any(ended.codes), ended.stderr
     for case, found in json.loads((tmp_path / "found.json").read_text(encoding="utf-8")).items():
         name, _, dtype = case.split(":")
         limit = 1e-11 if dtype == "float64" else 1e-5
@@ -83,16 +78,20 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("alone") / "run"
-    trained(few_digits, out, 1, *FIELDS)
-    return out
+def runs(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in one process; one in two columns; and one that goes from one process to two that share batches, to two
+    columns and back, stopped in the middle of an epoch each time."""
+    folder = tmp_path_factory.mktemp("runs")
+    moved = [("stop=6",), ("resume", "stop=17"), ("resume", "columns", "stop=28"), ("resume",)]
+    jobs = [(folder / "alone", 1, FIELDS), (folder / "columns", 2, (*FIELDS, "columns"))]
+    jobs += [(folder / "moved", n, (*FIELDS, *more)) for n, more in zip((1, 2, 2, 1), moved, strict=True)]
+    trained(few_digits, jobs)
+    return folder
 
 
-def test_columns_train_as_one(few_digits: Store, alone: Path, tmp_path: Path) -> None:
+def test_columns_train_as_one(runs: Path) -> None:
     """50 steps of a run with dropout, augmentation and validation; its checkpoints are those of one process."""
-    out = tmp_path / "run"
-    trained(few_digits, out, 2, *FIELDS, "columns")
+    alone, out = runs / "alone", runs / "columns"
     one, other = (checkpoint.load(folder / "last.ckpt") for folder in (alone, out))
     assert other.position.step == 50
     assert list(other.weights) == list(one.weights)
@@ -105,14 +104,9 @@ def test_columns_train_as_one(few_digits: Store, alone: Path, tmp_path: Path) ->
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in alone.iterdir())
 
 
-def test_a_run_moves_between_layouts(few_digits: Store, alone: Path, tmp_path: Path) -> None:
-    """One process, two that share batches, two columns, one: each stopped in the middle of an epoch."""
-    out = tmp_path / "run"
-    for n, fields in ((1, ("stop=6",)), (2, ("stop=17",)), (2, ("columns", "stop=28")),
-                      (1, ())):  # fmt: skip
-        trained(few_digits, out, n, *FIELDS, *fields, *(["resume"] if out.exists() else []))
-    assert len(losses(out)) == 50
-    assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
+def test_a_run_moves_between_layouts(runs: Path) -> None:
+    assert len(losses(runs / "moved")) == 50
+    assert losses(runs / "moved") == pytest.approx(losses(runs / "alone"), abs=1e-4)
 
 
 def test_columns_want_as_many_processes(few_digits: Store, tmp_path: Path, run: Run) -> None:

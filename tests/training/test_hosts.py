@@ -43,7 +43,7 @@ def hosts() -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.large
 def test_two_hosts_train_as_one_process(hosts: tuple[str, ...], few_digits: Store, tmp_path: Path) -> None:
-    trained(few_digits, tmp_path / "alone", 1, *FIELDS)
+    trained(few_digits, [(tmp_path / "alone", 1, FIELDS)])
     agents = []
     for rank, name in enumerate(hosts):
         launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank),

@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from convnet.errors import DataError, UsageError
 from convnet.io.processes import ALONE, TIMEOUT, Processes, from_environment, timeout
 from convnet.training import metrics_log
 from convnet.training.train import train
+from forked import Ended, run
 
 TESTS = Path(__file__).parents[1]
 Steps = list[tuple[int, list[int], list[int]]]  # (number, the batch's pictures, this process's)
@@ -48,57 +51,59 @@ def test_alone_it_is_what_there_is() -> None:
         ALONE.together(lambda: (_ for _ in ()).throw(DataError("damaged")))
 
 
-def start(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "--max-restarts",
-                str(restarts), "--monitor-interval", "0.1"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    command = [
-        sys.executable,
-        *(launcher if n > 1 else []),
-        str(TESTS / "process_driver.py"),
-        str(store.path),
-        str(out),
-    ]
-    return subprocess.run(
-        [*command, *fields], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-
-
-def trained(store: Store, out: Path, n: int, *fields: str, restarts: int = 0) -> list[Steps]:
+def steps(out: Path, n: int) -> list[Steps]:
     """The steps of each process."""
-    done = start(store, out, n, *fields, restarts=restarts)
-    assert done.returncode == 0, done.stderr
     return [json.loads(Path(f"{out}.{rank}.json").read_text(encoding="utf-8")) for rank in range(n)]
 
 
-@pytest.fixture(scope="module")
-def alone(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Steps]:
-    out = tmp_path_factory.mktemp("alone") / "run"
-    return out, trained(few_digits, out, 1, "epochs=25", f"batch={BATCH}", "lr=0.0001")[0]
+def by_torchrun(store: Store, out: Path, n: int, *fields: str, restarts: int) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "--max-restarts",
+                str(restarts), "--monitor-interval", "0.1", str(TESTS / "process_driver.py")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    done = subprocess.run([sys.executable, *launcher, str(store.path), str(out), *fields], env=environment,
+                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("n", [2, 3])
-def test_processes_train_as_one(n: int, few_digits: Store, alone: tuple[Path, Steps], tmp_path: Path) -> None:
+def forked(store: Store, jobs: Sequence[tuple[Path, int, tuple[str, ...]]], **environment: str) -> list[Ended]:
+    """Each job is a run's folder, the number of its processes and what process_driver.py takes."""
+    arguments = [(n, [str(store.path), str(out), *fields]) for out, n, fields in jobs]
+    return run("process_driver:main", arguments, **environment)
+
+
+def trained(store: Store, jobs: Sequence[tuple[Path, int, tuple[str, ...]]]) -> None:
+    for ended in forked(store, jobs):
+        assert not any(ended.codes), ended.stderr
+
+
+def test_processes_train_as_one(few_digits: Store, tmp_path: Path) -> None:
     """50 steps with dropout and augmentation. Their sums are in another order: a few roundings of float32 a step."""
-    out, expected = alone
-    ranks = trained(few_digits, tmp_path / "run", n, "epochs=25", f"batch={BATCH}", "lr=0.0001")
-    for number, (_, ids, _) in enumerate(expected):
-        steps = [steps[number] for steps in ranks]
-        assert [each[:2] for each in steps] == [[number, ids]] * n, "the order is that of one process"
-        assert [i for _, _, own in steps for i in own] == ids, "each picture exactly once"
-    assert any(not own for steps in ranks for _, _, own in steps), "a process without a picture was among them"
-    one, other = (checkpoint.load(folder / "last.ckpt") for folder in (out, tmp_path / "run"))
-    assert other.position.step == 50
-    for name, weight in one.weights.items():
-        found = other.weights[name]
-        assert torch.linalg.vector_norm(found - weight) <= 1e-5 * torch.linalg.vector_norm(weight) + 1e-12, name
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in out.iterdir())
-    times = [metrics_log.read(folder / "timing.jsonl") for folder in (out, tmp_path / "run")]
-    assert [[row["pictures"] for row in rows] for rows in times] == [[315] * 25] * 2, "an epoch is written down once"
-    rows, expected_rows = (metrics_log.read(folder / "metrics.jsonl") for folder in (tmp_path / "run", out))
-    for row, expected_row in zip(rows, expected_rows, strict=True):
-        for name in {"loss", "train_loss", "val_loss"} & row.keys():
-            assert row[name] == pytest.approx(expected_row[name], rel=1e-3), (row["step"], name)
+    outs = {n: tmp_path / str(n) for n in (1, 2, 3)}
+    fields = ("epochs=25", f"batch={BATCH}", "lr=0.0001")
+    trained(few_digits, [(out, n, fields) for n, out in outs.items()])
+    expected = steps(outs[1], 1)[0]
+    assert len(expected) == 50
+    for n in (2, 3):
+        ranks = steps(outs[n], n)
+        for number, (_, ids, _) in enumerate(expected):
+            those = [each[number] for each in ranks]
+            assert [each[:2] for each in those] == [[number, ids]] * n, "the order is that of one process"
+            assert [i for _, _, own in those for i in own] == ids, "each picture exactly once"
+        assert any(not own for each in ranks for _, _, own in each), "a process without a picture was among them"
+        one, other = (checkpoint.load(outs[k] / "last.ckpt") for k in (1, n))
+        assert other.position.step == 50
+        for name, weight in one.weights.items():
+            found = other.weights[name]
+            assert torch.linalg.vector_norm(found - weight) <= 1e-5 * torch.linalg.vector_norm(weight) + 1e-12, name
+        assert sorted(path.name for path in outs[n].iterdir()) == sorted(path.name for path in outs[1].iterdir())
+        times = [metrics_log.read(outs[k] / "timing.jsonl") for k in (1, n)]
+        assert [[row["pictures"] for row in rows] for rows in times] == [[315] * 25] * 2, (
+            "an epoch is written down once"
+        )
+        rows, expected_rows = (metrics_log.read(outs[k] / "metrics.jsonl") for k in (n, 1))
+        for row, expected_row in zip(rows, expected_rows, strict=True):
+            for name in {"loss", "train_loss", "val_loss"} & row.keys():
+                assert row[name] == pytest.approx(expected_row[name], rel=1e-3), (row["step"], name)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.large)])
@@ -107,19 +112,19 @@ def test_a_lost_process_changes_nothing(kills: int, few_digits: Store, tmp_path:
     epochs = 2 * kills
     fields = (f"epochs={epochs}", "batch=64", "save_minutes=0.0001")
     at = sorted(random.Random(0).sample(range(1, 5 * epochs), kills))
-    trained(few_digits, tmp_path / "whole", 2, *fields)
-    trained(few_digits, tmp_path / "lost", 2, *fields, *(f"lose={step}" for step in at), restarts=kills)
+    trained(few_digits, [(tmp_path / "whole", 2, fields)])
+    by_torchrun(few_digits, tmp_path / "lost", 2, *fields, *(f"lose={step}" for step in at), restarts=kills)
     for name in SAME:
         assert (tmp_path / "lost" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_a_process_that_hangs_is_named(few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONVNET_TIMEOUT", "0.05")
-    done = start(few_digits, tmp_path / "run", 2, "epochs=2", "batch=64", "hang=3")
-    assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if "Unreachable: " in line]
-    assert len(told) == 1
-    assert "process 1 of 2 (the first is 0) didn't answer for 0.05 minutes (CONVNET_TIMEOUT): it hangs" in told[0]
+def test_a_process_that_hangs_is_named(few_digits: Store, tmp_path: Path) -> None:
+    fields = ("epochs=2", "batch=64", "hang=3")
+    (ended,) = forked(few_digits, [(tmp_path / "run", 3, fields)], CONVNET_TIMEOUT="0.05")
+    assert ended.codes == [1, 1, -signal.SIGKILL]
+    told = [line for line in ended.stderr.splitlines() if "Unreachable: " in line]
+    assert "process 2 of 3 (the first is 0) didn't answer for 0.05 minutes (CONVNET_TIMEOUT): it hangs" in told[0]
+    assert ended.stderr.count("process 0 tells of it") == 1, "the others leave the telling to the first"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "soon"])
