@@ -2,13 +2,15 @@
 
 import csv
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convnet.cli.options import AsCsv, AsJson, Checkpoint, Device, Precision, Quiet, Split, computing
+from convnet.cli.launch import own_device, start
+from convnet.cli.options import AsCsv, AsJson, Checkpoint, Device, Precision, Processes, Quiet, Split, computing
 from convnet.cli.progress_bar import plain, shown
 from convnet.cli.verb import choose_device, left_out, load_net, print_json
 from convnet.errors import DataError, UsageError
@@ -49,6 +51,7 @@ def evaluate(
         bool, typer.Option("--restrict", help="Only the outputs of the store's classes, as for ImageNet-A and -R.")
     ] = False,
     device: Device = "auto",
+    processes: Processes = 1,
     precision: Precision = "fp32",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -64,6 +67,7 @@ def evaluate(
     from convnet.evaluation.pictures import seen, split_to_test
     from convnet.evaluation.predictions import ask
     from convnet.evaluation.trained_net import checkpoint_at
+    from convnet.io.processes import from_environment, joined
     from convnet.io.signals import on_signals
 
     _one_of(as_json, as_csv, table)
@@ -74,15 +78,26 @@ def evaluate(
     if batch < 1:
         raise UsageError(f"--batch {batch}: must be at least 1")
     shares = _numbers(weights, len(files))
-    with shown(quiet) as progress:
-        on_device = choose_device(device, precision)
-        members, labelled = _members(files, Store(store, progress), views, scales, on_device, restrict, progress)
-        tested = split_to_test(labelled, split)
+    together, on_device = from_environment(), choose_device(own_device(device), precision)
+    if processes > 1 and together.n == 1:
+        sys.exit(start(processes, sys.argv[1:], "with --posteriors FILE the same command goes on where it was"))
+    with (
+        shown(quiet or not together.is_first) as progress,
+        on_signals() as stop,
+        joined("nccl" if on_device.device.type == "cuda" else "gloo") as together,
+    ):
+        members, labelled = together.each(
+            lambda: _members(files, Store(store, progress), views, scales, on_device, restrict, progress)
+        )
+        tested = together.each(lambda: split_to_test(labelled, split))
         if note := seen(tested, [look for member in members for look in member.looks]):
             progress.note(note)
-        with on_signals() as stop:
-            predictions = ask(members, tested, batch=batch, file=posteriors, progress=progress, stop=stop)
-            table_rows = rows(predictions, shares)
+        predictions = ask(members, tested, batch=batch, file=posteriors, progress=progress, stop=stop,
+                          processes=together)  # fmt: skip
+        if not together.is_first:
+            deque(predictions.blocks(), 0)  # which the first one has too
+            return
+        table_rows = rows(predictions, shares)
     counts = {name: labelled.header["counts"][name] for name in ("skipped", "failed")}
     _print(table_rows, counts, table, as_json, as_csv)
 

@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -31,26 +31,31 @@ def launch(n: int, store: Place, recipe: "Recipe", options: Mapping[str, object]
 
     Store and recipe were chosen once, before there are several. Raises: UsageError where they can't hold its columns.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     from convnet.nets.describe import columns_over
     from convnet.recipe import to_toml
 
     if options["--columns-over-processes"]:
         columns_over(recipe.net, recipe.net_options, n)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with TemporaryDirectory(prefix="convnet-") as place:
-        ended = Path(place) / "ended"
-        ended.mkdir()
-        os.environ |= {ENDED: str(ended), COMMAND: typed()}
         words = ["train", store.address if isinstance(store, Url) else str(store)]
         for name, value in options.items():
             words += [] if value is None or value is False else [name] if value is True else [name, str(value)]
         if not options["--resume"]:
             write_atomic(Path(place) / "recipe.toml", to_toml(recipe).encode())
             words += ["--recipe", str(Path(place) / "recipe.toml")]
+        return start(n, words, "the run goes on from its last saved step with --resume")
+
+
+def start(n: int, words: Sequence[str], advice: str) -> int:
+    """Runs `convnet WORDS` in n processes that work together; returns the exit code. advice: when they are lost."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with TemporaryDirectory(prefix="convnet-") as place:
+        ended = Path(place)
+        os.environ |= {ENDED: str(ended), COMMAND: typed()}
         config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=n, run_id=uuid4().hex, rdzv_backend="c10d",
                               rdzv_endpoint="localhost:0", max_restarts=RESTARTS, monitor_interval=0.1)  # fmt: skip
         try:
@@ -61,8 +66,8 @@ def launch(n: int, store: Place, recipe: "Recipe", options: Mapping[str, object]
             if any(ended.iterdir()):
                 return _code(ended)
             rank, failure = error.get_first_failure()
-            print(f"convnet: process {rank} of {n} was lost again and again (exit code {failure.exitcode}); the run "
-                  "goes on from its last saved step with --resume", file=sys.stderr)  # fmt: skip
+            print(f"convnet: process {rank} of {n} was lost again and again (exit code {failure.exitcode}); {advice}",
+                  file=sys.stderr)  # fmt: skip
             return 1
         return _code(ended)
 

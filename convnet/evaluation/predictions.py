@@ -11,9 +11,10 @@ the file's header, labels, meta and the rows before. A block is held against its
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,10 +28,11 @@ from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation import prediction_records
 from convnet.evaluation.inference import BATCH
 from convnet.evaluation.pictures import PICTURES, check_gives
-from convnet.evaluation.prediction_records import Floats
+from convnet.evaluation.prediction_records import Floats, Records
 from convnet.evaluation.trained_net import TrainedNet, infer_split
 from convnet.evaluation.views import Look, Protocol
 from convnet.io import atomic, safetensors, strict_json
+from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
@@ -127,29 +129,37 @@ def ask(
     file: Path | None = None,
     progress: Progress = SILENT,
     stop: Stop | None = None,
+    processes: Processes = ALONE,
 ) -> Predictions:
     """What every member says about every picture of a split; each picture is decoded once for all of them.
 
     file: where the predictions are kept, which is made now; what it holds already isn't asked again. Without one the
-    nets are asked whenever `blocks` is called. batch: crops in a forward pass.
+    nets are asked whenever `blocks` is called. batch: crops in a forward pass. processes: with which this one shares
+    the pictures; without a file each has the blocks of all, and must call for them; with one the first writes and has
+    them, the others have none.
 
     Raises, now or in `blocks`: UsageError when the store can't give what is asked, or `file` holds something else or is
     being made by another process; DataError when it is damaged; NotFinite; Interrupted.
     """
     for member in members:
         check_gives(split, member.looks, member.net.preprocessing)
-    blocks, store = partial(_asked, members, split, batch, progress, stop), split.store
+    blocks, store = partial(_asked, members, split, batch, progress, stop, processes), split.store
     predictors, keys = tuple(member.predictor for member in members), tuple(split.keys)
     predictions = Predictions(store.identity, split.name, store.classes, keys, split.labels[:], predictors, blocks)
     if file is None:
         return predictions
-    is_new = not file.exists()
-    if is_new or prediction_records.part_of(file).exists():
-        with atomic.lock(file, "evaluating", is_folder=False):
-            if file.exists():  # another process has just made it, or was killed before it could remove the records
-                prediction_records.forget(file)
-            else:
-                _make(file, predictions, blocks, progress)
+    is_new = processes.together(lambda: not file.exists() or prediction_records.part_of(file).exists())[0]
+    if is_new:
+        with ExitStack() as stack:
+            begin = partial(_begun, file, predictions, stack, progress)
+            records = processes.each(lambda: begin() if processes.is_first else None)
+            done = processes.together(lambda: split.n if records is None else records.n)[0]
+            for block in blocks(done, "the same command goes on"):
+                processes.each(partial(_add, records, predictions, block))
+            if records is not None:
+                _write(file, predictions, records)
+    if not processes.is_first:
+        return replace(predictions, blocks=lambda: iter(()))
     loaded = load(file, progress)
     if loaded.meta() != predictions.meta():
         raise UsageError(f"{file} is about other nets, views or pictures; choose another file with --posteriors")
@@ -164,16 +174,35 @@ def _asked(
     batch: int,
     progress: Progress,
     stop: Stop | None,
+    processes: Processes,
     done: int = 0,
     further: str = "--posteriors FILE would let it go on",
 ) -> Iterator[Block]:
-    """Asks the nets about the pictures from `done` on."""
+    """Asks the nets about the pictures from `done` on: each process about one block of them after the other, so that
+    batches hold the same pictures, and give the same to the last bit, whatever the processes."""
+    ids = np.arange(done, split.n)
+    own = ids[(ids - done) // PICTURES % processes.n == processes.rank]
+    blocks = _own(members, split, own, batch, progress, stop, done, further)
+    for _ in range(0, len(ids), PICTURES * processes.n):
+        yield from (block for block in processes.together(lambda: next(blocks, None)) if block is not None)
+    processes.each(lambda: deque(blocks, 0))  # which have ended, and say so
+
+
+def _own(
+    members: Sequence[Member],
+    split: Split,
+    own: NDArray[np.int64],
+    batch: int,
+    progress: Progress,
+    stop: Stop | None,
+    done: int,
+    further: str,
+) -> Iterator[Block]:
     several = f", {len(members)} nets" if len(members) > 1 else ""
     title, asked = f"testing ({split.name}{several})", [(member.net, member.looks) for member in members]
     try:
-        for ids, of_nets in infer_split(
-            asked, split, np.arange(done, split.n), title=title, done=done, batch=batch, progress=progress, stop=stop
-        ):
+        for ids, of_nets in infer_split(asked, split, own, title=title, done=done, total=split.n, batch=batch,
+                                        progress=progress, stop=stop):  # fmt: skip
             yield [{look: rows.astype(np.float32) for look, rows in of_net.items()} for of_net in of_nets]
             split.passed(int(ids[0]))
     except Interrupted as error:
@@ -261,29 +290,38 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _make(
-    path: Path, predictions: Predictions, blocks: Callable[[int, str], Iterator[Block]], progress: Progress
-) -> None:
-    """Writes the file from the records in FILE.part; blocks(done, further) gives those that are still missing."""
+def _begun(path: Path, predictions: Predictions, stack: ExitStack, progress: Progress) -> Records | None:
+    """What there is in FILE.part, held for this process; None where the file is made."""
+    stack.enter_context(atomic.lock(path, "evaluating", is_folder=False))
+    if path.exists():  # another process has just made it, or was killed before it could remove the records
+        prediction_records.forget(path)
+        return None
+    width = len(predictions.columns) * len(predictions.classes)
+    return stack.enter_context(prediction_records.opened(path, predictions.meta(), width, progress))
+
+
+def _add(records: Records | None, predictions: Predictions, block: Block) -> None:
+    if records is not None:
+        records.add(np.concatenate([block[i][look] for i, look in predictions.columns], 1))
+
+
+def _write(path: Path, predictions: Predictions, records: Records) -> None:
+    """Writes the file of all pictures' records."""
     columns, n_classes, labels = predictions.columns, len(predictions.classes), predictions.labels
-    meta = predictions.meta()
-    with prediction_records.opened(path, meta, len(columns) * n_classes, progress) as records:
-        for block in blocks(records.n, "the same command goes on"):
-            records.add(np.concatenate([block[i][look] for i, look in columns], 1))
-        text = bytearray(json.dumps(meta).encode())
-        content: dict[str, torch.Tensor | safetensors.LazyTensor] = {
-            "meta": torch.frombuffer(text, dtype=torch.uint8),
-            "labels": torch.from_numpy(labels),
-        }
-        for place, (i, look) in enumerate(columns):
-            numbers = partial(records.columns, place * n_classes, n_classes)
-            content[f"{i}/{look}"] = safetensors.LazyTensor(torch.float32, (len(labels), n_classes), numbers)
-        digests = [*records.digests, bytes(32)]  # the last one's place
-        content[DIGESTS] = safetensors.LazyTensor(torch.uint8, (len(digests), 32), lambda: iter(digests))
-        pieces = safetensors.pieces(content, {"format": FORMAT})
-        header = next(pieces)
-        digests[-1] = _seal(bytes(header), labels, bytes(text), records.digests)
-        atomic.write_atomic(path, map(bytes, chain([header], pieces)))
+    text = bytearray(json.dumps(predictions.meta()).encode())
+    content: dict[str, torch.Tensor | safetensors.LazyTensor] = {
+        "meta": torch.frombuffer(text, dtype=torch.uint8),
+        "labels": torch.from_numpy(labels),
+    }
+    for place, (i, look) in enumerate(columns):
+        numbers = partial(records.columns, place * n_classes, n_classes)
+        content[f"{i}/{look}"] = safetensors.LazyTensor(torch.float32, (len(labels), n_classes), numbers)
+    digests = [*records.digests, bytes(32)]  # the last one's place
+    content[DIGESTS] = safetensors.LazyTensor(torch.uint8, (len(digests), 32), lambda: iter(digests))
+    pieces = safetensors.pieces(content, {"format": FORMAT})
+    header = next(pieces)
+    digests[-1] = _seal(bytes(header), labels, bytes(text), records.digests)
+    atomic.write_atomic(path, map(bytes, chain([header], pieces)))
 
 
 def _seal(header: bytes, labels: NDArray[np.int64], meta: bytes, digests: Sequence[bytes]) -> bytes:

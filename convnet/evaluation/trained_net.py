@@ -234,13 +234,14 @@ def infer_split(
     *,
     title: str,
     done: int = 0,
+    total: int | None = None,
     batch: int = BATCH,
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], list[Probabilities]]]:
     """What each net says of the pictures `ids` of a split, by look: some pictures at a time, each decoded once for all.
 
-    done: pictures that were asked before, for the progress.
+    For the progress: `done` pictures were asked before; `total` are asked in all, by processes of which this is one.
 
     Raises: UsageError when the store can't give what is asked; NotFinite; Interrupted when `stop` is asked for.
     """
@@ -248,12 +249,13 @@ def infer_split(
         check_gives(split, looks, net.preprocessing)
     every = tuple(dict.fromkeys(look for _, looks in asked for look in looks))
     computing = [(net.narrowed(), looks) for net, looks in asked]
-    total = done + len(ids)
+    total, before, own = total or done + len(ids), done, 0
     progress.start(title, total, done)
     for part, pictures in read(split, ids, every, stop):
         names = [split.keys[i] for i in part.tolist()]
         yield part, [net.infer(pictures, looks, names, batch) for net, looks in computing]
-        done += len(part)
+        own += len(part)
+        done = before + (total - before) * own // len(ids)
         progress.update(done)
         if stop:
             raise Interrupted(f"stopped after {done:,} of {total:,} pictures")

@@ -142,6 +142,12 @@ class Processes:
             begun = True
             yield item
 
+    def each(self, work: Callable[[], T]) -> T:
+        """What `work` returns in this process. Raises: what it raises in one, in every process."""
+        made = list[T]()
+        self.together(lambda: made.append(work()))
+        return made[0]
+
     def together(self, work: Callable[[], T]) -> list[T]:
         """What `work` returns in each process, by rank. Raises: what it raises in one, in every process."""
         if self.n == 1:
