@@ -17,6 +17,7 @@ from convnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from convnet import device
+    from convnet.data import store as stores
     from convnet.data.store import Store
     from convnet.evaluation.ensemble import Row
     from convnet.evaluation.predictions import Member
@@ -64,19 +65,13 @@ def evaluate(
     """
     from convnet.data.store import Store
     from convnet.evaluation.ensemble import rows
-    from convnet.evaluation.pictures import seen, split_to_test
     from convnet.evaluation.predictions import ask
-    from convnet.evaluation.trained_net import checkpoint_at
     from convnet.io.processes import from_environment, joined
     from convnet.io.signals import on_signals
 
     _one_of(as_json, as_csv, table)
     *paths, store = checkpoints_and_store
-    files = [checkpoint_at(path) for path in paths]
-    if not files:
-        raise UsageError(f"{store}: name a checkpoint and then a store")
-    if batch < 1:
-        raise UsageError(f"--batch {batch}: must be at least 1")
+    files = _checkpoints(paths, store, batch)
     shares = _numbers(weights, len(files))
     together, on_device = from_environment(), choose_device(own_device(device), precision)
     if processes > 1 and together.n == 1:
@@ -86,12 +81,9 @@ def evaluate(
         on_signals() as stop,
         joined("nccl" if on_device.device.type == "cuda" else "gloo") as together,
     ):
-        members, labelled = together.each(
-            lambda: _members(files, Store(store, progress), views, scales, on_device, restrict, progress)
+        members, labelled, tested = together.each(
+            lambda: _members(files, Store(store, progress), views, scales, on_device, restrict, split, progress)
         )
-        tested = together.each(lambda: split_to_test(labelled, split))
-        if note := seen(tested, [look for member in members for look in member.looks]):
-            progress.note(note)
         predictions = ask(members, tested, batch=batch, file=posteriors, progress=progress, stop=stop,
                           processes=together)  # fmt: skip
         if not together.is_first:
@@ -100,6 +92,18 @@ def evaluate(
         table_rows = rows(predictions, shares)
     counts = {name: labelled.header["counts"][name] for name in ("skipped", "failed")}
     _print(table_rows, counts, table, as_json, as_csv)
+
+
+def _checkpoints(paths: Sequence[Path], store: Path, batch: int) -> list[Path]:
+    """The files of checkpoints or runs' folders. Raises: UsageError for these, and for --batch."""
+    from convnet.evaluation.trained_net import checkpoint_at
+
+    files = [checkpoint_at(path) for path in paths]
+    if not files:
+        raise UsageError(f"{store}: name a checkpoint and then a store")
+    if batch < 1:
+        raise UsageError(f"--batch {batch}: must be at least 1")
+    return files
 
 
 def fuse(
@@ -171,13 +175,15 @@ def _members(
     scales: str | None,
     on_device: "device.Device",
     restrict: bool,
+    split: str | None,
     progress: "Progress",
-) -> tuple[list["Member"], "Store"]:
-    """The checkpoints and how they look; and the store with the labels of their classes, which are one set.
+) -> tuple[list["Member"], "Store", "stores.Split"]:
+    """The checkpoints and how they look; the store with the labels of their classes, which are one set; and its split.
 
     Raises: UsageError when the store has a class that a net lacks, or the nets have other classes than each other.
     """
     from convnet.checkpoint import load
+    from convnet.evaluation.pictures import seen, split_to_test
     from convnet.evaluation.predictions import Member
     from convnet.evaluation.restrict import restricted
     from convnet.evaluation.trained_net import TrainedNet
@@ -198,7 +204,10 @@ def _members(
         protocols = tuple(protocol(name.strip(), checkpoint.preprocessing, scales) for name in views.split(","))
         identity = f"{sha256_file(file)} {on_device.dtype}"
         members.append(Member(_name(file), identity, TrainedNet.of(checkpoint, on_device, str(file)), protocols))
-    return members, labelled
+    tested = split_to_test(labelled, split)
+    if note := seen(tested, [look for member in members for look in member.looks]):
+        progress.note(note)
+    return members, labelled, tested
 
 
 def _say_which_classes(store: "Store", labelled: "Store", n_all: int, progress: "Progress") -> None:
