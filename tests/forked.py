@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
-import torch  # noqa: F401 - loaded here, so that no process loads it again
+import torch._dynamo  # noqa: F401 - which DistributedDataParallel loads: here, so that no process loads it again
 
 TESTS = Path(__file__).parent
 
