@@ -7,7 +7,7 @@ devices. A process alone is the first of one, and everything here then costs not
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import monotonic, sleep
@@ -223,10 +223,11 @@ def _unreachable(store: "Store", processes: Processes, limit: timedelta) -> Unre
     """The error that names who doesn't answer: each that waited in vain says so to the others, and the first tells."""
     keys = [f"waits {rank}" for rank in range(processes.n)]
     store.set(keys[processes.rank], "")
-    end = monotonic() + ANSWER
-    while monotonic() < end and not store.check(keys):
-        sleep(0.05)
-    waiting = [rank for rank, key in enumerate(keys) if store.check([key])]
+    end, waiting = monotonic() + ANSWER, [0]
+    with suppress(RuntimeError):  # the first process, which holds the store, has told and ended
+        while monotonic() < end and not store.check(keys):
+            sleep(0.05)
+        waiting = [rank for rank, key in enumerate(keys) if store.check([key])]
     silent = [str(rank) for rank in range(processes.n) if rank not in waiting]
     who = f"process{'es' if len(silent) > 1 else ''} {', '.join(silent)} of {processes.n}" if silent else "a process"
     minutes = limit.total_seconds() / 60
