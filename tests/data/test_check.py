@@ -195,7 +195,8 @@ def test_what_is_missing_and_what_does_not_belong(store: Path) -> None:
 
 
 def test_training_refuses_a_store_of_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convnet.data.prepare.refuse_unfit", lambda *_: None)
+    for place in ("prepare", "preparation.commit"):
+        monkeypatch.setattr(f"convnet.data.{place}.refuse_unfit", lambda *_: None)
     prepare(open_source(write_photos(tmp_path / "in", {"train/a": 2})), tmp_path / "s", size=8)
     with pytest.raises(DataError, match="all pictures are of one class, 'a'"):
         plan_run(str(tmp_path / "s"), None, None, [], Silent())
