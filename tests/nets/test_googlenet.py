@@ -35,6 +35,23 @@ def test_parameters(name: str, with_heads: int, without: int) -> None:
     assert sum(p.numel() for p in shapes_of(name, heads=False).parameters()) == without
 
 
+@pytest.mark.parametrize("name", ["googlenet", "googlenet_bn"])
+def test_weights_say_whether_they_have_heads(name: str) -> None:
+    """Of a file that says nothing of itself."""
+    for options in ({}, {"heads": False}):
+        shapes = {each: tuple(x.shape) for each, x in shapes_of(name, **options).state_dict().items()}
+        assert shapes_of(name).options_of(shapes) == options
+
+
+def test_batch_norm_begins_with_factors_1_and_biases_0() -> None:
+    net = new_thin_net("googlenet_bn")
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) > 50
+    for norm in norms:
+        assert norm.weight.eq(1).all()
+        assert norm.bias.eq(0).all()
+
+
 def test_depths_are_table_1() -> None:
     stages = trace(shapes_of("googlenet", heads=False), torch.empty(1, 3, 224, 224, device="meta"))
     assert tuple(stages[stage].shape[1] for stage in TABLE_1) == DEPTHS
