@@ -226,7 +226,10 @@ class Split:
         Raises: DataError naming the shard and the picture when the record's sum does not match.
         """
         if self._records is not None:
-            return self._records.take(i)[BLOCK : BLOCK + self.rows.place(i)[2]]
+            try:
+                return self._records.take(i)[BLOCK : BLOCK + self.rows.place(i)[2]]
+            except DataError as error:  # named here: in a thread that fetches, names could wait for all of these
+                raise DataError(f"picture {self._called(i)}: {error}") from error
         if not self._checked[i]:
             self.verify(i)
             self._checked[i] = True
@@ -251,12 +254,9 @@ class Split:
         def is_record(data: bytes) -> bool:
             return len(data) == length and weighted_sum(np.frombuffer(data, np.uint8)) == row["sum"]
 
-        try:
-            if length > MAX_RECORD:
-                raise DataError(f"{self.store.path / file}: {length:,} bytes are more than the {MAX_RECORD:,} of any")
-            data = self.store.remote.part(file, first, length, is_record, f"{self.name}-{i:09d}")
-        except DataError as error:
-            raise DataError(f"picture {self._called(i)}: {error}") from error
+        if length > MAX_RECORD:
+            raise DataError(f"{self.store.path / file}: {length:,} bytes are more than the {MAX_RECORD:,} of any")
+        data = self.store.remote.part(file, first, length, is_record, f"{self.name}-{i:09d}")
         return np.frombuffer(data, np.uint8)
 
     def _called(self, i: int) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from conftest import Run
 from convnet import checkpoint
 from convnet.data.loader import Loader
 from convnet.data.preprocess import of_recipe
-from convnet.data.store import Store
+from convnet.data.store import Split, Store
 from convnet.device import choose
 from convnet.errors import DataError, Interrupted
 from convnet.io import remote
@@ -136,6 +137,28 @@ def test_a_picture_that_stays_wrong_is_an_error_that_names_shard_and_picture(few
         ):
             split.square(7)
         assert web.asked["train-00000.tar"] == remote.WRONG
+
+
+def test_names_are_asked_for_by_who_reads(few_digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names come through the threads that fetch: if these waited for names, all of them could wait for each other."""
+    askers, called = list[str](), Split._called
+
+    def watched(self: Split, i: int) -> str:
+        askers.append(threading.current_thread().name)
+        return called(self, i)
+
+    def fault(handler: Handler, name: str, n: int) -> bool:
+        if name == "train-00000.tar":
+            handler.answer(403, b"")
+        return name == "train-00000.tar"
+
+    monkeypatch.setattr(Split, "_called", watched)
+    with serving(few_digits.path.parent, fault) as web:
+        split = Store(url_of(web)).split("train")
+        next(split.ahead([np.arange(2)]))
+        with pytest.raises(DataError, match=rf"picture {few_digits.split('train').keys[1]!r}: .*403"):
+            split.square(1)
+    assert askers == [threading.current_thread().name]
 
 
 @pytest.mark.parametrize("name", ["store.json", "train.index.npy", "mean.npy", "train.keys.jsonl", "left_out.jsonl"])
