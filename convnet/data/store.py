@@ -260,11 +260,13 @@ class Split:
         return np.frombuffer(data, np.uint8)
 
     def _called(self, i: int) -> str:
-        """A picture's key, or its number where a server that fails doesn't give the keys."""
-        try:
-            return repr(self.keys[i])
-        except DataError:
-            return f"{i} of {self.name}"
+        """A picture's key, or its number where a server that fails doesn't give the keys: it isn't waited for again."""
+        assert self.store.remote is not None
+        with self.store.remote.impatient():
+            try:
+                return repr(self.keys[i])
+            except DataError:
+                return f"{i} of {self.name}"
 
     def verify(self, i: int) -> None:
         """Raises: DataError when the record of picture i is not what was written."""

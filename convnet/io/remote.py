@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
 from queue import SimpleQueue
 from time import monotonic, sleep
@@ -66,6 +67,15 @@ class Remote:
         elif most:
             self._warn(f"{self.url} is read without a cache, each time anew: {why}")
 
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Within it nothing is asked for again that the server doesn't give."""
+        self.patience = 0.0
+        try:
+            yield
+        finally:
+            self.patience = PATIENCE
+
     def whole(self, name: str, most: int, is_whole: Check) -> bytes:
         """The bytes of a file that has at most `most`. Raises: DataError; NotThereError when there is none."""
         return self.call(lambda: self._kept(name, lambda: self._get(name, 0, None, most, is_whole), is_whole)).result()
@@ -113,7 +123,7 @@ class Remote:
                     raise DataError(f"{self.url / name}: {reason}, {WRONG} times in a row; is what lies there whole?")
             except _PassingError as error:
                 reason, n_wrong = str(error), 0
-                if monotonic() > until:
+                if monotonic() >= until:
                     raise DataError(f"{self.url / name} can't be read: {reason}; {AGAIN}") from error
             self._warn(f"{self.url / name}: {reason}; it is asked again (told once)")
             sleep(pause)

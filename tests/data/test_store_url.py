@@ -161,6 +161,19 @@ def test_names_are_asked_for_by_who_reads(few_digits: Store, monkeypatch: pytest
     assert askers == [threading.current_thread().name]
 
 
+def test_a_server_that_has_gone_is_not_waited_for_again(few_digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its picture is told by its number then, as soon as it is sure that it doesn't come."""
+    monkeypatch.setattr(remote, "PATIENCE", 0.2)
+    with serving(few_digits.path.parent) as web:
+        split = Store(url_of(web)).split("train")
+    slept = list[float]()
+    monkeypatch.setattr(remote, "sleep", slept.append)
+    monkeypatch.setattr(remote, "monotonic", lambda: 0.25 * len(slept))
+    with pytest.raises(DataError, match=r"picture 3 of train: .* can't be read: no connection"):
+        split.square(3)
+    assert len(slept) == 1, "the record was asked for again, the names were not"
+
+
 @pytest.mark.parametrize("name", ["store.json", "train.index.npy", "mean.npy", "train.keys.jsonl", "left_out.jsonl"])
 def test_small_files_are_held_against_their_sums_too(name: str, few_digits: Store) -> None:
     def fault(handler: Handler, asked: str, n: int) -> bool:
