@@ -9,6 +9,7 @@ is printed is a JSON list: of each job the exit codes by rank, and what they wro
 import importlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -60,12 +61,14 @@ def forked(function: Callable[..., object], n: int, arguments: Sequence[str]) ->
                     os._exit(1)
                 os._exit(0)
             children.append(child)
-        codes = dict.fromkeys(children, -1)
+        codes = dict[int, int]()
         for _ in children:
+            if any(codes.values()) and len(codes) == n - 1:  # the last one may hang
+                os.kill(next(child for child in children if child not in codes), signal.SIGKILL)
             child, status = os.wait()
             codes[child] = os.waitstatus_to_exitcode(status)
         said.seek(0)
-        return Ended(list(codes.values()), said.read().decode(errors="replace"))
+        return Ended([codes[child] for child in children], said.read().decode(errors="replace"))
 
 
 def main(call: str, jobs: str) -> None:

@@ -120,10 +120,10 @@ def test_a_lost_process_changes_nothing(kills: int, few_digits: Store, tmp_path:
 
 def test_a_process_that_hangs_is_named(few_digits: Store, tmp_path: Path) -> None:
     fields = ("epochs=2", "batch=64", "hang=3")
-    (ended,) = forked(few_digits, [(tmp_path / "run", 3, fields)], CONVNET_TIMEOUT="0.05")
+    (ended,) = forked(few_digits, [(tmp_path / "run", 3, fields)], CONVNET_TIMEOUT="0.15")
     assert ended.codes == [1, 1, -signal.SIGKILL]
     told = [line for line in ended.stderr.splitlines() if "Unreachable: " in line]
-    assert "process 2 of 3 (the first is 0) didn't answer for 0.05 minutes (CONVNET_TIMEOUT): it hangs" in told[0]
+    assert "process 2 of 3 (the first is 0) didn't answer for 0.15 minutes (CONVNET_TIMEOUT): it hangs" in told[0]
     assert ended.stderr.count("process 0 tells of it") == 1, "the others leave the telling to the first"
 
 
