@@ -11,8 +11,9 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from convnet.errors import DataError
@@ -57,7 +58,19 @@ def read(path: Path) -> list[dict[str, Value]]:
 
 def rows(path: Path, lines: Iterable[bytes]) -> list[dict[str, Value]]:
     """Of lines of the file, with their newlines or without. Raises: DataError naming the line that isn't a row."""
-    return [_row(path, number, line.rstrip(b"\n")) for number, line in enumerate(lines, 1)]
+    return list(Rows(path, lines))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are parsed when they are looked at, each time anew: many at once take a thousand bytes each."""
+
+    path: Path
+    lines: Iterable[bytes]
+
+    def __iter__(self) -> Iterator[dict[str, Value]]:
+        for number, each in enumerate(self.lines, 1):
+            yield _row(self.path, number, each.rstrip(b"\n"))
 
 
 def keep_whole(path: Path, most: int | None = None) -> int:
@@ -75,18 +88,26 @@ def keep_whole(path: Path, most: int | None = None) -> int:
     return len(lines) - len(whole)
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """The rows as a table: a column for each name in any row, in the order of their first appearance.
+def write_csv(rows: Iterable[Row], path: Path) -> None:
+    """The rows, which are gone through twice, as a table: a column for each name in any row, in the order of their
+    first appearance.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front. Raises: DiskError.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def pieces() -> Iterator[bytes]:
+        yield _csv_line(names)
+        for row in rows:
+            yield _csv_line(row.get(name) for name in names)
+
+    write_atomic(path, pieces())
+
+
+def _csv_line(cells: Iterable[Value]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([inert(name) for name in names])
-    for row in rows:
-        writer.writerow([inert(row.get(name)) for name in names])
-    write_atomic(path, text.getvalue().encode(errors="replace"))
+    csv.writer(text, lineterminator="\n").writerow([inert(cell) for cell in cells])
+    return text.getvalue().encode(errors="replace")
 
 
 def inert(value: Value) -> Value:

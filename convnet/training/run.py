@@ -201,7 +201,7 @@ def write_table(run: Run) -> None:
     """metrics.csv: the epochs of the record, if one has ended."""
     epochs = [line for line in run.record if b'"kind": "epoch"' in line]  # a twentieth; all are too many to parse
     if epochs:
-        metrics_log.write_csv(metrics_log.rows(run.out / METRICS, epochs), run.out / "metrics.csv")
+        metrics_log.write_csv(metrics_log.Rows(run.out / METRICS, epochs), run.out / "metrics.csv")
 
 
 def _record(kept: Checkpoint, out: Path, progress: Progress) -> list[bytes]:

@@ -1,6 +1,7 @@
 import csv
 import errno
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -104,6 +105,17 @@ def test_no_cell_of_the_csv_begins_a_formula(tmp_path_factory, rows):
             for cell in cells:
                 assert not cell.startswith(("=", "+", "@", "\t", "\r"))
                 assert not cell.startswith("-") or int(cell) < 0
+
+
+def test_a_long_table_takes_no_memory(tmp_path):
+    """Of 5,000 epochs a row at a time is parsed: all are 7 MB, which a long run would grow by."""
+    lines = [metrics_log.line({f"name {k}": 0.1 * epoch for k in range(10)}) for epoch in range(5000)]
+    tracemalloc.start()
+    metrics_log.write_csv(metrics_log.Rows(tmp_path / "m", lines), tmp_path / "m.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "m.csv").read_bytes().count(b"\n") == 5001
+    assert peak < 300_000
 
 
 def test_a_full_disk_is_a_disk_error_that_names_the_file(tmp_path, monkeypatch):
