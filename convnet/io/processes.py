@@ -6,6 +6,7 @@ devices. A process alone is the first of one, and everything here then costs not
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -48,9 +49,9 @@ class Processes:
         from torch.distributed.device_mesh import DeviceMesh
 
         ranks = arange(self.n).view(-1, n_columns)
-        groups = [
-            distributed.new_subgroups_by_enumeration(rows.tolist(), timeout=timeout())[0] for rows in (ranks.t(), ranks)
-        ]
+        with _stdout_to_stderr():
+            both = (rows.tolist() for rows in (ranks.t(), ranks))
+            groups = [distributed.new_subgroups_by_enumeration(rows, timeout=timeout())[0] for rows in both]
         names = ("data", "columns")
         return replace(self, mesh=DeviceMesh.from_group(groups, device, ranks, mesh_dim_names=names))
 
@@ -196,7 +197,8 @@ def joined(backend: str = "gloo") -> Iterator[Processes]:
     store, rank, n = next(iter(rendezvous("env://", timeout=limit)))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of torchrun, whose store may outlive the processes
     own = distributed.distributed_c10d.PrefixStore(f"attempt {attempt}", store)
-    distributed.init_process_group(backend, timeout=limit, store=own, rank=rank, world_size=n)
+    with _stdout_to_stderr():
+        distributed.init_process_group(backend, timeout=limit, store=own, rank=rank, world_size=n)
     try:
         yield processes
     except RuntimeError as error:
@@ -205,6 +207,19 @@ def joined(backend: str = "gloo") -> Iterator[Processes]:
         raise _unreachable(own, processes, limit) from error
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """What a library prints goes to stderr meanwhile: torch 2.10's gloo prints lines of its own, beside the answers."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def timeout(environment: Mapping[str, str] = os.environ) -> timedelta:
