@@ -4,7 +4,7 @@ import math
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convnet.errors import DataError, DiskError
@@ -96,6 +96,7 @@ def test_the_csv_has_a_column_for_every_name(tmp_path):
     assert lines == ["epoch,loss,kind,error,é", "1,2.302585092994046,train,,", "1,,,0.5,", ",1e-300,,,ü"]
 
 
+@settings(deadline=None)  # a file each
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=8) | st.integers() | st.none(), max_size=3)))
 def test_no_cell_of_the_csv_begins_a_formula(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "m.csv"
