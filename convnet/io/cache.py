@@ -56,7 +56,7 @@ class Cache:
         path, need = self.folder / name, _on_disk(len(data))
         if need > self.most:
             return
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked() as size:
             total = self._total(size)
             with suppress(FileNotFoundError):
@@ -68,7 +68,7 @@ class Cache:
             try:
                 with open(self.folder / PART, "wb", opener=atomic.in_place) as file:
                     file.write(data)
-                path.parent.mkdir(mode=0o700, exist_ok=True)  # making room may have removed it
+                path.parent.mkdir(mode=0o700, exist_ok=True)  # under the lock, as making room removes empty ones
                 os.replace(self.folder / PART, path)
             except OSError:
                 with suppress(OSError):

@@ -15,7 +15,7 @@ from types import FrameType
 from convnet.errors import ConvnetError, Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a polite kill, a terminal that went away
-PATIENCE = 3.0  # seconds for which a step is waited for before it is cut; saving takes some more
+PATIENCE = 1.0  # seconds for which a step is waited for before it is cut; to save VGG-A takes 9 more
 
 
 class Stop:
