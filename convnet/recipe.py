@@ -1,53 +1,20 @@
 """What does a run do? A Recipe holds every choice of it; a TOML file holds a recipe."""
 
-import json
-import math
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from convnet.errors import UsageError, unknown
 from convnet.io.atomic import read
+from convnet.io.fields import MAX_INT, Range, checked, from_text, ranges, setting, shown, table
+from convnet.io.fields import to_toml as toml_value
 from convnet.io.strict_json import Json
 
-T = TypeVar("T")
-Option = bool | int | float | str
 MAX_BYTES = 1 << 20  # of a file; the largest of ours has 2 kB
-MAX_INT = 2**63 - 1  # the largest integer that every TOML reader takes
-
-
-class Range(NamedTuple):
-    """The numbers from `low` to `high`; `low` and `high` belong to it unless they are open."""
-
-    low: float
-    high: float
-    low_open: bool = False
-    high_open: bool = False
-
-    def __contains__(self, value: object) -> bool:
-        assert isinstance(value, int | float)
-        above = self.low < value if self.low_open else self.low <= value
-        return above and (value < self.high if self.high_open else value <= self.high)
-
-    def __str__(self) -> str:
-        low, high = ("2**63 - 1" if end == MAX_INT else f"{end}" for end in self[:2])
-        if not (self.low_open or self.high_open):
-            return f"{low} to {high}"
-        return f"{'above' if self.low_open else 'from'} {low}, {'below' if self.high_open else 'at most'} {high}"
-
-
-EPOCH_LISTS = ("lr_steps", "keep_epochs")
-
-
-def setting(default: T, text: str, allowed: Range | None = None) -> T:
-    """A field of `Recipe`: its default, unit and meaning, and of numbers the range."""
-    return field(default=default, metadata={"text": text, "range": allowed})
 
 
 @dataclass(frozen=True)
@@ -59,9 +26,7 @@ class Recipe:
 
     name: str = setting("alexnet", "what the run is called")
     net: str = setting("alexnet", "the net, by its name in convnet.nets")
-    net_options: Mapping[str, Any] = field(
-        default_factory=dict, metadata={"text": "options of that net: names = values, in TOML a table", "range": None}
-    )
+    net_options: Mapping[str, Any] = table("options of that net: names = values, in TOML a table")
     init: Literal["paper", "fan-in", "glorot", "he"] = setting(
         "paper",
         "initial weights: the paper's, or by the number of inputs, or of inputs and outputs; each net knows its own",
@@ -126,14 +91,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        values = _checked(given, "the recipe")
+        values = checked(Recipe, given, "the recipe", _disagreements)
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
 
-RANGES: Mapping[str, Range] = MappingProxyType(
-    {each.name: each.metadata["range"] for each in fields(Recipe) if each.metadata["range"]}
-)
+RANGES: Mapping[str, Range] = MappingProxyType(ranges(Recipe))
+TABLES = tuple(each.name for each in fields(Recipe) if each.default_factory is dict)
+EPOCH_LISTS = tuple(each.name for each in fields(Recipe) if isinstance(each.default, tuple))
 
 
 def list_recipes() -> list[str]:
@@ -167,18 +132,18 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     (0.02, 'fan-in', {'columns': 1})
     """
     values = to_dict(recipe)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
+    for given in settings:
+        key, equals, text = given.partition("=")
         key = key.strip()
         if not equals:
-            raise UsageError(f"setting '{setting}' has no '='; write field=value")
-        table, dot, option = key.partition(".")
-        if dot and table == "net_options":
-            if not isinstance(values["net_options"], dict):
-                raise UsageError(f"setting '{setting}': net_options was set to {_shown(values['net_options'])} before")
-            values["net_options"][option] = _setting_value(text)
+            raise UsageError(f"setting '{given}' has no '='; write field=value")
+        name, dot, option = key.partition(".")
+        if dot and name in TABLES:
+            if not isinstance(values[name], dict):
+                raise UsageError(f"setting '{given}': {name} was set to {shown(values[name])} before")
+            values[name][option] = from_text(text)
         else:
-            values[key] = _setting_value(text)
+            values[key] = from_text(text)
     return from_dict(values, "the settings")
 
 
@@ -193,16 +158,17 @@ def from_dict(values: Mapping[str, object], where: str = "the recipe") -> Recipe
 
     Raises: UsageError that lists every wrong field at once.
     """
-    return Recipe(**_checked(values, where))
+    return Recipe(**checked(Recipe, values, where, _disagreements))
 
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML text; `from_toml` gives an equal recipe back."""
     values = to_dict(recipe)
-    options = values.pop("net_options")
-    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
-    if options:
-        lines += ["", "[net_options]", *(f"{name} = {_toml(value)}" for name, value in options.items())]
+    tables = {name: values.pop(name) for name in TABLES}
+    lines = [f"{name} = {toml_value(value)}" for name, value in values.items()]
+    for name, options in tables.items():
+        if options:
+            lines += ["", f"[{name}]", *(f"{_key(option)} = {toml_value(value)}" for option, value in options.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -213,100 +179,6 @@ def from_toml(data: bytes | str, where: str = "the recipe") -> Recipe:
     except (ValueError, RecursionError) as error:  # bad syntax, bad UTF-8, endless digits or brackets
         raise UsageError(f"{where} is not valid TOML: {str(error) or type(error).__name__}") from error
     return from_dict(values, where)
-
-
-def _checked(given: Mapping[str, object], where: str) -> Json:
-    """The fields in their exact types, or a UsageError with every wrong one."""
-    hints = get_type_hints(Recipe)
-    values: Json = {}
-    wrong: list[str] = []
-    for name, value in given.items():
-        if name not in hints:
-            wrong.append(_unknown("field", name, hints))
-            continue
-        try:
-            values[name] = _field(name, value, hints[name])
-        except ValueError as error:
-            wrong.append(f"{name} = {_shown(value)}: {error}")
-    # Two fields can only disagree where both are right by themselves, so a wrong one silences its pairs.
-    absent = {each.name: each.default for each in fields(Recipe) if each.name not in given}
-    wrong += _disagreements({**absent, **values})
-    if wrong:
-        count = "1 error" if len(wrong) == 1 else f"{len(wrong)} errors"
-        raise UsageError("\n  ".join([f"{where} has {count}:", *wrong]))
-    return values
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line with the nearest name; all the known ones only where none is near."""
-    text = unknown(kind, name if name.isprintable() else ascii(name), known)
-    return text.partition(" Known:")[0] if "did you mean" in text else text
-
-
-def _field(name: str, value: object, kind: object) -> object:
-    """One value in the exact type of its field. Raises: ValueError with the rule it breaks."""
-    if get_origin(kind) is Literal:
-        return _choice(value, get_args(kind))
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError("must be true or false")
-        return value
-    if kind is str:
-        return _identifier(value)
-    if name == "net_options":
-        return _options(value)
-    if name in EPOCH_LISTS:
-        return _epochs(value, RANGES[name])
-    return _number(value, kind, RANGES[name])
-
-
-def _choice(value: object, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"must be one of: {', '.join(choices)}")
-    if value not in choices:
-        raise ValueError(_unknown("choice", value, choices))
-    return value
-
-
-def _identifier(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
-        raise ValueError("must be text of 1 to 64 letters, digits, _ . or -, beginning with a letter or digit")
-    return value
-
-
-def _number(value: object, kind: object, allowed: Range) -> int | float:
-    rule = f"must be {'an integer' if kind is int else 'a number'}, {allowed}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and isinstance(value, float)):
-        raise ValueError(rule)
-    if value not in allowed:  # NaN is in no range
-        raise ValueError(rule)
-    return value if kind is int else float(value)
-
-
-def _epochs(value: object, allowed: Range) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"must be a list of epochs, each {allowed}, rising")
-    epochs = tuple(int(_number(epoch, int, allowed)) for epoch in value)
-    if any(a >= b for a, b in pairwise(epochs)):
-        raise ValueError("each epoch must be later than the one before it")
-    return epochs
-
-
-def _options(value: object) -> dict[str, Option]:
-    if not isinstance(value, Mapping):
-        raise ValueError("must be a table of names and values")
-    for name, option in value.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-            raise ValueError(f"option {name!r}: a name is 1 to 64 letters, digits or _, no digit first")
-        if not isinstance(option, bool | int | float | str):
-            raise ValueError(f"option {name}: must be true, false, a number or text")
-        if isinstance(option, float) and not math.isfinite(option):
-            raise ValueError(f"option {name}: must be finite")
-        if isinstance(option, int) and abs(option) > MAX_INT:
-            raise ValueError(f"option {name}: must fit 64 bits")
-        if isinstance(option, str) and not option.isprintable():
-            raise ValueError(f"option {name}: must be printable text")
-    return dict(value)
 
 
 def _disagreements(values: Json) -> list[str]:
@@ -320,7 +192,7 @@ def _disagreements(values: Json) -> list[str]:
         room = values["size"] + 2 * values["pad"]
         wrong.append(f"crop = {values['crop']}: exceeds size + 2 pad = {room}; make size larger or crop smaller")
     if given("schedule", "lr_steps") and values["lr_steps"] and values["schedule"] != "steps":
-        wrong.append(f'lr_steps = {_shown(values["lr_steps"])}: needs schedule = "steps"')
+        wrong.append(f'lr_steps = {shown(values["lr_steps"])}: needs schedule = "steps"')
     if given("channels", "colour_std") and values["channels"] == "grey" and values["colour_std"] > 0:
         wrong.append(f'colour_std = {values["colour_std"]}: must be 0 for grey pictures; set it, or channels = "rgb"')
     if values.get("scale") == 0:
@@ -328,29 +200,5 @@ def _disagreements(values: Json) -> list[str]:
     return wrong
 
 
-def _shown(value: object) -> str:
-    """A wrong value as it stands in an error: short, on one line, as TOML writes it where TOML can."""
-    if isinstance(value, bool | str):
-        text = json.dumps(value)
-    else:
-        try:
-            text = repr(list(value) if isinstance(value, tuple) else value)
-        except (ValueError, RecursionError):  # integers of thousands of digits, thousands of brackets
-            text = f"{type(value).__name__} too long to show"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _setting_value(text: str) -> object:
-    try:
-        values = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text.strip()
-    return values["value"] if list(values) == ["value"] else text.strip()
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)  # TOML's own escapes, as long as the text is printable
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return repr(value)
+def _key(name: str) -> str:
+    return name if name.replace("_", "").isalnum() else toml_value(name)

@@ -92,13 +92,13 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 # Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
 # Files of nets, which end with NETS, are free: adding a net touches its file, its recipe and one row of a test.
 LINES = {
-    ".": 1400,
+    ".": 1280,
     "benchmark": 1430,
     "cli": 2360,
     "data": 8430,
     "evaluation": 1740,
     "export": 740,
-    "io": 1830,
+    "io": 2050,
     "kernels": 2370,
     "nets/": 1350,
     "report": 620,

@@ -17,8 +17,8 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
+from convnet.io.fields import Option
 from convnet.nets.layers import Net
-from convnet.recipe import Option
 from convnet.weights import archives
 from convnet.weights.preprocessing import Mean, mean_of, recipe_of
 

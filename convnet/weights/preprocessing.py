@@ -13,9 +13,10 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import Fit
 from convnet.errors import DataError, UsageError, unknown
 from convnet.io import atomic
+from convnet.io.fields import Option
 from convnet.nets.layers import Net
 from convnet.nets.published import Colour
-from convnet.recipe import Option, Recipe
+from convnet.recipe import Recipe
 from convnet.weights import archives, caffe, download
 from convnet.weights.report import Report
 
