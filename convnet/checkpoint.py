@@ -1,7 +1,6 @@
 """What is kept of a run, so that one file rebuilds the net, its preprocessing and the exact place in training?
 
-docs/checkpoint.md states every byte. Each byte of the file is covered by a sha256, so damage is found, and nothing in
-the file is ever executed.
+docs/checkpoint.md states every byte. A sha256 covers each, so damage is found; nothing in the file is ever executed.
 """
 
 import errno
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +38,7 @@ FRAME = struct.Struct("<8sIQ32s")  # magic, version, length of the header, sha25
 MAX_HEADER = 2 << 20  # bytes; a header of 22,000 classes has about 1 MiB
 SECTIONS = ("weights", "velocity", "preprocessing", "record")  # in the order of the file; only the first must be there
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
+COUNTS = ("epoch", "batch", "step", "rows", "errors", "pictures")  # of a position
 T = TypeVar("T")
 
 
@@ -55,6 +55,7 @@ class Position:
     pictures           pictures seen in this epoch
     validation_errors  share wrong after each finished epoch
     best_error         the smallest of them that a checkpoint was kept for; None before the first
+    hand               (epoch, rate): what somebody made the learning rate from an epoch on; of equal epochs the last
     """
 
     epoch: int = 1
@@ -66,6 +67,7 @@ class Position:
     pictures: int = 0
     validation_errors: tuple[float, ...] = ()
     best_error: float | None = None
+    hand: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +104,8 @@ def save(path: atomic.PathLike, checkpoint: Checkpoint, *, keep_previous: bool =
     path = atomic.as_path(path, "the checkpoint")
     payloads = _payloads(checkpoint)
     header = _header(path, checkpoint, payloads)
-    digest = _digest(VERSION, header)
     with atomic.atomic(path) as file:
-        file.write(FRAME.pack(MAGIC, VERSION, len(header), digest) + header)
+        file.write(FRAME.pack(MAGIC, VERSION, len(header), _digest(VERSION, header)) + header)
         for payload in payloads.values():
             for piece in _pieces(payload):
                 file.write(piece)
@@ -218,12 +219,11 @@ def _header(path: Path, checkpoint: Checkpoint, payloads: dict[str, dict[str, Te
             digest.update(piece)
             length += len(piece)
         sections.append({"name": name, "length": length, "sha256": digest.hexdigest()})
-    position = {each.name: getattr(checkpoint.position, each.name) for each in fields(Position)}
     content = {
         "recipe": recipe.to_dict(checkpoint.recipe),
         "preprocessing": preprocess.to_dict(checkpoint.preprocessing),
         "classes": list(checkpoint.classes),
-        "position": position,
+        "position": {name: value for name, value in vars(checkpoint.position).items() if value or name != "hand"},
         "provenance": dict(checkpoint.provenance),
         "sections": sections,
     }
@@ -383,17 +383,18 @@ def _mean(found: dict[str, dict[str, Tensor]]) -> NDArray[np.float32] | None:
 
 
 def _position(values: Json) -> Position:
-    hints = get_type_hints(Position)
-    for name in sorted(hints.keys() ^ values.keys()):
-        raise DataError(f"position {name} is {'missing' if name in hints else 'unknown'}")
-    numbers = values["validation_errors"]
-    errors_are_floats = isinstance(numbers, list) and all(type(each) is float for each in numbers)
-    counts = [name for name, kind in hints.items() if kind is int]
+    names, values = [each.name for each in fields(Position)], {"hand": [], **values}
+    for name in sorted(set(names) ^ values.keys()):
+        raise DataError(f"position {name} is {'missing' if name in names else 'unknown'}")
+    errors, hand = values["validation_errors"], values["hand"]
     if not (
-        errors_are_floats
-        and all(type(values[name]) is int and values[name] >= 0 for name in counts)
+        isinstance(errors, list)
+        and all(type(each) is float for each in errors)
+        and isinstance(hand, list)
+        and all(isinstance(each, list) and [type(part) for part in each] == [int, float] for each in hand)
+        and all(type(values[name]) is int and values[name] >= 0 for name in COUNTS)
         and type(values["loss_sum"]) is float
         and (values["best_error"] is None or type(values["best_error"]) is float)
     ):
         raise DataError("a value of position has a wrong type")
-    return Position(**{**values, "validation_errors": tuple(numbers)})
+    return Position(**{**values, "validation_errors": tuple(errors), "hand": tuple(map(tuple, hand))})

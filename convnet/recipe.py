@@ -48,6 +48,7 @@ class Recipe:
     )
     mirror: bool = setting(True, "half of the training pictures are mirrored")
     colour_std: float = setting(0.1, "standard deviation of the colour shift's factors; 0 is no shift", Range(0, 10))
+    colour_epochs: int = setting(0, "epochs with the colour shift; after them there is none; 0: all", Range(0, 100000))
     colour_by: Literal["eigenvalue", "std"] = setting(
         "eigenvalue",
         "the shift is factor x eigenvalue of the covariance of pixels on the scale 0 to 1 (the paper's text; on 0 to "
@@ -66,9 +67,18 @@ class Recipe:
     momentum: float = setting(0.9, "share of the velocity kept in a step", Range(0, 1, high_open=True))
     decay: float = setting(0.0005, "weight decay; times lr x weight in a step", Range(0, 100))
     decay_biases: bool = setting(True, "whether biases decay too")
-    schedule: Literal["plateau", "steps"] = setting(
-        "plateau", "lr drops when the validation error stops improving, or at given epochs"
+    layer_decay: Mapping[str, float] = table("decay of the layers that are named, in place of `decay`", Range(0, 100))
+    layer_lr: Mapping[str, float] = table(
+        "factor of the rate of the layers that are named, by name or pattern, from an epoch on where @ says one: "
+        '"fc8" = 10, "conv*" = 0 (they stay as they are), "conv1@68" = 0.1',
+        Range(0, 1000),
     )
+    schedule: Literal["plateau", "steps", "cosine"] = setting(
+        "plateau",
+        "lr drops when the validation error stops improving, or at given epochs, or falls to 0 over the epochs as a "
+        "cosine does",
+    )
+    warm_up: int = setting(0, "epochs at the start in which the rate rises in equal steps", Range(0, 100000))
     patience: int = setting(
         5, "plateau: epochs in a row without a better validation error, then lr drops", Range(1, 100000)
     )
@@ -79,6 +89,11 @@ class Recipe:
     )
     validation: float = setting(
         0.0, "share of train held out for validation when the store has no val split", Range(0, 1, high_open=True)
+    )
+    fold_epoch: int = setting(
+        0,
+        "epoch (the first is 1) from which the pictures held out for validation are trained on too; 0: never",
+        Range(0, 100000),
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of the net; auto is bf16 where the device does it well"
@@ -195,6 +210,13 @@ def _disagreements(values: Json) -> list[str]:
         wrong.append(f'lr_steps = {shown(values["lr_steps"])}: needs schedule = "steps"')
     if given("channels", "colour_std") and values["channels"] == "grey" and values["colour_std"] > 0:
         wrong.append(f'colour_std = {values["colour_std"]}: must be 0 for grey pictures; set it, or channels = "rgb"')
+    if given("fold_epoch", "schedule") and values["fold_epoch"] and values["schedule"] == "plateau":
+        wrong.append(
+            f'fold_epoch = {values["fold_epoch"]}: needs schedule = "steps" or "cosine", as nothing is validated then'
+        )
+    for key in values["layer_decay"] if isinstance(values.get("layer_decay"), dict) else ():
+        if "@" in key:
+            wrong.append(f"layer_decay: {key}: a decay holds for all epochs; leave out the @")
     if values.get("scale") == 0:
         wrong.append("scale = 0.0: must not be 0, or every picture is the same")
     return wrong

@@ -168,6 +168,20 @@ def train(
         _print_summary(summary, out, page, as_json)
 
 
+@_verb
+def lr(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    change: Annotated[str, typer.Argument(help="drop (divide it as the schedule does), or the new rate.")],
+) -> None:
+    """Changes the learning rate of a training by hand: convnet lr runs/photos drop
+
+    From the next epoch on; the schedule goes on from there. It is logged, and resuming goes through the same rates.
+    """
+    from convnet.training.hand import ask
+
+    print(f"{change}: {ask(run, change)}")
+
+
 @contextmanager
 def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
     """Asks a run to end on a signal; whatever ends it says how to go on."""

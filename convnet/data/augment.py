@@ -59,7 +59,7 @@ def sample(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.i
     if recipe.mirror:
         mirrored = rng.uniform(recipe.seed, rng.stream("mirror"), epoch, ids) < 0.5
     shift = np.zeros((n, 3))
-    if recipe.colour_std:
+    if recipe.colour_std and epoch <= (recipe.colour_epochs or epoch):
         factors = rng.normal(recipe.seed, rng.stream("colour"), epoch, ids[:, None], np.arange(3))
         magnitudes = statistics.eigenvalues / 255**2 * 255
         if recipe.colour_by == "std":  # the released net's: the root of the eigenvalue

@@ -14,7 +14,6 @@ from convnet.io.strict_json import Json
 
 T = TypeVar("T")
 Option = bool | int | float | str
-Layers = Mapping[str, float]  # a number for each layer, by its name or a pattern of names
 MAX_INT = 2**63 - 1  # the largest integer that every TOML reader takes
 
 

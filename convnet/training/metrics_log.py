@@ -53,7 +53,7 @@ def read(path: Path) -> list[dict[str, Value]]:
 
     Raises: DataError naming the line that isn't a row.
     """
-    return rows(path, _whole_lines(path))
+    return rows(path, whole_lines(path))
 
 
 def rows(path: Path, lines: Iterable[bytes]) -> list[dict[str, Value]]:
@@ -70,7 +70,7 @@ class Rows:
 
     def __iter__(self) -> Iterator[dict[str, Value]]:
         for number, each in enumerate(self.lines, 1):
-            yield _row(self.path, number, each.rstrip(b"\n"))
+            yield row(self.path, number, each.rstrip(b"\n"))
 
 
 def keep_whole(path: Path, most: int | None = None) -> int:
@@ -78,10 +78,10 @@ def keep_whole(path: Path, most: int | None = None) -> int:
 
     Raises: DiskError.
     """
-    lines, whole = _whole_lines(path)[:most], []
+    lines, whole = whole_lines(path)[:most], []
     for number, text in enumerate(lines, 1):
         with suppress(DataError):
-            _row(path, number, text)
+            row(path, number, text)
             whole.append(text + b"\n")
     if path.exists():
         write_atomic(path, whole)
@@ -121,7 +121,7 @@ def inert(value: Value) -> Value:
     return value
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def whole_lines(path: Path) -> list[bytes]:
     """The lines that end in a newline, without it; and a last one whose newline is another byte."""
     try:
         *lines, rest = atomic.read(path, LARGEST).split(b"\n")
@@ -132,7 +132,8 @@ def _whole_lines(path: Path) -> list[bytes]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _row(path: Path, number: int, line: bytes) -> dict[str, Value]:
+def row(path: Path, number: int, line: bytes) -> dict[str, Value]:
+    """The row in a line without its newline. Raises: DataError naming the line."""
     if len(line) > LONGEST:
         raise DataError(f"{path}, line {number}: {len(line):,} bytes are more than the {LONGEST:,} that a row may have")
     checked = CHECKED.fullmatch(line)
@@ -140,10 +141,10 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Value]:
     if checked and (checked[2], checked[3]) != (b"crc32", b"%08x" % zlib.crc32(text)):
         raise DataError(f"{path}, line {number}: damaged: its CRC-32 does not match")
     try:
-        row = strict_json.parse(text)
+        values = strict_json.parse(text)
     except ValueError as error:
         raise DataError(f"{path}, line {number}: not a row of JSON: {error}") from error
-    for name, value in row.items():
+    for name, value in values.items():
         if not isinstance(value, Value):
             raise DataError(f"{path}, line {number}: {name} is a {type(value).__name__}, no number and no text")
-    return row
+    return values

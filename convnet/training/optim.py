@@ -1,4 +1,4 @@
-"""How do the weights move? The papers' update rule, and the rate at which it runs in each epoch.
+"""How do the weights move? The papers' update rule.
 
     v <- momentum v - decay lr w - lr gradient
     w <- w + v
@@ -8,7 +8,7 @@ the rate that they were taken at. torch.optim.SGD keeps gradients in its velocit
 the two are the same while lr stays, and differ for some 1 / (1 - momentum) steps after each change of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from convnet.errors import DataError
 from convnet.kernels.cpu import update as update_cpu
 from convnet.kernels.cuda import available as on_cuda
 from convnet.recipe import Recipe
+from convnet.training.schedule import by_layer
 
 
 class Momentum:
@@ -24,6 +25,9 @@ class Momentum:
 
     A parameter whose name ends in `bias` is a bias: its rate is bias_lr_factor x lr, or always bias_lr where one is
     given, and with decay_biases false it doesn't decay. A parameter without a gradient counts as one with gradient 0.
+
+    layer_decay: the decay of the parameters of these names, biases among them. `layer_lr`, empty at first, multiplies
+    the rate of those that it names, biases among them (0: a parameter moves by its velocity alone); it may change.
 
     bf16_weights: copies in bfloat16 of the parameters of these names, with which the net computes (step.py): their
     gradients are the ones that count, and they follow each move.
@@ -38,6 +42,7 @@ class Momentum:
         bias_lr_factor: float = 1.0,
         bias_lr: float | None = None,
         decay_biases: bool = True,
+        layer_decay: Mapping[str, float] | None = None,
         bf16_weights: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.bf16_weights = dict(bf16_weights or {})
@@ -46,6 +51,8 @@ class Momentum:
         self.bias_lr = bias_lr
         self.factors = {name: bias_lr_factor if _is_bias(name) else 1.0 for name in self.parameters}
         self.decays = {name: 0.0 if _is_bias(name) and not decay_biases else decay for name in self.parameters}
+        self.decays |= {name: own for name, own in (layer_decay or {}).items() if name in self.parameters}
+        self.layer_lr: Mapping[str, float] = {}
         self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
 
     @torch.no_grad()
@@ -74,7 +81,8 @@ class Momentum:
                 bf16_weight.copy_(weight)
 
     def _rate(self, name: str, lr: float) -> float:
-        return self.bias_lr if self.bias_lr is not None and _is_bias(name) else lr * self.factors[name]
+        own = self.bias_lr if self.bias_lr is not None and _is_bias(name) else lr * self.factors[name]
+        return own * self.layer_lr.get(name, 1.0)
 
     def _step_on_device(self, lr: float | Tensor, skip_update: Tensor | None) -> None:
         """By the kernel in Triton, or its plain form; the host reads nothing."""
@@ -85,9 +93,9 @@ class Momentum:
         for name, weight in self.parameters.items():
             found = (weight, self.velocity[name], self.computed(name).grad, self.bf16_weights.get(name))
             form = sgd.step if sgd.available(*found) else sgd.plain_step
-            decay, own, factor = self.decays[name], rate, self.factors[name]
+            decay, own, factor = self.decays[name], rate, self.factors[name] * self.layer_lr.get(name, 1.0)
             if self.bias_lr is not None and _is_bias(name):
-                own, factor = torch.full((), self.bias_lr, device=place), 1.0
+                own, factor = torch.full((), self.bias_lr, device=place), self.layer_lr.get(name, 1.0)
             form(*found, own, skip_update, momentum=self.momentum, decay=decay, factor=factor)
 
     def computed(self, name: str) -> nn.Parameter:
@@ -123,45 +131,9 @@ def optimizer(net: nn.Module, recipe: Recipe, bf16_weights: Mapping[str, nn.Para
         bias_lr_factor=recipe.bias_lr_factor,
         bias_lr=recipe.lr * recipe.bias_lr_factor if recipe.bias_schedule == "constant" else None,
         decay_biases=recipe.decay_biases,
+        layer_decay=by_layer(recipe.layer_decay, (name for name, _ in net.named_parameters()), 1, "layer_decay"),
         bf16_weights=bf16_weights,
     )
-
-
-def rate(recipe: Recipe, epoch: int, validation_errors: Sequence[float]) -> float:
-    """The learning rate of `epoch` (the first is 1): a function of the past alone, so resuming has nothing to restore.
-
-    validation_errors[i] is the validation error after epoch i + 1; only those before `epoch` count.
-
-    >>> rate(Recipe(patience=2), 4, [0.5, 0.6, 0.5])  # epochs 2 and 3 were no better than epoch 1
-    0.001
-    """
-    if recipe.schedule == "steps":
-        drops = sum(step <= epoch for step in recipe.lr_steps)
-    else:
-        drops = min(_plateaus(recipe.patience, validation_errors[: epoch - 1]), recipe.lr_drops)
-    return recipe.lr / recipe.lr_divisor**drops
-
-
-def finished(recipe: Recipe, epoch: int, validation_errors: Sequence[float]) -> bool:
-    """True when training ends before `epoch`: the epochs are used up, or a plateau came after the last drop."""
-    if epoch > recipe.epochs:
-        return True
-    if recipe.schedule == "steps":
-        return False
-    return _plateaus(recipe.patience, validation_errors[: epoch - 1]) > recipe.lr_drops
-
-
-def _plateaus(patience: int, errors: Sequence[float]) -> int:
-    """How often the best error so far stood for `patience` epochs in a row; each time the count begins anew."""
-    best, waited, plateaus = float("inf"), 0, 0
-    for error in errors:
-        if error < best:
-            best, waited = error, 0
-        else:
-            waited += 1
-        if waited == patience:
-            waited, plateaus = 0, plateaus + 1
-    return plateaus
 
 
 def _is_bias(name: str) -> bool:

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
@@ -31,11 +32,13 @@ from convnet.recipe import Recipe, to_toml
 from convnet.training import metrics_log, micro_batch
 from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
+from convnet.training.schedule import check_layers
 from convnet.training.step import EagerSteps
 
 ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
-OURS = (METRICS, TIMING, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
+HAND = "lr.jsonl"  # what `convnet lr` asked for
+OURS = (METRICS, TIMING, HAND, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class Data:
     train_ids: Numbers
     val: Split | None
     val_ids: NDArray[np.int64]
+
+    @cached_property
+    def folded(self) -> "Data":
+        """All of train to train on, also what was held out for validation."""
+        everything = np.union1d(self.train_ids[:], self.val_ids)
+        return Data(self.store, self.train, everything, None, np.empty(0, np.int64))
 
 
 @dataclass
@@ -81,6 +90,12 @@ def choose_data(recipe: Recipe, store: Store) -> Data:
             f"prepare the source with --size {recipe.size}, or choose --set size={store.size} and a crop that fits"
         )
     split = store.split("train")
+    if recipe.fold_epoch and not (recipe.validation and "val" not in store.splits):
+        held = "has a val split of its own" if "val" in store.splits else "holds none out (validation = 0)"
+        raise UsageError(
+            f"fold_epoch = {recipe.fold_epoch}: from then on the pictures that were held out of train would be trained "
+            f"on, but {store.path} {held}"
+        )
     if "val" in store.splits and store.splits["val"].n:
         val = store.split("val")
         return Data(store, split, _all(split.n, recipe.seed), val, np.arange(val.n))
@@ -261,6 +276,7 @@ def fresh_net(recipe: Recipe, n_classes: int) -> Net:
     Raises: UsageError when net, options, classes, channels or crop don't fit together.
     """
     net = create_model(recipe.net, num_classes=n_classes, init=recipe.init, seed=recipe.seed, **recipe.net_options)
+    check_layers(recipe, (name for name, _ in net.named_parameters()))
     with torch.inference_mode():
         net.eval()(torch.zeros(1, *picture_shape(recipe)))
     return net.train()

@@ -15,7 +15,7 @@ keeps (`Device.narrowed`): the numbers are autocast's, which would cast every we
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, Protocol
 
@@ -33,6 +33,7 @@ from convnet.nets.dropout import LAYERS, counted, states
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe
 from convnet.training.optim import Momentum, optimizer
+from convnet.training.schedule import by_layer, frozen
 
 RUBBISH = 20.0  # the constant j of LeNet-5's eq. 9, which the paper leaves open
 MAX_PENDING = 4  # steps that the host is ahead
@@ -102,6 +103,8 @@ class EagerSteps:
                  processes: Processes = ALONE) -> None:  # fmt: skip
         self.processes, self.sharing = processes, processes.data
         self.recipe, self.device, self.micro_batch = recipe, device, micro_batch
+        for name in frozen(recipe, (name for name, _ in net.named_parameters())):
+            net.get_parameter(name).requires_grad_(False)
         self.net, bf16_weights = device.narrowed(net)
         self.heads: Callable[[Tensor], dict[str, Tensor]] = self.net.heads
         if self.sharing.n > 1:
@@ -114,6 +117,14 @@ class EagerSteps:
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
         self.input_dtype = torch.float32 if net.float32_input else device.dtype  # of the images: bfloat16 loses nothing
         self.result = StepResult(np.empty(0, np.int64), math.nan, 0)
+
+    def begin(self, epoch: int) -> None:
+        """Training mode, and the layers' rates in an epoch; of a layer that is frozen batch norm's statistics stay."""
+        self.net.train()
+        for norm in (each for each in self.net.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)):
+            if norm.affine and not any(weight.requires_grad for weight in norm.parameters()):
+                norm.eval()
+        self.rule.layer_lr = by_layer(self.recipe.layer_lr, self.rule.parameters, epoch, "layer_lr")
 
     def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
         with interruptible():  # the longest part of a step by far
@@ -259,6 +270,7 @@ class GraphStep:
         self.states = torch.zeros(LAYERS, dtype=torch.int64, device=device)
         self.warm_up = WARM_UP if record and self.stream is not None else None  # steps to the recording; None: never
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.recorded_lr: Mapping[str, float] = {}  # the layers' rates in it
         self.images, self.labels, self.outcome = (torch.empty(0) for _ in range(3))  # where the graph finds them
         self.replays, self.eager = False, Outcome(torch.empty(0), torch.empty(0))
 
@@ -291,6 +303,8 @@ class GraphStep:
 
     def _recorded(self, images: Tensor, labels: Tensor) -> bool:
         """Whether there is a graph; when it's time, it is made."""
+        if self.graph is not None and self.recorded_lr != self.step.rule.layer_lr:
+            self.graph, self.warm_up = None, 0  # the layers' rates are in the graph
         if self.graph is None and self.warm_up is not None:
             if self.warm_up:
                 self.warm_up -= 1
@@ -311,7 +325,7 @@ class GraphStep:
             self.note(f"a step can't be a CUDA graph here, so that its operations are started one by one: {line}")
             torch.cuda.synchronize(self.step.device.device)
             return
-        self.graph = graph
+        self.graph, self.recorded_lr = graph, self.step.rule.layer_lr
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:

@@ -41,7 +41,7 @@ from convnet.io.strict_json import Json
 from convnet.nets import describe, recipe_of
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe, load_recipe
-from convnet.training import metrics_log, optim, step
+from convnet.training import hand, metrics_log, schedule, step
 from convnet.training.micro_batch import MicroBatch, peak_bytes
 from convnet.training.run import (
     METRICS,
@@ -111,19 +111,28 @@ def train(
     try:
         with _locked(out, processes):
             run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
-            loader = Loader(data.train, store.statistics, data.train_ids, recipe, run.preprocessing, chosen.device,
-                            workers, run.step.input_dtype, stop, processes.data)  # fmt: skip
-            step_bytes = partial(peak_bytes, run.step, picture_shape(recipe))
-            alone = processes.n == 1  # otherwise no picture lies on the device: each process reads its own part
-            feed = device_loader.choose(loader, resident, step_bytes, progress) if alone else loader
-            steps = step.choose(run.step, progress.note)
-            while not optim.finished(recipe, run.position.epoch, run.position.validation_errors):
+            steps, feed = step.choose(run.step, progress.note), None
+            while not schedule.finished(recipe, run.position.epoch, run.position.validation_errors, run.position.hand):
+                if recipe.fold_epoch and run.position.epoch >= recipe.fold_epoch and data.val is not None:
+                    data, feed = data.folded, None
+                feed = feed or _feed(run, data, workers, resident, progress, stop)
                 train_epoch(run, steps, feed, progress, stop)
                 _end_epoch(run, data, progress, stop)
             return _finish(run, data, device, progress, stop)
     finally:
         with suppress(OSError):
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
+
+
+def _feed(run: Run, data: Data, workers: int, resident: Resident, progress: Progress, stop: Stop | None) -> Feed:
+    """The training batches, from where they are read best."""
+    device = run.step.device.device
+    loader = Loader(data.train, data.store.statistics, data.train_ids, run.recipe, run.preprocessing, device,
+                    workers, run.step.input_dtype, stop, run.processes.data)  # fmt: skip
+    if run.processes.n > 1:  # no picture lies on the device: each process reads its own part
+        return loader
+    step_bytes = partial(peak_bytes, run.step, picture_shape(run.recipe))
+    return device_loader.choose(loader, resident, step_bytes, progress)
 
 
 @contextmanager
@@ -142,11 +151,13 @@ def _locked(out: Path, processes: Processes) -> Iterator[None]:
 def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: Stop | None) -> None:
     """The steps of the epoch that are still to do."""
     recipe, epoch = run.recipe, run.position.epoch
-    lr = optim.rate(recipe, epoch, run.position.validation_errors)
+    if run.position.batch == 0:
+        hand.take(run, progress)
+    lr = schedule.rate(recipe, epoch, run.position.validation_errors, run.position.hand)
     began, first = monotonic(), run.position.pictures
     per_epoch = len(loader.ids)
     progress.start(f"epoch {epoch}/{recipe.epochs}", per_epoch, first, per_epoch * (recipe.epochs - epoch))
-    run.step.net.train()
+    run.step.begin(epoch)
 
     def count(results: list[StepResult]) -> None:
         for result in results:
@@ -250,10 +261,10 @@ def _show(run: Run, progress: Progress, steps: int) -> None:
 def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> None:
     """Validation, the epoch's row, and the checkpoints."""
     at, epoch = run.position, run.position.epoch
-    lr = optim.rate(run.recipe, epoch, at.validation_errors)
+    lr = schedule.rate(run.recipe, epoch, at.validation_errors, at.hand)
     row: dict[str, metrics_log.Value] = {"kind": "epoch", "epoch": epoch, "step": at.step, "lr": lr}
     row |= {"train_loss": at.loss_sum / at.pictures, "train_error": at.errors / at.pictures}
-    best = False
+    best, folded = False, data is not run.data
     errors = at.validation_errors
     kept = snapshot(run, velocity=False)
     if data.val is not None:
@@ -280,10 +291,10 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         errors=0,
         pictures=0,
         validation_errors=errors,
-        best_error=errors[-1] if best else at.best_error,
+        best_error=errors[-1] if best else None if folded else at.best_error,
     )
     kept = replace(kept, position=run.position)
-    if best and run.processes.is_first:
+    if (best or folded) and run.processes.is_first:  # nothing tells later nets apart: the last is taken
         checkpoint.save(run.out / BEST, kept)
     if epoch in run.recipe.keep_epochs and run.processes.is_first:
         checkpoint.save(run.out / KEPT.format(epoch), kept)

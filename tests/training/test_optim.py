@@ -5,7 +5,7 @@ from torch import nn
 
 from convnet.errors import DataError
 from convnet.recipe import Recipe
-from convnet.training.optim import Momentum, finished, optimizer, rate
+from convnet.training.optim import Momentum, optimizer
 
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.1]  # with changes, where the paper's rule and torch's part
 
@@ -135,45 +135,3 @@ def test_a_velocity_of_another_net_is_refused():
         rule.load({**rule.state(), "other": torch.zeros(1)})
     with pytest.raises(DataError, match=r"the velocity of weight has shape \(2, 2\), the parameter \(3, 2\)"):
         rule.load({**rule.state(), "weight": torch.zeros(2, 2)})
-
-
-def rates(recipe, errors):
-    """The rates of the epochs that would run if these were the validation errors."""
-    seen, epoch = [], 1
-    while not finished(recipe, epoch, errors) and epoch <= len(errors) + 1:
-        seen.append(round(rate(recipe, epoch, errors), 9))
-        epoch += 1
-    return seen
-
-
-def test_plateau_histories_by_hand():
-    recipe = Recipe(lr=0.1, patience=2, lr_drops=1, epochs=100)
-    assert rates(recipe, []) == [0.1]
-    assert rates(recipe, [9, 8, 7, 6]) == [0.1] * 5
-    # epoch:             1  2  3  4  5 | 6  7  8  9   epochs 4 and 5 didn't beat epoch 3; 8 and 9 didn't beat 7: the end
-    assert rates(recipe, [9, 8, 7, 7, 8, 6, 5, 5, 5]) == [0.1] * 5 + [0.01] * 4
-    # the best of all counts: epochs 6 and 7 are worse than epoch 3, so the lower rate ends too
-    assert rates(recipe, [9, 8, 7, 9, 9, 8, 8]) == [0.1] * 5 + [0.01] * 2
-    # NaN is no improvement
-    nan = float("nan")
-    assert rates(recipe, [9, nan, nan, 8, nan, nan]) == [0.1] * 3 + [0.01] * 3
-
-
-def test_three_drops_as_in_the_paper():
-    recipe = Recipe(patience=1, epochs=90)
-    assert rates(recipe, [5, 5, 5, 5, 5, 5, 5]) == [0.01, 0.01, 0.001, 0.0001, 0.00001]
-    assert rates(Recipe(patience=1, epochs=3), [5] * 9) == [0.01, 0.01, 0.001]
-    assert rates(Recipe(patience=1, lr_drops=0), [5] * 9) == [0.01, 0.01]
-
-
-def test_later_errors_change_nothing_earlier():
-    recipe, errors = Recipe(patience=1), [5.0, 5.0, 5.0, 4.0, 4.0]
-    for epoch in range(1, 6):
-        assert rate(recipe, epoch, errors) == rate(recipe, epoch, errors[: epoch - 1])
-        assert finished(recipe, epoch, errors) == finished(recipe, epoch, errors[: epoch - 1])
-
-
-def test_given_steps():
-    recipe = Recipe(schedule="steps", lr=1.0, lr_divisor=2.0, lr_steps=(3, 4), epochs=5)
-    assert rates(recipe, [1.0] * 9) == [1.0, 1.0, 0.5, 0.25, 0.25]
-    assert rates(Recipe(schedule="steps", epochs=3), [1.0] * 9) == [0.01] * 3
