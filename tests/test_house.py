@@ -102,7 +102,7 @@ LINES = {
     "kernels": 2370,
     "nets/": 1350,
     "report": 620,
-    "training": 1670,
+    "training": 1890,
     "visualize": 2930,
     "weights": 2000,
 }

@@ -11,6 +11,7 @@ from convnet.errors import UsageError
 from convnet.recipe import (
     EPOCH_LISTS,
     RANGES,
+    TABLES,
     Recipe,
     from_dict,
     from_toml,
@@ -43,6 +44,9 @@ def values_of(name):
         texts = st.text(max_size=20).filter(str.isprintable)
         options = st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(-1e300, 1e300) | texts
         return st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True), options, max_size=3)
+    if name in TABLES:
+        keys = r"[A-Za-z0-9_.*-]{1,20}" + (r"(@[1-9][0-9]{0,4})?" if name == "layer_lr" else "")
+        return st.dictionaries(st.from_regex(keys, fullmatch=True), st.floats(0, RANGES[name].high), max_size=3)
     if name in EPOCH_LISTS:
         return st.sets(st.integers(2, 100000), max_size=4).map(lambda steps: tuple(sorted(steps)))
     return numbers(name)
@@ -53,6 +57,8 @@ def recipes(draw):
     values = {name: draw(values_of(name)) for name in HINTS}
     values["crop"] = min(values["crop"], values["size"] + 2 * values["pad"])
     if values["schedule"] == "plateau":
+        values["lr_steps"], values["fold_epoch"] = (), 0
+    elif values["schedule"] == "cosine":
         values["lr_steps"] = ()
     if values["channels"] == "grey":
         values["colour_std"] = 0.0
@@ -74,7 +80,9 @@ def test_every_field_says_what_it_decides():
 
 
 def test_every_number_has_a_range():
-    assert set(RANGES) == {name for name, kind in HINTS.items() if kind in (int, float)} | set(EPOCH_LISTS)
+    assert set(RANGES) == {name for name, kind in HINTS.items() if kind in (int, float)} | {*EPOCH_LISTS, *TABLES} - {
+        "net_options"
+    }
 
 
 def test_the_default_is_the_papers_alexnet():
@@ -158,7 +166,7 @@ def test_every_field_refuses_wrong_types_and_ranges(name):
 
 def test_ranges_end_where_they_say():
     for name, allowed in RANGES.items():
-        if name in (*EPOCH_LISTS, "size", "crop", "scale", "pad"):
+        if name in (*EPOCH_LISTS, *TABLES, "fold_epoch", "size", "crop", "scale", "pad"):
             continue
         for end, is_open, outward in ((allowed.low, allowed.low_open, -1), (allowed.high, allowed.high_open, 1)):
             beyond = end + outward if HINTS[name] is int else math.nextafter(end, outward * math.inf)
@@ -179,6 +187,13 @@ def test_ranges_end_where_they_say():
         ({"lr_steps": [3, 3], "schedule": "steps"}, "each epoch must be later"),
         ({"lr_steps": [1], "schedule": "steps"}, "must be an integer, 2 to 100000"),
         ({"scale": 0}, "must not be 0"),
+        ({"layer_lr": 3}, "layer_lr = 3: must be a table of layers and numbers"),
+        ({"layer_lr": {"conv 1": 1}}, '"conv 1": a layer is a name or a pattern'),
+        ({"layer_lr": {"conv1@0": 1}}, '"conv1@0": a layer is a name or a pattern'),
+        ({"layer_lr": {"conv1": -1}}, "must be a number, 0 to 1000"),
+        ({"layer_lr": {"conv1": "fast"}}, "must be a number, 0 to 1000"),
+        ({"layer_decay": {"conv1@2": 0.1}}, "conv1@2: a decay holds for all epochs"),
+        ({"schedule": "plateau", "fold_epoch": 9}, 'fold_epoch = 9: needs schedule = "steps" or "cosine"'),
         ({"net_options": {"a-b": 1}}, "option 'a-b'"),
         ({"net_options": {"a": [1]}}, "option a: must be true, false, a number or text"),
         ({"net_options": {"a": math.inf}}, "option a: must be finite"),

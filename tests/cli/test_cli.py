@@ -230,7 +230,11 @@ def test_ctrl_c_saves_and_the_named_command_goes_on(
         _, err = process.communicate()
         assert process.returncode == 130, err
     assert err.splitlines()[-1].endswith("go on with: convnet train --resume --out stopped")
+    shutil.copytree(tmp_path / "stopped", tmp_path / "copy")
+    assert run("lr", "copy", "0.001")[1].startswith("0.001: takes effect at the next epoch of the training")
+    assert run("lr", "copy", "fast")[0] == 2
     assert run("train", "--resume", "--out", "stopped")[0] == 0
+    assert run("lr", "stopped", "drop")[0] == 2  # it has ended
     whole, stopped = (checkpoint.load(tmp_path / out / "last.ckpt") for out in ("whole", "stopped"))
     assert all((whole.weights[name] == stopped.weights[name]).all() for name in whole.weights)
     for name in ("metrics.jsonl", "metrics.csv"):
