@@ -1,6 +1,6 @@
 """Trains in forked children and kills them: run by test_train.py in a process of its own (forks need a young process).
 
-    python kill_driver.py STORE FOLDER KILLS SEED
+    python kill_driver.py STORE FOLDER KILLS SEED     # STORE: a folder or a URL
 
 Prints JSON: the kills that hit a living run, and the folders whose result differs from the undisturbed run's.
 """
@@ -22,7 +22,7 @@ SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")  # everything 
 
 
 def main() -> None:
-    store, folder, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    store, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     generator = np.random.default_rng(seed)
     began = time.monotonic()
     assert wait(start(store, folder / "undisturbed"))
@@ -46,7 +46,7 @@ def main() -> None:
     print(json.dumps({"kills": hits, "after_the_first_save": sum(places), "runs": number, "different": different}))
 
 
-def start(store: Path, out: Path) -> int:
+def start(store: str, out: Path) -> int:
     child = os.fork()
     if child:
         return child

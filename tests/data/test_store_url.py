@@ -1,5 +1,6 @@
 """A store behind a URL is the store in its folder, whatever the network does; nothing secret is kept."""
 
+import json
 import os
 import subprocess
 import sys
@@ -120,6 +121,25 @@ def test_a_refusal_in_the_middle_ends_the_run_saved_and_it_goes_on_as_if_undistu
         web.fault = None
         train(RECIPE, url_of(web), tmp_path / "run", resume=True)
     assert same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.large
+def test_killed_at_random_moments_it_goes_on_as_if_undisturbed(few_digits: Store, tmp_path: Path) -> None:
+    """Of a server that drops every ninth request for a file."""
+
+    def fault(handler: Handler, name: str, n: int) -> bool:
+        if n % 9 == 0:
+            handler.drop()
+        return n % 9 == 0
+
+    with serving(few_digits.path.parent, fault) as web:
+        command = [sys.executable, str(TESTS / "kill_driver.py"), url_of(web), str(tmp_path), "20", "0"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        ended = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["kills"] == 20
+    assert not report["different"]
 
 
 def test_a_picture_that_stays_wrong_is_an_error_that_names_shard_and_picture(few_digits: Store) -> None:
