@@ -86,8 +86,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-for function in (train, lr):
-    _verb(function)
+_verb(train)
+_verb(lr)
 
 
 @_verb

@@ -18,6 +18,7 @@ from PIL import Image
 
 from convnet import checkpoint
 from convnet.cli import app, options, progress_bar
+from convnet.cli import train as cli_train
 from convnet.data.store import Store
 from convnet.io.strict_json import seal, unseal
 from convnet.progress import Rate
@@ -218,7 +219,7 @@ def test_ctrl_c_saves_and_the_named_command_goes_on(
     run, few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real process: SIGINT in the middle, exit 130, and the command that it names ends like an undisturbed run."""
-    monkeypatch.setattr(app, "after_training", lambda *_: None)  # the report has its own tests
+    monkeypatch.setattr(cli_train, "after_training", lambda *_: None)  # the report has its own tests
     command = ["train", str(few_digits.path), "--epochs", "2", "--set", "batch=16", "--out"]
     assert run(*command, "whole")[0] == 0
     metrics = tmp_path / "stopped" / "metrics.jsonl"
