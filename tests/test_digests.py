@@ -83,6 +83,7 @@ READ = {
     "data/store.py": "store",
     "io/cache.py": "cached records",
     "training/train.py": "sealed",
+    "training/series.py": "sealed",
     "data/preparation/unfinished.py": "unfinished store",
     "data/preparation/commit.py": "store",
     "weights/download.py": "download",

@@ -96,9 +96,9 @@ def evaluate(
 
 def _checkpoints(paths: Sequence[Path], store: Path, batch: int) -> list[Path]:
     """The files of checkpoints or runs' folders. Raises: UsageError for these, and for --batch."""
-    from convnet.evaluation.trained_net import checkpoint_at
+    from convnet.evaluation.trained_net import checkpoints_at
 
-    files = [checkpoint_at(path) for path in paths]
+    files = [file for path in paths for file in checkpoints_at(path)]
     if not files:
         raise UsageError(f"{store}: name a checkpoint and then a store")
     if batch < 1:

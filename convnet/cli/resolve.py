@@ -21,6 +21,7 @@ from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.training.init_from import init_from
 from convnet.training.run import fresh_net
+from convnet.training.series import recipe_called
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
 STORES = Path("stores")  # where `convnet train` puts the stores that it makes itself
@@ -129,7 +130,7 @@ def plan_run(
     """
     if net is not None and net not in MODELS:
         raise UsageError(unknown("net", net, MODELS))
-    chosen = load_recipe(recipe) if recipe is not None else None
+    chosen = recipe_called(recipe) if recipe is not None else None
     with_settings(chosen or Recipe(), settings)  # a wrong setting is told before long work begins
     path = Path(data)
     if data != "digits" and is_store(path):

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -33,17 +34,24 @@ from convnet.progress import Progress
 
 if TYPE_CHECKING:
     from convnet.data import device_loader
+    from convnet.data.store import Store
     from convnet.io.signals import Stop
     from convnet.io.strict_json import Json
     from convnet.recipe import Recipe
+    from convnet.training import micro_batch as micro_batches
+    from convnet.training.series import Stage
 
 
 def train(
     data: Annotated[str | None, typer.Argument(help="A store, or anything that can be prepared [digits].")] = None,
     net: Annotated[str | None, typer.Option(help="The net, by name [the recipe's].")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a .toml file [chosen by the data].")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe's name, or a .toml file [chosen by the data]; a,b: b begins with a's net."),
+    ] = None,
     out: Annotated[Path | None, output(help="The run's folder [runs/RECIPE-DATA].")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most passes over the training pictures.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="A net for each seed, as 0..4: an ensemble's members.")] = None,
     start_from: Annotated[Path | None, typer.Option(help="A checkpoint or run whose weights the net takes.")] = None,
     batch: MicroBatch = None,
     resident: Resident = "auto",
@@ -64,40 +72,140 @@ def train(
     Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
     Ctrl-C saves; --resume goes on as if never stopped.
     """
-    from convnet.cli.resolve import free_folder, plan_run, resume_run
-    from convnet.data.sources import ColumnNames
     from convnet.device import choose
-    from convnet.io.processes import from_environment, joined
-    from convnet.training.train import train as run
+    from convnet.io.processes import from_environment
+    from convnet.training import series
 
-    changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
-    micro_batch, pictures = _micro_batch(batch), cast("device_loader.Resident", resident)  # train checks the word
-    together, device = from_environment(), own_device(device)
+    device = own_device(device)
     place = choose(device=device).device.type  # one that isn't there is told before pictures are prepared
-    columns = ColumnNames(name_column, label_column, split_column)
+    how = _How(device, place, batch, _micro_batch(batch), resident, processes, columns_over_processes, quiet, as_json)
+    changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
+    together = from_environment()
     with shown(quiet or not together.is_first) as progress:
         if resume:
-            if net is not None or recipe is not None or settings or columns:
+            if net or recipe or settings or seeds or name_column or label_column or split_column:
                 raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
-            store, chosen, out = resume_run(data, out, changes, progress)
+            store, stages, out = _resumed(data, out, changes, progress)
         else:
-            store, chosen = plan_run(data or "digits", net, recipe, changes, progress, start_from, layout, columns)
-            out = out or free_folder(Path("runs"), f"{chosen.name}-{store.header['source']['name']}")
-        if processes > 1 and together.n == 1:
-            options = {"--out": out, "--device": device, "--resident": resident, "--start-from": start_from,
-                       "--batch": batch, "--epochs": epochs if resume else None, "--resume": resume, "--quiet": quiet,
-                       "--json": as_json, "--columns-over-processes": columns_over_processes}  # fmt: skip
-            sys.exit(launch(processes, store.path, chosen, options))
-        resume = resume or (restarted() and (out / "last.ckpt").exists())
-        workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(chosen, out if resume else None)
-        progress.note(f"recipe {chosen.name}, {store.path}: {store.describe()}; run folder {out}; {used}")
-        with _stopping(out, progress) as stop, joined("nccl" if place == "cuda" else "gloo") as together:
-            summary = run(chosen, store, out, resume=resume, init_from=start_from, device=device, workers=workers,
-                          micro_batch=micro_batch, resident=pictures, progress=progress, stop=stop, command=typed(),
-                          processes=together, columns_over_processes=columns_over_processes)  # fmt: skip
-        page = after_training(out, progress, device) if together.is_first else None
-    if together.is_first:
-        _print_summary(summary, out, page, as_json)
+            columns = (name_column, label_column, split_column)
+            store, stages = _planned(
+                data or "digits", net, recipe, changes, seeds, start_from, layout, columns, progress
+            )
+            out = out or _free_folder(stages, store)
+            if len(stages) > 1 and together.n > 1:
+                raise UsageError("several runs in one command are started by --processes, not by torchrun")
+            if len(stages) > 1:
+                series.write(out, stages, str(store.path))
+        told = [_one(store, stage, out, how, resume, progress) for stage in stages]
+    _print(told, out, store, as_json)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What changes nothing of what is learned: on what it is computed, and what is shown."""
+
+    device: str
+    place: str
+    batch: str | None
+    micro_batch: "micro_batches.MicroBatch | None"
+    resident: str
+    processes: int
+    by_columns: bool
+    quiet: bool
+    as_json: bool
+
+
+def _planned(
+    data: str,
+    net: str | None,
+    recipe: str | None,
+    changes: list[str],
+    seeds: str | None,
+    start: Path | None,
+    layout: str | None,
+    columns: tuple[str | None, ...],
+    progress: Progress,
+) -> "tuple[Store, list[Stage]]":
+    """The store and the runs on it: one, one for each seed, or one for each recipe of a chain."""
+    from convnet.cli.resolve import plan_run
+    from convnet.data.sources import ColumnNames
+    from convnet.recipe import with_settings
+    from convnet.training import series
+
+    names = series.chain(recipe) if recipe is not None else [None]
+    if len(names) > 1 and (net is not None or seeds is not None):
+        raise UsageError(f"--recipe {recipe}: each recipe of a chain has its net; leave out --net, and --seeds")
+    store, first = plan_run(data, net, names[0], changes, progress, start, layout, ColumnNames(*columns))
+    if seeds is not None:
+        return store, series.of_seeds(first, seeds, start)
+    if len(names) == 1:
+        return store, [series.Stage(".", first, None if start is None else str(start))]
+    rest = [with_settings(series.recipe_called(name), changes) for name in names[1:] if name is not None]
+    if other := [each.name for each in rest if each.size != first.size]:
+        raise UsageError(f"{', '.join(other)}: a chain's nets are trained on one store, of {first.size} pixels")
+    return store, series.of_chain([first, *rest], start)
+
+
+def _free_folder(stages: "list[Stage]", store: "Store") -> Path:
+    from convnet.cli.resolve import free_folder
+
+    return free_folder(
+        Path("runs"), f"{'-'.join(stage.recipe.name for stage in stages)}-{store.header['source']['name']}"
+    )
+
+
+def _resumed(
+    data: str | None, out: Path | None, changes: list[str], progress: Progress
+) -> "tuple[Store, list[Stage], Path]":
+    """The store, the runs and the folder to go on with."""
+    from convnet.cli.resolve import resume_run
+    from convnet.data.store import Store
+    from convnet.training import series
+
+    found = series.read(out) if out is not None else None
+    if out is None or found is None:
+        store, chosen, out = resume_run(data, out, changes, progress)
+        return store, [series.Stage(".", chosen)], out
+    if changes:
+        raise UsageError(f"{out} holds several runs, whose epochs stay as they are; name one of them")
+    stages, place = found
+    return Store(data or place, progress), stages, out
+
+
+def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, progress: Progress) -> "Json | None":
+    """Trains a run, or goes on with it; its summary, which several processes print themselves, as those of a series do
+    not that has ended before."""
+    from convnet.io.processes import from_environment, joined
+    from convnet.training import series
+    from convnet.training.train import train as run
+
+    folder, together = out / stage.name, from_environment()
+    if stage.name != ".":
+        progress.note(f"run {stage.name}")
+        if resume and series.has_ended(folder):
+            return None
+        resume = resume and series.has_begun(folder)
+    start = None if resume else stage.begins_with(out)
+    if how.processes > 1 and together.n == 1:
+        options = {"--out": folder, "--device": how.device, "--resident": how.resident, "--start-from": start,
+                   "--batch": how.batch, "--epochs": stage.recipe.epochs if resume else None, "--resume": resume,
+                   "--quiet": how.quiet, "--json": how.as_json,
+                   "--columns-over-processes": how.by_columns}  # fmt: skip
+        if code := launch(how.processes, store.path, stage.recipe, options):
+            sys.exit(code)
+        return None
+    resume = resume or (restarted() and (folder / "last.ckpt").exists())
+    workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(stage.recipe, folder if resume else None)
+    progress.note(f"recipe {stage.recipe.name}, {store.path}: {store.describe()}; run folder {folder}; {used}")
+    resident = cast("device_loader.Resident", how.resident)  # train checks the word
+    with _stopping(out, folder, progress) as stop, joined("nccl" if how.place == "cuda" else "gloo") as together:
+        summary = run(stage.recipe, store, folder, resume=resume, init_from=start, device=how.device, workers=workers,
+                      micro_batch=how.micro_batch, resident=resident, progress=progress, stop=stop, command=typed(),
+                      processes=together, columns_over_processes=how.by_columns)  # fmt: skip
+    if not together.is_first:
+        return None
+    page = after_training(folder, progress, how.device)
+    return {"run": str(folder), "report": str(page) if page else None, **summary}
 
 
 def lr(
@@ -114,10 +222,10 @@ def lr(
 
 
 @contextmanager
-def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
-    """Asks a run to end on a signal; whatever ends it says how to go on."""
-    from convnet.checkpoint import LAST, PREVIOUS
+def _stopping(out: Path, folder: Path, progress: Progress) -> Iterator["Stop"]:
+    """Asks the run in `folder` to end on a signal; whatever ends it says how to go on with all that is in `out`."""
     from convnet.io.signals import on_signals
+    from convnet.training.series import has_begun
 
     again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
 
@@ -131,7 +239,7 @@ def _stopping(out: Path, progress: Progress) -> Iterator["Stop"]:
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: {again}") from error
     except (DataError, DiskError) as error:
-        if not any((out / name).exists() for name in (LAST, PREVIOUS)):
+        if not has_begun(folder):
             raise  # nothing is there to go on with
         raise type(error)(str(error).replace("run the same command again", f"go on with: {again}")) from error
 
@@ -156,10 +264,19 @@ def _micro_batch(batch: str | None) -> "int | Literal['auto'] | None":
     raise UsageError(f"--batch {batch}: it must be auto, or the number of pictures that go through the net at once")
 
 
-def _print_summary(summary: "Json", out: Path, page: Path | None, as_json: bool) -> None:
-    if as_json:
-        print_json({"run": str(out), "report": str(page) if page else None, **summary})
+def _print(told: "list[Json | None]", out: Path, store: "Store", as_json: bool) -> None:
+    """The summaries of the runs that ended in this process."""
+    summaries = [summary for summary in told if summary is not None]
+    if as_json and summaries:
+        print_json(summaries[0] if len(told) == 1 else {"series": str(out), "runs": summaries})
         return
+    for summary in summaries:
+        _print_summary(summary)
+    if len(told) > 1 and not as_json:
+        print(f"{len(told)} nets in {out}: convnet evaluate {out} {store.path} --table tests each, and their ensemble")
+
+
+def _print_summary(summary: "Json") -> None:
     print(
         f"trained {summary['net']} for {summary['epochs']} epochs, {summary['steps']:,} steps, "
         f"in {summary['training_seconds']:.0f} s ({summary['pictures_per_second']:,.0f} pictures/s)"
@@ -171,6 +288,6 @@ def _print_summary(summary: "Json", out: Path, page: Path | None, as_json: bool)
             print(f"{title}: {errors}, n {scores['n']:,}{missing}")
     if "test" not in summary:
         print("no test pictures: the validation error is a little too good; keep a test/ folder for an honest figure")
-    print(f"net: {out / summary['checkpoint']}")
-    if page is not None:
-        print(f"report: {page}")
+    print(f"net: {Path(summary['run']) / summary['checkpoint']}")
+    if summary["report"] is not None:
+        print(f"report: {summary['report']}")

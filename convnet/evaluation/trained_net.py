@@ -9,6 +9,7 @@ Everything that asks a net about a split goes through `infer_split`: a test, a t
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -272,6 +273,25 @@ def checkpoint_at(path: Path) -> Path:
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint; a run keeps its own in runs/NAME/{BEST}")
     return path
+
+
+def checkpoints_at(path: Path) -> list[Path]:
+    """The checkpoint that a user means, or those of all runs in a folder of runs, in the order of their names.
+
+    Raises: UsageError when there is none, and for a run there that has not ended.
+    """
+    if not path.is_dir() or any((path / name).is_file() for name in (BEST, LAST)):
+        return [checkpoint_at(path)]
+    runs = [run for run in path.iterdir() if any((run / name).is_file() for name in (BEST, LAST))]
+    for run in runs:
+        if not (run / "summary.json").exists():
+            raise UsageError(f"{run} has not ended; go on with it (convnet train --resume), or name the runs of {path}")
+    return [checkpoint_at(run) for run in sorted(runs, key=_natural)] or [checkpoint_at(path)]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """seed-2 before seed-10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def choose(where: str | Device, precision: Literal["auto", "fp32", "bf16"]) -> Device:
