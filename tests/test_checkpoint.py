@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -488,8 +489,12 @@ def hostile(tmp_path):
     for length in (-1, 0, 1 << 60, 10**40, 1.0, None):
         sections = [{**header["sections"][0], "length": length}, *header["sections"][1:]]
         yield f"length {length}", changed(sections=sections)
-    yield "two weights", changed(sections=[header["sections"][0]] * 3)
-    yield "other order", changed(sections=header["sections"][::-1])
+    sections = header["sections"]
+    ends = itertools.accumulate(section["length"] for section in sections)
+    bodies = [rest[end - section["length"] : end] for section, end in zip(sections, ends, strict=True)]
+    yield "two weights", forged({**header, "sections": [sections[0]] * 3}, bodies[0] * 3)
+    yield "other order", forged({**header, "sections": sections[::-1]}, b"".join(bodies[::-1]))
+    yield "a class that is no text", changed(classes=["cat", 3])
     yield "huge header", struct.pack("<8sIQ32s", checkpoint.MAGIC, 1, 1 << 62, b"")
     for name, body in lying_tensors():
         section = {"name": "weights", "length": len(body), "sha256": hashlib.sha256(body).hexdigest()}

@@ -250,7 +250,7 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, blo
     return record(stages, f"relu{number}", F.relu(x)) if block.relu_after else x
 
 
-def within_map_norm(x: Tensor, size: int = 3, k: float = 1.0, alpha: float = 5e-5 / 9, beta: float = 0.75) -> Tensor:
+def within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
     """Local response normalisation within each map, of (N, C, H, W); `x`'s dtype; the sums are float32 or better.
 
     Pixel (i, j) is divided by (k + alpha * sum of the squares in the size x size window of its own map)^beta: the plain

@@ -131,6 +131,8 @@ def test_very_many_pictures_have_a_computed_order(photos: Store, monkeypatch: py
             assert [*map(list, load.steps(epoch, start))] == [*map(list, load.steps(epoch))][start:]
     assert (order_of(load, 1) == order_of(load, 2)).mean() < 0.1
     assert sorted(order_of(replace(load, ids=choose_data(RECIPE, photos).train_ids), 3)) == list(range(90))
+    monkeypatch.setattr(rng, "SORTED", 90)
+    assert list(choose_data(RECIPE, photos).train_ids) == list(range(90)), "so many are still listed as they lie"
 
 
 def without_val(store: Store) -> Store:

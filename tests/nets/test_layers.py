@@ -134,9 +134,9 @@ def test_within_map_norm_is_the_formula_and_its_gradient(
 
 def test_within_map_norm_sums_bfloat16_in_float32() -> None:
     x = (40 * randn(2, 6, 5, 4)).bfloat16()
-    y = within_map_norm(x, 3, 1.0, 1e-3)
+    y = within_map_norm(x, 3, 1.0, 1e-3, 0.75)
     assert y.dtype == torch.bfloat16
-    assert torch.equal(y, within_map_norm(x.double(), 3, 1.0, 1e-3).bfloat16())
+    assert torch.equal(y, within_map_norm(x.double(), 3, 1.0, 1e-3, 0.75).bfloat16())
 
 
 def test_even_n_reaches_as_far_on_both_sides() -> None:

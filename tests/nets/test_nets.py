@@ -158,6 +158,8 @@ def test_parameters_and_docstring_table_are_the_real_nets(name: str) -> None:
         counts[owner(key, rows)] += count
     assert {stage: count for stage, (_, count) in rows.items()} == counts
     assert total == TOTALS[name]
+    first = getattr(net, next(iter(stages)), None)
+    assert net.float32_input == isinstance(first, nn.BatchNorm2d), "where pixels are normalised they come unrounded"
 
 
 @pytest.mark.parametrize("name", NAMES)

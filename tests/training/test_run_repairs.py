@@ -19,11 +19,13 @@ from convnet.cli.resolve import resume_run
 from convnet.data.store import Store
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.io import strict_json
+from convnet.io.processes import Processes
 from convnet.io.signals import SIGNALS, Stop, on_signals
 from convnet.progress import Silent
 from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log
 from convnet.training.run import begin, choose_data
+from convnet.training.step import EagerSteps
 from convnet.training.train import interruptible, train
 
 RECIPE = with_settings(load_recipe("lenet5_small"), ["epochs=3", "batch=256"])
@@ -102,6 +104,19 @@ def test_a_resumed_run_repairs_its_folder(
     assert strict_json.unseal((out / "environment.json").read_bytes())["store"]
     if name == "recipe.toml" and damage is not tear:  # TOML that is cut short may still be whole
         assert any("recipe.toml is not the recipe of this run's checkpoint" in line for line in warnings)
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(
+    digits: Store, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr("convnet.training.run.EagerSteps", lambda *what, processes: EagerSteps(*what))  # not joined
+    shutil.copytree(half, out)
+    tear(out / "timing.jsonl")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    data, where = choose_data(RECIPE, digits), device.choose("fp32", "cpu")
+    begin(RECIPE, data, out, where, True, "", Silent(), processes=Processes(1, 2))
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_a_bit_in_any_row_of_the_record_changes_nothing(half: Path, whole: Path, tmp_path: Path) -> None:
@@ -270,7 +285,7 @@ def test_asked_twice_it_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_within_the_block_signals_ask_and_after_it_they_do_what_they_did() -> None:
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before, unused = [signal.getsignal(number) for number in SIGNALS], lowest_unused()
     for number in SIGNALS:
         with on_signals() as stop:
             assert not stop
@@ -280,7 +295,17 @@ def test_within_the_block_signals_ask_and_after_it_they_do_what_they_did() -> No
         assert stop.over.is_set()
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
-    assert not [thread for thread in threading.enumerate() if thread.name in ("signals", "cut")]
+    assert "signals" not in [thread.name for thread in threading.enumerate()]
+    for thread in [thread for thread in threading.enumerate() if thread.name == "cut"]:
+        thread.join(60)  # it has been told to end
+        assert not thread.is_alive()
+    assert lowest_unused() <= unused, "both ends of each pipe are closed"
+
+
+def lowest_unused() -> int:
+    """The file descriptor that is given next."""
+    os.close(number := os.dup(0))
+    return number
 
 
 def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: Path) -> None:

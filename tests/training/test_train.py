@@ -154,6 +154,25 @@ def test_stopped_at_any_step_and_resumed_it_is_as_if_never_stopped(
     assert sum(row["pictures"] for row in metrics_log.read(out / "timing.jsonl")) == 2 * 315
 
 
+def test_stopped_in_validation_it_validates_again(
+    few_digits: Store, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, stop, evaluate = tmp_path / "run", Stop(), TrainedNet.evaluate
+
+    def evaluated(net: TrainedNet, *arguments: Any, **options: Any) -> Any:
+        stop.signal = signal.SIGTERM
+        return evaluate(net, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedNet, "evaluate", evaluated)
+        with pytest.raises(Interrupted):
+            train(FEW, few_digits, out, stop=stop)
+    assert (at := checkpoint.load(out / "last.ckpt").position).epoch == 1
+    assert (at.batch, at.validation_errors) == (20, ())
+    train(FEW, few_digits, out, resume=True)
+    assert result(out) == result(undisturbed)
+
+
 def test_killed_at_random_moments(few_digits: Store, tmp_path: Path) -> None:
     check_kills(few_digits, tmp_path, kills=20, seed=0)
 
@@ -228,12 +247,13 @@ def test_a_picture_that_is_never_read_ends_the_run_which_goes_on_later(
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_net(digits: Store, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+; .* --set lr=") as caught:
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+; .* --set lr=10, ") as caught:
         train(with_settings(SMALL, ["lr=100", "decay=100", "momentum=0.999999"]), digits, out)
     assert caught.value.exit_code == 4
     report = json.loads((out / "diverged.json").read_text(encoding="utf-8"))
     assert len(report["pictures"]) in (64, 1259 % 64)
     assert set(report["pictures"]) <= set(digits.split("train").keys)
+    assert report["step"] == metrics_log.read(out / "metrics.jsonl")[-1]["step"] + 1, "each step before it has a row"
     kept = checkpoint.load(out / "last.ckpt")
     assert all(bool(torch.isfinite(w).all()) for w in kept.weights.values())
 
@@ -280,6 +300,10 @@ def test_resuming_refuses_another_recipe_or_store(few_digits: Store, undisturbed
     other = prepare(open_source("digits"), tmp_path / "store", size=28, encoding="jpeg")
     with pytest.raises(UsageError, match="was trained on another store"):
         train(FEW, other, undisturbed, resume=True)
+    (tmp_path / "net alone").mkdir()
+    shutil.copy(undisturbed / "best.ckpt", tmp_path / "net alone" / "last.ckpt")
+    with pytest.raises(DataError, match="holds no velocity; it can be tested, but not resumed"):
+        train(FEW, few_digits, tmp_path / "net alone", resume=True)
 
 
 def test_a_run_on_jpegs_says_and_keeps_what_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +408,10 @@ def test_a_share_of_train_is_held_out_when_there_is_no_val(tmp_path: Path) -> No
     assert len(data.val_ids) == 10
     assert sorted([*data.val_ids, *data.train_ids]) == list(range(40))
     assert choose_data(replace(SMALL, validation=0.0), store).val is None
+    recipe = replace(SMALL, net_options={"output": "linear"}, loss="softmax", validation=0.0, epochs=1)
+    summary = train(recipe, store, tmp_path / "run")
+    assert (summary["checkpoint"], summary["best_epoch"], summary["test"]["n"]) == ("last.ckpt", 1, 10)
+    assert "validation" not in summary
     with pytest.raises(UsageError, match=r"has no val split; hold out a part of train with --set validation=0\.1"):
         choose_data(replace(SMALL, validation=0.0, schedule="plateau", lr_steps=()), store)
 
@@ -536,11 +564,11 @@ def test_what_differs_from_the_run_before_is_told(
 def test_a_long_runs_record_gets_fewer_rows_an_epoch_and_its_table_is_whole_at_the_end(
     few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "FEWER_FROM", 1)
+    monkeypatch.setattr(loop, "FEWER_FROM", 2)
     train(replace(FEW, epochs=5, save_minutes=60.0), few_digits, tmp_path / "run")
     rows = metrics_log.read(tmp_path / "run" / "metrics.jsonl")
     numbers = [sum(row["kind"] == "step" and row["epoch"] == epoch for row in rows) for epoch in range(1, 6)]
-    assert numbers == [20, 10, 7, 5, 4]
+    assert numbers == [20, 20, 20, 10, 10]
     table = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[1] for line in table] == ["epoch", "1", "2", "3", "4", "5"]
 

@@ -31,7 +31,7 @@ class Odd(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         x = record(stages, "conv1", self.conv1(F.pad(images, (2, 0, 0, 3))))
-        x = record(stages, "norm1", within_map_norm(response_norm(F.relu(x), 3), 3))
+        x = record(stages, "norm1", within_map_norm(response_norm(F.relu(x), 3), 3, 1.0, 1e-4, 0.75))
         x = record(stages, "pool1", ceil_max_pool(x, 3, 2))
         x = record(stages, "conv2", F.relu(self.conv2(x)))
         x = record(stages, "conv3", self.conv3(x))
