@@ -27,7 +27,7 @@ from convnet.training.step import EagerSteps
 from thin import new_thin_net
 
 CPU = choose("fp32", "cpu")
-BATCH = 5  # pictures, which two groups don't share evenly
+BATCH = 3  # pictures, which two groups don't share evenly
 RATE = 1e-3
 DROPOUT = 0.5
 

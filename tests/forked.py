@@ -1,11 +1,11 @@
 """Several processes in a moment: forked from one that has loaded torch, and told what torchrun tells.
 
-    python forked.py MODULE:FUNCTION JOBS
-
-JOBS is a JSON list of [n, [argument, ...]]; each is n processes that call the function, one job after the other. What
-is printed is a JSON list: of each job the exit codes by rank, and what they wrote to stderr.
+That one is started when it is first needed and ends with the tests. Each line that it reads is a JSON list, [MODULE:
+FUNCTION, jobs, environment, folder]; a job is [n, [argument, ...]]: n processes that call the function, one job after
+the other. It prints a line for each: the exit codes by rank, what was written to stdout, and what to stderr.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -15,51 +15,60 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple
-
-import torch._dynamo  # noqa: F401 - which DistributedDataParallel loads: here, so that no process loads it again
+from typing import Any, NamedTuple
 
 TESTS = Path(__file__).parent
+SECONDS = 1800  # after which a process is ended
 
 
 class Ended(NamedTuple):
-    """Of a job: exit codes by rank; all that was written to stderr."""
+    """Of a job: exit codes by rank; all that was written to stdout and to stderr."""
 
     codes: list[int]
+    stdout: str
     stderr: str
 
 
+@cache
+def server() -> "subprocess.Popen[str]":
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    process = subprocess.Popen([sys.executable, __file__], env=environment, cwd=TESTS, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    atexit.register(process.communicate)  # the end of its input ends it
+    return process
+
+
 def run(call: str, jobs: Sequence[tuple[int, Sequence[str]]], **environment: str) -> list[Ended]:
-    """What became of each job."""
-    variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    done = subprocess.run([sys.executable, __file__, call, json.dumps(jobs)], capture_output=True, text=True,
-                          timeout=600, env=os.environ | variables | environment, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [Ended(*each) for each in json.loads(done.stdout.splitlines()[-1])]
+    """What became of each job, in this process's folder and environment."""
+    process = server()
+    assert process.stdin
+    assert process.stdout
+    variables = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    print(json.dumps([call, jobs, variables, str(Path.cwd())]), file=process.stdin, flush=True)
+    return [Ended(*json.loads(process.stdout.readline())) for _ in jobs]
 
 
 def forked(function: Callable[..., object], n: int, arguments: Sequence[str]) -> Ended:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with TemporaryFile() as said:
+    with TemporaryFile() as out, TemporaryFile() as said:
         children = []
         for rank in range(n):
             child = os.fork()
             if not child:
+                os.dup2(out.fileno(), 1)
                 os.dup2(said.fileno(), 2)
-                os.environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
-                os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(n))
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                try:
-                    function(*arguments)
-                except BaseException:
-                    traceback.print_exc()
-                    sys.stderr.flush()
-                    os._exit(1)
-                os._exit(0)
+                signal.alarm(SECONDS)
+                if n > 1:
+                    os.environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+                    os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(n))
+                    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                os._exit(_code(function, arguments))
             children.append(child)
         codes = dict[int, int]()
         for _ in children:
@@ -67,15 +76,63 @@ def forked(function: Callable[..., object], n: int, arguments: Sequence[str]) ->
                 os.kill(next(child for child in children if child not in codes), signal.SIGKILL)
             child, status = os.wait()
             codes[child] = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        return Ended([codes[child] for child in children], said.read().decode(errors="replace"))
+        texts = []
+        for file in (out, said):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+        return Ended([codes[child] for child in children], *texts)
 
 
-def main(call: str, jobs: str) -> None:
-    module, _, name = call.partition(":")
-    function = getattr(importlib.import_module(module), name)
-    print(json.dumps([forked(function, n, arguments) for n, arguments in json.loads(jobs)]))
+def _code(function: Callable[..., object], arguments: Sequence[str]) -> int:
+    """What a process that calls the function ends with."""
+    try:
+        function(*arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def command(*words: str) -> None:
+    """`convnet WORDS`; the processes that torch's agent starts for it are forked as well."""
+    from torch.distributed.launcher import api
+
+    from convnet.cli import app
+
+    launch = api.elastic_launch
+
+    def forking(config: api.LaunchConfig, program: str) -> Any:
+        assert program == sys.executable
+        return launch(replace(config, start_method="fork"), python)
+
+    api.elastic_launch = forking  # type: ignore[misc,assignment]
+    sys.argv = ["convnet", *words]
+    app.main()
+
+
+def python(*words: str) -> None:
+    assert words[:2] == ("-m", "convnet")
+    command(*words[2:])
+
+
+def main() -> None:
+    import torch._dynamo  # noqa: F401 - which DistributedDataParallel loads: here, so that no process loads it again
+
+    for line in sys.stdin:
+        call, jobs, environment, folder = json.loads(line)
+        module, _, name = call.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        for n, arguments in jobs:
+            print(json.dumps(forked(function, n, arguments)), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

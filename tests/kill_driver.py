@@ -1,6 +1,4 @@
-"""Trains in forked children and kills them: run by test_train.py in a process of its own (forks need a young process).
-
-    python kill_driver.py STORE FOLDER KILLS SEED     # STORE: a folder or a URL
+"""Trains in forked children and kills them: run by test_train.py through forked.py (forks need a young process).
 
 Prints JSON: the kills that hit a living run, and the folders whose result differs from the undisturbed run's.
 """
@@ -8,7 +6,6 @@ Prints JSON: the kills that hit a living run, and the folders whose result diffe
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -21,8 +18,9 @@ from convnet.training.train import train
 SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")  # everything but times
 
 
-def main() -> None:
-    store, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+def main(*arguments: str) -> None:
+    """Of a store, in a folder or behind a URL: what is killed how often, by which seed, in which folder."""
+    store, folder, (kills, seed) = arguments[0], Path(arguments[1]), map(int, arguments[2:])
     generator = np.random.default_rng(seed)
     began = time.monotonic()
     assert wait(start(store, folder / "undisturbed"))
@@ -63,7 +61,3 @@ def wait(child: int) -> bool:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "a run failed"
     return not os.WIFSIGNALED(status)
-
-
-if __name__ == "__main__":
-    main()

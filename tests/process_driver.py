@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from convnet.data.loader import Batch
 from convnet.errors import Interrupted
@@ -75,6 +76,14 @@ def split(fields: Sequence[str]) -> tuple[dict[str, list[int]], list[str]]:
         else:
             others.append(field)
     return steps, others
+
+
+def agent(n: str, restarts: str, *arguments: str) -> None:
+    """`main` in n processes that torch's agent starts, and starts anew when one is lost."""
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=int(n), run_id="tests", rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", max_restarts=int(restarts), monitor_interval=0.1,
+                          start_method="fork")  # fmt: skip
+    elastic_launch(config, main)(*arguments)
 
 
 def main(store: str, out: str, *fields: str) -> None:

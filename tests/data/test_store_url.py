@@ -24,12 +24,12 @@ from convnet.io.processes import Processes
 from convnet.io.signals import Stop
 from convnet.recipe import load_recipe, with_settings
 from convnet.training.train import train
+from forked import run as forked
 from runs import Notes
 from web import Handler, Web, serving
 
 pytest.importorskip("obstore", reason="reading from URLs needs obstore, an optional dependency")
 RECIPE = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=16"])
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -133,10 +133,9 @@ def test_killed_at_random_moments_it_goes_on_as_if_undisturbed(few_digits: Store
         return n % 9 == 0
 
     with serving(few_digits.path.parent, fault) as web:
-        command = [sys.executable, str(TESTS / "kill_driver.py"), url_of(web), str(tmp_path), "20", "0"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        ended = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
-    assert ended.returncode == 0, ended.stderr
+        killed = [(1, [url_of(web), str(tmp_path), "20", "0"])]
+        (ended,) = forked("kill_driver:main", killed, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert ended.codes == [0], ended.stderr
     report = json.loads(ended.stdout)
     assert report["kills"] == 20
     assert not report["different"]

@@ -1,8 +1,5 @@
 """Several processes test nets as one does: what is printed, and the file of probabilities, to the last byte."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from convnet.data.prepare import prepare
 from convnet.data.sources import open_source
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
+from forked import Ended, run
 from pictures import write_photos
 
 N = 150  # pictures: three blocks, the last one ragged; of three processes each has one, of two one has two
-LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "convnet"]
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +34,38 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(place: Path, *options: str, launcher: tuple[str, ...] = ("-m", "convnet"), code: int = 0) -> str:
-    """What it prints; of an error what it says of it."""
+@pytest.fixture(autouse=True)
+def beside_the_nets(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def evaluate(*options: str, n: int = 1) -> Ended:
+    """As one process, or as n that were told what torchrun tells."""
     words = ["evaluate", "0", "1", "store", "--scales", "28,36", "--quiet", "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, *launcher, *words, *options], cwd=place, env=environment, timeout=600,
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
+    return run("forked:command", [(n, [*words, *options])])[0]
 
 
-def test_several_processes_print_and_keep_what_one_does(place: Path) -> None:
+def printed(*options: str, n: int = 1) -> str:
+    ended = evaluate(*options, n=n)
+    assert ended.codes == [0] * n, ended.stderr
+    return ended.stdout
+
+
+def test_several_processes_print_and_keep_what_one_does() -> None:
     options = ("--views", "single,dense", "--table", "--posteriors")
-    right = evaluate(place, *options, "one")
+    right = printed(*options, "one")
     assert f"n {N}" in right
-    assert evaluate(place, *options, "two", "--processes", "2") == right
-    assert evaluate(place, *options, "three", launcher=tuple(LAUNCHER)) == right
+    assert printed(*options, "two", "--processes", "2") == right
+    assert printed(*options, "three", n=3) == right
     for name in ("two", "three"):
-        assert (place / name).read_bytes() == (place / "one").read_bytes()
-    assert not list(place.glob("*.part"))
-    assert evaluate(place, *options, "two", "--processes", "2") == right, "from the file"
-    assert evaluate(place, *options[:-1], "--processes", "2") == right, "without a file"
+        assert Path(name).read_bytes() == Path("one").read_bytes()
+    assert not list(Path().glob("*.part"))
+    assert printed(*options, "two", "--processes", "2") == right, "from the file"
+    assert printed(*options[:-1], "--processes", "2") == right, "without a file"
 
 
-def test_an_error_is_told_once_with_its_code(place: Path) -> None:
-    text = evaluate(place, "--split", "nowhere", "--processes", "2", code=2)
-    assert text.count("nowhere") == 1
-    assert "Traceback" not in text
+def test_an_error_is_told_once_with_its_code() -> None:
+    ended = evaluate("--split", "nowhere", "--processes", "2")
+    assert ended.codes == [2]
+    assert ended.stderr.count("nowhere") == 1
+    assert "Traceback" not in ended.stderr

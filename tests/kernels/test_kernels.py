@@ -16,12 +16,8 @@ from convnet.kernels.cuda import update as sgd
 from convnet.kernels.plain import Block
 
 TESTS = Path(__file__).parents[1]
-KERNELS = [f"tests/kernels/test_kernels_{name}.py" for name in ("augmentation", "dropout", "norm", "sgd")]
+KERNELS = [f"tests/kernels/test_kernels_{name}.py" for name in ("augmentation", "dropout", "norm", "norm_pool", "sgd")]
 TRAINING = ["tests/training/test_delayed_steps.py", "tests/data/test_device_loader.py"]  # whole steps; batches
-FILES = {  # two processes take about as long
-    "norm_pool": ["tests/kernels/test_kernels_norm_pool.py"],
-    "the others": [*KERNELS, *TRAINING],
-}
 PYTEST = ("-m", "pytest", "-p", "xdist.plugin", "-n", "0", "-q", "-rs", "-p", "no:cacheprovider")
 INTERPRET = {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else is installed
 needs_triton = pytest.mark.skipif(cuda.triton is None, reason="Triton is not installed (pip install triton)")
@@ -41,11 +37,10 @@ def run(*command: str, **environment: str) -> str:
 
 
 @needs_triton
-@pytest.mark.parametrize("files", FILES.values(), ids=FILES)
-def test_interpreted(files: list[str]) -> None:
+def test_interpreted() -> None:
     """The operations' tests, and whole steps with dropout and the update, their rate and draws read from memory, in a
     process of their own, since Triton looks at the variable when it is loaded."""
-    text = run(*PYTEST, *files, **INTERPRET)
+    text = run(*PYTEST, *KERNELS, *TRAINING, **INTERPRET)
     assert "passed" in text
     assert not [line for line in text.splitlines() if line.startswith("SKIPPED") and "tests/kernels" in line], text
 

@@ -56,12 +56,12 @@ def steps(out: Path, n: int) -> list[Steps]:
     return [json.loads(Path(f"{out}.{rank}.json").read_text(encoding="utf-8")) for rank in range(n)]
 
 
-def by_torchrun(store: Store, out: Path, n: int, *fields: str, restarts: int) -> None:
+def by_torchrun(n: int, restarts: int, arguments: Sequence[str]) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "--max-restarts",
                 str(restarts), "--monitor-interval", "0.1", str(TESTS / "process_driver.py")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    done = subprocess.run([sys.executable, *launcher, str(store.path), str(out), *fields], env=environment,
-                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+    done = subprocess.run([sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True,
+                          timeout=600, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
@@ -106,14 +106,19 @@ def test_processes_train_as_one(few_digits: Store, tmp_path: Path) -> None:
                 assert row[name] == pytest.approx(expected_row[name], rel=1e-3), (row["step"], name)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.large)])
-def test_a_lost_process_changes_nothing(kills: int, few_digits: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("by", "kills"), [("its agent", 1), pytest.param("torchrun", 10, marks=pytest.mark.large)])
+def test_a_lost_process_changes_nothing(by: str, kills: int, few_digits: Store, tmp_path: Path) -> None:
     """Killed in mid-epoch, all are started anew from the last saved step: bitwise the undisturbed run."""
     epochs = 2 * kills
     fields = (f"epochs={epochs}", "batch=64", "save_minutes=0.0001")
     at = sorted(random.Random(0).sample(range(1, 5 * epochs), kills))
     trained(few_digits, [(tmp_path / "whole", 2, fields)])
-    by_torchrun(few_digits, tmp_path / "lost", 2, *fields, *(f"lose={step}" for step in at), restarts=kills)
+    lost = [str(few_digits.path), str(tmp_path / "lost"), *fields, *(f"lose={step}" for step in at)]
+    if by == "torchrun":
+        by_torchrun(2, kills, lost)
+    else:
+        (ended,) = run("process_driver:agent", [(1, ["2", str(kills), *lost])])
+        assert ended.codes == [0], ended.stderr
     for name in SAME:
         assert (tmp_path / "lost" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -139,13 +144,11 @@ def test_the_command_ends_with_the_runs_own_error(few_digits: Store, tmp_path: P
     """Told once, with its exit code, and not begun again and again."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "stranger").touch()
-    words = ["-m", "convnet", "train", str(few_digits.path), "--processes", "2", "--quiet", "--out"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, *words, str(tmp_path / "full")], env=environment, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.count("is not empty (it holds 'stranger')") == 1
-    assert "Traceback" not in done.stderr
+    words = ["train", str(few_digits.path), "--processes", "2", "--quiet", "--out", str(tmp_path / "full")]
+    (ended,) = run("forked:command", [(1, words)])
+    assert ended.codes == [2]
+    assert ended.stderr.count("is not empty (it holds 'stranger')") == 1
+    assert "Traceback" not in ended.stderr
 
 
 def test_several_processes_ask_for_a_number(few_digits: Store, tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +30,7 @@ from convnet.training import metrics_log
 from convnet.training import train as loop
 from convnet.training.run import choose_data
 from convnet.training.train import train
+from forked import run as forked
 from runs import Notes
 from thin import SMALL as SMALL_NET
 from thin import shapes_of, thinned
@@ -183,10 +181,8 @@ def test_killed_at_random_moments_large(few_digits: Store, tmp_path: Path) -> No
 
 
 def check_kills(few_digits: Store, folder: Path, kills: int, seed: int) -> None:
-    driver = Path(__file__).parents[1] / "kill_driver.py"
-    command = [sys.executable, str(driver), str(few_digits.path), str(folder), str(kills), str(seed)]
-    ended = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert ended.returncode == 0, ended.stderr
+    (ended,) = forked("kill_driver:main", [(1, [str(few_digits.path), str(folder), str(kills), str(seed)])])
+    assert ended.codes == [0], ended.stderr
     report = json.loads(ended.stdout)
     print(report)
     assert report["kills"] == kills
