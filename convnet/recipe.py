@@ -35,8 +35,10 @@ class Recipe:
     pad: int = setting(0, "black pixels added on every side of the stored picture", Range(0, 1024))
     crop: int = setting(224, "pixels: side of the net's input; at most size + 2 pad", Range(1, 4096))
     channels: Literal["rgb", "grey"] = setting("rgb", "what the net sees")
-    mean: Literal["picture", "rgb", "none"] = setting(
-        "picture", "subtracted first: the store's mean picture, its mean colour, or nothing"
+    mean: Literal["picture", "rgb", "none", "start"] = setting(
+        "picture",
+        "subtracted first: the store's mean picture, its mean colour, nothing, or what was for the net that a run "
+        "begins with",
     )
     scale: float = setting(1.0, "not 0; then multiplied by this (1 keeps grey levels 0 to 255)", Range(-1000, 1000))
     offset: float = setting(0.0, "then this is added", Range(-1000, 1000))

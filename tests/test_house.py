@@ -102,9 +102,9 @@ LINES = {
     "kernels": 2370,
     "nets/": 1350,
     "report": 620,
-    "training": 2020,
+    "training": 2070,
     "visualize": 2930,
-    "weights": 2000,
+    "weights": 2040,
 }
 
 

@@ -19,9 +19,12 @@ from convnet.nets import MODELS, recipe_of
 from convnet.nets.describe import skeleton
 from convnet.progress import Progress
 from convnet.recipe import Recipe, load_recipe, with_settings
+from convnet.training.fine_tuning import fine_tuning
 from convnet.training.init_from import init_from
 from convnet.training.run import fresh_net
 from convnet.training.series import recipe_called
+from convnet.weights import FOLDER
+from convnet.weights.download import KNOWN
 
 LENET_SIDE = 28  # pixels: pictures up to this side are taken for characters
 STORES = Path("stores")  # where `convnet train` puts the stores that it makes itself
@@ -114,6 +117,16 @@ def refuse_columns(store: str, columns: ColumnNames) -> None:
         raise UsageError(f"{store} is a store and no list; --name-column and its like are for lists")
 
 
+def start_at(given: Path | None) -> Path | None:
+    """The checkpoint or run that a net is to begin with: one that is there, or known weights by their name."""
+    if given is None or given.exists() or str(given) not in KNOWN:
+        return given
+    path = FOLDER / f"{given}.ckpt"
+    if not path.exists():
+        raise UsageError(f"{given} is not here yet: convnet import {given} fetches it, and makes {path}")
+    return path
+
+
 def plan_run(
     data: str,
     net: str | None,
@@ -139,11 +152,11 @@ def plan_run(
         numbers = {name: split["per_class"] for name, split in store.header["splits"].items()}
         progress.note(classes_line(store.classes, numbers))
         refuse_unfit(data, store.classes, numbers)
-        return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress)
+        return store, _recipe(chosen, net, store.size, store.split("train").n, settings, progress, start, store.classes)
     place = STORES / f"{slug(path)}-unpacked"
     source = open_for(data, place, layout=layout, columns=columns)
     n = sum(entry.split == "train" for entry in source.entries)
-    plan = _recipe(chosen, net, source.natural_size, n, settings, progress)
+    plan = _recipe(chosen, net, source.natural_size, n, settings, progress, start, source.classes)
     _try(plan, source.classes, start)
     made = _store_for(source, plan.size)
     if not is_store(made):
@@ -161,10 +174,21 @@ def _try(plan: Recipe, classes: tuple[str, ...], start: Path | None) -> None:
 
 
 def _recipe(
-    chosen: Recipe | None, net: str | None, side: int | None, n: int, settings: list[str], progress: Progress
+    chosen: Recipe | None,
+    net: str | None,
+    side: int | None,
+    n: int,
+    settings: list[str],
+    progress: Progress,
+    start: Path | None,
+    classes: tuple[str, ...],
 ) -> Recipe:
-    """The recipe that was asked for, or the one that suits net and data; with the net and the settings asked for."""
-    if chosen is None:
+    """The recipe that was asked for, or the one that suits net and data, or a net to begin with; with the net and the
+    settings asked for."""
+    if chosen is None and net is None and start is not None:
+        chosen = fine_tuning(start, classes, n, side)
+        progress.note(f"recipe {chosen.name} for {chosen.net} and {n:,} training pictures; --recipe chooses another")
+    elif chosen is None:
         chosen, what = _suiting(net, side, n)
         progress.note(f"recipe {chosen.name}, chosen for {what}; --recipe chooses another")
     elif net is not None:

@@ -72,6 +72,7 @@ def train(
     Without arguments: LeNet-5 on 1,797 handwritten digits that come with scikit-learn, in under a minute.
     Ctrl-C saves; --resume goes on as if never stopped.
     """
+    from convnet.cli.resolve import start_at
     from convnet.device import choose
     from convnet.io.processes import from_environment
     from convnet.training import series
@@ -79,12 +80,15 @@ def train(
     device = own_device(device)
     place = choose(device=device).device.type  # one that isn't there is told before pictures are prepared
     how = _How(device, place, batch, _micro_batch(batch), resident, processes, columns_over_processes, quiet, as_json)
+    start_from = start_at(start_from)
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     together = from_environment()
     with shown(quiet or not together.is_first) as progress:
         if resume:
             if net or recipe or settings or seeds or name_column or label_column or split_column:
                 raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
+            if start_from is not None:
+                raise UsageError(f"a run has weights already; leave out --start-from {start_from}, or --resume")
             store, stages, out = _resumed(data, out, changes, progress)
         else:
             columns = (name_column, label_column, split_column)
@@ -194,7 +198,8 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
         if code := launch(how.processes, store.path, stage.recipe, options):
             sys.exit(code)
         return None
-    resume = resume or (restarted() and (folder / "last.ckpt").exists())
+    if restarted() and (folder / "last.ckpt").exists():
+        resume, start = True, None
     workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(stage.recipe, folder if resume else None)
     progress.note(f"recipe {stage.recipe.name}, {store.path}: {store.describe()}; run folder {folder}; {used}")
     resident = cast("device_loader.Resident", how.resident)  # train checks the word

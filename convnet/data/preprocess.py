@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.data.resize import FITS, Fit
-from convnet.errors import DataError
+from convnet.errors import DataError, UsageError
 from convnet.io.strict_json import Json
 from convnet.recipe import RANGES, Recipe
 
@@ -69,22 +69,26 @@ def of_recipe(
     mean_colour: NDArray[np.floating] | None,
     shorter_side: int | None = None,
     fit: Fit = "crop",
+    start: Preprocessing | None = None,
 ) -> Preprocessing:
     """The preprocessing that a recipe asks for, with the means, the shorter side and the fit of a store.
+
+    start: of the net that a run begins with.
 
     mean_picture  (size, size, 3) grey levels; needed when recipe.mean is "picture"
     mean_colour   (3,) grey levels; needed when recipe.mean is "rgb"
 
     Raises: DataError when the store lacks the mean, or has one of another size.
     """
-    mean = {"picture": mean_picture, "rgb": mean_colour, "none": None}[recipe.mean]
+    if recipe.mean == "start" and (start is None or start.mean is None):
+        raise UsageError('mean = "start": needs a net to begin with from whose pictures a mean was subtracted')
+    begun = None if start is None else start.mean
+    mean = {"picture": mean_picture, "rgb": mean_colour, "none": None, "start": begun}[recipe.mean]
     if mean is None and recipe.mean != "none":
         raise DataError(f'the store has no mean {recipe.mean}; prepare it again, or set mean = "none"')
-    if recipe.mean == "picture" and mean is not None and mean.shape != (recipe.size, recipe.size, 3):
+    if mean is not None and mean.ndim == 3 and mean.shape != (recipe.size, recipe.size, 3):
         shape = " x ".join(str(side) for side in mean.shape)
-        raise DataError(
-            f"the store's mean picture is {shape}, the recipe's size {recipe.size}; set size, or prepare again"
-        )
+        raise DataError(f"the mean picture is {shape}, the recipe's size {recipe.size}; set size, or prepare again")
     return Preprocessing(
         size=recipe.size,
         pad=recipe.pad,

@@ -73,10 +73,13 @@ def init_from(net: Net, recipe: Recipe, classes: tuple[str, ...], path: Path) ->
     if there != here and there not in net.starts:
         known = " or ".join([here, *net.starts])
         raise UsageError(f"{path} holds the net {there}; {here} can begin with a trained {known}: choose another")
-    layers = net.starts.get(there)
+    layers, imported = net.starts.get(there), source.provenance.get("imported")
+    untrained = imported.get("missing", ()) if isinstance(imported, dict) else ()
     loaded, missing = [], {}
     for name, own in net.state_dict().items():
         reason = _why_not(name, own, source.weights.get(name), layers, f"{path.name} ({there})")
+        if not reason and name in untrained:
+            reason = f"{path.name} has initial values there: the file that it was imported from had none"
         if classes != source.classes and net.is_of_classes(name):
             reason = f"{path.name} has other classes"
         if reason:

@@ -21,6 +21,7 @@ from convnet.data.index import Numbers
 from convnet.data.store import Split, Store
 from convnet.device import Device
 from convnet.errors import DataError, Diverged, UsageError
+from convnet.evaluation.trained_net import checkpoint_at
 from convnet.io import atomic, rng, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.strict_json import Json
@@ -182,7 +183,8 @@ def _fresh(
 ) -> tuple[Net, Checkpoint]:
     """The net of a new run, and its state but for the weights."""
     mean = store.statistics.mean_rgb
-    preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit)
+    begun = checkpoint.load(checkpoint_at(source)).preprocessing if source and recipe.mean == "start" else None
+    preprocessing = preprocess.of_recipe(recipe, store.mean_picture, mean, store.shorter_side, store.fit, begun)
     net, provenance = fresh_net(recipe, len(store.classes)), environment
     if source is not None:
         loaded = init_from(net, recipe, store.classes, source)

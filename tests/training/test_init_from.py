@@ -259,7 +259,7 @@ def test_the_command(
     code, err = run(digits.path, *common, "--start-from", "nowhere")
     assert (code, "nowhere: no such checkpoint" in err) == (2, True)
     code, err = run("--resume", "--out", "run", "--start-from", trained)
-    assert (code, "has weights already" in err) == (2, True)
+    assert (code, "a run has weights already" in err) == (2, True)
     with thinned(THINNER):
         path = saved(tmp_path / "a.ckpt", "vgg_a", create_model("vgg_a", num_classes=4, seed=0))
     code, err = run("digits", *common, "--start-from", path)
