@@ -94,8 +94,7 @@ def read_weights(
     if report.missing:
         initial = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
         weights |= {name: initial[name] for name in report.missing}
-    imported: Json = {"file": path.name, "sha256": sha256, "writer": writer}
-    imported |= {"missing": sorted(report.missing)} if report.missing else {}
+    imported: Json = {"file": path.name, "sha256": sha256, "writer": writer, "missing": sorted(report.missing)}
     checkpoint = Checkpoint(
         recipe=preprocessing.recipe_of(net_name, options, done),
         preprocessing=done,
