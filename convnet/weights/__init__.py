@@ -95,14 +95,13 @@ def read_weights(
         initial = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
         weights |= {name: initial[name] for name in report.missing}
     imported: Json = {"file": path.name, "sha256": sha256, "writer": writer, "missing": sorted(report.missing)}
-    checkpoint = Checkpoint(
+    return Checkpoint(
         recipe=preprocessing.recipe_of(net_name, options, done),
         preprocessing=done,
         classes=preprocessing.classes_of(classes, net.num_classes, own.classes if own is not None else None, report),
         weights={name: weights[name] for name in net.state_dict()},
         provenance={"convnet": __version__, "imported": imported},
-    )
-    return checkpoint, report
+    ), report
 
 
 def import_weights(
