@@ -1,6 +1,6 @@
 """Delayed steps are the eager ones, nothing moves after a loss that is not finite, a CUDA graph is a step."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,11 +158,16 @@ def test_a_delayed_run_is_the_eager_one(digits: Store, tmp_path: Path, monkeypat
     recipe = with_settings(load_recipe("lenet5_small"), ["epochs=1", "batch=64", "net_options.output=linear"])
     plans = {"learns": recipe, "diverges": with_settings(recipe, ["lr=100", "decay=100", "loss=softmax"])}
     found: dict[str, list[object]] = {name: [] for name in plans}
+    numbers: list[int] = []
+
+    class Counted(DelayedSteps):
+        def forward_backward(self, batch: Batch, number: int, interruptible: Any = nullcontext) -> None:
+            numbers.append(number)
+            super().forward_backward(batch, number, interruptible)
+
     for delayed in (False, True):
         if delayed:
-            monkeypatch.setattr(
-                module, "choose", lambda step, note: DelayedSteps(GraphStep(step, 64, note, record=False))
-            )
+            monkeypatch.setattr(module, "choose", lambda step, note: Counted(GraphStep(step, 64, note, record=False)))
         for name, plan in plans.items():
             out = tmp_path / f"{name} {delayed}"
             with suppress(Diverged):
@@ -173,6 +178,7 @@ def test_a_delayed_run_is_the_eager_one(digits: Store, tmp_path: Path, monkeypat
             path = out / ("diverged.json" if name == "diverges" else "metrics.jsonl")
             found[name].append(path.read_text(encoding="utf-8") if name == "diverges" else metrics_log.read(path))
     assert found["diverges"][0] == found["diverges"][1]
+    assert numbers[:20] == list(range(20)), "those whose results are not known yet are counted"
     rows: Any = found["learns"]
     assert len(rows[0]) == 21
     for a, b in zip(*rows, strict=True):
