@@ -276,7 +276,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
                 scores = net.evaluate(data.val, ids=data.val_ids, stop=stop, processes=run.processes)
         except Interrupted:
             save(run)  # at the end of the epoch's steps: resuming validates again
-            raise
+            raise Interrupted(_stopped(run)) from None
         except NotFinite as error:
             raise Diverged(f"{error}; {lower_rate(run)}") from error
         row |= {"val_loss": scores.loss, "val_top1_error": scores.top1, "val_top5_error": scores.top5}

@@ -163,7 +163,7 @@ def test_stopped_in_validation_it_validates_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainedNet, "evaluate", evaluated)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted, match="stopped in epoch 1, step 20; everything is saved"):
             train(FEW, few_digits, out, stop=stop)
     assert (at := checkpoint.load(out / "last.ckpt").position).epoch == 1
     assert (at.batch, at.validation_errors) == (20, ())
