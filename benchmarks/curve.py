@@ -24,7 +24,8 @@ from convnet.cli.resolve import plan_run
 from convnet.data import preprocess
 from convnet.data.loader import Loader
 from convnet.progress import SILENT
-from convnet.training.run import choose_data, fresh_net
+from convnet.training.data import choose_data
+from convnet.training.run import fresh_net
 from convnet.training.schedule import rate
 from convnet.training.step import EagerSteps
 

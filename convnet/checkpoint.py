@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,10 +33,10 @@ LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"  # names i
 KEPT = "epoch-{:04d}.ckpt"  # the net after that epoch
 
 MAGIC = b"\x89CNVNET\n"  # no text file begins so, and a transfer that changes line ends breaks it
-VERSION = 2  # 1 had no record; it is still read
+VERSION = 3  # 1 had no record, 2 no unaveraged; both are still read
 FRAME = struct.Struct("<8sIQ32s")  # magic, version, length of the header, sha256: 52 bytes, the same in every version
 MAX_HEADER = 2 << 20  # bytes; a header of 22,000 classes has about 1 MiB
-SECTIONS = ("weights", "velocity", "preprocessing", "record")  # in the order of the file; only the first must be there
+SECTIONS = ("weights", "velocity", "unaveraged", "preprocessing", "record")  # in this order; only the first must be
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
 COUNTS = ("epoch", "batch", "step", "rows", "errors", "pictures")  # of a position
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class Checkpoint:
     classes        their names, in the order of the net's outputs
     weights        the net's parameters and buffers by name
     velocity       the update rule's state by name; None where only the net is kept
+    unaveraged     where `weights` are an average, those with which training goes on; None where only the net is kept
     position       where in training the run is
     provenance     what JSON holds: versions, threads, device, the store's sha256, the command
     record         the lines of metrics.jsonl so far, which a resumed run writes anew; None where only the net is kept
@@ -92,6 +93,7 @@ class Checkpoint:
     position: Position = Position()
     provenance: Json = field(default_factory=dict)
     record: bytes | None = None
+    unaveraged: dict[str, Tensor] | None = None
 
 
 def save(path: atomic.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
@@ -145,8 +147,7 @@ def load_newest(folder: atomic.PathLike) -> tuple[Checkpoint, Path, list[str]]:
     raise DataError("; ".join(damages))
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """What the header of a run's newest checkpoint says, read without its tensors."""
 
     path: Path
@@ -160,8 +161,7 @@ def peek(folder: Path) -> Summary | None:
         try:
             with open(path, "rb", opener=atomic.regular) as file:
                 header, _ = _sections(file, os.fstat(file.fileno()).st_size)
-            chosen = recipe.from_dict(_of(header, "recipe", dict), "recipe")
-            return Summary(path, chosen, _of(header, "provenance", dict))
+            return Summary(path, recipe.from_dict(_of(header, "recipe", dict)), _of(header, "provenance", dict))
         except (OSError, ConvnetError):
             continue
     return None
@@ -169,8 +169,7 @@ def peek(folder: Path) -> Summary | None:
 
 def rebuild(checkpoint: Checkpoint) -> Net:
     """The net of a checkpoint with its weights, in eval mode, on the CPU. Raises: DataError when they don't fit."""
-    chosen = checkpoint.recipe
-    n_classes = len(checkpoint.classes)
+    chosen, n_classes = checkpoint.recipe, len(checkpoint.classes)
     try:
         _check_shapes(chosen.net, {**chosen.net_options, "num_classes": n_classes}, checkpoint.weights)
         net = create_model(chosen.net, num_classes=n_classes, seed=0, **chosen.net_options)
@@ -197,14 +196,15 @@ def _check_shapes(name: str, options: Json, weights: dict[str, Tensor]) -> None:
 
 def _payloads(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor] | bytes]:
     """What the sections hold, in the order of the file: tensors, as one safetensors file each, or bytes."""
-    payloads: dict[str, dict[str, Tensor] | bytes] = {"weights": checkpoint.weights}
-    if checkpoint.velocity is not None:
-        payloads["velocity"] = checkpoint.velocity
-    if checkpoint.preprocessing.mean is not None:
-        payloads["preprocessing"] = {"mean": torch.from_numpy(checkpoint.preprocessing.mean)}
-    if checkpoint.record is not None:
-        payloads["record"] = checkpoint.record
-    return payloads
+    mean = checkpoint.preprocessing.mean
+    payloads: dict[str, dict[str, Tensor] | bytes | None] = {
+        "weights": checkpoint.weights,
+        "velocity": checkpoint.velocity,
+        "unaveraged": checkpoint.unaveraged,
+        "preprocessing": None if mean is None else {"mean": torch.from_numpy(mean)},
+        "record": checkpoint.record,
+    }
+    return {name: payload for name, payload in payloads.items() if payload is not None}
 
 
 def _pieces(payload: dict[str, Tensor] | bytes) -> Iterator[memoryview | bytes]:
@@ -273,8 +273,7 @@ def _is_whole(path: Path) -> bool:
 # Reading
 
 
-@dataclass(frozen=True)
-class _Section:
+class _Section(NamedTuple):
     name: str
     length: int
     sha256: str
@@ -307,6 +306,7 @@ def _read(file: BufferedReader, size: int) -> Checkpoint:
             position=_position(_of(header, "position", dict)),
             provenance=_of(header, "provenance", dict),
             record=record,
+            unaveraged=found.get("unaveraged"),
         )
     except ConvnetError as error:  # what a recipe calls a wrong argument is bad data here
         raise DataError(f"header: {error}") from error

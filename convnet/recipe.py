@@ -48,6 +48,19 @@ class Recipe:
         "random crops may reach the far edges: 33 offsets of 224 in 256, as in the released nets; the AlexNet paper "
         "counts 32 (2048 = 32 x 32 x 2)",
     )
+    crop_at: Literal["anywhere", "corners"] = setting(
+        "anywhere", "where random crops lie: anywhere, or in one of the four corners or the centre (ZFNet)"
+    )
+    smallest_size: int = setting(
+        0,
+        "pixels: each training picture is scaled to a side sampled from here to `size` before its crop is cut out "
+        "(VGG's S); 0: always `size`",
+        Range(0, 4096),
+    )
+    crop_area: float = setting(
+        1.0, "below 1: training crops are boxes of this share of the picture to all of it, resized", Range(0.01, 1)
+    )
+    crop_aspect: float = setting(1.0, "and of sides up to this ratio, wide or high (GoogLeNet: 4/3)", Range(1, 10))
     mirror: bool = setting(True, "half of the training pictures are mirrored")
     colour_std: float = setting(0.1, "standard deviation of the colour shift's factors; 0 is no shift", Range(0, 10))
     colour_epochs: int = setting(0, "epochs with the colour shift; after them there is none; 0: all", Range(0, 100000))
@@ -59,6 +72,14 @@ class Recipe:
     loss: Literal["softmax", "rbf"] = setting(
         "softmax", "cross-entropy, or the distance to the right class's code (LeNet-5)"
     )
+    label_smoothing: float = setting(
+        0.0, "softmax: share of the right class's target that goes to all classes alike", Range(0, 1, high_open=True)
+    )
+    balance: Literal["none", "loss", "order"] = setting(
+        "none",
+        "uneven classes count alike: by weights of their losses, or by an order in which each comes equally often, "
+        "the pictures of small ones again and again",
+    )
     batch: int = setting(128, "pictures in a step", Range(1, 65536))
     epochs: int = setting(90, "the most passes over the training pictures", Range(1, 100000))
     lr: float = setting(0.01, "the learning rate at the start", Range(0, 100, low_open=True))
@@ -69,6 +90,18 @@ class Recipe:
     momentum: float = setting(0.9, "share of the velocity kept in a step", Range(0, 1, high_open=True))
     decay: float = setting(0.0005, "weight decay; times lr x weight in a step", Range(0, 100))
     decay_biases: bool = setting(True, "whether biases decay too")
+    max_filter_rms: float = setting(
+        0.0,
+        "after each step a filter of a convolution whose root mean square exceeds this is set back to it (ZFNet: 0.1); "
+        "0: never",
+        Range(0, 1000),
+    )
+    average: float = setting(
+        0.0,
+        "share of the weights' average that is kept in a step; the average is the net that is tested, and kept as the "
+        "best; 0: the weights themselves",
+        Range(0, 1, high_open=True),
+    )
     layer_decay: Mapping[str, float] = table("decay of the layers that are named, in place of `decay`", Range(0, 100))
     layer_lr: Mapping[str, float] = table(
         "factor of the rate of the layers that are named, by name or pattern, from an epoch on where @ says one: "
@@ -208,6 +241,7 @@ def _disagreements(values: Json) -> list[str]:
     if given("size", "pad", "crop") and values["crop"] > values["size"] + 2 * values["pad"]:
         room = values["size"] + 2 * values["pad"]
         wrong.append(f"crop = {values['crop']}: exceeds size + 2 pad = {room}; make size larger or crop smaller")
+    wrong += _scaling(values) if given("size", "crop", "smallest_size", "crop_area", "crop_aspect") else []
     if given("schedule", "lr_steps") and values["lr_steps"] and values["schedule"] != "steps":
         wrong.append(f'lr_steps = {shown(values["lr_steps"])}: needs schedule = "steps"')
     if given("channels", "colour_std") and values["channels"] == "grey" and values["colour_std"] > 0:
@@ -219,8 +253,29 @@ def _disagreements(values: Json) -> list[str]:
     for key in values["layer_decay"] if isinstance(values.get("layer_decay"), dict) else ():
         if "@" in key:
             wrong.append(f"layer_decay: {key}: a decay holds for all epochs; leave out the @")
+    for name, plain in (("label_smoothing", 0.0), ("balance", "order")) if values.get("loss") == "rbf" else ():
+        if values.get(name) not in (plain, "none", None):
+            wrong.append(f'{name} = {shown(values[name])}: needs loss = "softmax"')
     if values.get("scale") == 0:
         wrong.append("scale = 0.0: must not be 0, or every picture is the same")
+    return wrong
+
+
+def _scaling(values: Json) -> list[str]:
+    """What disagrees with crops that are scaled."""
+    smallest, area = values["smallest_size"], values["crop_area"]
+    wrong = []
+    if smallest and not values["crop"] <= smallest <= values["size"]:
+        return [f"smallest_size = {smallest}: must be crop = {values['crop']} to size = {values['size']}, or 0"]
+    if smallest and area < 1:
+        wrong.append(f"crop_area = {area}: must be 1 with smallest_size = {smallest}; both say how crops are scaled")
+    if values["crop_aspect"] > 1 and area == 1:
+        wrong.append(f"crop_aspect = {values['crop_aspect']}: needs crop_area below 1")
+    needed = {"random_crop": (True,), "crop_at": ("anywhere",), "mean": ("rgb", "none"), "pad": (0,)}
+    for name, allowed in needed.items() if smallest or area < 1 else ():
+        if name in values and values[name] not in allowed:
+            field = f"smallest_size = {smallest}" if smallest else f"crop_area = {area}"
+            wrong.append(f"{field}: needs {name} = {' or '.join(map(shown, allowed))}, not {shown(values[name])}")
     return wrong
 
 

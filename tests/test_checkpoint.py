@@ -153,7 +153,7 @@ def test_docs_checkpoint_md_is_enough_to_read_one(tmp_path):
     magic = bytes.fromhex(page.split("magic: ")[1].split(" (")[0])
     assert data[:8] == magic
     version, length = struct.unpack_from("<IQ", data, 8)
-    assert version == 2
+    assert version == 3
     assert length <= 2_097_152
     header_bytes = data[52 : 52 + length]
     assert hashlib.sha256(data[:20] + header_bytes).digest() == data[20:52]
@@ -206,8 +206,8 @@ def refused(path, data, text):
 
 def test_a_newer_format_says_update(tmp_path):
     header, rest = parts(bytes_of(small(), tmp_path))
-    text = r"written by a newer convnet \(format 3; this one reads 1 to 2\): update convnet"
-    refused(tmp_path / "a", forged(header, rest, version=3), text)
+    text = r"written by a newer convnet \(format 4; this one reads 1 to 3\): update convnet"
+    refused(tmp_path / "a", forged(header, rest, version=4), text)
 
 
 def test_a_file_of_format_1_is_read(tmp_path):

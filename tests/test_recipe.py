@@ -52,6 +52,15 @@ def values_of(name):
     return numbers(name)
 
 
+def scaled(values):
+    """Changes with which the crops are scaled."""
+    values["crop"] = min(values["crop"], values["size"])
+    changes = {"random_crop": True, "crop_at": "anywhere", "mean": "none", "pad": 0}
+    if values["crop_area"] < 1:
+        return changes | {"smallest_size": 0}
+    return changes | {"smallest_size": values["size"], "crop_area": 1.0, "crop_aspect": 1.0}
+
+
 @st.composite
 def recipes(draw):
     values = {name: draw(values_of(name)) for name in HINTS}
@@ -63,6 +72,9 @@ def recipes(draw):
     if values["channels"] == "grey":
         values["colour_std"] = 0.0
     values["scale"] = values["scale"] or 1.0
+    if values["loss"] == "rbf":
+        values |= {"label_smoothing": 0.0, "balance": "order"}
+    values |= {"smallest_size": 0, "crop_area": 1.0, "crop_aspect": 1.0} if draw(st.booleans()) else scaled(values)
     return Recipe(**values)
 
 
@@ -164,6 +176,13 @@ def test_every_field_refuses_wrong_types_and_ranges(name):
     assert refused >= 12
 
 
+NEEDED = {  # what goes with the end of a range
+    "smallest_size": {"size": 4096, "mean": "none"},
+    "crop_area": {"mean": "none"},
+    "crop_aspect": {"mean": "none", "crop_area": 0.5},
+}
+
+
 def test_ranges_end_where_they_say():
     for name, allowed in RANGES.items():
         if name in (*EPOCH_LISTS, *TABLES, "fold_epoch", "size", "crop", "scale", "pad"):
@@ -176,7 +195,7 @@ def test_ranges_end_where_they_say():
                 with pytest.raises(UsageError, match=name):
                     from_dict({name: end})
             else:
-                assert getattr(from_dict({name: end}), name) == end
+                assert getattr(from_dict({name: end, **NEEDED.get(name, {})}), name) == end
 
 
 @pytest.mark.parametrize(
@@ -200,7 +219,7 @@ def test_ranges_end_where_they_say():
         ({"net_options": {"a": 2**63}}, "option a: must fit 64 bits"),
         ({"net_options": {"a": "\x00"}}, "option a: must be printable"),
         ({"name": "../up"}, 'name = "../up": must be text'),
-        ({"zzzzzz": 1}, "unknown field 'zzzzzz': Known: batch, "),
+        ({"zzzzzz": 1}, "unknown field 'zzzzzz': Known: average, "),
         ({"\x1b[31mlr": 1}, r"unknown field ''\\x1b\[31mlr''"),
     ],
 )

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convnet.data import boxes
+from convnet.data.boxes import Boxes
 from convnet.data.preprocess import Preprocessing
 from convnet.data.statistics import Statistics
 from convnet.data.store import Pixels, Split
@@ -27,6 +29,7 @@ class Augmentation:
     """What is done to each of N pictures.
 
     tops, lefts: int64 (N,), the crop's first row and column in the stored square; negative in a padded border.
+    boxes: where crops are scaled, the parts of the square that are resized to them (boxes.py); tops and lefts are 0.
     mirrored: bool (N,). colour: float32 (N, 3), grey levels added to R, G and B.
     """
 
@@ -34,11 +37,17 @@ class Augmentation:
     lefts: NDArray[np.int64]
     mirrored: NDArray[np.bool_]
     colour: NDArray[np.float32]
+    boxes: Boxes | None = None
 
     @property
     def corners(self) -> NDArray[np.int64]:
         """int64 (N, 2): tops and lefts."""
         return np.stack([self.tops, self.lefts], 1)
+
+    def part(self, of: slice) -> "Augmentation":
+        """That of some of the pictures."""
+        scaled = None if self.boxes is None else self.boxes[of]
+        return Augmentation(self.tops[of], self.lefts[of], self.mirrored[of], self.colour[of], scaled)
 
 
 def sample(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.int64]) -> Augmentation:
@@ -52,9 +61,15 @@ def sample(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.i
     margin = recipe.size + 2 * recipe.pad - recipe.crop
     centre = np.full(n, margin // 2 - recipe.pad, np.int64)
     tops, lefts, mirrored = centre, centre, np.zeros(n, bool)
-    if recipe.random_crop:
+    scaled = boxes.sample(recipe, epoch, ids) if boxes.are_scaled(recipe) else None
+    if scaled is not None:
+        tops = lefts = np.zeros(n, np.int64)
+    elif recipe.random_crop:
         n_offsets = margin + 1 if recipe.far_edge else max(margin, 1)
         places = rng.integers(n_offsets, recipe.seed, rng.stream("crop"), epoch, ids[:, None], np.arange(2))
+        if recipe.crop_at == "corners":
+            five = np.array([(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)])
+            places = five[rng.integers(len(five), recipe.seed, rng.stream("crop"), epoch, ids)]
         tops, lefts = places[:, 0] - recipe.pad, places[:, 1] - recipe.pad
     if recipe.mirror:
         mirrored = rng.uniform(recipe.seed, rng.stream("mirror"), epoch, ids) < 0.5
@@ -65,7 +80,7 @@ def sample(recipe: Recipe, statistics: Statistics, epoch: int, ids: NDArray[np.i
         if recipe.colour_by == "std":  # the released net's: the root of the eigenvalue
             magnitudes = np.sqrt(statistics.eigenvalues)
         shift = (factors * recipe.colour_std * magnitudes) @ statistics.eigenvectors.T
-    return Augmentation(tops, lefts, mirrored, shift.astype(np.float32))
+    return Augmentation(tops, lefts, mirrored, shift.astype(np.float32), scaled)
 
 
 def to_input(
@@ -98,9 +113,17 @@ def fill(
     """
     for first in range(0, len(ids), CHUNK):
         part = slice(first, first + CHUNK)
-        chunk = Augmentation(*(values[part] for values in vars(augmentation).values()))
-        squares = [split.square(i) for i in ids[part].tolist()]
-        _augment_in_c(images[part], squares, chunk.corners, chunk, preprocessing)
+        chunk = augmentation.part(part)
+        pictures = stored(split, ids[part], chunk.boxes, preprocessing.crop)
+        _augment_in_c(images[part], pictures, chunk.corners, chunk, preprocessing)
+
+
+def stored(split: Split, ids: NDArray[np.int64], scaled: Boxes | None, crop: int) -> list[Pixels]:
+    """The pictures `ids` as they lie in the store, or, where crops are scaled, their boxes resized to crops."""
+    squares = (split.square(i) for i in ids.tolist())
+    if scaled is None:
+        return list(squares)
+    return [boxes.resized(square, box, crop) for square, box in zip(squares, scaled, strict=True)]
 
 
 def empty_images(n: int, height: int, width: int, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:

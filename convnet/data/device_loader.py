@@ -5,10 +5,12 @@ that the loader would, with its order and its random numbers. It runs beside the
 
 A set that doesn't fit as it is may fit as 4:2:0 planes, half its bytes (kernels/planes.py). That changes pixels, so it
 is done only where it is asked for. The validation and test pictures stay as they are.
+
+Where a recipe scales its crops, each is resized by the loader's threads before it is copied, as on the CPU.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,17 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convnet.data import augment
+from convnet.data import augment, boxes
 from convnet.data.loader import AHEAD, Batch, Loader
 from convnet.errors import UsageError
 from convnet.io.prefetch import in_order
 from convnet.kernels import planes
 from convnet.kernels.cuda import available as on_cuda
 from convnet.progress import Progress
+from convnet.recipe import Recipe
 
 Resident = Literal["auto", "raw", "420", "no"]
+Step = tuple[NDArray[np.int64], augment.Augmentation, Tensor | None]
 RESERVE = 2 << 30  # bytes of the device that stay free: libraries' own buffers, testing
 STEPS = 2  # the memory that a step takes is there twice: in the graph's own pool, and for an epoch's last batch
+SCALED = "the recipe's crops are scaled, each before it is copied"
 PORTION = 256  # pictures that go to the device at once
 
 
@@ -56,29 +61,37 @@ class DeviceLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on; each is begun before the last is used."""
         ahead: deque[tuple[Batch, torch.cuda.Event | None]] = deque()
-        for ids, pictures in self._read(self.loader.steps(epoch, start)):
-            ahead.append(self._start(epoch, ids, pictures))
+        for ids, sampled, pictures in self._read(epoch, start):
+            ahead.append(self._start(ids, sampled, pictures))
             if len(ahead) > 1:
                 yield self._ready(*ahead.popleft())
         for batch, event in ahead:
             yield self._ready(batch, event)
 
-    def _read(self, steps: Iterable[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], Tensor | None]]:
-        """Each step's ids, and its pictures in pinned memory where they don't lie on the device."""
+    def _read(self, epoch: int, start: int) -> Iterator[Step]:
+        """Each step's ids, augmentation, and pictures in pinned memory where they don't lie on the device."""
+        own, steps = self.loader, self.loader.steps(epoch, start)
+        if self.pictures is None:
+            steps = self.split.ahead(steps)
+        sampled = (
+            (ids, augment.sample(own.recipe, own.statistics, epoch, own.counters(number, ids)))
+            for number, ids in enumerate(steps, start)
+        )
         if self.pictures is not None:
-            yield from ((ids, None) for ids in steps)
+            yield from ((*step, None) for step in sampled)
             return
-        n_workers = max(1, self.loader.workers)
-        yield from in_order(lambda ids: (ids, squares(self.loader, ids)), self.split.ahead(steps), self.split.describe,
-                            n_threads=n_workers, window=AHEAD * n_workers, stop=self.loader.stop)  # fmt: skip
+        n_workers = max(1, own.workers)
+        yield from in_order(lambda step: (*step, squares(own, step[0], step[1].boxes)), sampled,
+                            lambda step: self.split.describe(step[0]), n_threads=n_workers,
+                            window=AHEAD * n_workers, stop=own.stop)  # fmt: skip
 
     def _start(
-        self, epoch: int, ids: NDArray[np.int64], pictures: Tensor | None
+        self, ids: NDArray[np.int64], sampled: augment.Augmentation, pictures: Tensor | None
     ) -> tuple[Batch, torch.cuda.Event | None]:
         """A batch that the device is making, and the event that it is made."""
         from convnet.kernels.cuda import augment as augmentation  # which loads Triton
 
-        of, sampled = self.loader, augment.sample(self.loader.recipe, self.loader.statistics, epoch, ids)
+        of = self.loader
         rows = np.arange(len(ids)) if pictures is not None else self.rows[ids]
         with torch.cuda.stream(self.stream):
             source = self.pictures if pictures is None else pictures.to(of.device, non_blocking=True)
@@ -110,17 +123,18 @@ def pixels(resident: Resident) -> str:
     return "4:2:0 planes" if resident == "420" else "as stored"
 
 
-def check(resident: Resident, device: torch.device, channels: str) -> str:
-    """Why pictures with these channels can't be made on the device; "" where they can.
+def check(resident: Resident, device: torch.device, recipe: Recipe) -> str:
+    """Why a recipe's pictures can't be made on the device; "" where they can.
 
     Raises: UsageError when they can't and are asked for all the same, and for another word than `Resident`'s.
     """
     if resident not in get_args(Resident):
         raise UsageError(f"--resident {resident}: it must be auto, raw, 420 or no")
     why_not = "" if on_cuda.serve(device) else f"it needs a CUDA device with Triton, this is {device}"
-    why_not = why_not if channels == "rgb" else "it is for pictures in colour"
-    if why_not and resident in ("raw", "420"):
-        raise UsageError(f"--resident {resident}: {why_not}; leave it out")
+    why_not = why_not if recipe.channels == "rgb" else "it is for pictures in colour"
+    scaled = SCALED if boxes.are_scaled(recipe) else ""
+    if (why_not or scaled) and resident in ("raw", "420"):
+        raise UsageError(f"--resident {resident}: {why_not or scaled}; leave it out")
     return why_not
 
 
@@ -132,15 +146,16 @@ def choose(loader: Loader, resident: Resident, step_bytes: Callable[[], int], pr
 
     Raises: UsageError when what is asked for can't be.
     """
-    if check(resident, loader.device, loader.preprocessing.channels):
+    if check(resident, loader.device, loader.recipe):
         return loader
     size, n = loader.split.store.size, len(loader.ids)
     need = n * (planes.n_bytes(size) if resident == "420" else size * size * 3)
     step = 0 if resident == "no" else step_bytes()
     room = max(0, free(loader.device) - STEPS * step - RESERVE)
     fits = f"{need / 2**30:.1f} GiB of {room / 2**30:.1f} GiB that training leaves"
-    if resident == "no" or (resident == "auto" and need > room):
-        why = "as asked" if resident == "no" else f"the training pictures would take {fits}"
+    scaled = boxes.are_scaled(loader.recipe)
+    if resident == "no" or scaled or (resident == "auto" and need > room):
+        why = SCALED if scaled else "as asked" if resident == "no" else f"the training pictures would take {fits}"
         progress.note(f"pictures go to the device a batch ahead: {why}")
         return DeviceLoader(loader)
     if need > room:
@@ -171,13 +186,15 @@ def load(loader: Loader, packed: bool, progress: Progress) -> Tensor:
     return loaded
 
 
-def squares(loader: Loader, ids: NDArray[np.int64]) -> Tensor:
-    """uint8 (N, S, S, 3): the stored squares of pictures, in memory from which a CUDA device copies by itself."""
-    size = loader.split.store.size
+def squares(loader: Loader, ids: NDArray[np.int64], scaled: boxes.Boxes | None = None) -> Tensor:
+    """uint8 (N, S, S, 3): the stored squares of pictures, or the boxes of them that are scaled to crops, in memory from
+    which a CUDA device copies by itself."""
+    size = loader.split.store.size if scaled is None else loader.recipe.crop
     pixels = torch.empty((len(ids), size, size, 3), dtype=torch.uint8, pin_memory=loader.device.type == "cuda")
     out = pixels.numpy()
-    for k, i in enumerate(ids.tolist()):
-        out[k] = loader.split.square(i)
+    for k in range(len(ids)):
+        one = slice(k, k + 1)
+        out[one] = augment.stored(loader.split, ids[one], None if scaled is None else scaled[one], size)
     return pixels
 
 

@@ -68,25 +68,48 @@ class Loader:
         return -(-len(self.ids) // self.recipe.batch)
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        """The pictures of each batch of an epoch, from step `start` on: in a whole epoch each exactly once."""
+        """The pictures of each batch of an epoch, from step `start` on: in a whole epoch each exactly once, or
+        each class equally often (`_balanced`)."""
         n, size = len(self.ids), self.recipe.batch
         order = rng.order(n, self.recipe.seed, rng.stream("order"), epoch)
+        if self.recipe.balance == "order":
+            ids = self._balanced(self.ids[order[:]], epoch)
+            return (ids[i : i + size] for i in range(start * size, n, size))
         return (self.ids[order[i : i + size]] for i in range(start * size, n, size))
+
+    def _balanced(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """As many pictures as `ids`, of each class that they have equally many but for one: of a large class as many in
+        the order of `ids`, of a small one all, again and again."""
+        labels = self.split.labels[ids]
+        counts = np.bincount(labels)
+        present = np.flatnonzero(counts)
+        first, by_class = np.cumsum(counts) - counts, ids[np.argsort(labels, kind="stable")]
+        turn, place = np.divmod(rng.permutation(len(ids), self.recipe.seed, rng.stream("balance"), epoch), len(present))
+        chosen = present[place]
+        return np.asarray(by_class[first[chosen] + turn % counts[chosen]])
+
+    def counters(self, step: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What counts the random numbers of a step's pictures: themselves, or, where an epoch may have one twice, their
+        places in the epoch."""
+        return step * self.recipe.batch + np.arange(len(ids)) if self.recipe.balance == "order" else ids
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0 is the first), from step `start` on."""
         steps, coming = tee(self.steps(epoch, start))
         parts = self.split.ahead(ids[self.processes.part(len(ids))] for ids in coming)
+
+        def read(
+            step: tuple[NDArray[np.int64], NDArray[np.int64], int, Tensor | None],
+        ) -> tuple[NDArray[np.int64], Read]:
+            ids, own, number, room = step
+            counters = self.counters(number, ids)[self.processes.part(len(ids))]
+            return ids, self._read(own, augment.sample(self.recipe, self.statistics, epoch, counters), room)
+
+        items = ((ids, own, number, self._empty_images(len(own)))
+                 for number, (ids, own) in enumerate(zip(steps, parts, strict=True), start))  # fmt: skip
         if not self.workers:
-            for ids, own in zip(steps, parts, strict=True):
-                yield self._batch(ids, self._read(epoch, own, self._empty_images(len(own))))
+            yield from (self._batch(*read(item)) for item in items)
             return
-
-        def read(step: tuple[NDArray[np.int64], NDArray[np.int64], Tensor | None]) -> tuple[NDArray[np.int64], Read]:
-            ids, own, room = step
-            return ids, self._read(epoch, own, room)
-
-        items = ((ids, own, self._empty_images(len(own))) for ids, own in zip(steps, parts, strict=True))
         for ids, images in in_order(read, items, lambda step: self.split.describe(step[0]), n_threads=self.workers,
                                     window=AHEAD * self.workers, stop=self.stop):  # fmt: skip
             yield self._batch(ids, images)
@@ -97,13 +120,19 @@ class Loader:
             return None
         return augment.empty_images(n, self.recipe.crop, self.recipe.crop, self.preprocessing, self.dtype)
 
-    def _read(self, epoch: int, ids: NDArray[np.int64], images: Tensor | None) -> Read:
+    def _read(self, ids: NDArray[np.int64], sampled: augment.Augmentation, images: Tensor | None) -> Read:
         self.split.check_lengths()
-        sampled = augment.sample(self.recipe, self.statistics, epoch, ids)
         if images is None:
-            return self.split.crops(ids, sampled.tops, sampled.lefts, self.recipe.crop), sampled
+            return self._crops(ids, sampled), sampled
         augment.fill(images, self.split, ids, sampled, self.preprocessing)
         return images
+
+    def _crops(self, ids: NDArray[np.int64], sampled: augment.Augmentation) -> Pixels:
+        crop = self.recipe.crop
+        if sampled.boxes is None:
+            return self.split.crops(ids, sampled.tops, sampled.lefts, crop)
+        crops = augment.stored(self.split, ids, sampled.boxes, crop)
+        return np.stack(crops) if crops else np.empty((0, crop, crop, 3), np.uint8)
 
     def _batch(self, ids: NDArray[np.int64], read: Read) -> Batch:
         if not isinstance(read, Tensor):

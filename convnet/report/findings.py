@@ -20,7 +20,7 @@ from convnet.io.strict_json import Json
 from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe
-from convnet.training.run import choose_data
+from convnet.training.data import choose_data
 from convnet.visualize import plot
 from convnet.visualize.classes import DOUBT, Classes, classes
 from convnet.visualize.duplicates import LIKE, Duplicate, near_duplicates

@@ -29,6 +29,9 @@ class Momentum:
     layer_decay: the decay of the parameters of these names, biases among them. `layer_lr`, empty at first, multiplies
     the rate of those that it names, biases among them (0: a parameter moves by its velocity alone); it may change.
 
+    max_filter_rms: above 0, each filter of a convolution whose root mean square exceeds it after a step is set back to
+    it. Paper: Zeiler and Fergus 2013, section 3.
+
     bf16_weights: copies in bfloat16 of the parameters of these names, with which the net computes (step.py): their
     gradients are the ones that count, and they follow each move.
     """
@@ -43,11 +46,12 @@ class Momentum:
         bias_lr: float | None = None,
         decay_biases: bool = True,
         layer_decay: Mapping[str, float] | None = None,
+        max_filter_rms: float = 0.0,
         bf16_weights: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.bf16_weights = dict(bf16_weights or {})
         self.parameters = {name: weight for name, weight in parameters if weight.requires_grad}
-        self.momentum = momentum
+        self.momentum, self.max_filter_rms = momentum, max_filter_rms
         self.bias_lr = bias_lr
         self.factors = {name: bias_lr_factor if _is_bias(name) else 1.0 for name in self.parameters}
         self.decays = {name: 0.0 if _is_bias(name) and not decay_biases else decay for name in self.parameters}
@@ -64,7 +68,12 @@ class Momentum:
         """
         if isinstance(lr, Tensor) or any(on_cuda.serve(weight.device) for weight in self.parameters.values()):
             self._step_on_device(lr, skip_update)
-            return
+        else:
+            self._step(lr)
+        if self.max_filter_rms:
+            self._limit_filters()
+
+    def _step(self, lr: float) -> None:
         for name, weight in self.parameters.items():
             velocity, rate, bf16_weight = self.velocity[name], self._rate(name, lr), self.bf16_weights.get(name)
             gradient = self.computed(name).grad
@@ -79,6 +88,15 @@ class Momentum:
             weight.add_(velocity)
             if bf16_weight is not None:
                 bf16_weight.copy_(weight)
+
+    def _limit_filters(self) -> None:
+        for name, weight in self.parameters.items():
+            if weight.ndim != 4:
+                continue
+            rms = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True) / weight[0].numel() ** 0.5
+            weight.mul_((self.max_filter_rms / rms).clamp(max=1))  # of a filter of zeros infinity, so 1
+            if name in self.bf16_weights:
+                self.bf16_weights[name].copy_(weight)
 
     def _rate(self, name: str, lr: float) -> float:
         own = self.bias_lr if self.bias_lr is not None and _is_bias(name) else lr * self.factors[name]
@@ -111,7 +129,7 @@ class Momentum:
         """The velocity by parameter name: the tensors themselves, not copies."""
         return dict(self.velocity)
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Takes over the velocity of a former run. Raises: DataError when names or shapes differ."""
         for name in sorted(state.keys() ^ self.velocity.keys()):
             raise DataError(f"the velocity of {name} is {'missing' if name in self.velocity else 'of no parameter'}")
@@ -132,6 +150,7 @@ def optimizer(net: nn.Module, recipe: Recipe, bf16_weights: Mapping[str, nn.Para
         bias_lr=recipe.lr * recipe.bias_lr_factor if recipe.bias_schedule == "constant" else None,
         decay_biases=recipe.decay_biases,
         layer_decay=by_layer(recipe.layer_decay, (name for name, _ in net.named_parameters()), 1, "layer_decay"),
+        max_filter_rms=recipe.max_filter_rms,
         bf16_weights=bf16_weights,
     )
 

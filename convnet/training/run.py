@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
@@ -17,12 +16,11 @@ from convnet import __version__, checkpoint
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
 from convnet.data import preprocess
 from convnet.data.decode import stored_by
-from convnet.data.index import Numbers
-from convnet.data.store import Split, Store
+from convnet.data.store import Store
 from convnet.device import Device
 from convnet.errors import DataError, Diverged, UsageError
 from convnet.evaluation.trained_net import checkpoint_at
-from convnet.io import atomic, rng, strict_json
+from convnet.io import atomic, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.strict_json import Json
 from convnet.nets import create_model
@@ -31,6 +29,7 @@ from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
 from convnet.training import metrics_log, micro_batch
+from convnet.training.data import Data
 from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
 from convnet.training.schedule import check_layers
@@ -40,23 +39,6 @@ ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the f
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
 HAND = "lr.jsonl"  # what `convnet lr` asked for
 OURS = (METRICS, TIMING, HAND, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains and validates on: pictures of a store by their positions. `val` is None when there is none."""
-
-    store: Store
-    train: Split
-    train_ids: Numbers
-    val: Split | None
-    val_ids: NDArray[np.int64]
-
-    @cached_property
-    def folded(self) -> "Data":
-        """All of train to train on, also what was held out for validation."""
-        everything = np.union1d(self.train_ids[:], self.val_ids)
-        return Data(self.store, self.train, everything, None, np.empty(0, np.int64))
 
 
 @dataclass
@@ -76,48 +58,12 @@ class Run:
     share: Share  # of the net's tensors, which this process holds
     processes: Processes = ALONE  # that train together; the first one writes
     last_ids: NDArray[np.int64] | None = None  # pictures of the last step
+    warned: bool = False  # of activations (health.py)
 
     @property
     def by_columns(self) -> bool:
         """Whether this process holds one column of the net; what looks at the whole net is then done by all."""
         return self.processes.mesh is not None
-
-
-def choose_data(recipe: Recipe, store: Store) -> Data:
-    """What to train and validate on: the store's val split, or the share of train that the recipe holds out."""
-    if store.size != recipe.size:
-        raise UsageError(
-            f"{store.path} holds pictures of {store.size} pixels, recipe {recipe.name} wants {recipe.size}; "
-            f"prepare the source with --size {recipe.size}, or choose --set size={store.size} and a crop that fits"
-        )
-    split = store.split("train")
-    if recipe.fold_epoch and not (recipe.validation and "val" not in store.splits):
-        held = "has a val split of its own" if "val" in store.splits else "holds none out (validation = 0)"
-        raise UsageError(
-            f"fold_epoch = {recipe.fold_epoch}: from then on the pictures that were held out of train would be trained "
-            f"on, but {store.path} {held}"
-        )
-    if "val" in store.splits and store.splits["val"].n:
-        val = store.split("val")
-        return Data(store, split, _all(split.n, recipe.seed), val, np.arange(val.n))
-    held = round(recipe.validation * split.n)
-    if held >= split.n:
-        raise UsageError(f"validation = {recipe.validation:g} leaves none of the {split.n} pictures to train on")
-    if held:
-        order = rng.order(split.n, recipe.seed, rng.stream("validation"))
-        rest = np.sort(order[held:]) if isinstance(order, np.ndarray) else order.after(held)
-        return Data(store, split, rest, split, np.sort(order[:held]))
-    if recipe.schedule == "plateau":
-        raise UsageError(
-            f"recipe {recipe.name} lowers its rate by the validation error, but {store.path} has no val split; "
-            "hold out a part of train with --set validation=0.1"
-        )
-    return Data(store, split, _all(split.n, recipe.seed), None, np.empty(0, np.int64))
-
-
-def _all(n: int, seed: int) -> Numbers:
-    """All pictures: 0 .. n-1, of very many in an order that is computed, so that no list of them is needed."""
-    return np.arange(n) if n <= rng.SORTED else rng.order(n, seed, rng.stream("validation"))
 
 
 def begin(
@@ -150,7 +96,9 @@ def begin(
     net = device.take(net if processes.mesh is None else column_of(net, processes.columns))
     step = EagerSteps(net, recipe, device, processes=processes)
     if state.velocity is not None:
-        step.rule.load(share.take(state.velocity))
+        step.load(share.take(state.velocity), share.take(state.weights))
+    if recipe.balance == "loss":
+        step.class_weights = torch.from_numpy(data.class_weights).to(device.device)
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
     provenance, record = dict(state.provenance), (state.record or b"").splitlines(keepends=True)
     if (first := provenance.setdefault("pictures_at_once", step.micro_batch)) != (
@@ -205,6 +153,8 @@ def _resumed(
         progress.warn(warning)
     _check_same(state, recipe, environment, store, path, progress)
     net = checkpoint.rebuild(replace(state, recipe=recipe))
+    if state.unaveraged is not None:
+        net = checkpoint.rebuild(replace(state, recipe=recipe, weights=state.unaveraged))
     if not repair:
         return net, state
     record = b"".join(_record(state, out, progress))
@@ -311,6 +261,8 @@ def _check_same(
         raise UsageError(f"{path} was trained on another store than {store.path}; resume with the store it began with")
     if kept.velocity is None:
         raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
+    if recipe.average and kept.unaveraged is None:
+        raise DataError(f"{path} holds only the weights' average; it can be tested, but not resumed")
     for name in ("threads", "device", "forms", "torch", "decoder", "pixels"):
         was, now = kept.provenance.get(name), environment.get(name)
         if name not in kept.provenance and name in ADDED:
@@ -348,7 +300,8 @@ def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
     kept = snapshot(run, velocity=True)
     if not run.processes.is_first:
         return
-    kept.weights.update({name: value for name, value in (buffers or {}).items() if name in kept.weights})
+    moving = kept.weights if kept.unaveraged is None else kept.unaveraged
+    moving.update({name: value for name, value in (buffers or {}).items() if name in moving})
     checkpoint.save(run.out / LAST, kept, keep_previous=True)
     run.saved = monotonic()
 
@@ -371,12 +324,14 @@ def lower_rate(run: Run) -> str:
 
 
 def snapshot(run: Run, velocity: bool) -> Checkpoint:
-    """The run as it is. By columns every process must ask for it, and gets the whole net."""
+    """The run as it is, `weights` the average where one is kept. By columns every process asks, and gets the whole."""
+    weights, average = run.net.state_dict(), run.step.average
     return Checkpoint(
         recipe=run.recipe,
         preprocessing=run.preprocessing,
         classes=run.data.store.classes,
-        weights=run.share.gather(run.net.state_dict()),
+        weights=run.share.gather({**weights, **average}),
+        unaveraged=run.share.gather(weights) if velocity and average else None,
         velocity=run.share.gather(run.step.rule.state()) if velocity else None,
         position=run.position,
         provenance=run.provenance,

@@ -115,8 +115,19 @@ class EagerSteps:
                 _Heads(self.net), broadcast_buffers=normed, process_group=self.sharing.group
             )
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
+        state = net.state_dict() if recipe.average else {}
+        self.averaged = {name: weight for name, weight in state.items() if weight.is_floating_point()}
+        self.average = {name: weight.clone() for name, weight in self.averaged.items()}
+        self.class_weights: Tensor | None = None  # float32 (K,): what the losses of a class count
+        self.number = 0  # of the step
         self.input_dtype = torch.float32 if net.float32_input else device.dtype  # of the images: bfloat16 loses nothing
         self.result = StepResult(np.empty(0, np.int64), math.nan, 0)
+
+    def load(self, velocity: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+        """Takes over what a former run was kept with: the velocity, and the weights' average, if there is one."""
+        self.rule.load(velocity)
+        for name, average in self.average.items():
+            average.copy_(weights[name])
 
     def begin(self, epoch: int) -> None:
         """Training mode, and the layers' rates in an epoch; of a layer that is frozen batch norm's statistics stay."""
@@ -127,6 +138,7 @@ class EagerSteps:
         self.rule.layer_lr = by_layer(self.recipe.layer_lr, self.rule.parameters, epoch, "layer_lr")
 
     def forward_backward(self, batch: Batch, number: int, interruptible: Interruptible = nullcontext) -> None:
+        self.number = number
         with interruptible():  # the longest part of a step by far
             loss, wrong = self.gradients(batch.images, batch.labels, number, None, batch.first, len(batch.ids))
             if self.sharing.n > 1:
@@ -137,7 +149,16 @@ class EagerSteps:
     def update(self, lr: float) -> list[StepResult]:
         if math.isfinite(self.result.loss):
             self.rule.step(lr)
+            self.follow(self.number)
         return [self.result]
+
+    @torch.no_grad()
+    def follow(self, number: int) -> None:
+        """Moves the average of parameters and buffers after the step `number` (the first is 0): it is the mean of all
+        steps, until the last one's share in it would be less than 1 - recipe.average; that it keeps."""
+        if self.average:
+            share = max(1 - self.recipe.average, 1 / (number + 1))
+            torch._foreach_lerp_(list(self.average.values()), list(self.averaged.values()), share)
 
     def wait(self) -> list[StepResult]:
         return []
@@ -184,11 +205,22 @@ class EagerSteps:
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns):
             heads = self.heads(images)
-        weights, kind = self.net.loss_weights, self.recipe.loss
-        loss = torch.stack([w * _loss(kind, heads[name].float(), labels) for name, w in weights.items()]).sum()
+        weights = self.net.loss_weights
+        loss = torch.stack([w * self._loss(heads[name].float(), labels) for name, w in weights.items()]).sum()
         loss = loss * (own / n)
         torch.autograd.backward(loss * self.sharing.n if self.sharing.n > 1 else loss)  # whose mean is the sum
         return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels)[:own].sum())
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the batch, nats: "softmax" is -log of the right class's softmax output (AlexNet 3.5), "rbf" the
+        discriminative criterion over distances (LeNet-5, eq. 9)."""
+        if self.recipe.loss == "rbf":
+            return rbf_loss(logits, labels, RUBBISH)
+        smoothing = self.recipe.label_smoothing
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        return (losses * self.class_weights[labels]).mean()
 
 
 class _Heads(nn.Module):
@@ -200,12 +232,6 @@ class _Heads(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.net.heads(images)
-
-
-def _loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the batch, nats: "softmax" is -log of the right class's softmax output (AlexNet 3.5), "rbf" the
-    discriminative criterion over distances (LeNet-5, eq. 9)."""
-    return rbf_loss(logits, labels, RUBBISH) if kind == "rbf" else F.cross_entropy(logits, labels)
 
 
 class DelayedSteps:
@@ -272,10 +298,11 @@ class GraphStep:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.recorded_lr: Mapping[str, float] = {}  # the layers' rates in it
         self.images, self.labels, self.outcome = (torch.empty(0) for _ in range(3))  # where the graph finds them
-        self.replays, self.eager = False, Outcome(torch.empty(0), torch.empty(0))
+        self.number, self.replays, self.eager = 0, False, Outcome(torch.empty(0), torch.empty(0))
 
     def forward_backward(self, images: Tensor, labels: Tensor, number: int) -> None:
         """The gradients of a batch, as `EagerSteps.gradients` takes it; what is a graph runs whole in `update`."""
+        self.number = number
         with self._own_stream():
             drawn = states(self.step.recipe.seed, number)
             self.states.copy_(drawn.pin_memory() if self.stream is not None else drawn, non_blocking=True)
@@ -290,11 +317,12 @@ class GraphStep:
         """float64 (2,) on the device, until the next step: the batch's mean loss (nats), and how many were wrong."""
         with self._own_stream():
             self.lr.fill_(lr)
-            if not self.replays:
-                return self._update(self.eager)
-            assert self.graph is not None
-            self.graph.replay()
-            return self.outcome
+            if self.replays:
+                assert self.graph is not None
+                self.graph.replay()
+            outcome = self.outcome if self.replays else self._update(self.eager)
+            self.step.follow(self.number)
+            return outcome
 
     def _update(self, outcome: Outcome) -> Tensor:
         self.skip_update.add_(outcome.loss.float() * 0)  # NaN from the first loss on that isn't finite

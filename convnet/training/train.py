@@ -19,11 +19,10 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-import numpy as np
 from torch import nn
 
 from convnet import checkpoint
-from convnet.checkpoint import BEST, KEPT, LAST, Position
+from convnet.checkpoint import BEST, KEPT, LAST
 from convnet.data import device_loader
 from convnet.data.device_loader import Feed, Resident
 from convnet.data.loader import Loader
@@ -34,22 +33,21 @@ from convnet.errors import DataError, Diverged, Interrupted, UsageError
 from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
-from convnet.io import atomic, rng, strict_json
+from convnet.io import atomic, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
-from convnet.nets import describe, recipe_of
+from convnet.nets import describe
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe, load_recipe
-from convnet.training import hand, metrics_log, schedule, step
+from convnet.training import hand, health, metrics_log, schedule, step
+from convnet.training.data import Data, choose_data
 from convnet.training.micro_batch import MicroBatch, peak_bytes
 from convnet.training.run import (
     METRICS,
     TIMING,
-    Data,
     Run,
     begin,
-    choose_data,
     diverged,
     lower_rate,
     picture_shape,
@@ -61,8 +59,6 @@ from convnet.training.step import StepResult, Steps
 
 ROWS_AN_EPOCH = 20  # step rows in metrics.jsonl
 FEWER_FROM = 100  # epoch from which they get fewer, and metrics.csv rarer: else each epoch would write more
-STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
-STUCK_EPOCHS = range(2, 6)  # in which it is looked for
 
 
 def train(
@@ -106,7 +102,7 @@ def train(
         processes = processes.over_columns(n_columns, chosen.device.type)
     if chosen.device.type == "cpu":
         keep_memory()
-    device_loader.check(resident, chosen.device, recipe.channels)  # before there is a run's folder
+    device_loader.check(resident, chosen.device, recipe)  # before there is a run's folder
     pixels = device_loader.pixels(resident)
     try:
         with _locked(out, processes):
@@ -172,6 +168,9 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
     try:
         for batch in run.processes.agreed(loader.epoch(epoch, run.position.batch), lambda: bool(stop)):
             number = run.position.step + steps.pending
+            if number in health.LOOKS:
+                count(steps.wait())
+                health.look(run, batch, progress)
             steps.forward_backward(batch, number, partial(interruptible, run, stop, log_time))
             count(steps.update(lr))
             if is_due(run):
@@ -268,9 +267,10 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     errors = at.validation_errors
     kept = snapshot(run, velocity=False)
     if data.val is not None:
-        net = TrainedNet(run.net, run.preprocessing, data.store.classes, run.step.device)
-        if run.by_columns:
+        if run.by_columns or run.step.average:
             net = TrainedNet.of(kept, run.step.device)
+        else:
+            net = TrainedNet(run.net, run.preprocessing, data.store.classes, run.step.device)
         try:
             with interruptible(run, stop):
                 scores = net.evaluate(data.val, ids=data.val_ids, stop=stop, processes=run.processes)
@@ -303,8 +303,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     save(run)  # last: a run that is killed before it does this epoch's end again
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
-    if epoch in STUCK_EPOCHS:
-        _warn_if_stuck(run, data, at, progress)
+    health.check_epoch(run, data, at, progress)
 
 
 def _epoch_line(row: metrics_log.Row, epochs: int) -> str:
@@ -313,27 +312,6 @@ def _epoch_line(row: metrics_log.Row, epochs: int) -> str:
     if "val_loss" in row:
         text += f"  val loss {row['val_loss']:.4f} error {row['val_top1_error']:.2%}"
     return text
-
-
-def _warn_if_stuck(run: Run, data: Data, epoch: Position, progress: Progress) -> None:
-    """Says when a net still ignores its pictures: its loss is then the entropy of the classes, ln K if equal."""
-    loss, error = epoch.loss_sum / epoch.pictures, epoch.errors / epoch.pictures
-    ids = data.train_ids[: rng.SORTED]  # of more these are a random sample
-    shares = np.bincount(data.train.labels[ids], minlength=len(data.store.classes)) / len(ids)
-    entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    at_entropy = STUCK < loss / max(entropy, 1e-9) < 2 - STUCK
-    late = run.recipe.loss == "rbf" and epoch.epoch == STUCK_EPOCHS[-1]  # whose loss falls long before the error does
-    if not (at_entropy or late) or error < STUCK * (1 - shares.max()):
-        return
-    what = f"ln {len(data.store.classes)}" if shares.min() == shares.max() else "the entropy of the classes"
-    hint = "try another rate (--set lr=...)"
-    small = recipe_of(run.recipe.net, len(data.train_ids))
-    if small not in (recipe_of(run.recipe.net), run.recipe.name):
-        hint = f"for so small a set there is --recipe {small} --net {run.recipe.net}; otherwise {hint}"
-    progress.warn(
-        f"after {epoch.epoch} epochs the training error is {error:.1%} and the loss {loss:.3f} ({what} is "
-        f"{entropy:.3f}): the net ignores its pictures, it has not begun to learn; {hint}"
-    )
 
 
 def _finish(run: Run, data: Data, device: str, progress: Progress, stop: Stop | None) -> Json:

@@ -38,9 +38,12 @@ def loader(store: Store, recipe: Recipe = RECIPE, place: torch.device = PLACE, w
 
 
 @pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize(("mean", "workers"), [("picture", 0), ("rgb", 2), ("none", 1)])
+@pytest.mark.parametrize(("mean", "workers"), [("picture", 0), ("rgb", 2), ("none", 1), ("scaled", 1)])
 def test_batches_are_the_loaders(photos: Store, kept: bool, mean: str, workers: int) -> None:
-    recipe = replace(RECIPE, mean=mean)
+    scaled = {"mean": "rgb", "pad": 0, "smallest_size": 28}
+    recipe = replace(RECIPE, **(scaled if mean == "scaled" else {"mean": mean}))  # type: ignore[arg-type]
+    if mean == "scaled" and kept:
+        pytest.skip("pictures whose crops are scaled never lie on the device")
     plain = loader(photos, recipe, torch.device("cpu"), 0)
     own = loader(photos, recipe, workers=workers)
     made = DeviceLoader(own, load(own, False, Silent()) if kept else None)
@@ -116,6 +119,19 @@ def test_what_cannot_be_is_refused(photos: Store, monkeypatch: pytest.MonkeyPatc
     assert choose(grey, "auto", lambda: 0, Silent()) is grey
     with pytest.raises(UsageError, match="--resident yes: it must be auto, raw, 420 or no"):
         choose(own, "yes", lambda: 0, Silent())  # type: ignore[arg-type]
+
+
+def test_crops_that_are_scaled_are_copied(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, notes = loader(photos, replace(RECIPE, mean="rgb", pad=0, crop_area=0.5)), Notes()
+    monkeypatch.setattr(on_cuda, "serve", lambda place: True)
+    monkeypatch.setattr(device_loader, "free", lambda place: 1 << 40)
+    made = choose(own, "auto", lambda: 0, notes)
+    assert isinstance(made, DeviceLoader)
+    assert made.pictures is None
+    why = "the recipe's crops are scaled, each before it is copied"
+    assert notes.lines == [f"pictures go to the device a batch ahead: {why}"]
+    with pytest.raises(UsageError, match=f"--resident raw: {why}; leave it out"):
+        choose(own, "raw", lambda: 0, Silent())
 
 
 def test_elsewhere_the_loader_stays(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:

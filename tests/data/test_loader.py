@@ -21,7 +21,7 @@ from convnet.data.store import Split, Store
 from convnet.io import prefetch, rng
 from convnet.nets import recipe_of
 from convnet.recipe import Recipe, load_recipe
-from convnet.training.run import choose_data
+from convnet.training.data import choose_data
 from convnet.training.step import EagerSteps
 from thin import images_for, new_thin_net
 
@@ -242,3 +242,47 @@ def test_a_net_learns_the_same_from_pictures_in_bf16(name: str) -> None:
     assert loss.isfinite()
     same = all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert same == (step.input_dtype == torch.bfloat16)
+
+
+def uneven(recipe: Recipe, photos: Store) -> Loader:
+    """30 pictures of class 0, 7 of class 1 and 2 of class 2."""
+    load = loader(photos, recipe)
+    labels = load.split.labels
+    ids = np.concatenate([np.flatnonzero(labels == label)[:n] for label, n in enumerate((30, 7, 2))])
+    return replace(load, ids=np.sort(ids))
+
+
+def test_a_balanced_order_has_each_class_equally_often(photos: Store) -> None:
+    """Of a large class other pictures in each epoch, of a small one all, again and again; the same when resumed."""
+    load = uneven(replace(RECIPE, balance="order", batch=8), photos)
+    orders = [order_of(load, epoch) for epoch in (1, 2)]
+    for order in orders:
+        pictures, counts = np.unique(order, return_counts=True)
+        of = load.split.labels[pictures]
+        assert [counts[of == label].sum() for label in range(3)] == [13, 13, 13]
+        assert set(counts[of == 0]) == {1}
+        assert set(counts[of == 1]) == {1, 2}
+        assert sorted(counts[of == 2]) == [6, 7]
+        assert np.abs(np.diff(np.flatnonzero(load.split.labels[order] == 2))).max() > 3  # in no fixed turn
+    assert set(orders[0]) != set(orders[1])
+    assert (np.concatenate(list(load.steps(1, 2))) == orders[0][16:]).all()
+    with_twice = next(step for step in range(5) if len(set(orders[0][8 * step : 8 * step + 8])) < 8)
+    batch = next(load.epoch(1, with_twice))
+    first, second = np.flatnonzero(batch.ids == commonest(batch.ids))[:2]
+    assert not torch.equal(batch.images[first], batch.images[second])  # cropped and coloured anew
+
+
+def commonest(ids: np.ndarray) -> int:
+    pictures, counts = np.unique(ids, return_counts=True)
+    return int(pictures[counts.argmax()])
+
+
+def test_processes_share_a_balanced_order(photos: Store) -> None:
+    from convnet.io.processes import Processes
+
+    load = uneven(replace(RECIPE, balance="order", batch=8), photos)
+    whole = list(load.epoch(1))
+    parts = [list(replace(load, processes=Processes(rank, 2)).epoch(1)) for rank in range(2)]
+    for batch, *own in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([each.images for each in own]), batch.images)
+        assert all((each.ids == batch.ids).all() for each in own)

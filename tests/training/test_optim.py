@@ -135,3 +135,25 @@ def test_a_velocity_of_another_net_is_refused():
         rule.load({**rule.state(), "other": torch.zeros(1)})
     with pytest.raises(DataError, match=r"the velocity of weight has shape \(2, 2\), the parameter \(3, 2\)"):
         rule.load({**rule.state(), "weight": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_filters_above_the_radius_are_set_back_to_it(as_tensor):
+    """Zeiler and Fergus, section 3: one filter within it and one of zeros stay as the rule moves them; so does what is
+    no convolution. The bf16 copies follow."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(16, 5))
+    with torch.no_grad():
+        net[0].weight[0] = 0
+        net[0].weight[1] *= 0.01 / net[0].weight[1].square().mean().sqrt()
+    copies = {"0.weight": nn.Parameter(net[0].weight.detach().to(torch.bfloat16))}
+    before = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    rule = Momentum(net.named_parameters(), decay=0.0, max_filter_rms=0.1, bf16_weights=copies)
+    rule.step(torch.tensor(0.1) if as_tensor else 0.1)
+    filters = net[0].weight.detach()
+    assert torch.equal(filters[:2], before["0.weight"][:2])
+    radius = before["0.weight"][2:].square().mean((1, 2, 3), keepdim=True).sqrt()
+    assert radius.min() > 0.1
+    torch.testing.assert_close(filters[2:], before["0.weight"][2:] * 0.1 / radius)
+    assert torch.equal(net[1].weight, before["1.weight"])
+    assert torch.equal(copies["0.weight"].detach(), filters.to(torch.bfloat16))

@@ -17,7 +17,8 @@ from convnet.errors import Interrupted, UsageError
 from convnet.io.signals import Stop
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.training import hand, metrics_log
-from convnet.training.run import choose_data, fresh_net
+from convnet.training.data import choose_data
+from convnet.training.run import fresh_net
 from convnet.training.train import train
 from runs import Notes
 

@@ -24,7 +24,8 @@ from convnet.io.signals import SIGNALS, Stop, on_signals
 from convnet.progress import Silent
 from convnet.recipe import load_recipe, with_settings
 from convnet.training import metrics_log
-from convnet.training.run import begin, choose_data
+from convnet.training.data import choose_data
+from convnet.training.run import begin
 from convnet.training.step import EagerSteps
 from convnet.training.train import interruptible, train
 

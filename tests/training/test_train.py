@@ -28,7 +28,7 @@ from convnet.progress import Silent
 from convnet.recipe import Recipe, list_recipes, load_recipe, with_settings
 from convnet.training import metrics_log
 from convnet.training import train as loop
-from convnet.training.run import choose_data
+from convnet.training.data import choose_data
 from convnet.training.train import train
 from forked import run as forked
 from runs import Notes
