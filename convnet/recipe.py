@@ -253,8 +253,9 @@ def _disagreements(values: Json) -> list[str]:
     for key in values["layer_decay"] if isinstance(values.get("layer_decay"), dict) else ():
         if "@" in key:
             wrong.append(f"layer_decay: {key}: a decay holds for all epochs; leave out the @")
-    for name, plain in (("label_smoothing", 0.0), ("balance", "order")) if values.get("loss") == "rbf" else ():
-        if values.get(name) not in (plain, "none", None):
+    any_loss = {"label_smoothing": (0.0,), "balance": ("none", "order")}
+    for name, allowed in any_loss.items() if values.get("loss") == "rbf" else ():
+        if values.get(name, allowed[0]) not in allowed:
             wrong.append(f'{name} = {shown(values[name])}: needs loss = "softmax"')
     if values.get("scale") == 0:
         wrong.append("scale = 0.0: must not be 0, or every picture is the same")
