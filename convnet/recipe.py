@@ -133,6 +133,12 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of the net; auto is bf16 where the device does it well"
     )
+    sent_gradients: Literal["fp32", "bf16"] = setting(
+        "fp32", "several processes: what the gradients are averaged in; bf16 is half the bytes, and less exact"
+    )
+    sync_batch_norm: bool = setting(
+        False, "several processes: batch norm sees the whole batch's mean and variance, or those of a process's part"
+    )
     save_minutes: float = setting(10.0, "minutes between two checkpoints", Range(0, 100000, low_open=True))
     keep_epochs: tuple[int, ...] = setting(
         (), "each epoch after which the net is kept for good (epoch-0005.ckpt), rising", Range(1, 100000)

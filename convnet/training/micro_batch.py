@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convnet import hardware
 from convnet.errors import UsageError
+from convnet.nets.batch_norm import has_batch_norm
 from convnet.progress import Progress
 from convnet.training.step import EagerSteps
 
@@ -38,7 +39,7 @@ def choose(step: EagerSteps, shape: tuple[int, int, int], size: MicroBatch | Non
         progress.note(
             f"{size:,} pictures at once: gradients are accumulated over {n} micro-batches of a step's {batch:,}"
         )
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in step.net.modules()):
+        if has_batch_norm(step.net):
             progress.warn(
                 "batch norm sees the mean and variance of each micro-batch: that is another step than the whole batch's"
             )

@@ -24,6 +24,7 @@ from convnet.io import atomic, strict_json
 from convnet.io.processes import ALONE, Processes
 from convnet.io.strict_json import Json
 from convnet.nets import create_model
+from convnet.nets.batch_norm import has_batch_norm
 from convnet.nets.column_parallel import Share, column_of
 from convnet.nets.layers import Net
 from convnet.progress import Progress
@@ -35,7 +36,7 @@ from convnet.training.micro_batch import MicroBatch
 from convnet.training.schedule import check_layers
 from convnet.training.step import EagerSteps
 
-ADDED = ("forms", "pixels")  # to what a checkpoint says of its run, after the first ones were written
+ADDED = ("forms", "pixels", "processes")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
 HAND = "lr.jsonl"  # what `convnet lr` asked for
 OURS = (METRICS, TIMING, HAND, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
@@ -86,7 +87,7 @@ def begin(
     if resume and source is not None:
         raise UsageError(f"a run that goes on has weights already; leave out --start-from {source}, or --resume")
     store = data.store
-    environment = _environment(device, store, command) | {"pixels": pixels}
+    environment = _environment(device, store, command) | {"pixels": pixels, "processes": _layout(processes, recipe)}
     if resume:
         net, state = _resumed(recipe, store, out, environment, progress, repair=processes.is_first)
     else:
@@ -95,6 +96,11 @@ def begin(
     n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes.columns)
     net = device.take(net if processes.mesh is None else column_of(net, processes.columns))
     step = EagerSteps(net, recipe, device, processes=processes)
+    if processes.data.n > 1 and has_batch_norm(step.net) and not recipe.sync_batch_norm:
+        progress.warn(
+            "batch norm sees the mean and variance of each process's part of a batch: that is another step than the "
+            "whole batch's; in a new run --set sync_batch_norm=true lets it see the whole"
+        )
     if state.velocity is not None:
         step.load(share.take(state.velocity), share.take(state.weights))
     if recipe.balance == "loss":
@@ -263,12 +269,23 @@ def _check_same(
         raise DataError(f"{path} holds no velocity; it can be tested, but not resumed")
     if recipe.average and kept.unaveraged is None:
         raise DataError(f"{path} holds only the weights' average; it can be tested, but not resumed")
-    for name in ("threads", "device", "forms", "torch", "decoder", "pixels"):
+    for name in ("threads", "device", "forms", "torch", "decoder", "pixels", "processes"):
         was, now = kept.provenance.get(name), environment.get(name)
         if name not in kept.provenance and name in ADDED:
             continue  # a run of an earlier version
         if was != now:
             progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
+
+
+def _layout(processes: Processes, recipe: Recipe) -> str:
+    """How many processes train, and what they do otherwise than one; with others a run can go on, but not bitwise."""
+    text = str(processes.n)
+    if processes.columns.n > 1:
+        text += f" ({processes.columns.n} columns)"
+    if processes.data.n > 1:
+        text += ", gradients averaged in " + recipe.sent_gradients
+        text += ", batch norm over whole batches" if recipe.sync_batch_norm else ""
+    return text
 
 
 def _environment(device: Device, store: Store, command: str) -> Json:

@@ -29,6 +29,7 @@ from convnet.data.loader import Batch
 from convnet.device import Device
 from convnet.io.processes import ALONE, Processes
 from convnet.kernels.cuda import available as on_cuda
+from convnet.nets import batch_norm
 from convnet.nets.dropout import LAYERS, counted, states
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe
@@ -107,13 +108,19 @@ class EagerSteps:
             net.get_parameter(name).requires_grad_(False)
         self.net, bf16_weights = device.narrowed(net)
         self.heads: Callable[[Tensor], dict[str, Tensor]] = self.net.heads
+        self.norms = batch_norm.sync(self.net, self.sharing) if recipe.sync_batch_norm else []
         if self.sharing.n > 1:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of one-channel kernels
             warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")  # its successor is of torch 2.13
-            normed = any(isinstance(module, nn.BatchNorm2d) for module in net.modules())  # by the first one's part
+            normed = batch_norm.has_batch_norm(net)  # by the first one's part
             self.heads = nn.parallel.DistributedDataParallel(
                 _Heads(self.net), broadcast_buffers=normed, process_group=self.sharing.group
             )
+            if recipe.sent_gradients == "bf16":
+                from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook as in_bf16
+
+                # in a lambda: under its name torch takes this hook for NCCL alone, and gloo adds up bfloat16 as well
+                self.heads.register_comm_hook(self.sharing.group, lambda group, bucket: in_bf16(group, bucket))
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
         state = net.state_dict() if recipe.average else {}
         self.averaged = {name: weight for name, weight in state.items() if weight.is_floating_point()}
@@ -203,6 +210,8 @@ class EagerSteps:
         own = len(images)
         if not own:  # the other processes wait for the gradients all the same
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        for norm in self.norms:
+            norm.pictures = own
         with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns):
             heads = self.heads(images)
         weights = self.net.loss_weights

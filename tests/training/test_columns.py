@@ -1,7 +1,9 @@
 """A net's columns over processes are the net in one: logits, gradients, steps, what is sent, checkpoints, layouts."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,29 +56,51 @@ def test_each_process_has_its_share(name: str) -> None:
 
 
 CASES = {
-    2: ("alexnet:2:float64", "alexnet:1:float32", "alexnet_2012:1:float32", "alexnet_no_exchange_2012:1:float64",
-        "alexnet_no_conv2:1:float32"),
-    4: ("alexnet:2:float64", "alexnet_4col:2:float64"),
+    2: ("columns:alexnet:2:float64", "columns:alexnet:1:float32", "columns:alexnet_2012:1:float32",
+        "columns:alexnet_no_exchange_2012:1:float64", "columns:alexnet_no_conv2:1:float32"),
+    3: ("data:vgg_a_bn:3:float64", "data:alexnet_bn:2:float64"),
+    4: ("columns:alexnet:2:float64", "columns:alexnet_4col:2:float64"),
 }  # fmt: skip
 
 
-def test_columns_are_the_net(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What tests/columns_driver.py found of each of CASES."""
+    folder = tmp_path_factory.mktemp("cases")
+    jobs = [(n, [str(folder / f"{n}.json"), *names]) for n, names in CASES.items()]
+    for ended in run_forked("columns_driver:main", jobs):
+        assert not any(ended.codes), ended.stderr
+    texts = [(folder / f"{n}.json").read_text(encoding="utf-8") for n in CASES]
+    return {case: found for text in texts for case, found in json.loads(text).items()}
+
+
+def of_layout(cases: dict[str, dict[str, Any]], layout: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(the net, the dtype, what was found) of each case."""
+    for case, found in cases.items():
+        there, name, _, dtype = case.split(":")
+        if there == layout:
+            yield name, dtype, found
+
+
+def test_columns_are_the_net(cases: dict[str, dict[str, Any]]) -> None:
     """With dropout; four processes are two by two, or four columns. In float64 the order of the sums leaves 1e-15 in a
     step; in float32 it leaves 1e-7, which more steps of a thin net would carry far (docs/log.md). What is sent is what
     the layer table says."""
-    jobs = [(n, [str(tmp_path / f"{n}.json"), *cases]) for n, cases in CASES.items()]
-    for ended in run_forked("columns_driver:main", jobs):
-        assert not any(ended.codes), ended.stderr
-    texts = [(tmp_path / f"{n}.json").read_text(encoding="utf-8") for n in CASES]
-    for case, found in [item for text in texts for item in json.loads(text).items()]:
-        name, _, dtype = case.split(":")
+    for name, dtype, found in of_layout(cases, "columns"):
         limit = 1e-11 if dtype == "float64" else 1e-5
-        assert max(found[what] for what in ("logits", "gradients", "velocity", "weights")) < limit, (case, found)
+        assert max(found[what] for what in ("logits", "gradients", "velocity", "weights")) < limit, (name, found)
         assert found["taken"]
         whole, own = found["parameters"]
         assert own * shapes_of(name).columns == whole
         rows = describe.exchanges(thin_net(name), BATCH)
-        assert found["bytes"] == [sum(row.forward for row in rows), sum(row.backward for row in rows)], case
+        assert found["bytes"] == [sum(row.forward for row in rows), sum(row.backward for row in rows)], name
+
+
+def test_batch_norm_sees_the_whole_batch(cases: dict[str, dict[str, Any]]) -> None:
+    """By sync_batch_norm three processes train a net with batch norm as one does, its running statistics too; the last
+    batch has two pictures, so that one process has none. The nets are float64, their loss float32."""
+    for name, _, found in of_layout(cases, "data"):
+        assert max(found[what] for what in ("gradients", "velocity", "weights")) < 1e-5, (name, found)
 
 
 def losses(out: Path) -> list[float]:

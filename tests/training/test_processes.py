@@ -106,6 +106,25 @@ def test_processes_train_as_one(few_digits: Store, tmp_path: Path) -> None:
                 assert row[name] == pytest.approx(expected_row[name], rel=1e-3), (row["step"], name)
 
 
+def test_gradients_in_bf16(few_digits: Store, tmp_path: Path) -> None:
+    """Near those in float32, and not the same; the run says so. In one process nothing is sent."""
+    fields = ("epochs=1", "batch=64", "lr=0.0001")
+    outs = {(n, sent): tmp_path / f"{n}{sent}" for n, sent in ((1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16"))}
+    trained(few_digits, [(out, n, (*fields, f"sent_gradients={sent}")) for (n, sent), out in outs.items()])
+    kept = {key: checkpoint.load(out / "last.ckpt") for key, out in outs.items()}
+    texts = {key: each.provenance["processes"] for key, each in kept.items()}
+    assert texts[1, "bf16"] == "1"
+    assert texts[2, "bf16"] == "2, gradients averaged in bf16"
+    distances = {}
+    for n in (1, 2):
+        one, other = (kept[n, sent].weights for sent in ("fp32", "bf16"))
+        norms = {name: float(torch.linalg.vector_norm(weight)) for name, weight in one.items()}
+        apart = {name: float(torch.linalg.vector_norm(other[name] - one[name])) for name in one}
+        distances[n] = max(apart[name] / norms[name] for name in one if norms[name])
+    assert distances[1] == 0
+    assert 0 < distances[2] < 1e-2, "of a gradient 2^-9 is rounded, and of the weights a tenth has been learned"
+
+
 @pytest.mark.parametrize(("by", "kills"), [("its agent", 1), pytest.param("torchrun", 10, marks=pytest.mark.large)])
 def test_a_lost_process_changes_nothing(by: str, kills: int, few_digits: Store, tmp_path: Path) -> None:
     """Killed in mid-epoch, all are started anew from the last saved step: bitwise the undisturbed run."""
