@@ -100,7 +100,7 @@ LINES = {
     "export": 740,
     "io": 2050,
     "kernels": 2370,
-    "nets/": 1350,
+    "nets/": 1430,
     "report": 620,
     "training": 2250,
     "visualize": 2930,

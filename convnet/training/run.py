@@ -34,7 +34,7 @@ from convnet.training.data import Data
 from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
 from convnet.training.schedule import check_layers
-from convnet.training.step import EagerSteps
+from convnet.training.step import EagerSteps, layout
 
 ADDED = ("forms", "pixels", "processes")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
@@ -87,7 +87,7 @@ def begin(
     if resume and source is not None:
         raise UsageError(f"a run that goes on has weights already; leave out --start-from {source}, or --resume")
     store = data.store
-    environment = _environment(device, store, command) | {"pixels": pixels, "processes": _layout(processes, recipe)}
+    environment = _environment(device, store, command) | {"pixels": pixels, "processes": layout(processes, recipe)}
     if resume:
         net, state = _resumed(recipe, store, out, environment, progress, repair=processes.is_first)
     else:
@@ -96,11 +96,6 @@ def begin(
     n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes.columns)
     net = device.take(net if processes.mesh is None else column_of(net, processes.columns))
     step = EagerSteps(net, recipe, device, processes=processes)
-    if processes.data.n > 1 and has_batch_norm(step.net) and not recipe.sync_batch_norm:
-        progress.warn(
-            "batch norm sees the mean and variance of each process's part of a batch: that is another step than the "
-            "whole batch's; in a new run --set sync_batch_norm=true lets it see the whole"
-        )
     if state.velocity is not None:
         step.load(share.take(state.velocity), share.take(state.weights))
     if recipe.balance == "loss":
@@ -116,8 +111,7 @@ def begin(
     progress.note(f"{recipe.net}, {n_parameters:,} parameters; {device.reason}; {device.forms()}")
     if "decoder" in environment:
         progress.note(f"pictures decoded by {environment['decoder']}")
-    if len(store.classes) == 1:
-        progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
+    _warn(run, progress)
     present = snapshot(run, velocity=False) if resume else None
     if not resume or state.recipe != recipe:
         save(run)  # a disk that can't hold the run says so now; of a resumed run the epochs may have changed
@@ -130,6 +124,18 @@ def begin(
     atomic.write_atomic(out / METRICS, run.record)
     write_table(run)
     return run
+
+
+def _warn(run: Run, progress: Progress) -> None:
+    """Of what is learned otherwise than somebody may think."""
+    store = run.data.store
+    if len(store.classes) == 1:
+        progress.warn(f"{store.path} has one class: no answer can be wrong, and nothing is learned")
+    if run.processes.data.n > 1 and has_batch_norm(run.net) and not run.recipe.sync_batch_norm:
+        progress.warn(
+            "batch norm sees the mean and variance of each process's part of a batch: that is another step than the "
+            "whole batch's; in a new run --set sync_batch_norm=true lets it see the whole"
+        )
 
 
 def _fresh(
@@ -275,17 +281,6 @@ def _check_same(
             continue  # a run of an earlier version
         if was != now:
             progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
-
-
-def _layout(processes: Processes, recipe: Recipe) -> str:
-    """How many processes train, and what they do otherwise than one; with others a run can go on, but not bitwise."""
-    text = str(processes.n)
-    if processes.columns.n > 1:
-        text += f" ({processes.columns.n} columns)"
-    if processes.data.n > 1:
-        text += ", gradients averaged in " + recipe.sent_gradients
-        text += ", batch norm over whole batches" if recipe.sync_batch_norm else ""
-    return text
 
 
 def _environment(device: Device, store: Store, command: str) -> Json:

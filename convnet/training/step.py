@@ -232,6 +232,17 @@ class EagerSteps:
         return (losses * self.class_weights[labels]).mean()
 
 
+def layout(processes: Processes, recipe: Recipe) -> str:
+    """How many processes train, and what they do otherwise than one; with others a run can go on, but not bitwise."""
+    text = str(processes.n)
+    if processes.columns.n > 1:
+        text += f" ({processes.columns.n} columns)"
+    if processes.data.n > 1:
+        text += ", gradients averaged in " + recipe.sent_gradients
+        text += ", batch norm over whole batches" if recipe.sync_batch_norm else ""
+    return text
+
+
 class _Heads(nn.Module):
     """A net's forward pass to all of its heads, as a module: what DistributedDataParallel wraps."""
 
