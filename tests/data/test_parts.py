@@ -6,9 +6,10 @@ import os
 import random
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tarfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from convnet.data.sources import Source, open_source
 from convnet.data.store import Store
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.progress import Silent
+from forked import run
 from pictures import content, encoded, photo, write_photos
 
 SIZE = 10
@@ -133,55 +135,58 @@ def test_parts_go_on_where_one_process_was_stopped_and_another_number_of_them(so
 
 # killed, and several at once
 
-KILLED = """
-import json, os, random, signal, sys
-from pathlib import Path
-from convnet.data import prepare as preparing
-from convnet.data.preparation.commit import merge
-from convnet.data.resize import Settings
-from convnet.data.sources import open_source
-
-preparing.SHARD_BYTES, preparing.CHUNK, os.fsync = int(sys.argv[3]), 3, lambda handle: None
-source, out, n = open_source(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4])
-settings = Settings(10, 10, "raw")
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate"}
 
-def start(work, kill_at=0):
+
+def start(work: Callable[[], object], kill_at: int = 0) -> int:
+    """A process that does it, and is killed at one of its file operations."""
     child = os.fork()
     if child:
         return child
     count = [0]
-    def hook(event, details):
+
+    def hook(event: str, details: object) -> None:
         if event in EVENTS:
             count[0] += 1
             if count[0] == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+
     sys.addaudithook(hook)
-    work()
-    os._exit(0)
+    try:
+        work()
+        os._exit(0)
+    finally:
+        traceback.print_exc()
+        os._exit(1)
 
-def part(i):
-    return lambda: preparing.prepare_part(source, out, (i, n), settings, workers=1 + i % 2)
 
-def ended(children):
-    return [os.waitpid(child, 0)[1] for child in children]
+def killed(folder: str, place: str, *numbers: str) -> None:
+    """Prints how each process ended that made a part or merged; called in a young process, as forks need it."""
+    preparing.SHARD_BYTES, n = map(int, numbers)
+    preparing.CHUNK, os.fsync = 3, lambda handle: None  # type: ignore[assignment]
+    source, out = open_source(folder), Path(place)
+    choice, order = random.Random(n), list(range(1, n + 1))
+    choice.shuffle(order)
 
-choice, order = random.Random(n), list(range(1, n + 1))
-choice.shuffle(order)
-killed = []
-for i in order:  # each is killed at a moment of its beginning and at one of its work
-    killed += ended([start(part(i), choice.randrange(1, 10)), start(part(i), choice.randrange(20, 60))])
-again = ended([start(part(i)) for i in order + order[:2]])  # all at once, two of them twice
-merged = ended([start(lambda: merge(out), 40), start(lambda: merge(out), 60)] if n == 2 else [])
-print(json.dumps([killed, again, merged, ended([start(lambda: merge(out))])]))
-"""
+    def make(i: int) -> Callable[[], object]:
+        return lambda: prepare_part(source, out, (i, n), SETTINGS, workers=1 + i % 2)
+
+    def ended(children: list[int]) -> list[int]:
+        return [os.waitpid(child, 0)[1] for child in children]
+
+    killed = []
+    for i in order:  # each is killed at a moment of its beginning and at one of its work
+        killed += ended([start(make(i), choice.randrange(1, 10)), start(make(i), choice.randrange(20, 60))])
+    again = ended([start(make(i)) for i in order + order[:2]])  # all at once, two of them twice
+    merged = ended([start(lambda: merge(out), 40), start(lambda: merge(out), 60)] if n == 2 else [])
+    print(json.dumps([killed, again, merged, ended([start(lambda: merge(out))])]))
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 def test_each_part_killed_and_then_all_at_once(folder: Path, source: Source, tmp_path: Path, n: int) -> None:
-    words = [sys.executable, "-c", KILLED, folder, tmp_path / "s", preparing.SHARD_BYTES, n]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    words = [str(word) for word in (folder, tmp_path / "s", preparing.SHARD_BYTES, n)]
+    (done,) = run("test_parts:killed", [(1, words)])
+    assert done.codes == [0], done.stderr
     killed, again, _, merged = json.loads(done.stdout)
     hits = sum(status == 9 for status in killed)
     assert hits >= 0.9 * n, "of the two kills of each part one fires"

@@ -4,9 +4,11 @@ import errno
 import io
 import json
 import os
+import random
 import shutil
-import subprocess
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from convnet.data.store import Store
 from convnet.errors import DataError, DiskError, UsageError
 from convnet.io import atomic
 from convnet.progress import Silent
+from forked import run
 from pictures import content, encoded, photo, write_photos
 
 SIZE = 10
@@ -207,52 +210,53 @@ def test_a_resumed_run_says_what_was_done(source: Source, tmp_path: Path) -> Non
     assert began == [(24, 0), (47, 24)], "what is finished is checked first"
 
 
-KILLED = """
-import json, os, random, signal, sys
-from pathlib import Path
-from convnet.data import prepare as preparing
-from convnet.data.sources import open_source
-
-preparing.SHARD_BYTES, preparing.CHUNK = int(sys.argv[3]), 3
-source, out, size, n_kills = open_source(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate"}
 
-def run(path, workers, kill_at):
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    left, count = kill_at, [0]
-    def hook(event, details):
-        if event in EVENTS:
-            count[0] += 1
-            if count[0] == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(hook)
-    preparing.prepare(source, path, size=size, workers=workers)
-    (path.parent / "count").write_text(str(count[0]))
-    os._exit(0)
 
-assert run(out / "counted", 1, 0) == 0
-n_events = int((out / "count").read_text())
-choice, hits = random.Random(0), []
-moments = sorted(choice.sample(range(1, n_events + 1), min(n_kills, n_events)))
-for number, moment in enumerate([*moments, n_events - 1]):
-    path = out / f"{number:03d}"
-    first = run(path, 1 + number % 2, moment)
-    second = run(path, 1, choice.randrange(1, n_events))
-    hits.append([first, second])
-    last = run(path, 2, 0)
-    assert last == 0, last
-print(json.dumps({"events": n_events, "hits": hits}))
-"""
+def killed(folder: str, place: str, *numbers: str) -> None:
+    """Prints how preparations ended that were killed at a file operation; in a young process, as forks need it."""
+    preparing.SHARD_BYTES, n_kills = map(int, numbers)
+    preparing.CHUNK = 3
+    source, out = open_source(folder), Path(place)
+
+    def made(path: Path, workers: int, kill_at: int) -> int:
+        child = os.fork()
+        if child:
+            return os.waitpid(child, 0)[1]
+        count = [0]
+
+        def hook(event: str, details: object) -> None:
+            if event in EVENTS:
+                count[0] += 1
+                if count[0] == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            prepare(source, path, size=SIZE, workers=workers)
+            (path.parent / "count").write_text(str(count[0]), encoding="ascii")
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+
+    assert made(out / "counted", 1, 0) == 0
+    n_events = int((out / "count").read_text(encoding="ascii"))
+    choice, hits = random.Random(0), []
+    moments = sorted(choice.sample(range(1, n_events + 1), min(n_kills, n_events)))
+    for number, moment in enumerate([*moments, n_events - 1]):
+        path = out / f"{number:03d}"
+        hits.append([made(path, 1 + number % 2, moment), made(path, 1, choice.randrange(1, n_events))])
+        assert made(path, 2, 0) == 0
+    print(json.dumps({"events": n_events, "hits": hits}))
 
 
 def check_kills(folder: Path, tmp_path: Path, n_kills: int) -> None:
     """Each preparation is killed at a file operation, its successor at another; the third ends in the right bytes."""
     (tmp_path / "out").mkdir()
-    command = [sys.executable, "-c", KILLED, folder, tmp_path / "out", preparing.SHARD_BYTES, SIZE, n_kills]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    words = [str(word) for word in (folder, tmp_path / "out", preparing.SHARD_BYTES, n_kills)]
+    (done,) = run("test_prepare:killed", [(1, words)])
+    assert done.codes == [0], done.stderr
     told = json.loads(done.stdout)
     first, second = (sum(hit[k] == 9 for hit in told["hits"]) for k in range(2))
     assert first >= 0.8 * len(told["hits"]), "most first kills fire before the end"

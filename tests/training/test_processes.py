@@ -14,7 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convnet import checkpoint
+from convnet import __version__, checkpoint
+from convnet.cli.launch import start
 from convnet.data.store import Store
 from convnet.errors import DataError, UsageError
 from convnet.io.processes import ALONE, TIMEOUT, Processes, from_environment, timeout
@@ -168,6 +169,16 @@ def test_the_command_ends_with_the_runs_own_error(few_digits: Store, tmp_path: P
     assert ended.codes == [2]
     assert ended.stderr.count("is not empty (it holds 'stranger')") == 1
     assert "Traceback" not in ended.stderr
+
+
+def launch(n: str, *words: str) -> None:
+    sys.exit(start(int(n), words, "it was lost"))
+
+
+def test_the_processes_are_those_of_the_command() -> None:
+    """Real ones, which torch's agent starts as `python -m convnet`."""
+    (ended,) = run("test_processes:launch", [(1, ["3", "--version"])])
+    assert (ended.codes, ended.stdout) == ([0], 3 * f"convnet {__version__}\n"), ended.stderr
 
 
 def test_several_processes_ask_for_a_number(few_digits: Store, tmp_path: Path) -> None:
