@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,14 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield path.relative_to(PACKAGE).as_posix(), path
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """The files of the package that a file imports, when it is loaded or later."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "convnet":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -169,7 +175,7 @@ def test_no_file_is_longer_than_400_lines_and_no_function_than_60() -> None:
     for name, path in modules():
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, f"{name} has {text.count(chr(10))} lines"
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 60, f"{name}: {node.name}"
 
@@ -194,6 +200,6 @@ def test_text_names_its_encoding() -> None:
     places = [path for folder in ("convnet", "benchmarks") for path in (PACKAGE.parent / folder).rglob("*.py")]
     assert len(places) > 100
     for path in places:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 assert not leaves_the_encoding_to_the_locale(node), f"{path}:{node.lineno}: {ast.unparse(node)}"

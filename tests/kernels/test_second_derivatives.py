@@ -35,15 +35,15 @@ def learnt(layer: nn.Module) -> Callable[..., Tensor]:
     return function
 
 
-MAPS = (2, 6, 3, 5)
+MAPS, ONE = (2, 6, 3, 5), (1, 6, 3, 5)  # one picture: finite differences take a pass for each number
 FORMS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
-    "response_norm": (lambda x: response_norm(x, 5, 2.0, 0.1, 0.75), MAPS),
-    "response_norm, even n, another power": (lambda x: response_norm(x, 4, 1.0, 0.1, 0.6), MAPS),
-    "plain_response_norm": (lambda x: plain_response_norm(x, 5, 2.0, 0.1, 0.75), MAPS),
-    "within_map_norm": (lambda x: within_map_norm(x, 3, 1.0, 0.1, 0.75), MAPS),
-    "relu_norm_pool": (lambda x: relu_norm_pool(x, None, 1), MAPS),
-    "ceil_avg_pool": (ceil_avg_pool, MAPS),
-    "scaled_tanh": (scaled_tanh, MAPS),
+    "response_norm": (lambda x: response_norm(x, 5, 2.0, 0.1, 0.75), ONE),
+    "response_norm, even n, another power": (lambda x: response_norm(x, 4, 1.0, 0.1, 0.6), ONE),
+    "plain_response_norm": (lambda x: plain_response_norm(x, 5, 2.0, 0.1, 0.75), ONE),
+    "within_map_norm": (lambda x: within_map_norm(x, 3, 1.0, 0.1, 0.75), ONE),
+    "relu_norm_pool": (lambda x: relu_norm_pool(x, None, 1), ONE),
+    "ceil_avg_pool": (ceil_avg_pool, ONE),
+    "scaled_tanh": (scaled_tanh, ONE),
     "conv1 by blocks": (lambda x: conv1(x, randn(4, 3, 5, 5), randn(4), 2, 1), (1, 3, 9, 9)),
     "conv1's kernel": (lambda w: conv1(randn(1, 3, 9, 9), w, None, 2, 1), (4, 3, 5, 5)),
     "dropout": (lambda x: plain_dropout(x, 0.5, torch.tensor(7), 3), (3, 8)),

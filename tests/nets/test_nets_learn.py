@@ -49,6 +49,11 @@ HERE = dict.fromkeys(
 )
 OWN = ("lenet5", "alexnet", "alexnet_2012", "caffenet", "alexnet_owt", "zfnet", "vgg_a", "vgg_d")  # of large sets
 NOT_ON_EIGHT = OWN[1:6] + OWN[7:]  # that don't start on 8 pictures by these
+AT_NIGHT = (  # of each file's nets those that are put together as another one that learns in small every day
+    *("alexnet_caffe", "alexnet_half", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
+    *("alexnet_half_2012", "alexnet_no_lrn_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
+    *("vgg_b", "vgg_b_shallow", "vgg_c", "vgg_d", "vgg_a_bn", "vgg_b_bn", "vgg_d_bn"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +170,9 @@ def falls(found: list[float], stuck: float) -> bool:
     return float(np.mean(found[-LAST:])) < FALL * stuck
 
 
-@pytest.mark.parametrize("net", NAMES)
+@pytest.mark.parametrize(
+    "net", [pytest.param(net, marks=pytest.mark.large) if net in AT_NIGHT else net for net in NAMES]
+)
 def test_loss_falls_in_small(
     net: str, stores: dict[int, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ def undisturbed(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.numerical
 def test_the_default_job_learns_the_digits(digits: Store, tmp_path: Path) -> None:
-    summary = train(with_settings(load_recipe("lenet5_small"), ["epochs=12", "lr_steps=[9]"]), digits, tmp_path / "run")
+    summary = train(with_settings(load_recipe("lenet5_small"), ["epochs=8", "lr_steps=[6]"]), digits, tmp_path / "run")
     assert summary["test"]["n"] == 359
     assert summary["test"]["top1_error"] <= 0.04
     assert summary["parameters"] == 60_000

@@ -182,10 +182,10 @@ def test_caffes_batch_norm_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("n_train", "n_val", "least"), [(16, 8, 0.72), pytest.param(80, 30, 0.77, marks=pytest.mark.large)]
+    ("n_train", "n_val", "least"), [(10, 5, 0.72), pytest.param(80, 30, 0.77, marks=pytest.mark.large)]
 )
 def test_pool5_of_the_real_convolutions_finds_the_class(tmp_path: Path, n_train: int, n_val: int, least: float) -> None:
-    """Of so many pictures a class; measured: 0.762 and 0.797; with conv4's columns exchanged 0.463."""
+    """Of so many pictures a class; measured: 0.78 and 0.797; with conv4's columns exchanged 0.46."""
     if not (data := os.environ.get("CONVNET_DATA")) or not Path(data, "alexnet-bvlc-conv").is_dir():
         pytest.skip("CONVNET_DATA doesn't name a folder with alexnet-bvlc-conv")
     arrays = np.load(Path(data, "alexnet-bvlc-conv", "conv1-5.npz"))
