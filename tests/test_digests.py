@@ -84,6 +84,8 @@ READ = {
     "io/cache.py": "cached records",
     "training/train.py": "sealed",
     "training/series.py": "sealed",
+    "results/reproduce.py": "sealed; results.csv is for programs",
+    "results/shown.py": "a page for people",
     "data/preparation/unfinished.py": "unfinished store",
     "data/preparation/commit.py": "store",
     "weights/download.py": "download",

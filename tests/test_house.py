@@ -100,7 +100,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 LINES = {
     ".": 1360,
     "benchmark": 1430,
-    "cli": 2510,
+    "cli": 2650,
     "data": 8550,
     "evaluation": 1740,
     "export": 740,
@@ -108,6 +108,7 @@ LINES = {
     "kernels": 2370,
     "nets/": 1430,
     "report": 620,
+    "results": 510,
     "training": 2250,
     "visualize": 2930,
     "weights": 2040,

@@ -26,6 +26,7 @@ from convnet.cli.options import (
 from convnet.cli.prepare import check, merge, prepare
 from convnet.cli.progress_bar import columns, plain
 from convnet.cli.report import report
+from convnet.cli.reproduce import reproduce
 from convnet.cli.show import show
 from convnet.cli.train import lr, train
 from convnet.cli.verb import guarded, print_json, print_lines
@@ -131,7 +132,7 @@ def explain(
         print_lines(describe.explain_lines(explained, columns()))
 
 
-for function in (prepare, merge, check, evaluate, fuse, predict, report, import_, export, doctor, benchmark):
+for function in (prepare, merge, check, evaluate, fuse, predict, report, reproduce, import_, export, doctor, benchmark):
     _verb(function)
 app.add_typer(show, name="show")
 

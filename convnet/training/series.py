@@ -39,18 +39,24 @@ class Stage:
         return out / self.start if (out / self.start).is_dir() else Path(self.start)
 
 
-def of_seeds(recipe: Recipe, text: str, start: Path | None) -> list[Stage]:
-    """A stage for each seed of a text like 0..4 or 0,3,7. Raises: UsageError."""
-    numbers: list[int] = []
+def numbers(text: str) -> list[int]:
+    """The seeds of a text like 0..4 or 0,3,7. Raises: UsageError."""
+    found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", part.strip())
         if match is None or int(match[2] or match[1]) - int(match[1]) not in range(MOST):
             raise UsageError(f"--seeds {text}: write 0..4, or 0,3,7; at most {MOST}, rising")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if len(set(numbers)) < len(numbers):
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(found)) < len(found):
         raise UsageError(f"--seeds {text}: a seed stands there twice, which would train one net twice")
+    return found
+
+
+def of_seeds(recipe: Recipe, text: str, start: Path | None) -> list[Stage]:
+    """A stage for each seed of a text. Raises: UsageError."""
     return [
-        Stage(f"seed-{n}", replace(recipe, seed=n), None if start is None else str(start.resolve())) for n in numbers
+        Stage(f"seed-{n}", replace(recipe, seed=n), None if start is None else str(start.resolve()))
+        for n in numbers(text)
     ]
 
 

@@ -1,0 +1,73 @@
+"""How results are shown to people: as lines of a table, and on a page."""
+
+import base64
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from convnet import __version__, hardware
+from convnet.io import atomic
+from convnet.io.strict_json import Json
+from convnet.results import ERROR, published
+
+
+def lines(content: Json) -> list[list[str]]:
+    """The table of results.json: a head, and a line for each arm."""
+    percent = content["rows"][0]["measure"] == ERROR
+    head = ["net", "rate", "epochs", "seeds", content["rows"][0]["measure"], "95 %" if percent else "each seed"]
+    head += ["n", "against the first", "95 %"] if percent else ["against the first", "each seed"]
+    return [head, *(_percents(row) if percent else _numbers(row) for row in content["rows"])]
+
+
+def _percents(row: Json) -> list[str]:
+    cells = [*_first(row), f"{row['mean']:.2%}", _range(row["interval"]), f"{row['n']:,}"]
+    if "difference" not in row:
+        return [*cells, "", ""]
+    return [*cells, f"{100 * row['difference']:+.2f} points", _range(row["difference_interval"], "{:+.2f}", 100)]
+
+
+def _numbers(row: Json) -> list[str]:
+    cells = [*_first(row), _number(row["mean"]), ", ".join(map(_number, row["values"]))]
+    return [*cells, _number(row.get("ratio")) if "ratio" in row else "", ", ".join(map(_number, row.get("ratios", [])))]
+
+
+def _first(row: Json) -> list[str]:
+    return [row["arm"], f"{row['lr']:g}", str(row["epochs"]), ", ".join(map(str, row["seeds"]))]
+
+
+def _number(value: float | None) -> str:
+    return "not reached" if value is None else f"{value:.2f}"
+
+
+def _range(ends: list[float], form: str = "{:.2%}", times: float = 1) -> str:
+    low, high = (form.format(times * end) for end in ends)
+    return f"{low} to {high}"
+
+
+def page(out: Path, content: Json) -> Path:
+    """Writes page.html: the published numbers and those here, with the curves, in one file."""
+    figure = out / "figure.png"
+    data = base64.b64encode(figure.read_bytes()).decode() if figure.exists() else ""
+    folder = files("convnet")
+    template = (folder / "results" / "page.html").read_text(encoding="utf-8")
+    environment = Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined)
+    cores = hardware.cores().n
+    text = environment.get_template("page.html").render(
+        **content,
+        lines=lines(content),
+        css=Markup((folder / "report" / "page.css").read_text(encoding="utf-8")),
+        figure=f"data:image/png;base64,{data}" if data else "",
+        machine=f"convnet {__version__}, {hardware.processor().name}, {cores} processor{'s' if cores != 1 else ''}",
+    )
+    atomic.write_atomic(out / "page.html", text.encode())
+    return out / "page.html"
+
+
+def catalogue() -> list[list[str]]:
+    """A line for each result: its name, where it was published, and for which data there is an experiment."""
+    rows = [["result", "published in", "experiments on"]]
+    for each in published().values():
+        rows.append([each.id, f"{each.paper}, {each.where}", ", ".join(one.data for one in each.experiments)])
+    return rows
