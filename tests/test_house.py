@@ -109,7 +109,7 @@ LINES = {
     "nets/": 1430,
     "report": 620,
     "results": 510,
-    "training": 2250,
+    "training": 2290,
     "visualize": 2930,
     "weights": 2040,
 }
