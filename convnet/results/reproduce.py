@@ -300,7 +300,8 @@ def write(out: Path, made: Plan, measured: Sequence[Measured]) -> Json:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([names, *([row.get(name) for name in names] for row in rows)])
     atomic.write_atomic(out / "results.csv", text.getvalue().encode())
-    runs = [curves(path.parent) for path in sorted((out / "runs").glob("*/*/metrics.jsonl"))]
+    folders = sorted(path.parent for path in (out / "runs").glob("*/*/metrics.jsonl"))
+    runs = [replace(curves(folder), name=f"{folder.parent.name} {folder.name}") for folder in folders]
     if runs:
         plot.save(draw_curves(runs), out / "figure.png")
     return content
