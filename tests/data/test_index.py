@@ -64,6 +64,8 @@ def test_a_mapped_index_gives_what_one_that_is_read_gives(whole: Store, mapped: 
     for at in (ids, slice(None), slice(70, 3, -7), 329, -1, np.array([-1, 0, 329])):
         np.testing.assert_array_equal(one.labels[at], other.labels[at])
         np.testing.assert_array_equal(one.rows[at], other.rows[at])
+    assert one.describe(ids) == f"{whole.path}: 50 pictures in train-00000.tar"
+    assert other.describe(ids) == f"{mapped.path}: 50 pictures in train-00000.tar"
     assert len(one.labels) == len(other.labels) == len(other.rows) == len(other.keys) == N
     assert list(one.keys) == list(other.keys)
     assert other.keys[-1] == one.keys[329]

@@ -65,10 +65,12 @@ def test_constant_biases_keep_the_rate_of_the_start(as_tensor):
         assert np.allclose(wanted[name], other[name]) == (not name.endswith("bias"))
 
 
-def test_float32_weights_follow_the_formula():
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_float32_weights_follow_the_formula(as_tensor):
     net, gradients = net_and_gradients(torch.float32)
-    wanted = by_the_formula(net, gradients, 0.9, 0.0005, 1.0, True)
-    for name, end in moved(net, gradients, Momentum(net.named_parameters()).step).items():
+    wanted = by_the_formula(net, gradients, 0.9, 0.0005, 2.0, True)
+    rule = Momentum(net.named_parameters(), bias_lr_factor=2.0)
+    for name, end in moved(net, gradients, lambda lr: rule.step(torch.tensor(lr) if as_tensor else lr)).items():
         np.testing.assert_allclose(end.numpy(), wanted[name], rtol=1e-5, atol=1e-6)
 
 
@@ -97,8 +99,9 @@ def test_torch_sgd_is_the_same_until_the_rate_changes():
     assert min(gaps[3:]) > 0.01  # it dropped to 0.01: torch's velocity shrank at once, the paper's didn't
 
 
-def test_a_parameter_without_gradient_still_decays_and_a_frozen_one_rests():
-    net = nn.Linear(2, 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # in C, and in the plain form
+def test_a_parameter_without_gradient_still_decays_and_a_frozen_one_rests(dtype):
+    net = nn.Linear(2, 2, dtype=dtype)
     net.bias.requires_grad_(False)
     before = net.weight.detach().clone()
     rule = Momentum(net.named_parameters(), decay=0.5)
