@@ -21,7 +21,7 @@ LOOKS = (0, 10, 100, 1000)  # steps before which activations are looked at
 PICTURES = 32  # of a batch, that are looked at
 DEAD = 0.95  # share of a layer's maps, or units, that are 0 for all of them
 FEW = 8  # maps; of a layer with fewer, or pictures, nothing is said
-EXPLODED = 300  # times the pictures' root mean square
+EXPLODED = 300  # times the pictures' root mean square, or 1
 WORSE = 1.3  # times the loss of a net that ignores its pictures
 STUCK = 0.985  # this near to the loss and the error of a net that ignores its pictures
 STUCK_EPOCHS = range(2, 6)  # in which it is looked for,
@@ -37,9 +37,10 @@ class _Summaries(dict[str, Tensor]):
 
     def __setitem__(self, stage: str, x: Tensor) -> None:
         super().__setitem__(stage, x.new_empty(0))
-        maps = x.detach().float().transpose(0, 1).flatten(1)
-        dead = (maps == 0).all(1).double().mean() if len(maps) >= FEW <= len(x) else maps.new_zeros(())
-        self.stages[stage] = torch.stack([maps.square().mean().sqrt().double(), dead.double()])
+        size = torch.linalg.vector_norm(x, dtype=torch.float32) / x.numel() ** 0.5
+        alive = (x != 0).any(dim=[dim for dim in range(x.ndim) if dim != 1])
+        dead = 1 - alive.float().mean() if x.shape[1] >= FEW <= len(x) else torch.zeros_like(size)
+        self.stages[stage] = torch.stack([size, dead])
 
 
 def look(run: Run, batch: Batch, progress: Progress) -> None:
@@ -57,7 +58,7 @@ def look(run: Run, batch: Batch, progress: Progress) -> None:
     others = [f"--set init={init}" for init in run.net.inits if init != run.recipe.init] + ["--set scale=..."]
     cure = lr if step else f"other initial values, or smaller pixels ({', '.join(others)})"
     for stage, (size, dead) in zip(summaries.stages, sizes, strict=True):
-        if not size <= EXPLODED * pixels:
+        if not size <= EXPLODED * max(pixels, 1.0):
             _warn(run, progress, f"{stage} is {size:.3g} and the pictures {pixels:.3g} (root mean square): the "
                                  f"activations explode from layer to layer; try {cure}")  # fmt: skip
             return

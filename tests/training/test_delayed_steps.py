@@ -155,7 +155,9 @@ def test_nothing_is_recorded_where_there_is_no_cuda_device() -> None:
 def test_a_delayed_run_is_the_eager_one(digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped and resumed besides: the same rows and weights, but for the rounding of the update; and when it diverges
     the same step and pictures are told."""
-    recipe = with_settings(load_recipe("lenet5_small"), ["epochs=1", "batch=64", "net_options.output=linear"])
+    recipe = with_settings(
+        load_recipe("lenet5_small"), ["epochs=1", "batch=64", "net_options.output=linear", "average=0.9"]
+    )
     plans = {"learns": recipe, "diverges": with_settings(recipe, ["lr=100", "decay=100", "loss=softmax"])}
     found: dict[str, list[object]] = {name: [] for name in plans}
     numbers: list[int] = []

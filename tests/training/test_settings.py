@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from convnet import checkpoint, device
+from convnet.data import preprocess
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
 from convnet.data.store import Store
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation.trained_net import TrainedNet
@@ -44,6 +47,20 @@ def test_a_run_resumes_bitwise(photos: Store, tmp_path: Path, name: str) -> None
     train(recipe, photos, tmp_path / "cut", resume=True)
     for file in SAME:
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_larger_scale_begins_with_the_net_of_a_smaller(photos: Store, tmp_path: Path) -> None:
+    """VGG 3.1: S = 384, or S of a range, begun from the net of S = 256: each tensor is loaded."""
+    larger = prepare(open_source(photos.path.parent / "source"), tmp_path / "store", size=36)
+    net, done = create_model("cifar_13", num_classes=3, seed=5), preprocess.of_recipe(RECIPE, None, np.ones(3))
+    source = checkpoint.Checkpoint(RECIPE, done, photos.classes, dict(net.state_dict()))
+    checkpoint.save(tmp_path / "small.ckpt", source)
+    notes, recipe = Notes(), replace(RECIPE, size=36, smallest_size=26, epochs=1, lr=1e-30)
+    train(recipe, larger, tmp_path / "run", init_from=tmp_path / "small.ckpt", progress=notes)
+    assert not [line for line in notes.lines if line.startswith("warning")]
+    weights = checkpoint.load(tmp_path / "run" / "last.ckpt").weights
+    for name, weight in source.weights.items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-20)  # of biases, which are 0, the rate moves
 
 
 def test_the_average_is_the_net_that_is_tested(photos: Store, tmp_path: Path) -> None:

@@ -121,8 +121,10 @@ def test_a_real_step_of_every_recipe(
 
 def check_a_step(recipe: Recipe, store: Store, folder: Path) -> None:
     stop = Stop()
+    notes = Notes(stop, 1)
     with pytest.raises(Interrupted, match="stopped in epoch 1, step 1"):
-        train(recipe, store, folder / "run", progress=Notes(stop, 1), stop=stop)
+        train(recipe, store, folder / "run", progress=notes, stop=stop)
+    assert not [line for line in notes.lines if "warning: after 0 steps" in line]
     kept = checkpoint.load(folder / "run" / "last.ckpt")
     assert kept.position.step == 1
     assert kept.recipe == recipe
@@ -315,7 +317,9 @@ def test_a_run_on_jpegs_says_and_keeps_what_decodes_them(tmp_path: Path, monkeyp
     assert any(f"decoder was {decode.stored_by()} and is a lens 1.0" in line for line in again.lines)
 
 
-def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tmp_path: Path) -> None:
+def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(
+    photos: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = replace(SMALL, net_options={"output": "linear"}, loss="softmax", size=32, pad=0, lr=1e-9, epochs=3)
     notes = Notes()
     train(recipe, photos, tmp_path / "run", progress=notes)
@@ -329,6 +333,10 @@ def test_a_net_that_does_not_learn_is_noticed_once_it_is_clear(photos: Store, tm
     learning = Notes()
     train(replace(SMALL, epochs=3), Store(photos_digits(photos, tmp_path)), tmp_path / "learning", progress=learning)
     assert not [line for line in learning.lines if line.startswith("warning")]
+    monkeypatch.setattr("convnet.training.health.LONG", 1)
+    notes = Notes()
+    train(replace(recipe, epochs=1), photos, tmp_path / "long", progress=notes)
+    assert notes.lines[-1].startswith("warning: after 1 epoch the training error is")
 
 
 def test_a_net_of_distances_has_until_its_fifth_epoch(digits: Store, tmp_path: Path) -> None:
