@@ -494,6 +494,9 @@ def hostile(tmp_path):
     bodies = [rest[end - section["length"] : end] for section, end in zip(sections, ends, strict=True)]
     yield "two weights", forged({**header, "sections": [sections[0]] * 3}, bodies[0] * 3)
     yield "other order", forged({**header, "sections": sections[::-1]}, b"".join(bodies[::-1]))
+    n = sections[0]["length"] + sections[1]["length"]
+    lengths = ({**sections[0], "length": -1}, {**sections[1], "length": n + 1})
+    yield "a negative length that the next makes up for", changed(sections=[*lengths, *sections[2:]])
     yield "a class that is no text", changed(classes=["cat", 3])
     yield "huge header", struct.pack("<8sIQ32s", checkpoint.MAGIC, 1, 1 << 62, b"")
     for name, body in lying_tensors():
