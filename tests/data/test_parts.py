@@ -182,7 +182,7 @@ def killed(folder: str, place: str, *numbers: str) -> None:
     print(json.dumps([killed, again, merged, ended([start(lambda: merge(out))])]))
 
 
-@pytest.mark.parametrize("n", [1, 2, 7, 64])
+@pytest.mark.parametrize("n", [1, 2, 7, 24, pytest.param(64, marks=pytest.mark.large)])
 def test_each_part_killed_and_then_all_at_once(folder: Path, source: Source, tmp_path: Path, n: int) -> None:
     words = [str(word) for word in (folder, tmp_path / "s", preparing.SHARD_BYTES, n)]
     (done,) = run("test_parts:killed", [(1, words)])

@@ -24,6 +24,7 @@ from convnet.io.processes import Processes
 from convnet.io.signals import Stop
 from convnet.recipe import load_recipe, with_settings
 from convnet.training.train import train
+from forked import Ended
 from forked import run as forked
 from runs import Notes
 from web import Handler, Web, serving
@@ -303,15 +304,24 @@ def test_whoever_asks_a_run_to_end_is_heard_while_a_server_stalls(
     assert same(tmp_path / "run", undisturbed)
 
 
-def test_the_command_from_end_to_end_and_nothing_secret_is_kept(run: Run, few_digits: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["torchrun", pytest.param("--processes", marks=pytest.mark.large)])
+def test_the_command_from_end_to_end_and_nothing_secret_is_kept(
+    by: str, run: Run, few_digits: Store, tmp_path: Path
+) -> None:
     """Two processes train, one resumes by the run's own record, a net is tested; the password is nowhere."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "CONVNET_KERNELS": "plain"}
     with serving(few_digits.path.parent) as web:
         secret = web.url.replace("//", "//me:hush@") + "/store?token=hush"
-        words = ("train", secret, "--out", "run", "--epochs", "1", "--processes", "2", "--set", "batch=64")
-        done = subprocess.run([sys.executable, "-m", "convnet", *words], env=environment | {"CONVNET_KERNELS": "plain"},
-                              cwd=tmp_path, capture_output=True, encoding="utf-8")  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        words = ("train", secret, "--out", "run", "--epochs", "1", "--set", "batch=64")
+        done: Ended | subprocess.CompletedProcess[str]
+        if by == "torchrun":
+            (done,) = forked("forked:command", [(2, words)], **environment)
+            assert done.codes == [0, 0], done.stderr
+        else:
+            environment = os.environ | environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            command = [sys.executable, "-m", "convnet", *words, "--processes", "2"]
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8")
+            assert done.returncode == 0, done.stderr
         n, texts = web.asked["train-00000.tar"], [done.stdout, done.stderr]
         assert n == 315
         for again in (("train", "--resume", "--out", "run", "--epochs", 2), ("evaluate", "run", secret)):
