@@ -1,11 +1,12 @@
 """Small forms of the nets for tests: without weights, or with a part of the maps and units."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,16 @@ SMALL = 3_000_000  # parameters: a net that has no more stays as it is
 THIN = 8
 THINNER = 32  # for nets of more than LARGE parameters
 LARGE = 100_000_000
+AT_NIGHT = (  # of each file's nets those that are put together as another one
+    *("alexnet_caffe", "alexnet_half", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
+    *("alexnet_half_2012", "alexnet_no_lrn_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
+    *("vgg_b", "vgg_b_shallow", "vgg_c", "vgg_d", "vgg_a_bn", "vgg_b_bn", "vgg_d_bn"),
+)
+
+
+def of_each_kind(names: Sequence[str]) -> list[Any]:
+    """The nets for a test's parameters: those that are put together as another one are tried at night."""
+    return [pytest.param(name, marks=pytest.mark.large) if name in AT_NIGHT else name for name in names]
 
 
 @cache

@@ -23,7 +23,7 @@ from convnet.nets import recipe_of
 from convnet.recipe import Recipe, load_recipe
 from convnet.training.data import choose_data
 from convnet.training.step import EagerSteps
-from thin import images_for, new_thin_net
+from thin import images_for, new_thin_net, of_each_kind
 
 RECIPE = Recipe(size=32, crop=24, far_edge=True, batch=16, colour_std=0.1, seed=3)
 CPU = torch.device("cpu")
@@ -228,7 +228,7 @@ def test_the_weights_of_grey_are_where_the_colours_are() -> None:
     assert augment.mean_luma(torch.empty(2, 3, 5, 5, device="meta")).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_a_net_learns_the_same_from_pictures_in_bf16(name: str) -> None:
     """Its first layer would round them itself; where it would not, the net says so."""
     where = device.Device(CPU, torch.bfloat16, torch.channels_last, 1, "")

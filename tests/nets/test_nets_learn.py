@@ -29,7 +29,7 @@ from convnet.training.data import Data
 from convnet.training.run import Run, begin
 from convnet.training.step import choose
 from convnet.training.train import train_epoch
-from thin import shapes_of, thinned
+from thin import of_each_kind, shapes_of, thinned
 
 PICTURES, STEPS, LAST = 8, 20, 5
 FEW = 4  # pictures of a small net: at rates from 0.03 to 10 times its own it learns, or doesn't, as with 8
@@ -49,11 +49,6 @@ HERE = dict.fromkeys(
 )
 OWN = ("lenet5", "alexnet", "alexnet_2012", "caffenet", "alexnet_owt", "zfnet", "vgg_a", "vgg_d")  # of large sets
 NOT_ON_EIGHT = OWN[1:6] + OWN[7:]  # that don't start on 8 pictures by these
-AT_NIGHT = (  # of each file's nets those that are put together as another one that learns in small every day
-    *("alexnet_caffe", "alexnet_half", "alexnet_no_conv3", "alexnet_no_conv4", "alexnet_no_conv5"),
-    *("alexnet_half_2012", "alexnet_no_lrn_2012", "alexnet_pool2_2012", "alexnet_no_exchange_2012"),
-    *("vgg_b", "vgg_b_shallow", "vgg_c", "vgg_d", "vgg_a_bn", "vgg_b_bn", "vgg_d_bn"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -170,9 +165,7 @@ def falls(found: list[float], stuck: float) -> bool:
     return float(np.mean(found[-LAST:])) < FALL * stuck
 
 
-@pytest.mark.parametrize(
-    "net", [pytest.param(net, marks=pytest.mark.large) if net in AT_NIGHT else net for net in NAMES]
-)
+@pytest.mark.parametrize("net", of_each_kind(NAMES))
 def test_loss_falls_in_small(
     net: str, stores: dict[int, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
