@@ -73,6 +73,10 @@ class Web(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None, str | None]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
+    def ranges(self, name: str) -> set[str]:
+        """Those that were asked for of a file: what a busy machine has to ask for again counts once."""
+        return {part for path, part, _ in self.requests if part and path.partition("?")[0].endswith(f"/{name}")}
+
     def handle_error(self, request: object, client_address: object) -> None: ...  # a client that left
 
 
