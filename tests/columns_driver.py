@@ -6,6 +6,7 @@ The first process writes what it found to OUT. With float64 what is left of a di
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,15 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from convnet.data.loader import Batch
 from convnet.device import choose
 from convnet.io.processes import ALONE, Processes, joined
+from convnet.nets import dropout
 from convnet.nets.column_parallel import Share, column_of
+from convnet.nets.connected_parallel import parts_of
 from convnet.nets.layers import Net
 from convnet.recipe import load_recipe
 from convnet.training.step import EagerSteps
@@ -68,7 +72,8 @@ def counted(n: int, sent: list[int]) -> Iterator[None]:
 
     def all_to_all(out: Tensor, rows: Tensor, received: list[int], given: list[int], group: object) -> None:
         rank = distributed.get_rank(group)
-        sent.append(sum(count * rows[:1].nbytes for other, count in enumerate(given) if other != rank))
+        a_row = rows.element_size() * math.prod(rows.shape[1:])
+        sent.append(sum(count * a_row for other, count in enumerate(given) if other != rank))
         swap(out, rows, received, given, group=group)
 
     with mock.patch.multiple(distributed, all_gather=all_gather, all_to_all_single=all_to_all):
@@ -80,23 +85,34 @@ def gradients(step: EagerSteps) -> dict[str, Tensor]:
 
 
 def bytes_of(net: Net, processes: Processes) -> list[int]:
-    """Sent by the processes of one net together, forward and backward of BATCH pictures."""
-    n, ways = processes.columns.n, [list[int](), list[int]()]
-    net = net.float()
-    images = torch.randn(BATCH, 3, net.input_size, net.input_size)
-    with counted(n, ways[0]):
-        loss = net(images).logsumexp(1).sum()
-    with counted(n, ways[1]):
+    """Sent by the processes of one net together, forward and backward of BATCH pictures; by an all-reduce, at whose
+    buckets a hook looks, as by a ring."""
+    n, ways = processes.n, [list[int](), list[int]()]
+    step, own = step_of(net.float(), processes), processes.data.part(BATCH)
+
+    def reduce(group: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+        ways[1].append(2 * (n - 1) * bucket.buffer().nbytes // n)
+        return allreduce_hook(group, bucket)
+
+    if isinstance(step.heads, nn.parallel.DistributedDataParallel):
+        step.heads.register_comm_hook(None, reduce)
+    images = torch.randn(BATCH, 3, net.input_size, net.input_size)[own]
+    rows = step._rows(BATCH, 0, BATCH)
+    with counted(processes.holders.n, ways[0]), dropout.counted(0, 0, own.start, None, processes.columns, rows):
+        loss = step.heads(images)["logits"].logsumexp(1).sum()
+    with counted(processes.holders.n, ways[1]):
         loss.backward()
-    return processes.columns.sum(torch.tensor([sum(way) for way in ways])).tolist()
+    return processes.sum(torch.tensor([sum(way) for way in ways])).tolist()
 
 
 def check(layout: str, name: str, n_steps: int, dtype: torch.dtype, processes: Processes) -> dict[str, object]:
     """How far the net over processes is from the net in one: gradients, velocity, weights after steps; by columns
     the logits. Of the last batch a process may have no picture."""
     whole, net = (new_thin_net(name, **OPTIONS.get(name, {"dropout": 0.5})).to(dtype) for _ in range(2))
-    share = Share.of(net, processes.columns)
-    one, several = step_of(whole), step_of(column_of(net, processes.columns) if layout == "columns" else net, processes)
+    share = Share.of(net, processes)
+    if layout != "data":
+        net = column_of(net, processes.holders) if layout == "columns" else parts_of(net, processes)
+    one, several = step_of(whole), step_of(net, processes)
     found: dict[str, object] = {"parameters": [sum(p.numel() for p in each.parameters()) for each in (whole, net)]}
     if layout == "columns":
         with torch.no_grad():
@@ -117,7 +133,7 @@ def check(layout: str, name: str, n_steps: int, dtype: torch.dtype, processes: P
     found["taken"] = {name: list(x.shape) for name, x in taken.items()} == {
         name: list(x.shape) for name, x in net.state_dict().items()
     }
-    return found | ({"bytes": bytes_of(net, processes)} if layout == "columns" else {})
+    return found if processes.data.n > 1 and layout == "columns" else found | {"bytes": bytes_of(net, processes)}
 
 
 def main(out: str, *cases: str) -> None:
@@ -129,6 +145,7 @@ def main(out: str, *cases: str) -> None:
             layout, name, n_steps, dtype = case.split(":")
             n = new_thin_net(name).columns if layout == "columns" else 0
             processes = grids.get(n) or grids.setdefault(n, together.over_columns(n, "cpu"))
+            processes = replace(processes, split=layout == "fully-connected")
             found[case] = check(layout, name, int(n_steps), getattr(torch, dtype), processes)
         if together.is_first:
             Path(out).write_text(json.dumps(found), encoding="utf-8")

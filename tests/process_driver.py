@@ -5,7 +5,8 @@
 
 Each process writes the pictures of its steps to OUT.RANK.json. With a field `lose=STEP` the last process is killed
 there; of several fields the second counts after the first loss, and so on. With `hang=STEP` it stops answering, with
-`stop=STEP` all are asked to end after it. `resume` goes on with a run; `columns` gives each process one column.
+`stop=STEP` all are asked to end after it. `resume` goes on with a run; `columns` gives each process one column,
+`fully-connected` its units of the layers at the end.
 """
 
 import json
@@ -35,6 +36,8 @@ from convnet.nets.lenet5 import LeNet5
 from convnet.recipe import load_recipe, with_settings
 from convnet.training.step import EagerSteps
 from convnet.training.train import train
+
+LAYOUTS = ("columns", "fully-connected")
 
 
 class Dropped(LeNet5):
@@ -90,7 +93,7 @@ def main(store: str, out: str, *fields: str) -> None:
     torch.set_num_threads(1)
     MODELS.update({net.name: net for net in (Dropped, Small)})
     at, others = split(fields)
-    settings = [f"net={Dropped.name}", *(field for field in others if field not in ("resume", "columns"))]
+    settings = [f"net={Dropped.name}", *(field for field in others if field not in ("resume", *LAYOUTS))]
     stop = Stop()
     steps: list[tuple[int, list[int], list[int]]] = []
     forward_backward = EagerSteps.forward_backward
@@ -112,7 +115,8 @@ def main(store: str, out: str, *fields: str) -> None:
         resume = "resume" in fields or (bool(restarted) and (Path(out) / "last.ckpt").exists())
         with suppress(Interrupted):
             train(with_settings(load_recipe("lenet5_small"), settings), store, out, resume=resume, processes=processes,
-                  stop=stop if at["stop"] else None, columns_over_processes="columns" in fields)  # fmt: skip
+                  stop=stop if at["stop"] else None,
+                  parallel=next((each for each in LAYOUTS if each in fields), "data"))  # fmt: skip
         Path(f"{out}.{processes.rank}.json").write_text(json.dumps(steps), encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ from convnet.cli.launch import end, is_ended
 from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
     AsJson,
+    Processes,
     Verb,
 )
 from convnet.cli.prepare import check, merge, prepare
@@ -111,9 +112,10 @@ def explain(
     net: Annotated[str, typer.Argument(help="A net, by name.")],
     other: Annotated[str | None, typer.Argument(help="The net to hold it against.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="An option of NET, as input_size=64.")] = None,
-    by_columns: Annotated[
-        bool, typer.Option("--columns", help="Bytes that cross between processes with a column each.")
-    ] = False,
+    parallel: Annotated[
+        str | None, typer.Option(metavar="data|columns|fully-connected", help="Bytes that cross between processes.")
+    ] = None,
+    processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
     """What is in a net, and what differs: convnet explain alexnet alexnet_2012
@@ -124,8 +126,8 @@ def explain(
     from convnet.recipe import Recipe, load_recipe, with_settings
 
     recipe = with_settings(Recipe(), [f"net_options.{setting}" for setting in settings or []])
-    batch = load_recipe(recipe_of(net)).batch if by_columns else None
-    explained = describe.explain(net, other, batch, **recipe.net_options)
+    step = (load_recipe(recipe_of(net)).batch, parallel, processes) if parallel else None
+    explained = describe.explain(net, other, step, **recipe.net_options)
     if as_json:
         print_json(explained)
     else:

@@ -29,13 +29,12 @@ ENDED, COMMAND = "CONVNET_ENDED", "CONVNET_COMMAND"  # the folder for exit codes
 def launch(n: int, store: Place, recipe: "Recipe", options: Mapping[str, object]) -> int:
     """Trains in n processes that work together, each a `convnet train` with these options; returns the exit code.
 
-    Store and recipe were chosen once, before there are several. Raises: UsageError where they can't hold its columns.
+    Store and recipe were chosen once, before there are several. Raises: UsageError where they can't share its net so.
     """
-    from convnet.nets.describe import columns_over
+    from convnet.nets.describe import check_parallel
     from convnet.recipe import to_toml
 
-    if options["--columns-over-processes"]:
-        columns_over(recipe.net, recipe.net_options, n)
+    check_parallel(str(options["--parallel"]), recipe.net, recipe.net_options, n)
     with TemporaryDirectory(prefix="convnet-") as place:
         words = ["train", store.address if isinstance(store, Url) else str(store)]
         for name, value in options.items():

@@ -35,8 +35,8 @@ Resident = Annotated[
 ]
 Precision = Annotated[str, computing(help="auto, fp32, or bf16: faster, less exact.")]
 Processes = Annotated[int, computing(min=1, help="That work together, each with its part of a batch.")]
-ColumnsOverProcesses = Annotated[
-    bool, computing("--columns-over-processes", help="Each process holds one of the net's columns.")
+Parallel = Annotated[
+    str, computing(metavar="data|columns|fully-connected", help="What of the net each process holds: docs/scale.md.")
 ]
 
 Quiet = Annotated[bool, output("--quiet", "-q", help="No progress, only warnings.")]

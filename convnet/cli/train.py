@@ -14,12 +14,12 @@ from convnet import hardware, threads
 from convnet.cli.launch import launch, own_device, restarted, typed
 from convnet.cli.options import (
     AsJson,
-    ColumnsOverProcesses,
     Device,
     LabelColumn,
     Layout,
     MicroBatch,
     NameColumn,
+    Parallel,
     Processes,
     Quiet,
     Resident,
@@ -35,6 +35,7 @@ from convnet.progress import Progress
 if TYPE_CHECKING:
     from convnet.data import device_loader
     from convnet.data.store import Store
+    from convnet.io.processes import Parallel as Parallelism
     from convnet.io.signals import Stop
     from convnet.io.strict_json import Json
     from convnet.recipe import Recipe
@@ -57,7 +58,7 @@ def train(
     resident: Resident = "auto",
     device: Device = "auto",
     processes: Processes = 1,
-    columns_over_processes: ColumnsOverProcesses = False,
+    parallel: Parallel = "data",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Layout = None,
@@ -79,7 +80,7 @@ def train(
 
     device = own_device(device)
     place = choose(device=device).device.type  # one that isn't there is told before pictures are prepared
-    how = _How(device, place, batch, _micro_batch(batch), resident, processes, columns_over_processes, quiet, as_json)
+    how = _How(device, place, batch, _micro_batch(batch), resident, processes, parallel, quiet, as_json)
     start_from = start_at(start_from)
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     together = from_environment()
@@ -114,7 +115,7 @@ class _How:
     micro_batch: "micro_batches.MicroBatch | None"
     resident: str
     processes: int
-    by_columns: bool
+    parallel: str
     quiet: bool
     as_json: bool
 
@@ -194,7 +195,7 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
         options = {"--out": folder, "--device": how.device, "--resident": how.resident, "--start-from": start,
                    "--batch": how.batch, "--epochs": stage.recipe.epochs if resume else None, "--resume": resume,
                    "--quiet": how.quiet, "--json": how.as_json,
-                   "--columns-over-processes": how.by_columns}  # fmt: skip
+                   "--parallel": how.parallel}  # fmt: skip
         if code := launch(how.processes, store.path, stage.recipe, options):
             sys.exit(code)
         return None
@@ -206,7 +207,7 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
     with _stopping(out, folder, progress) as stop, joined("nccl" if how.place == "cuda" else "gloo") as together:
         summary = run(stage.recipe, store, folder, resume=resume, init_from=start, device=how.device, workers=workers,
                       micro_batch=how.micro_batch, resident=resident, progress=progress, stop=stop, command=typed(),
-                      processes=together, columns_over_processes=how.by_columns)  # fmt: skip
+                      processes=together, parallel=cast("Parallelism", how.parallel))  # fmt: skip
     if not together.is_first:
         return None
     page = after_training(folder, progress, how.device)

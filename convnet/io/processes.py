@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from convnet.errors import ConvnetError, Interrupted, Unreachable, UsageError
 
@@ -26,19 +26,22 @@ TIMEOUT = "CONVNET_TIMEOUT"  # minutes for which a process waits for the others 
 MINUTES = 10.0  # where it isn't set
 ANSWER = 10.0  # seconds in which the others that wait in vain say so too
 T = TypeVar("T")
+Parallel = Literal["data", "columns", "fully-connected"]  # of what each process has a part: batches, and of the net
 
 
 @dataclass(frozen=True)
 class Processes:
     """How many processes work together, and which of them this is: 0 to n - 1. The first one writes.
 
-    group: torch's, where they are some of all. mesh: where each holds one column of a net, who has which.
+    group: torch's, where they are some of all. mesh: where each holds one column of a net, who has which. split: each
+    holds a part of the fully connected layers.
     """
 
     rank: int = 0
     n: int = 1
     group: "ProcessGroup | None" = None
     mesh: "DeviceMesh | None" = None
+    split: bool = False
 
     def __deepcopy__(self, memo: object) -> "Processes":
         return self  # of a net that is copied
@@ -62,8 +65,13 @@ class Processes:
 
     @property
     def columns(self) -> "Processes":
-        """Those that hold a net together, with the same part of each batch."""
+        """Those that hold a column of a net each, with the same part of each batch."""
         return ALONE if self.mesh is None else self._along("columns")
+
+    @property
+    def holders(self) -> "Processes":
+        """Those that hold a net together: its columns, or their parts of its fully connected layers."""
+        return self if self.split else self.columns
 
     def _along(self, dimension: str) -> "Processes":
         assert self.mesh is not None
@@ -96,13 +104,19 @@ class Processes:
         distributed.all_gather(tensors, tensor, group=self.group)
         return tensors
 
-    def swap(self, rows: "Tensor", counts: list[int]) -> "Tensor":
-        """Sends each process its rows, counts[rank] of them one after the other; returns as many from each."""
-        from torch import distributed, empty_like
+    def swap(self, rows: "Tensor", counts: list[int], received: list[int] | None = None) -> "Tensor":
+        """Sends each process its rows, counts[rank] of them one after the other; returns those that each has for this
+        one, as many, or `received` of each."""
+        from torch import distributed
 
-        received = empty_like(rows)
-        distributed.all_to_all_single(received, rows, counts, counts, group=self.group)
-        return received
+        received = received or counts
+        result = rows.new_empty(sum(received), *rows.shape[1:])
+        distributed.all_to_all_single(result, rows, received, counts, group=self.group)
+        return result
+
+    def sizes(self, n: int) -> list[int]:
+        """How many of n things each process has."""
+        return [len(range(n)[replace(self, rank=rank).part(n)]) for rank in range(self.n)]
 
     def broadcast(self, tensor: "Tensor", rank: int) -> "Tensor":
         """The tensor of one of them, written into all others'."""

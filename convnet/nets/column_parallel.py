@@ -9,6 +9,7 @@ wants the neighbours' nearest ones. Nothing else is sent. Paper: AlexNet 3.2, 3.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def column_of(net: Net, columns: Processes) -> Net:
         if isinstance(layer, IN_COLUMNS):
             own, layer = str(columns.rank), layer[columns.rank]
         else:
-            _cut(layer, columns)
+            cut(layer, columns)
         sends = edge if name in net.normed else 0
         n_logits = net.num_classes if name == net.last else 0
         setattr(net, name, Part(own, layer, columns, reads_all=reads_all, drops=drops, edge=sends, n_logits=n_logits))
@@ -80,7 +81,7 @@ def column_of(net: Net, columns: Processes) -> Net:
     return net
 
 
-def _cut(layer: nn.Module, columns: Processes) -> None:
+def cut(layer: nn.Module, columns: Processes) -> None:
     """Leaves a layer the maps or units of this process."""
     for name, whole in list(layer.named_parameters()):
         own = whole.detach()[columns.part(len(whole))].clone()
@@ -90,57 +91,69 @@ def _cut(layer: nn.Module, columns: Processes) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What this process holds of a net's tensors: of those of a column its own, of the others its part of their rows.
+    """What this process holds of a net's tensors. Of a column's its own; of those of layers that are `cut` its part of
+    their rows; of others, where processes hold no column each, all.
 
     shapes: of the whole net's tensors, in their order. A process alone holds all.
     """
 
-    columns: Processes
+    holders: Processes
     shapes: Mapping[str, torch.Size]
+    cut: frozenset[str]
+    by_columns: bool
 
     @classmethod
-    def of(cls, net: Net, columns: Processes) -> "Share":
+    def of(cls, net: Net, processes: Processes) -> "Share":
         """The share of a whole net."""
-        return cls(columns, {name: tensor.shape for name, tensor in net.state_dict().items()})
+        layers = {name for name, layer in net.named_children() if not isinstance(layer, IN_COLUMNS)}
+        cut = frozenset(connected_layers(net) if processes.split else layers)
+        shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+        return cls(processes.holders, shapes, cut, processes.mesh is not None)
 
     def take(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This process's share of tensors that are named and shaped like the whole net's."""
-        if self.columns.n == 1:
+        if self.holders.n == 1:
             return dict(whole)
         own = {}
         for name, tensor in whole.items():
-            column = _column(name)
-            if column is None:
-                own[self._name(name)] = tensor[self.columns.part(len(tensor))]
-            elif column == self.columns.rank:
+            if self._is_cut(name):
+                own[self._name(name)] = tensor[self.holders.part(len(tensor))]
+            elif not self.by_columns or self._name(name) == name:
                 own[name] = tensor
         return own
 
     def gather(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The whole tensors, in every process; each must call it."""
-        if self.columns.n == 1:
+        if self.holders.n == 1:
             return dict(own)
         return {name: self._whole(name, shape, own) for name, shape in self.shapes.items() if self._name(name) in own}
 
     def _whole(self, name: str, shape: torch.Size, own: Mapping[str, Tensor]) -> Tensor:
-        tensor, column = own[self._name(name)].detach(), _column(name)
-        if column is None:
-            return torch.cat(gather_rows(tensor.contiguous(), shape[0], self.columns))
-        sent = tensor.contiguous().clone() if column == self.columns.rank else tensor.new_empty(shape)
-        return self.columns.broadcast(sent, column)
+        tensor = own[self._name(name)].detach()
+        if self._is_cut(name):
+            return torch.cat(gather_rows(tensor.contiguous(), shape[0], self.holders))
+        if not self.by_columns:
+            return tensor
+        column = int(name.split(".")[1])
+        sent = tensor.contiguous().clone() if column == self.holders.rank else tensor.new_empty(shape)
+        return self.holders.broadcast(sent, column)
+
+    def _is_cut(self, name: str) -> bool:
+        return name.partition(".")[0] in self.cut
 
     def _name(self, name: str) -> str:
         """That which a tensor, or its like in this process's column, has in the part of the net."""
         layer, _, rest = name.partition(".")
-        if _column(name) is None:
+        if self._is_cut(name):
             return f"{layer}.layer.{rest}"
-        return f"{layer}.{self.columns.rank}.{rest.partition('.')[2]}"
+        return f"{layer}.{self.holders.rank}.{rest.partition('.')[2]}" if self.by_columns else name
 
 
-def _column(name: str) -> int | None:
-    """The column of a tensor such as `conv2.1.weight`; None if it is of all."""
-    part = name.split(".")[1]
-    return int(part) if part.isdecimal() else None
+def connected_layers(net: Net) -> list[str]:
+    """The fully connected layers at a net's end, which follow each other."""
+    layers = [name for name, layer in net.named_children()]
+    last = list(takewhile(lambda name: isinstance(net.get_submodule(name), nn.Linear), reversed(layers)))
+    return last[::-1] if last and last[0] == net.last else []
 
 
 # What the processes send each other
@@ -148,27 +161,31 @@ def _column(name: str) -> int | None:
 
 def gather_rows(own: Tensor, n: int, columns: Processes) -> list[Tensor]:
     """The rows of each process, n in all, of which each has its part; they are sent as many as the largest part."""
-    parts = [Processes(rank, columns.n).part(n) for rank in range(columns.n)]
-    lengths = [part.stop - part.start for part in parts]
+    lengths = columns.sizes(n)
     sent = own.new_empty(max(lengths), *own.shape[1:])
     sent[: len(own)] = own
     return [rows[:length] for rows, length in zip(columns.gather(sent), lengths, strict=True)]
 
 
 class _Gather(torch.autograd.Function):
-    """(..., D) of each process -> (..., n D) in all. Backward each gets the sum of its own units' gradients."""
+    """The parts of all along a dimension, sizes[rank] each. Backward each gets the sum of its own part's gradients."""
 
     @staticmethod
-    def forward(ctx: Context, x: Tensor, columns: Processes) -> Tensor:
-        ctx.constants = (columns,)
-        return torch.cat(columns.gather(x.contiguous()), -1)
+    def forward(ctx: Context, x: Tensor, dim: int, sizes: list[int], holders: Processes) -> Tensor:
+        ctx.constants = dim, sizes, holders
+        if max(sizes) > x.shape[dim]:  # all send as many as the largest part
+            x = torch.cat([x, x.new_zeros(*x.shape[:dim], max(sizes) - x.shape[dim], *x.shape[dim + 1 :])], dim)
+        parts = holders.gather(x.contiguous())
+        return torch.cat([part.narrow(dim, 0, size) for part, size in zip(parts, sizes, strict=True)], dim)
 
     @staticmethod
-    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor, None]:
-        (columns,) = ctx.constants
-        parts = torch.stack(grads[0].chunk(columns.n, -1))
-        others = columns.swap(parts, [1] * columns.n)
-        return wide(others).sum(0).to(parts.dtype), None  # in the columns' order
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        dim, sizes, holders = ctx.constants
+        parts = grads[0].split(sizes, dim)
+        own = parts[holders.rank].shape
+        sent = torch.cat([part.flatten() for part in parts])
+        received = holders.swap(sent, [part.numel() for part in parts], [own.numel()] * holders.n)
+        return wide(received.view(holders.n, *own)).sum(0).to(sent.dtype), None, None, None  # in the ranks' order
 
 
 class _Swap(torch.autograd.Function):
@@ -185,13 +202,13 @@ class _Swap(torch.autograd.Function):
         return columns.swap(grads[0].contiguous(), counts), None, None
 
 
-_apply_gather: Callable[..., Tensor] = _Gather.apply
+gathered: Callable[..., Tensor] = _Gather.apply
 _apply_swap: Callable[..., Tensor] = _Swap.apply
 
 
 def _gather(x: Tensor, columns: Processes) -> Tensor:
     """The maps or units (N, D, ...) of all columns side by side: what `columns.exchange` is in one process."""
-    return _apply_gather(x.movedim(1, -1), columns).movedim(-1, 1)
+    return gathered(x.movedim(1, -1), x.ndim - 1, [x.shape[1]] * columns.n, columns).movedim(-1, 1)
 
 
 def with_neighbours(x: Tensor, n: int, columns: Processes) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from convnet.errors import UsageError, unknown
-from convnet.io.processes import Processes
+from convnet.io.processes import Parallel, Processes
 from convnet.io.strict_json import Json
-from convnet.nets import MODELS, list_models, make, model, recipe_of
-from convnet.nets.column_parallel import Part, column_of, why_not
+from convnet.nets import MODELS, column_parallel, connected_parallel, list_models, make, model, recipe_of
+from convnet.nets.column_parallel import Part, column_of, connected_layers
 from convnet.nets.layers import Net
 
 
@@ -53,8 +54,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a layer makes the processes send each other that hold a column of a net each: bytes of all of them together,
-    in the forward and in the backward pass of a step in float32."""
+    """What a layer makes the processes send each other that share a net: bytes of all of them together, in the forward
+    and in the backward pass of a step in float32."""
 
     stage: str
     what: str
@@ -183,29 +184,61 @@ def differs(net: Net) -> str:
     return next((" ".join(match[1].split()) for match in matches if match), "")
 
 
-def columns_over(name: str, options: Mapping[str, object], n_processes: int) -> int:
-    """The columns of a net, which n processes can hold one each, or groups of them.
+def check_parallel(parallel: str, name: str, options: Mapping[str, object], n_processes: int) -> int:
+    """The columns of a net, which n processes share by data, columns or fully connected layers.
 
     Raises: UsageError for a net or a number of processes with which that can't be.
     """
-    net = skeleton(name, **options)
-    if reason := why_not(net):
-        known = ", ".join(each for each in list_models() if not why_not(skeleton(each)))
-        raise UsageError(f"{name} {reason}, so that processes can't hold a column each; these nets can be: {known}")
+    net, layouts = skeleton(name, **options), get_args(Parallel)
+    if parallel not in layouts:
+        raise UsageError(f"--parallel {parallel}: it must be one of {', '.join(layouts)}")
+    if reason := why_not(net, parallel):
+        known = ", ".join(each for each in list_models() if not why_not(skeleton(each), parallel))
+        raise UsageError(f"{name} {reason}, as --parallel {parallel} wants it; these nets can be: {known}")
     n = net.columns
-    if n_processes % n:
+    if parallel == "fully-connected" and n_processes < 2:
+        raise UsageError("--parallel fully-connected is for several processes; choose --processes 2 or more")
+    if parallel == "columns" and n_processes % n:
         rule = f"choose --processes {n} or a multiple of {n}"
         raise UsageError(f"{name} has {n} columns, which {n_processes} processes can't hold one each; {rule}")
     return n
 
 
-def exchanges(net: Net, batch: int) -> list[Exchange]:
-    """What crosses between the processes of a net's columns in a step of so many pictures, layer by layer, from its
-    layer table. Raises: UsageError for a net that has no columns."""
+def why_not(net: Net, parallel: str) -> str:
+    """Why processes can't share a net so; "" if they can."""
+    if parallel == "data":
+        return ""
+    return column_parallel.why_not(net) if parallel == "columns" else connected_parallel.why_not(net)
+
+
+def exchanges(net: Net, batch: int, parallel: str, n: int) -> list[Exchange]:
+    """What crosses between n processes that share a net in a step of so many pictures, layer by layer, from its layer
+    table; gradients as the ring of an all-reduce sends them."""
     layers = layer_table(net)
     before = {layer.stage: before for before, layer in pairwise(layers)}
-    shapes, others = {layer.stage: layer.shape for layer in layers}, net.columns - 1
+    if parallel == "columns":
+        return _by_columns(net, batch, before)
+    names = connected_layers(net) if parallel == "fully-connected" else []
+    size, others, most = 4 * batch, n - 1, 4 * -(-batch // n) * n  # bytes of float32; all send as the largest part
     rows = []
+    for name in names:
+        layer = net.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        n_in, n_out, parts = layer.in_features, layer.out_features, Processes(0, n).sizes
+        text = f"{before[name].stage} of all {'pictures' if name == names[0] else 'units'}"
+        sent = most * n_in if name == names[0] else size * n * -(-n_in // n)
+        rows.append(Exchange(name, text, others * sent, others * size * n_in))
+        if name == names[-1]:
+            kept = sum(pictures * units for pictures, units in zip(parts(batch), parts(n_out), strict=True))
+            rows.append(Exchange(name, "the logits of own pictures", *[4 * (batch * n_out - kept)] * 2))
+    own = sum(layer.parameters for layer in layers if layer.stage not in names)
+    text = "gradients of the other layers" if names else "gradients"
+    return [*rows, Exchange("all", text, 0, 2 * others * 4 * own)]
+
+
+def _by_columns(net: Net, batch: int, before: Mapping[str, Layer]) -> list[Exchange]:
+    rows, others = [], net.columns - 1
+    shapes = {layer.stage: layer.shape for layer in layer_table(net)}
     for stage, part in column_of(on_meta(net), Processes(0, net.columns)).named_children():
         assert isinstance(part, Part)
         if part.reads_all:
@@ -234,9 +267,10 @@ def own_name(name: str) -> str:
     return model(name).name
 
 
-def explain(name: str, other: str | None = None, batch: int | None = None, **options: object) -> Json:
-    """All that is known of a net with its options, and of how it differs from `other`, as what JSON holds. batch: of a
-    step of which it's told what processes send each other that hold a column each."""
+def explain(name: str, other: str | None = None, step: tuple[int, str, int] | None = None, **options: object) -> Json:
+    """All that is known of a net with its options, and of how it differs from `other`, as what JSON holds. step: the
+    batch, "columns" or another way in which processes share it, and how many do, to be told what they send each other.
+    """
     net = skeleton(name, **options)
     result: Json = {
         **summary(name, **options),
@@ -246,9 +280,12 @@ def explain(name: str, other: str | None = None, batch: int | None = None, **opt
         "differs": differs(net),
         "differences": [asdict(row) for row in differences(name, other)],
     }
-    if batch is not None:
-        columns_over(name, options, net.columns)
-        result |= {"batch": batch, "columns": net.columns, "exchanges": [asdict(row) for row in exchanges(net, batch)]}
+    if step is not None:
+        batch, parallel, n = step
+        n = net.columns if parallel == "columns" else max(n, 2)
+        check_parallel(parallel, name, options, n)
+        sent = [asdict(row) for row in exchanges(net, batch, parallel, n)]
+        result |= {"batch": batch, "parallel": parallel, "processes": n, "exchanges": sent}
     if other is not None:
         that = skeleton(other)
         rows, text = differing_layers(net, that), differs(that)
@@ -325,8 +362,8 @@ def _explain_lines(told: Json) -> Iterator[str]:
 
 def _exchange_lines(told: Json) -> Iterator[str]:
     yield (
-        f"bytes that {told['columns']} processes with a column each send each other in a step of {told['batch']} "
-        "pictures, in float32 (bf16: half):"
+        f"bytes that {told['processes']} processes (--parallel {told['parallel']}) send each other in a step of "
+        f"{told['batch']} pictures, in float32 (bf16: half):"
     )
     totals = {way: sum(row[way] for row in told["exchanges"]) for way in ("forward", "backward")}
     yield f"{'stage':<7}  {'forward':>15}  {'backward':>15}"

@@ -6,7 +6,7 @@ Paper: Krizhevsky, Sutskever and Hinton 2012, section 4.2. Differs: what stays i
 the paper multiplies by 1 - p in testing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,13 +30,16 @@ LAYERS = 16  # of dropout in a net, at most
 @dataclass
 class _Place:
     """Where in the training the net is: the batch's first picture here is picture `first` of its step, and the units
-    are those of one column."""
+    are those of one column; or, once `units` are told, of the pictures of all processes those from a first unit on, of
+    so many."""
 
     seed: int
     step: int
     first: int
     states: Tensor | None
     columns: Processes
+    pictures: Sequence[range] = ()
+    units: tuple[int, int] | None = None
     layer: int = 0
 
 
@@ -51,19 +54,39 @@ def states(seed: int, step: int) -> Tensor:
 
 @contextmanager
 def counted(
-    seed: int, step: int, first: int = 0, on_device: Tensor | None = None, columns: Processes = ALONE
+    seed: int,
+    step: int,
+    first: int = 0,
+    on_device: Tensor | None = None,
+    columns: Processes = ALONE,
+    pictures: Sequence[range] = (),
 ) -> Iterator[None]:
     """Within it `dropout` draws by (seed, step), for the pictures from the step's `first` on; one forward pass.
 
-    columns: the processes of a net that each hold a column: this one draws for the units of its own.
+    columns: the processes of a net that each hold a column: this one draws for the units of its own. pictures: those
+    of the step that each process has in this pass, where they meet in fully connected layers.
 
     on_device: the step's `states`, in the memory of the net's device: a CUDA graph then draws anew at each replay.
     """
-    token = _place.set(_Place(seed, step, first, on_device, columns))
+    token = _place.set(_Place(seed, step, first, on_device, columns, pictures))
     try:
         yield
     finally:
         _place.reset(token)
+
+
+def pictures_of_all() -> list[int]:
+    """How many pictures each process has in this pass; only `counted` knows."""
+    place = _place.get()
+    assert place is not None
+    return [len(own) for own in place.pictures]
+
+
+def now_of_units(first: int, n: int) -> None:
+    """From here on in the pass: the pictures of all processes, and of n units those from the `first` on."""
+    place = _place.get()
+    assert place is not None
+    place.units = first, n
 
 
 def checked_rate(p: object) -> float:
@@ -87,18 +110,19 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     place = None if torch.compiler.is_compiling() else _place.get()
     if place is None:
         return F.dropout(x, p, training)
-    layer, n_columns = place.layer, place.columns.n
-    place.layer += 1
-    first = place.first * x[:1].numel() * n_columns
     rows = x if x.ndim == 2 else x.movedim(1, -1)  # the order in which channels-last maps lie in memory
     if place.states is None:
-        state = torch.tensor(kernel.state(place.seed, STREAM, place.step, layer), device=x.device)
+        state = torch.tensor(kernel.state(place.seed, STREAM, place.step, place.layer), device=x.device)
     else:
-        state = place.states[layer]
-    if n_columns == 1:
-        y = ops.dropout(rows, p, state, first)
-    else:  # among the units of all columns
-        before, n = place.columns.rank * rows.shape[-1], rows.shape[-1]
-        among = F.pad(rows, (before, (n_columns - 1) * n - before))
-        y = ops.dropout(among, p, state, first)[..., before : before + n]
+        state = place.states[place.layer]
+    place.layer += 1
+    n = rows.shape[-1]
+    before, total = place.units or (place.columns.rank * n, place.columns.n * n)  # among the units of all
+    among, a_picture = F.pad(rows, (before, total - before - n)) if total > n else rows, x[:1].numel() // n * total
+    if place.units is None:
+        y = ops.dropout(among, p, state, place.first * a_picture)
+    else:
+        pieces = zip(among.split(pictures_of_all()), place.pictures, strict=True)
+        y = torch.cat([ops.dropout(each, p, state, own.start * a_picture) for each, own in pieces if own])
+    y = y[..., before : before + n]
     return y if x.ndim == 2 else y.movedim(-1, 1)

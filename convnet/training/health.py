@@ -45,7 +45,7 @@ class _Summaries(dict[str, Tensor]):
 
 def look(run: Run, batch: Batch, progress: Progress) -> None:
     """Warns of units that are dead and of activations that explode, by some of the pictures of a batch."""
-    if run.by_columns or not run.processes.is_first or not len(batch.images):
+    if run.in_parts or not run.processes.is_first or not len(batch.images):
         return
     images, summaries = batch.images[: min(PICTURES, run.step.micro_batch or PICTURES)], _Summaries()
     with torch.no_grad(), evaluating(run.step.net), run.step.device.autocast():

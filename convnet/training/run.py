@@ -26,6 +26,7 @@ from convnet.io.strict_json import Json
 from convnet.nets import create_model
 from convnet.nets.batch_norm import has_batch_norm
 from convnet.nets.column_parallel import Share, column_of
+from convnet.nets.connected_parallel import parts_of
 from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
@@ -62,9 +63,9 @@ class Run:
     warned: bool = False  # of activations (health.py)
 
     @property
-    def by_columns(self) -> bool:
-        """Whether this process holds one column of the net; what looks at the whole net is then done by all."""
-        return self.processes.mesh is not None
+    def in_parts(self) -> bool:
+        """Whether this process holds a part of the net; what looks at the whole net is then done by all."""
+        return self.processes.holders.n > 1
 
 
 def begin(
@@ -93,8 +94,10 @@ def begin(
     else:
         net, state = _fresh(recipe, store, environment, source, progress)
         processes.together(lambda: _make_room(out) if processes.is_first else None)
-    n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes.columns)
-    net = device.take(net if processes.mesh is None else column_of(net, processes.columns))
+    n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes)
+    if processes.holders.n > 1:
+        net = parts_of(net, processes) if processes.split else column_of(net, processes.holders)
+    net = device.take(net)
     step = EagerSteps(net, recipe, device, processes=processes)
     if state.velocity is not None:
         step.load(share.take(state.velocity), share.take(state.weights))
@@ -305,9 +308,9 @@ def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
     buffers: those of the net at the position, where a step that has begun may have changed them (batch norm's).
     """
     finite = all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters())  # a device synchronisation
-    if run.processes.any(not finite) if run.by_columns else not finite:
+    if run.processes.any(not finite) if run.in_parts else not finite:
         raise diverged(run, "the weights are no longer finite after", run.position.step)
-    if not (run.processes.is_first or run.by_columns):
+    if not (run.processes.is_first or run.in_parts):
         return
     kept = snapshot(run, velocity=True)
     if not run.processes.is_first:

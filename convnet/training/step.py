@@ -15,8 +15,9 @@ keeps (`Device.narrowed`): the numbers are autocast's, which would cast every we
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ from convnet.device import Device
 from convnet.io.processes import ALONE, Processes
 from convnet.kernels.cuda import available as on_cuda
 from convnet.nets import batch_norm
+from convnet.nets.connected_parallel import parts_in
 from convnet.nets.dropout import LAYERS, counted, states
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe
@@ -113,8 +115,10 @@ class EagerSteps:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of one-channel kernels
             warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")  # its successor is of torch 2.13
             normed = batch_norm.has_batch_norm(net)  # by the first one's part
+            heads = _Heads(self.net)
+            nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(heads, parts_in(heads))
             self.heads = nn.parallel.DistributedDataParallel(
-                _Heads(self.net), broadcast_buffers=normed, process_group=self.sharing.group
+                heads, broadcast_buffers=normed, process_group=self.sharing.group
             )
             if recipe.sent_gradients == "bf16":
                 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook as in_bf16
@@ -190,11 +194,13 @@ class EagerSteps:
         most = -(-n // self.sharing.n)  # pictures of a process: each makes as many passes as the others
         size = self.micro_batch or most
         if most <= size:
-            return self._pass(images, labels, number, first, n, states)
+            return self._pass(images, labels, number, first, n, states, self._rows(n, 0, most))
         outcomes, sums = [], {name: torch.zeros_like(weight) for name, weight in self.rule.parameters.items()}
         for begin in range(0, most, size):
             part = slice(begin, begin + size)
-            outcomes.append(self._pass(images[part], labels[part], number, first + begin, n, states))
+            outcomes.append(
+                self._pass(images[part], labels[part], number, first + begin, n, states, self._rows(n, begin, size))
+            )
             for name, total in sums.items():
                 own = self.rule.computed(name)
                 if own.grad is not None:
@@ -205,14 +211,28 @@ class EagerSteps:
             own.grad = total.to(own.dtype)
         return Outcome(*(torch.stack(each).sum() for each in zip(*outcomes, strict=True)))
 
-    def _pass(self, images: Tensor, labels: Tensor, number: int, first: int, n: int, states: Tensor | None) -> Outcome:
+    def _rows(self, n: int, begin: int, size: int) -> list[range]:
+        """The pictures of a batch of n that each process has in the pass from picture `begin` of its part on."""
+        parts = [replace(self.sharing, rank=rank).part(n) for rank in range(self.sharing.n)]
+        return [range(n)[part][begin : begin + size] for part in parts]
+
+    def _pass(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        number: int,
+        first: int,
+        n: int,
+        states: Tensor | None,
+        rows: Sequence[range],
+    ) -> Outcome:
         """A micro-batch of a batch of n pictures, forward and backward: its share of the gradients of the mean loss."""
         own = len(images)
         if not own:  # the other processes wait for the gradients all the same
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         for norm in self.norms:
             norm.pictures = own
-        with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns):
+        with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns, rows):
             heads = self.heads(images)
         weights = self.net.loss_weights
         loss = torch.stack([w * self._loss(heads[name].float(), labels) for name, w in weights.items()]).sum()
@@ -235,8 +255,10 @@ class EagerSteps:
 def layout(processes: Processes, recipe: Recipe) -> str:
     """How many processes train, and what they do otherwise than one; with others a run can go on, but not bitwise."""
     text = str(processes.n)
-    if processes.columns.n > 1:
-        text += f" ({processes.columns.n} columns)"
+    if processes.split:
+        text += " (fully connected layers split)"
+    elif processes.holders.n > 1:
+        text += f" ({processes.holders.n} columns)"
     if processes.data.n > 1:
         text += ", gradients averaged in " + recipe.sent_gradients
         text += ", batch norm over whole batches" if recipe.sync_batch_norm else ""

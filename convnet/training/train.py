@@ -34,7 +34,7 @@ from convnet.evaluation.inference import NotFinite
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, strict_json
-from convnet.io.processes import ALONE, Processes
+from convnet.io.processes import ALONE, Parallel, Processes
 from convnet.io.signals import Stop
 from convnet.io.strict_json import Json
 from convnet.nets import describe
@@ -76,7 +76,7 @@ def train(
     stop: Stop | None = None,
     command: str = "",
     processes: Processes = ALONE,
-    columns_over_processes: bool = False,
+    parallel: Parallel = "data",
 ) -> Json:
     """Trains by `recipe` (or the one of that name or file) on `store` in the run folder `out`; returns its summary.
 
@@ -85,8 +85,9 @@ def train(
     workers: threads that read ahead; they change nothing. micro_batch: pictures that go through the net at once, "auto"
     for as many as fit; of a larger batch the gradients are accumulated (micro_batch.py). resident: on a CUDA device,
     whether the training pictures lie in its memory, and how (device_loader.py). processes: with which this one trains
-    together (`io.processes.joined`); each calls `train` alike, and the first one writes. columns_over_processes: each
-    holds one column of the net (nets/column_parallel.py).
+    together (`io.processes.joined`); each calls `train` alike, and the first one writes. parallel: by "columns" each
+    holds one column of the net (nets/column_parallel.py), by "fully-connected" each has its part of every batch in the
+    convolutions, and its units of the fully connected layers (nets/connected_parallel.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
@@ -97,9 +98,10 @@ def train(
         raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")
     data = choose_data(recipe, store)
     chosen = choose_device(recipe.precision, device)
-    if columns_over_processes:
-        n_columns = describe.columns_over(recipe.net, recipe.net_options, processes.n)
+    n_columns = describe.check_parallel(parallel, recipe.net, recipe.net_options, processes.n)
+    if parallel == "columns":
         processes = processes.over_columns(n_columns, chosen.device.type)
+    processes = replace(processes, split=parallel == "fully-connected")
     if chosen.device.type == "cpu":
         keep_memory()
     device_loader.check(resident, chosen.device, recipe)  # before there is a run's folder
@@ -188,7 +190,7 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
 def is_due(run: Run) -> bool:
     """Whether it's time to save; by columns all must, when the first one's clock says so."""
     due = run.processes.is_first and monotonic() - run.saved > 60 * run.recipe.save_minutes
-    return run.processes.any(due) if run.by_columns else due
+    return run.processes.any(due) if run.in_parts else due
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def interruptible(run: Run, stop: Stop | None, saved: Callable[[], None] = lambd
     saved: is called when the step is cut and the run is saved, before the process ends. By columns a step is waited
     for, as no process can save without the others.
     """
-    if stop is None or run.by_columns:
+    if stop is None or run.in_parts:
         yield
         return
     buffers = {
@@ -267,7 +269,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
     errors = at.validation_errors
     kept = snapshot(run, velocity=False)
     if data.val is not None:
-        if run.by_columns or run.step.average:
+        if run.in_parts or run.step.average:
             net = TrainedNet.of(kept, run.step.device)
         else:
             net = TrainedNet(run.net, run.preprocessing, data.store.classes, run.step.device)

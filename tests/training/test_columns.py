@@ -17,8 +17,10 @@ from convnet.errors import UsageError
 from convnet.io.processes import Processes
 from convnet.nets import describe, list_models
 from convnet.nets.column_parallel import column_of, why_not
+from convnet.nets.layers import Net
 from convnet.training.train import train
 from forked import run as run_forked
+from process_driver import LAYOUTS
 from thin import shapes_of, thin_net
 
 FIELDS = (
@@ -39,9 +41,9 @@ def test_which_nets_have_columns() -> None:
     assert {"alexnet", "alexnet_2012", "alexnet_4col", "alexnet_no_exchange", "alexnet_conv6"} <= {*names}
     for name, reason in {"vgg_a": "has no columns", "alexnet_bn": "has batch normalisation"}.items():
         with pytest.raises(UsageError, match=f"{name} {reason}.*these nets can be: alexnet, alexnet_2012,"):
-            describe.columns_over(name, {}, 2)
+            describe.check_parallel("columns", name, {}, 2)
     with pytest.raises(UsageError, match=r"alexnet has 2 columns, which 3 processes can't.*choose --processes 2"):
-        describe.columns_over("alexnet", {}, 3)
+        describe.check_parallel("columns", "alexnet", {}, 3)
     with pytest.raises(UsageError, match="alexnet has 2 columns: 4 processes can't hold it"):
         column_of(describe.skeleton("alexnet"), Processes(0, 4))
 
@@ -60,7 +62,8 @@ def test_each_process_has_its_share(name: str) -> None:
 CASES = {
     2: ("columns:alexnet:2:float64", "columns:alexnet:1:float32", "columns:alexnet_2012:1:float32",
         "columns:alexnet_no_exchange_2012:1:float64", "columns:alexnet_no_conv2:1:float32"),
-    3: ("data:vgg_a_bn:3:float64", "data:alexnet_bn:2:float64"),
+    3: ("data:vgg_a_bn:3:float64", "data:alexnet_bn:2:float64", "fully-connected:alexnet:2:float64",
+        "fully-connected:alexnet_owt:2:float64", "fully-connected:vgg_a:2:float64"),
     4: ("columns:alexnet:2:float64", "columns:alexnet_4col:2:float64"),
 }  # fmt: skip
 
@@ -94,8 +97,27 @@ def test_columns_are_the_net(cases: dict[str, dict[str, Any]]) -> None:
         assert found["taken"]
         whole, own = found["parameters"]
         assert own * shapes_of(name).columns == whole
-        rows = describe.exchanges(thin_net(name), BATCH)
-        assert found["bytes"] == [sum(row.forward for row in rows), sum(row.backward for row in rows)], name
+        n = shapes_of(name).columns
+        if "bytes" in found:  # of one group
+            assert found["bytes"] == told(thin_net(name), "columns", n), name
+
+
+def test_split_layers_are_the_net(cases: dict[str, dict[str, Any]]) -> None:
+    """One weird trick over three processes, which share 4 classes and 3 pictures unevenly, with dropout, in the last
+    batch 2 pictures: as above, but that the loss is float32 whatever the net is. Each has a third of the units."""
+    found_nets = list(of_layout(cases, "fully-connected"))
+    for name, _, found in found_nets:
+        assert max(found[what] for what in ("gradients", "velocity", "weights")) < 1e-5, (name, found)
+        assert found["taken"]
+        assert found["parameters"][1] < 0.5 * found["parameters"][0]
+        assert found["bytes"] == told(thin_net(name), "fully-connected", 3), name
+    assert len(found_nets) == 3
+
+
+def told(net: Net, parallel: str, n: int) -> list[int]:
+    """The bytes, forward and backward, that the layer table says."""
+    rows = describe.exchanges(net, BATCH, parallel, n)
+    return [sum(row.forward for row in rows), sum(row.backward for row in rows)]
 
 
 def test_batch_norm_sees_the_whole_batch(cases: dict[str, dict[str, Any]]) -> None:
@@ -112,19 +134,22 @@ def losses(out: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def runs(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in one process; one in two columns; and one that goes from one process to two that share batches, to two
-    columns and back, stopped in the middle of an epoch each time."""
+    """A run in one process; one in two columns; one in two that split its connected layers; and one that goes from one
+    process to two that share batches, to two columns, to two with split layers and back, stopped in the middle of an
+    epoch each time."""
     folder = tmp_path_factory.mktemp("runs")
-    moved = [("stop=6",), ("resume", "stop=17"), ("resume", "columns", "stop=28"), ("resume",)]
-    jobs = [(folder / "alone", 1, FIELDS), (folder / "columns", 2, (*FIELDS, "columns"))]
-    jobs += [(folder / "moved", n, (*FIELDS, *more)) for n, more in zip((1, 2, 2, 1), moved, strict=True)]
+    moved = [("stop=6",), ("resume", "stop=17"), ("resume", "columns", "stop=28"),
+             ("resume", "fully-connected", "stop=39"), ("resume",)]  # fmt: skip
+    jobs = [(folder / "alone", 1, FIELDS), *((folder / each, 2, (*FIELDS, each)) for each in LAYOUTS)]
+    jobs += [(folder / "moved", n, (*FIELDS, *more)) for n, more in zip((1, 2, 2, 2, 1), moved, strict=True)]
     trained(few_digits, jobs)
     return folder
 
 
-def test_columns_train_as_one(runs: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_of_a_net_train_as_one(layout: str, runs: Path) -> None:
     """50 steps of a run with dropout, augmentation and validation; its checkpoints are those of one process."""
-    alone, out = runs / "alone", runs / "columns"
+    alone, out = runs / "alone", runs / layout
     one, other = (checkpoint.load(folder / "last.ckpt") for folder in (alone, out))
     assert other.position.step == 50
     assert list(other.weights) == list(one.weights)
@@ -147,18 +172,30 @@ def test_a_run_moves_between_layouts(runs: Path) -> None:
 
 def test_columns_want_as_many_processes(few_digits: Store, tmp_path: Path, run: Run) -> None:
     with pytest.raises(UsageError, match="lenet5 has no columns"):
-        train("lenet5_small", few_digits, tmp_path / "run", columns_over_processes=True, processes=Processes(0, 2))
+        train("lenet5_small", few_digits, tmp_path / "run", parallel="columns", processes=Processes(0, 2))
     for options in (["--processes", "3"], []):
-        code, _, error = run("train", few_digits.path, *options, "--columns-over-processes")
+        code, _, error = run("train", few_digits.path, *options, "--parallel", "columns")
         assert (code, error.count("lenet5 has no columns")) == (2, 1)
+
+
+def test_which_nets_have_layers_to_split() -> None:
+    names = [name for name in list_models() if not describe.why_not(shapes_of(name), "fully-connected")]
+    assert {"alexnet", "alexnet_owt", "alexnet_1col", "zfnet", "vgg_a", "vgg_d_bn", "cifar_26"} <= {*names}
+    for name, reason in {"googlenet": "one", "lenet5": "no", "alexnet_bn": "no", "nin_small": "no"}.items():
+        with pytest.raises(UsageError, match=f"{name} has {reason} fully connected layer at its end that follows"):
+            describe.check_parallel("fully-connected", name, {}, 2)
+    with pytest.raises(UsageError, match="choose --processes 2 or more"):
+        describe.check_parallel("fully-connected", "vgg_a", {}, 1)
+    with pytest.raises(UsageError, match="--parallel rows: it must be one of data, columns, fully-connected"):
+        describe.check_parallel("rows", "vgg_a", {}, 2)
 
 
 def test_explain_columns(run: Run) -> None:
     """96 maps of 55 x 55 want 2 from each side, 48,400 bytes a picture and way; the rest is what two columns read."""
-    code, text, _ = run("explain", "alexnet", "--columns")
+    code, text, _ = run("explain", "alexnet", "--parallel", "columns")
     assert code == 0
     rows = {line.split()[0]: line.split()[1:3] for line in text.splitlines() if "of all columns" in line}
     pictures = 128 * 4
     for stage, values in {"conv3": 256 * 13 * 13, "fc6": 256 * 6 * 6, "fc7": 4096, "fc8": 4096}.items():
         assert rows[stage] == [f"{values // 2 * 2 * pictures:,}"] * 2
-    assert run("explain", "vgg_a", "--columns")[0] == 2
+    assert run("explain", "vgg_a", "--parallel", "columns")[0] == 2
