@@ -91,7 +91,7 @@ def bytes_of(net: Net, processes: Processes) -> list[int]:
     step, own = step_of(net.float(), processes), processes.data.part(BATCH)
 
     def reduce(group: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
-        ways[1].append(2 * (n - 1) * bucket.buffer().nbytes // n)
+        ways[1].append(2 * (n - 1) * bucket.buffer().nbytes * processes.is_first)  # of all together
         return allreduce_hook(group, bucket)
 
     if isinstance(step.heads, nn.parallel.DistributedDataParallel):

@@ -106,7 +106,7 @@ LINES = {
     "export": 740,
     "io": 2050,
     "kernels": 2370,
-    "nets/": 1430,
+    "nets/": 1610,
     "report": 620,
     "results": 510,
     "training": 2290,

@@ -124,7 +124,8 @@ def test_batch_norm_sees_the_whole_batch(cases: dict[str, dict[str, Any]]) -> No
     """By sync_batch_norm three processes train a net with batch norm as one does, its running statistics too; the last
     batch has two pictures, so that one process has none. The nets are float64, their loss float32."""
     for name, _, found in of_layout(cases, "data"):
-        assert max(found[what] for what in ("gradients", "velocity", "weights")) < 1e-5, (name, found)
+        assert found["weights"] < 1e-5, (name, found)
+        assert max(found["gradients"], found["velocity"]) < 1e-4, "of nets with few values to a mean"
 
 
 def losses(out: Path) -> list[float]:
