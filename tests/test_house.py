@@ -109,7 +109,7 @@ LINES = {
     "nets/": 1610,
     "report": 620,
     "results": 510,
-    "training": 2290,
+    "training": 2330,
     "visualize": 2930,
     "weights": 2040,
 }

@@ -31,11 +31,12 @@ from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
 from convnet.training import metrics_log, micro_batch
+from convnet.training.averaging import layout
 from convnet.training.data import Data
 from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
 from convnet.training.schedule import check_layers
-from convnet.training.step import EagerSteps, layout
+from convnet.training.step import EagerSteps
 
 ADDED = ("forms", "pixels", "processes")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder

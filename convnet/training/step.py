@@ -13,7 +13,6 @@ keeps (`Device.narrowed`): the numbers are autocast's, which would cast every we
 """
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,10 +30,10 @@ from convnet.device import Device
 from convnet.io.processes import ALONE, Processes
 from convnet.kernels.cuda import available as on_cuda
 from convnet.nets import batch_norm
-from convnet.nets.connected_parallel import parts_in
 from convnet.nets.dropout import LAYERS, counted, states
 from convnet.nets.layers import Net, rbf_loss
 from convnet.recipe import Recipe
+from convnet.training.averaging import averaged
 from convnet.training.optim import Momentum, optimizer
 from convnet.training.schedule import by_layer, frozen
 
@@ -112,19 +111,7 @@ class EagerSteps:
         self.heads: Callable[[Tensor], dict[str, Tensor]] = self.net.heads
         self.norms = batch_norm.sync(self.net, self.sharing) if recipe.sync_batch_norm else []
         if self.sharing.n > 1:
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of one-channel kernels
-            warnings.filterwarnings("ignore", ".*broadcast_buffers. is deprecated")  # its successor is of torch 2.13
-            normed = batch_norm.has_batch_norm(net)  # by the first one's part
-            heads = _Heads(self.net)
-            nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(heads, parts_in(heads))
-            self.heads = nn.parallel.DistributedDataParallel(
-                heads, broadcast_buffers=normed, process_group=self.sharing.group
-            )
-            if recipe.sent_gradients == "bf16":
-                from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook as in_bf16
-
-                # in a lambda: under its name torch takes this hook for NCCL alone, and gloo adds up bfloat16 as well
-                self.heads.register_comm_hook(self.sharing.group, lambda group, bucket: in_bf16(group, bucket))
+            self.heads = averaged(self.net, self.sharing, recipe)
         self.rule: Momentum = optimizer(net, recipe, bf16_weights)
         state = net.state_dict() if recipe.average else {}
         self.averaged = {name: weight for name, weight in state.items() if weight.is_floating_point()}
@@ -250,30 +237,6 @@ class EagerSteps:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
         return (losses * self.class_weights[labels]).mean()
-
-
-def layout(processes: Processes, recipe: Recipe) -> str:
-    """How many processes train, and what they do otherwise than one; with others a run can go on, but not bitwise."""
-    text = str(processes.n)
-    if processes.split:
-        text += " (fully connected layers split)"
-    elif processes.holders.n > 1:
-        text += f" ({processes.holders.n} columns)"
-    if processes.data.n > 1:
-        text += ", gradients averaged in " + recipe.sent_gradients
-        text += ", batch norm over whole batches" if recipe.sync_batch_norm else ""
-    return text
-
-
-class _Heads(nn.Module):
-    """A net's forward pass to all of its heads, as a module: what DistributedDataParallel wraps."""
-
-    def __init__(self, net: Net) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.net.heads(images)
 
 
 class DelayedSteps:
