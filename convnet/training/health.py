@@ -19,7 +19,7 @@ from convnet.training.run import Run
 
 LOOKS = (0, 10, 100, 1000)  # steps before which activations are looked at
 PICTURES = 32  # of a batch, that are looked at
-DEAD = 0.95  # share of a layer's maps, or units, that are 0 for all of them
+DEAD = 0.95  # share of a layer's maps, or units, that are 0 for all of them at the last look; before it, all of them
 FEW = 8  # maps; of a layer with fewer, or pictures, nothing is said
 EXPLODED = 300  # times the pictures' root mean square, or 1
 WORSE = 1.3  # times the loss of a net that ignores its pictures
@@ -62,7 +62,7 @@ def look(run: Run, batch: Batch, progress: Progress) -> None:
             _warn(run, progress, f"{stage} is {size:.3g} and the pictures {pixels:.3g} (root mean square): the "
                                  f"activations explode from layer to layer; try {cure}")  # fmt: skip
             return
-        if dead >= DEAD:
+        if dead >= (DEAD if step >= LOOKS[-1] else 1):
             _warn(run, progress, f"{dead:.0%} of {stage} is 0 for all of {len(images)} pictures: these units are dead, "
                                  f"and learn no more; try {cure}")  # fmt: skip
             return

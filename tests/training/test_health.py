@@ -76,6 +76,13 @@ def test_units_that_are_dead(photos: Store, tmp_path: Path) -> None:
     )
     assert looked_at(photos, tmp_path / "well", lambda net: None) == []
 
+    def nearly(net: Net) -> None:
+        net.get_parameter("conv2.bias")[1:] = -5e3
+
+    assert looked_at(photos, tmp_path / "early", nearly, step=100) == []  # what is left may wake the others
+    (line,) = looked_at(photos, tmp_path / "late", nearly, step=1000)
+    assert line.startswith("warning: after 1,000 steps 97% of relu2 is 0 for all of 16 pictures")
+
 
 def test_a_rate_that_is_too_high(photos: Store, tmp_path: Path) -> None:
     """By the loss of the first epoch: of a linear layer alone, whose loss is finite at any rate."""
