@@ -108,7 +108,7 @@ LINES = {
     "kernels": 2370,
     "nets/": 1610,
     "report": 620,
-    "results": 510,
+    "results": 550,
     "training": 2330,
     "visualize": 2930,
     "weights": 2040,

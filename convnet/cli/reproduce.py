@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convnet.cli.launch import typed
 from convnet.cli.options import AsJson, Device, Quiet, output
 from convnet.cli.progress_bar import plain, shown
-from convnet.cli.verb import print_json, print_lines
+from convnet.cli.verb import print_json, print_lines, stopping
 from convnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def reproduce(
     seeds: Annotated[str | None, typer.Option(help="As 0..2 [the experiment's].")] = None,
     budget: Annotated[str | None, typer.Option(help="As 2h or 30m: fewer epochs of every net, and it is said.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: data, nets, time and disk.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="The table of docs/results.md: paper, others, ours.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -35,19 +37,18 @@ def reproduce(
     """
     from convnet.data.sources import open_source
     from convnet.io import atomic
-    from convnet.io.signals import on_signals
     from convnet.results import result as find
     from convnet.results import shown as show
     from convnet.results.reproduce import keep, plan, run, slug, write
     from convnet.training.series import numbers
 
-    if result is None:
-        print_lines(_table(show.catalogue()))
+    if table or result is None:
+        print_lines(show.ours() if table else _table(show.catalogue()))
         return
     asked = find(result)
     if data is None:
         kinds = "; ".join(f"{one.data}: {one.shows}" for one in asked.experiments)
-        raise UsageError(f"{result} needs --data; it has experiments for {kinds}")
+        raise UsageError(f"{result} needs --data; it has experiments for {kinds}" if kinds else asked.none)
     with shown(quiet) as progress:
         source = open_source(data)
         made, hours = plan(asked, source, numbers(seeds) if seeds is not None else None, _hours(budget))
@@ -56,8 +57,8 @@ def reproduce(
             _print_plan(made, source, hours, out, as_json)
             return
         progress.note(f"{result} on {source.name}: {made.n_runs()} nets, about {hours:.2g} hours; folder {out}")
-        with on_signals() as stop:
-            out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        with stopping(typed(), out, progress) as stop:
             with atomic.lock(out, "reproducing"):
                 made = keep(out, made)
                 measured = run(made, source, out, device, progress, stop)

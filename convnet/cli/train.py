@@ -2,8 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -26,17 +24,16 @@ from convnet.cli.options import (
     SplitColumn,
     output,
 )
-from convnet.cli.progress_bar import plain, shown
+from convnet.cli.progress_bar import shown
 from convnet.cli.report import after_training
-from convnet.cli.verb import left_out, print_json
-from convnet.errors import DataError, DiskError, Interrupted, UsageError
+from convnet.cli.verb import left_out, print_json, stopping
+from convnet.errors import UsageError
 from convnet.progress import Progress
 
 if TYPE_CHECKING:
     from convnet.data import device_loader
     from convnet.data.store import Store
     from convnet.io.processes import Parallel as Parallelism
-    from convnet.io.signals import Stop
     from convnet.io.strict_json import Json
     from convnet.recipe import Recipe
     from convnet.training import micro_batch as micro_batches
@@ -204,7 +201,8 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
     workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(stage.recipe, folder if resume else None)
     progress.note(f"recipe {stage.recipe.name}, {store.path}: {store.describe()}; run folder {folder}; {used}")
     resident = cast("device_loader.Resident", how.resident)  # train checks the word
-    with _stopping(out, folder, progress) as stop, joined("nccl" if how.place == "cuda" else "gloo") as together:
+    again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
+    with stopping(again, folder, progress) as stop, joined("nccl" if how.place == "cuda" else "gloo") as together:
         summary = run(stage.recipe, store, folder, resume=resume, init_from=start, device=how.device, workers=workers,
                       micro_batch=how.micro_batch, resident=resident, progress=progress, stop=stop, command=typed(),
                       processes=together, parallel=cast("Parallelism", how.parallel))  # fmt: skip
@@ -225,29 +223,6 @@ def lr(
     from convnet.training.hand import ask
 
     print(f"{change}: {ask(run, change)}")
-
-
-@contextmanager
-def _stopping(out: Path, folder: Path, progress: Progress) -> Iterator["Stop"]:
-    """Asks the run in `folder` to end on a signal; whatever ends it says how to go on with all that is in `out`."""
-    from convnet.io.signals import on_signals
-    from convnet.training.series import has_begun
-
-    again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
-
-    def leave(text: str) -> None:
-        progress.finish()
-        print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)
-
-    try:
-        with on_signals(leave) as stop:
-            yield stop
-    except Interrupted as error:
-        raise Interrupted(f"{error}; go on with: {again}") from error
-    except (DataError, DiskError) as error:
-        if not has_begun(folder):
-            raise  # nothing is there to go on with
-        raise type(error)(str(error).replace("run the same command again", f"go on with: {again}")) from error
 
 
 def _threads(recipe: "Recipe", resumed: Path | None) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from convnet.cli.progress_bar import plain
-from convnet.errors import DiskError, Interrupted
+from convnet.errors import DataError, DiskError, Interrupted
+from convnet.progress import Progress
 
 if TYPE_CHECKING:
     from convnet.device import Device
     from convnet.evaluation.trained_net import TrainedNet
+    from convnet.io.signals import Stop
 
 P = ParamSpec("P")
 
@@ -71,6 +73,27 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
             raise DiskError(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
 
     return verb
+
+
+@contextmanager
+def stopping(again: str, folder: Path, progress: Progress) -> Iterator["Stop"]:
+    """Asks the run in `folder` to end on a signal; whatever ends it says by which command, `again`, it goes on."""
+    from convnet.io.signals import on_signals
+    from convnet.training.series import has_begun
+
+    def leave(text: str) -> None:
+        progress.finish()
+        print(f"convnet: {plain(text)}; go on with: {again}", file=sys.stderr, flush=True)
+
+    try:
+        with on_signals(leave) as stop:
+            yield stop
+    except Interrupted as error:
+        raise Interrupted(f"{error}; go on with: {again}") from error
+    except (DataError, DiskError) as error:
+        if not has_begun(folder):
+            raise  # nothing is there to go on with
+        raise type(error)(str(error).replace("run the same command again", f"go on with: {again}")) from error
 
 
 @contextmanager

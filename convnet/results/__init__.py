@@ -1,7 +1,8 @@
 """The papers' tables and figures as data, each with the experiments that reproduce it (published.toml)."""
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -12,6 +13,7 @@ from convnet.recipe import Recipe, load_recipe, with_settings
 
 Rows = tuple[tuple[str, str], ...]  # (what, value as it was published)
 LISTS = ("published", "reproduced")
+ILSVRC, WNID = "ILSVRC", re.compile(r"n[0-9]{8}")
 ERROR, EPOCHS = "top-1 error", "epochs to 25 % training error"  # what is measured
 
 
@@ -47,7 +49,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Result:
-    """A table or figure of a paper: what it claims, the published numbers, and its experiments, the full one first."""
+    """A table or figure of a paper: what it claims, the published numbers, and its experiments, the full one first.
+
+    ours: what was measured with this program, with machine, n and command; why_not: why there is no experiment.
+    """
 
     id: str
     paper: str
@@ -56,9 +61,23 @@ class Result:
     published: Rows
     reproduced: Rows = ()
     experiments: tuple[Experiment, ...] = field(default=())
+    ours: Mapping[str, str] = field(default_factory=dict)
+    why_not: str = ""
 
-    def experiment(self, kind: str) -> Experiment:
-        """The one for a kind of source. Raises: UsageError that names those that there are."""
+    @property
+    def none(self) -> str:
+        return f"{self.id} has no experiment: {self.why_not}"
+
+    def experiment(self, kind: str, classes: Sequence[str] = ()) -> Experiment:
+        """The one for a kind of source; a thousand of ImageNet's classes are ILSVRC, however they lie there.
+
+        Raises: UsageError that names those that there are.
+        """
+        if not self.experiments:
+            raise UsageError(self.none)
+        if not kind.startswith(ILSVRC) and len(classes) == 1000 and all(map(WNID.fullmatch, classes)):
+            full = [each for each in self.experiments if each.data.startswith(ILSVRC)]
+            kind = full[0].data if full else kind
         for each in self.experiments:
             if kind.startswith(each.data):
                 return each

@@ -22,7 +22,7 @@ from convnet.data.prepare import holds, prepare, settings_for
 from convnet.data.sources import Source
 from convnet.data.store import Store, is_store
 from convnet.device import choose
-from convnet.errors import DataError, UsageError
+from convnet.errors import DataError, Diverged, UsageError
 from convnet.evaluation.metrics import Z, interval
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, strict_json
@@ -80,7 +80,7 @@ def plan(result: Result, source: Source, seeds: Sequence[int] | None, budget: fl
 
     budget: hours; the epochs of all recipes are shortened alike so that they suffice. Raises: UsageError.
     """
-    experiment = result.experiment(source.kind)
+    experiment = result.experiment(source.kind, source.classes)
     chosen = tuple(experiment.seeds if seeds is None else seeds)
     recipes = {arm.name: arm.recipe_of(chosen[0]) for arm in experiment.arms}
     made = Plan(result, experiment, chosen, recipes)
@@ -191,12 +191,19 @@ class _Trainer:
 
     def arm(self, arm: Arm, recipe: Recipe, seeds: Sequence[int]) -> Measured:
         best: float | None = None
-        lr, first = recipe.lr, self.out / f"seed-{seeds[0]}"
+        lr, first, n_lost = recipe.lr, self.out / f"seed-{seeds[0]}", 0
         for rate in arm.lr:
             self.told(f"{arm.name}, rate {rate:g}")
-            value = self.value(replace(recipe, lr=rate), self.out / f"lr-{rate:g}", best)
+            try:
+                value = self.value(replace(recipe, lr=rate), self.out / f"lr-{rate:g}", best)
+            except Diverged as error:
+                self.progress.note(f"{arm.name}, rate {rate:g} is too high: {error}")
+                n_lost += 1
+                continue
             if value is not None and (best is None or value < best):
                 best, lr, first = value, rate, self.out / f"lr-{rate:g}"
+        if arm.lr and n_lost == len(arm.lr):
+            raise Diverged(f"{arm.name}: every rate of {', '.join(f'{rate:g}' for rate in arm.lr)} is too high")
         values = list[float | None]([best] if arm.lr else [])
         for seed in seeds[len(values) :]:
             self.told(f"{arm.name}, seed {seed}")

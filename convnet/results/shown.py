@@ -65,9 +65,26 @@ def page(out: Path, content: Json) -> Path:
     return out / "page.html"
 
 
+def ours() -> list[str]:
+    """docs/results.md's table: each result of the papers, what others published, what was measured here or why not."""
+    rows = [
+        "| result | paper | published reproduction | ours | machine | n | command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in published().values():
+        paper, others = (
+            "; ".join(f"{what}: {value}" for what, value in row) for row in (each.published, each.reproduced)
+        )
+        command = f"`convnet reproduce {each.id} --data DIR`" if each.experiments else "none"
+        own = {"value": each.why_not or "not measured yet", "machine": "", "n": "", "command": command} | {**each.ours}
+        cells = f"`{each.id}`", f"{each.where}: {paper}", others or "none known", *own.values()
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
 def catalogue() -> list[list[str]]:
     """A line for each result: its name, where it was published, and for which data there is an experiment."""
     rows = [["result", "published in", "experiments on"]]
     for each in published().values():
-        rows.append([each.id, f"{each.paper}, {each.where}", ", ".join(one.data for one in each.experiments)])
+        rows.append([each.id, f"{each.paper}, {each.where}", ", ".join(one.data for one in each.experiments) or "none"])
     return rows

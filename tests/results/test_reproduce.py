@@ -1,24 +1,31 @@
 """Published results: every experiment can be run, what is measured is right, and a run that was stopped goes on."""
 
+import io
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import Run
 from convnet.data.sources import Source, open_source
-from convnet.errors import DataError, Interrupted, UsageError
+from convnet.errors import DataError, Diverged, Interrupted, UsageError
 from convnet.io.signals import Stop
 from convnet.nets import MODELS
-from convnet.results import EPOCHS, ERROR, Arm, Experiment, Result, published
-from convnet.results.reproduce import Measured, Plan, keep, plan, run, table, write
-from convnet.results.shown import catalogue, lines, page
+from convnet.recipe import Recipe
+from convnet.results import EPOCHS, ERROR, ILSVRC, Arm, Experiment, Result, published
+from convnet.results import reproduce as reproducing
+from convnet.results.reproduce import Measured, Plan, keep, plan, table, write
+from convnet.results.reproduce import run as run_all
+from convnet.results.shown import catalogue, lines, ours, page
 from convnet.training import metrics_log
 from runs import Notes
 
+DOCS = Path(__file__).parents[2] / "docs/results.md"
 SMALL = ("epochs=3", "batch=64", "lr_steps=[]")
 
 
@@ -39,7 +46,7 @@ def test_every_experiment_of_the_file_has_nets_that_can_be_made() -> None:
         assert name == result.id
         assert result.claim
         assert result.published
-        assert result.experiments
+        assert bool(result.experiments) != bool(result.why_not)
         for experiment in result.experiments:
             assert experiment.shows
             assert experiment.measure in (ERROR, EPOCHS)
@@ -52,13 +59,74 @@ def test_every_experiment_of_the_file_has_nets_that_can_be_made() -> None:
     assert [row[0] for row in catalogue()[1:]] == list(published())
 
 
+def test_the_docs_have_the_table_that_the_command_prints() -> None:
+    told = DOCS.read_text(encoding="utf-8").split("<!-- table -->\n")[1].split("<!-- end -->")[0]
+    assert told.splitlines() == ours()
+    assert len(ours()) == len(published()) + 2
+
+
+@pytest.mark.parametrize("layout", ["tars", "folders"])
+def test_every_full_experiment_is_planned_on_a_thousand_classes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """As ImageNet hands them out, or as folders of wnids; no picture is decoded and nothing is prepared."""
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture, "JPEG")
+    for i in range(1000):
+        files = {f"val/n{i:08d}/ILSVRC2012_val_{i + 1:08d}.JPEG": picture.getvalue()}
+        name = f"n{i:08d}_1.JPEG"
+        if layout == "folders":
+            files[f"train/n{i:08d}/{name}"] = picture.getvalue()
+        else:
+            packed, member = io.BytesIO(), tarfile.TarInfo(name)
+            member.size = len(picture.getvalue())
+            with tarfile.open(fileobj=packed, mode="w") as tar:
+                tar.addfile(member, io.BytesIO(picture.getvalue()))
+            files[f"train/n{i:08d}.tar"] = packed.getvalue()
+        for path, data in files.items():
+            (tmp_path / "in" / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / path).write_bytes(data)
+    source = open_source(tmp_path / "in")
+    monkeypatch.setattr("convnet.data.sources.open_source", lambda data: source)
+    monkeypatch.setattr(reproducing, "_seconds", lambda recipe, source: 0.001)
+    full = [each for each in published().values() if any(one.data.startswith(ILSVRC) for one in each.experiments)]
+    assert len(full) >= 10
+    for each in full:
+        code, out, err = run("reproduce", each.id, "--data", "in", "--dry-run", "--json")
+        if layout == "tars" and not any("ILSVRC 2012".startswith(one.data) for one in each.experiments):
+            assert (code, each.id) == (2, "alexnet.table1"), err  # of 2010's pictures
+            continue
+        assert (code, err) == (0, ""), each.id
+        assert json.loads(out)["shows"] == next(one for one in each.experiments if one.data.startswith(ILSVRC)).shows
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_rate_that_is_too_high_is_left_out(few: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are tried; when none is left, it is said."""
+
+    def value(self: object, recipe: Recipe, folder: Path, bound: float | None) -> float:
+        if recipe.lr > 1:
+            raise Diverged("the loss became nan")
+        return 3.0
+
+    monkeypatch.setattr(reproducing._Trainer, "value", value)
+    monkeypatch.setattr(reproducing, "store_for", lambda *_: None)
+    for rates, lr in (((2.0, 0.1), 0.1), ((2.0, 3.0), None)):
+        made, _ = plan(small(EPOCHS, "ratio", (0, 1), Arm("a", "lenet5_small", lr=rates)), few, None, None)
+        if lr is None:
+            with pytest.raises(Diverged, match="a: every rate of 2, 3 is too high"):
+                run_all(made, few, tmp_path)
+        else:
+            assert run_all(made, few, tmp_path) == [Measured("a", lr, (3.0, 3.0))]
+
+
 def test_epochs_to_a_training_error_with_the_rate_that_is_fastest(few: Source, tmp_path: Path) -> None:
     arms = (Arm("a", "lenet5_small", settings=("epochs=15", "batch=8", "lr_steps=[]"), lr=(0.002, 0.00001)),
             Arm("b", "lenet5_small", settings=("epochs=1", "batch=8", "lr_steps=[]", "lr=0.00001")))  # fmt: skip
     made, hours = plan(small(EPOCHS, "ratio", (0,), *arms), few, None, None)
     assert hours > 0
     assert made.n_runs() == 3
-    measured = run(made, few, tmp_path)
+    measured = run_all(made, few, tmp_path)
     first = measured[0]
     assert first.lr == 0.002
     assert measured[1].values == (None,)  # the target is not reached
@@ -78,7 +146,7 @@ def test_errors_differences_and_what_is_written(few: Source, tmp_path: Path) -> 
     made, _ = plan(result, few, None, None)
     out = tmp_path / "whole"
     assert keep(out, made) == made
-    measured = run(made, few, out)
+    measured = run_all(made, few, out)
     content = write(out, made, measured)
     wrong = [each.wrong for each in measured]
     assert content["rows"][1]["difference"] == pytest.approx(wrong[1].mean() - wrong[0].mean())
@@ -94,9 +162,9 @@ def test_errors_differences_and_what_is_written(few: Source, tmp_path: Path) -> 
     other, stop = tmp_path / "cut", Stop()
     keep(other, made)
     with pytest.raises(Interrupted):
-        run(made, few, other, progress=Notes(stop, 22), stop=stop)
+        run_all(made, few, other, progress=Notes(stop, 22), stop=stop)
     assert keep(other, made) == made
-    assert write(other, made, run(made, few, other)) == content
+    assert write(other, made, run_all(made, few, other)) == content
 
 
 def test_the_interval_of_a_difference_is_of_the_same_pictures() -> None:
@@ -147,6 +215,8 @@ def test_another_plan_and_a_damaged_one(few: Source, tmp_path: Path) -> None:
         (["alexnet.fig9"], "unknown result 'alexnet.fig9'"),
         (["alexnet.fig1"], "alexnet.fig1 needs --data; it has experiments for CIFAR-10"),
         (["alexnet.fig1", "--data", "digits"], "alexnet.fig1 can't be shown on scikit-learn's digits"),
+        (["lenet5.c3"], "lenet5.c3 has no experiment: no net here"),
+        (["lenet5.c3", "--data", "digits"], "lenet5.c3 has no experiment: no net here"),
         (["lenet5.mnist", "--data", "digits", "--budget", "soon"], "--budget soon: write hours or minutes"),
         (["lenet5.mnist", "--data", "digits", "--seeds", "1,1"], "a seed stands there twice"),
     ],
