@@ -25,7 +25,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
 from convnet.io.strict_json import Json
-from convnet.nets import MODELS, create_model
+from convnet.nets import MODELS, make
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 
@@ -172,7 +172,8 @@ def rebuild(checkpoint: Checkpoint) -> Net:
     chosen, n_classes = checkpoint.recipe, len(checkpoint.classes)
     try:
         _check_shapes(chosen.net, {**chosen.net_options, "num_classes": n_classes}, checkpoint.weights)
-        net = create_model(chosen.net, num_classes=n_classes, seed=0, **chosen.net_options)
+        with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
+            net = make(chosen.net, chosen.net_options, num_classes=n_classes)
         net.load_state_dict(checkpoint.weights)
     except (UsageError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"the weights don't fit net {chosen.net}: {' '.join(str(error).split())}") from error

@@ -303,17 +303,18 @@ def _environment(device: Device, store: Store, command: str) -> Json:
     }
 
 
-def save(run: Run, buffers: Mapping[str, Tensor] | None = None) -> None:
+def save(run: Run, buffers: Mapping[str, Tensor] | None = None, gathered: Mapping[str, Tensor] | None = None) -> None:
     """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite.
 
     buffers: those of the net at the position, where a step that has begun may have changed them (batch norm's).
+    gathered: the whole net's weights, where they are known.
     """
     finite = all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters())  # a device synchronisation
     if run.processes.any(not finite) if run.in_parts else not finite:
         raise diverged(run, "the weights are no longer finite after", run.position.step)
     if not (run.processes.is_first or run.in_parts):
         return
-    kept = snapshot(run, velocity=True)
+    kept = snapshot(run, velocity=True, gathered=gathered)
     if not run.processes.is_first:
         return
     moving = kept.weights if kept.unaveraged is None else kept.unaveraged
@@ -339,14 +340,14 @@ def lower_rate(run: Run) -> str:
     return f"the last good net is {last}; try a lower rate: {again}, from the beginning or with --start-from {last}"
 
 
-def snapshot(run: Run, velocity: bool) -> Checkpoint:
+def snapshot(run: Run, velocity: bool, gathered: Mapping[str, Tensor] | None = None) -> Checkpoint:
     """The run as it is, `weights` the average where one is kept. By columns every process asks, and gets the whole."""
     weights, average = run.net.state_dict(), run.step.average
     return Checkpoint(
         recipe=run.recipe,
         preprocessing=run.preprocessing,
         classes=run.data.store.classes,
-        weights=run.share.gather({**weights, **average}),
+        weights=dict(gathered) if gathered else run.share.gather({**weights, **average}),
         unaveraged=run.share.gather(weights) if velocity and average else None,
         velocity=run.share.gather(run.step.rule.state()) if velocity else None,
         position=run.position,

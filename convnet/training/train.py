@@ -302,7 +302,7 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         checkpoint.save(run.out / KEPT.format(epoch), kept)
     if epoch % max(1, epoch // FEWER_FROM) == 0 and run.processes.is_first:
         write_table(run)
-    save(run)  # last: a run that is killed before it does this epoch's end again
+    save(run, gathered=kept.weights)  # last: a run that is killed before it does this epoch's end again
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
     health.check_epoch(run, data, at, progress)
