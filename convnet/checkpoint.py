@@ -172,8 +172,7 @@ def rebuild(checkpoint: Checkpoint) -> Net:
     chosen, n_classes = checkpoint.recipe, len(checkpoint.classes)
     try:
         _check_shapes(chosen.net, {**chosen.net_options, "num_classes": n_classes}, checkpoint.weights)
-        with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
-            net = make(chosen.net, chosen.net_options, num_classes=n_classes)
+        net = make(chosen.net, chosen.net_options, num_classes=n_classes)
         net.load_state_dict(checkpoint.weights)
     except (UsageError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"the weights don't fit net {chosen.net}: {' '.join(str(error).split())}") from error

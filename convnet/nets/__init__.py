@@ -48,8 +48,7 @@ def create_model(
             raise UsageError(f"{size} is {value}; it must be at least 1")
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu"))  # whatever the default device is
-    with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
-        net = make(name, options, **sizes)
+    net = make(name, options, **sizes)
     net.initialize(init, torch.Generator().manual_seed(seed))
     return net
 
@@ -69,7 +68,8 @@ def make(name: str, options: Mapping[str, object], **sizes: int) -> Net:
         if option not in known:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
-    return net(**sizes, **options)
+    with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
+        return net(**sizes, **options)
 
 
 def recipe_of(name: str, pictures: int | None = None) -> str:
