@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from convnet import checkpoint
-from convnet.cli import app as cli
+from convnet.cli import train as cli_train
 from convnet.data import preprocess
 from convnet.io import atomic
 from convnet.kernels.cpu import compiled
@@ -78,7 +78,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ready(pictures: Path, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ready]:
     """What a verb needs, made by the verbs before it."""
-    monkeypatch.setattr(cli, "after_training", lambda *_: None)  # the report is a verb of its own
+    monkeypatch.setattr(cli_train, "after_training", lambda *_: None)  # the report is a verb of its own
     names = {"pictures": pictures, "store": tmp_path / "store", "run": tmp_path / "run", "place": tmp_path / "place"}
 
     def command(verb: str, **other: Path) -> tuple[int, str, str]:

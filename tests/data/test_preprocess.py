@@ -24,7 +24,7 @@ def test_a_recipe_chooses_its_mean():
 def test_a_store_without_the_mean_is_refused():
     with pytest.raises(DataError, match='the store has no mean picture; prepare it again, or set mean = "none"'):
         of_recipe(RECIPE, None, COLOUR)
-    with pytest.raises(DataError, match="the store's mean picture is 4 x 4 x 3, the recipe's size 8"):
+    with pytest.raises(DataError, match="the mean picture is 4 x 4 x 3, the recipe's size 8"):
         of_recipe(RECIPE, np.ones((4, 4, 3)), COLOUR)
 
 

@@ -317,7 +317,9 @@ class Norms(Net):
     """Both response norms and a tanh, which the deconvnet passes unchanged."""
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        return record(stages, "tanh", torch.tanh(within_map_norm(response_norm(images, 3, 1.0, 0.5), 3, 1.0, 0.5)))
+        return record(
+            stages, "tanh", torch.tanh(within_map_norm(response_norm(images, 3, 1.0, 0.5), 3, 1.0, 0.5, 0.75))
+        )
 
 
 def test_norms_and_tanh_are_passed_unchanged_and_no_signal_is_rectified_where_there_is_no_relu() -> None:
