@@ -63,9 +63,10 @@ def model(name: str) -> type[Net]:
 def make(name: str, options: Mapping[str, object], **sizes: int) -> Net:
     """A net with torch's initial weights. Raises: UsageError for an unknown net, or an option that it lacks."""
     net: Callable[..., Net] = model(name)
-    known = [option for option in inspect.signature(net).parameters if option not in ("num_classes", "in_channels")]
+    parameters = inspect.signature(net).parameters
+    known = [option for option in parameters if option not in ("num_classes", "in_channels")]
     for option in options:
-        if option not in known:
+        if option not in parameters:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
     with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
