@@ -71,7 +71,7 @@ def reproduce(
         print(f"published: {what}: {value}")
     print_lines(_table(show.lines(content)))
     if made.shortened < 1:
-        print(f"shortened to {made.shortened:.0%} of the epochs: the nets are not at their end")
+        print(f"shortened to {made.shortened:.2%} of the epochs: the nets are not at their end")
     print(f"page: {plain(str(where))}")
 
 
