@@ -54,7 +54,8 @@ class Processes:
         ranks = arange(self.n).view(-1, n_columns)
         with _stdout_to_stderr():
             both = (rows.tolist() for rows in (ranks.t(), ranks))
-            groups = [distributed.new_subgroups_by_enumeration(rows, timeout=timeout())[0] for rows in both]
+            own = [distributed.new_subgroups_by_enumeration(rows, timeout=timeout())[0] for rows in both]
+        groups = [group for group in own if isinstance(group, distributed.ProcessGroup)]  # each process is in both
         names = ("data", "columns")
         return replace(self, mesh=DeviceMesh.from_group(groups, device, ranks, mesh_dim_names=names))
 
