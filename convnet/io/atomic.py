@@ -13,12 +13,14 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import sleep
 from typing import IO
 
 from convnet.errors import DataError, DiskError, UsageError
 
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES)  # said of a folder
 CHUNK = 1 << 20  # bytes read at a time
+SHARERS = "one or more processes"  # who holds a shared lock
 TEXT = 1 << 26  # bytes of a text that is read whole: names of classes, the rows of a run
 FILE_TYPES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
 FILE_TYPES |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
@@ -201,6 +203,9 @@ def lock(
         except BlockingIOError as error:
             owner = _owner(handle)
             os.close(handle)
+            if shared and owner.startswith(SHARERS):  # the last of them, for the moment in which it removes the lock
+                sleep(0.001)
+                continue
             raise UsageError(f"{held} is in use by {owner}; wait for it, or choose another {kind}") from error
         except OSError as error:  # a file system without locks
             os.close(handle)
@@ -211,7 +216,7 @@ def lock(
     try:
         with disk_errors(path):
             os.ftruncate(handle, 0)
-            owner = "one or more processes" if shared else f"process {os.getpid()}"
+            owner = SHARERS if shared else f"process {os.getpid()}"
             os.pwrite(handle, f"{owner} ({doing})\n".encode(), 0)
         yield
     finally:
