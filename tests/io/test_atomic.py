@@ -212,3 +212,26 @@ def test_a_path_is_text_or_a_path():
     for wrong in (3, None, b"a"):
         with pytest.raises(UsageError, match=f"the checkpoint is {wrong!r}, a {type(wrong).__name__}; it must be"):
             checkpoint.load(wrong)
+
+
+def test_who_shares_a_lock_waits_for_the_last_holder_that_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of several holders has the lock for itself while it removes the file: nobody is refused for that."""
+    path = tmp_path / ".lock"
+    path.write_text(f"{atomic.SHARERS} (working)\n", encoding="utf-8")
+    last = os.open(path, os.O_RDWR)
+    fcntl.flock(last, fcntl.LOCK_EX)
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            path.unlink()
+            os.close(last)
+
+    monkeypatch.setattr(atomic, "sleep", sleep)
+    with atomic.lock(tmp_path, "working", shared=True):
+        assert len(waits) == 3
+        with atomic.lock(tmp_path, "working", shared=True):
+            pass
