@@ -175,8 +175,7 @@ def _resumed(
 
 
 def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, progress: Progress) -> "Json | None":
-    """Trains a run, or goes on with it; its summary, which several processes print themselves, as those of a series do
-    not that has ended before."""
+    """Trains a run, or goes on with it; its summary. None where other processes print it, or it had ended before."""
     from convnet.io.processes import from_environment, joined
     from convnet.training import series
     from convnet.training.train import train as run

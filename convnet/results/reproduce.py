@@ -9,7 +9,7 @@ import io
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -188,6 +188,7 @@ class _Trainer:
     progress: Progress
     stop: Stop | None
     told: Callable[[str], None]
+    tested: dict[Path, NDArray[np.bool_]] = field(default_factory=dict)
 
     def arm(self, arm: Arm, recipe: Recipe, seeds: Sequence[int]) -> Measured:
         best: float | None = None
@@ -245,9 +246,11 @@ class _Trainer:
 
     def wrong(self, folder: Path) -> NDArray[np.bool_]:
         """bool (n,): the test pictures that the net of a run gets wrong."""
-        net = TrainedNet.load(folder, self.device)
-        scores = net.evaluate(self.store, views=self.experiment.views, progress=self.progress, stop=self.stop)
-        return scores.ranks >= 1
+        if folder not in self.tested:
+            net = TrainedNet.load(folder, self.device)
+            scores = net.evaluate(self.store, views=self.experiment.views, progress=self.progress, stop=self.stop)
+            self.tested[folder] = scores.ranks >= 1
+        return self.tested[folder]
 
 
 def slug(name: str) -> str:
