@@ -39,6 +39,7 @@ MAX_HEADER = 2 << 20  # bytes; a header of 22,000 classes has about 1 MiB
 SECTIONS = ("weights", "velocity", "unaveraged", "preprocessing", "record")  # in this order; only the first must be
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
 COUNTS = ("epoch", "batch", "step", "rows", "errors", "pictures")  # of a position
+Payload = dict[str, Tensor] | bytes | bytearray  # of a section
 T = TypeVar("T")
 
 
@@ -92,16 +93,15 @@ class Checkpoint:
     velocity: dict[str, Tensor] | None = None
     position: Position = Position()
     provenance: Json = field(default_factory=dict)
-    record: bytes | None = None
+    record: bytes | bytearray | None = None
     unaveraged: dict[str, Tensor] | None = None
 
 
 def save(path: atomic.PathLike, checkpoint: Checkpoint, *, keep_previous: bool = False) -> None:
     """Writes a checkpoint: whoever reads `path` finds the former file or the whole new one. Copies tensors to the CPU.
 
-    keep_previous: the former file, if it is whole, stays as NAME.previous.EXT.
-
-    Raises: DiskError; the former file is then as it was.
+    keep_previous: the former file, if it is whole, stays as NAME.previous.EXT. Raises: DiskError; the former file is
+    then as it was.
     """
     path = atomic.as_path(path, "the checkpoint")
     payloads = _payloads(checkpoint)
@@ -194,10 +194,10 @@ def _check_shapes(name: str, options: Json, weights: dict[str, Tensor]) -> None:
 # Writing
 
 
-def _payloads(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor] | bytes]:
+def _payloads(checkpoint: Checkpoint) -> dict[str, Payload]:
     """What the sections hold, in the order of the file: tensors, as one safetensors file each, or bytes."""
     mean = checkpoint.preprocessing.mean
-    payloads: dict[str, dict[str, Tensor] | bytes | None] = {
+    payloads: dict[str, Payload | None] = {
         "weights": checkpoint.weights,
         "velocity": checkpoint.velocity,
         "unaveraged": checkpoint.unaveraged,
@@ -207,11 +207,11 @@ def _payloads(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor] | bytes]:
     return {name: payload for name, payload in payloads.items() if payload is not None}
 
 
-def _pieces(payload: dict[str, Tensor] | bytes) -> Iterator[memoryview | bytes]:
-    return iter([payload]) if isinstance(payload, bytes) else safetensors.pieces(payload)
+def _pieces(payload: Payload) -> Iterator[memoryview | bytes | bytearray]:
+    return iter([payload]) if isinstance(payload, (bytes, bytearray)) else safetensors.pieces(payload)
 
 
-def _header(path: Path, checkpoint: Checkpoint, payloads: dict[str, dict[str, Tensor] | bytes]) -> bytes:
+def _header(path: Path, checkpoint: Checkpoint, payloads: dict[str, Payload]) -> bytes:
     sections = []
     for name, payload in payloads.items():
         digest, length = hashlib.sha256(), 0

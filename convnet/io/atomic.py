@@ -74,10 +74,10 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
                 part.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_atomic(path: Path, data: bytes | bytearray | Iterable[bytes]) -> None:
     """Writes `data` to `path` so that a reader finds either the former file or the whole new one."""
     with atomic(path) as file:
-        for piece in [data] if isinstance(data, bytes) else data:
+        for piece in [data] if isinstance(data, (bytes, bytearray)) else data:
             file.write(piece)
 
 

@@ -93,7 +93,7 @@ def _ignorant(run: Run, data: Data) -> float:
 
 def _warn_if_too_fast(run: Run, data: Data, progress: Progress) -> None:
     """The median loss in the second half of the first epoch is above what a net has that learns nothing at all."""
-    rows = [json.loads(line) for line in run.record]
+    rows = [json.loads(line) for line in run.record.splitlines()]
     losses = [row["loss"] for row in rows if row["kind"] == "step" and row["epoch"] == 1]
     late = losses[len(losses) // 2 :]
     loss, ignorant = float(np.median(late)), _ignorant(run, data)

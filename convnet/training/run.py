@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,7 @@ class Run:
     provenance: Json
     out: Path
     saved: float  # monotonic seconds of the last save
-    record: list[bytes]  # the lines of metrics.jsonl
+    record: bytearray  # what metrics.jsonl has; one piece, as many small ones take half as much again
     share: Share  # of the net's tensors, which this process holds
     processes: Processes = ALONE  # that train together; the first one writes
     last_ids: NDArray[np.int64] | None = None  # pictures of the last step
@@ -105,7 +106,7 @@ def begin(
     if recipe.balance == "loss":
         step.class_weights = torch.from_numpy(data.class_weights).to(device.device)
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
-    provenance, record = dict(state.provenance), (state.record or b"").splitlines(keepends=True)
+    provenance, record = dict(state.provenance), bytearray(state.record or b"")
     if (first := provenance.setdefault("pictures_at_once", step.micro_batch)) != (
         now := step.micro_batch
     ):  # which rounds
@@ -173,7 +174,7 @@ def _resumed(
         net = checkpoint.rebuild(replace(state, recipe=recipe, weights=state.unaveraged))
     if not repair:
         return net, state
-    record = b"".join(_record(state, out, progress))
+    record = _record(state, out, progress)
     if lost := metrics_log.keep_whole(out / TIMING):
         progress.warn(f"{out / TIMING} is damaged: the run's time leaves out {lost} of its rows")
     progress.note(f"going on from {path}: epoch {state.position.epoch}, step {state.position.step:,}")
@@ -182,20 +183,20 @@ def _resumed(
 
 def write_table(run: Run) -> None:
     """metrics.csv: the epochs of the record, if one has ended."""
-    epochs = [line for line in run.record if b'"kind": "epoch"' in line]  # a twentieth; all are too many to parse
+    epochs = re.findall(rb'^.*"kind": "epoch".*\n', run.record, re.M)  # a twentieth; all are too many to parse
     if epochs:
         metrics_log.write_csv(metrics_log.Rows(run.out / METRICS, epochs), run.out / "metrics.csv")
 
 
-def _record(kept: Checkpoint, out: Path, progress: Progress) -> list[bytes]:
-    """The lines of the record when the checkpoint was written: its own, or of an earlier version's what is whole."""
+def _record(kept: Checkpoint, out: Path, progress: Progress) -> bytes:
+    """The record when the checkpoint was written: its own, or of an earlier version's what is whole."""
     if kept.record is not None:
-        return kept.record.splitlines(keepends=True)
+        return bytes(kept.record)
     lost = metrics_log.keep_whole(out / METRICS, kept.position.rows)
     rows = metrics_log.read(out / METRICS)
     if lost or len(rows) < kept.position.rows:
         progress.warn(f"{out / METRICS} has lost rows; the run goes on without them")
-    return [metrics_log.line(row) for row in rows]
+    return b"".join(metrics_log.line(row) for row in rows)
 
 
 def _check_best(run: Run, present: Checkpoint, progress: Progress) -> None:
@@ -352,5 +353,5 @@ def snapshot(run: Run, velocity: bool, gathered: Mapping[str, Tensor] | None = N
         velocity=run.share.gather(run.step.rule.state()) if velocity else None,
         position=run.position,
         provenance=run.provenance,
-        record=b"".join(run.record) if velocity else None,
+        record=run.record if velocity else None,
     )

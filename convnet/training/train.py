@@ -246,7 +246,7 @@ def _count(run: Run, result: StepResult, lr: float, loader: Feed) -> None:
 
 def _log(run: Run, row: metrics_log.Row) -> None:
     if run.processes.is_first:
-        run.record.append(metrics_log.append(run.out / METRICS, row))
+        run.record.extend(metrics_log.append(run.out / METRICS, row))
     run.position = replace(run.position, rows=run.position.rows + 1)
 
 
