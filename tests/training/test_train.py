@@ -55,7 +55,7 @@ def undisturbed(few_digits: Store, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_default_job_learns_the_digits(digits: Store, tmp_path: Path) -> None:
     summary = train(with_settings(load_recipe("lenet5_small"), ["epochs=8", "lr_steps=[6]"]), digits, tmp_path / "run")
     assert summary["test"]["n"] == 359
-    # Eight epochs haven't settled: with first weights that differ by 1e-6 it was 0.006 to 0.042 in 47 runs, and 0.064 on
+    # Eight epochs haven't settled: with first weights that differ by 1e-6 it was 0.006 to 0.042 in 47 runs, 0.064 on
     # another processor. A net that learns nothing is wrong on 0.9.
     assert summary["test"]["top1_error"] <= 0.15
     assert summary["parameters"] == 60_000
