@@ -6,7 +6,7 @@ picture.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -29,10 +29,19 @@ from convnet.nets.layers import Net, sliding
 
 BATCH = 32  # crops in a forward pass: VGG-D at 224 needs 2.5 GB for them
 Weighted = tuple[int, Box, float]  # a picture, a crop of it, and its share in the mean
+Rows = Callable[[nn.Module, Tensor, Device], NDArray[np.float64]]  # (net, images, device) -> a row of each image
 
 
 class NotFinite(DataError):  # noqa: N818 - the state of the net
     """The net's output for a picture is NaN or infinite."""
+
+
+def probabilities(net: nn.Module, images: Tensor, device: Device) -> NDArray[np.float64]:
+    """float64 (N, K): the softmax of the net's logits; of a map of class scores its mean over space (VGG 3.2)."""
+    with device.autocast():
+        logits = net(images)
+    scores = logits.float() if logits.ndim == 2 else logits.float().mean((2, 3))
+    return np.asarray(scores.softmax(1).cpu().double())  # a device synchronisation: the result is needed
 
 
 @torch.no_grad()
@@ -43,8 +52,9 @@ def infer(
     preprocessing: Preprocessing,
     device: Device,
     batch: int = BATCH,
+    rows: Rows = probabilities,
 ) -> dict[Look, NDArray[np.float64]]:
-    """float64 (N, K) for each look: the probabilities of N pictures, averaged over the look's views.
+    """float64 (N, K) for each look: the probabilities of N pictures, or other `rows`, averaged over the look's views.
 
     The net must be in eval mode. Crops of the central square are treated as in training, with its border; at another
     scale than the training's, and elsewhere, they lose the mean picture's mean colour.
@@ -59,22 +69,20 @@ def infer(
                 continue
             with device.autocast():  # around all passes, so that weights are cast once (inference_mode keeps no casts)
                 if look.name == "dense":
-                    found[look] = _dense(cast(Net, net), frames, preprocessing, device, batch)
+                    found[look] = _dense(cast(Net, net), frames, preprocessing, device, batch, rows)
                 else:
-                    found[look] = _crops(net, frames, look, preprocessing, device, batch)
+                    found[look] = _crops(net, frames, look, preprocessing, device, batch, rows)
     return found
 
 
-def probabilities(net: nn.Module, images: Tensor, device: Device) -> NDArray[np.float64]:
-    """float64 (N, K): the softmax of the net's logits; of a map of class scores its mean over space (VGG 3.2)."""
-    with device.autocast():
-        logits = net(images)
-    scores = logits.float() if logits.ndim == 2 else logits.float().mean((2, 3))
-    return np.asarray(scores.softmax(1).cpu().double())  # a device synchronisation: the result is needed
-
-
 def _crops(
-    net: nn.Module, frames: Sequence[Pixels], look: Look, preprocessing: Preprocessing, device: Device, batch: int
+    net: nn.Module,
+    frames: Sequence[Pixels],
+    look: Look,
+    preprocessing: Preprocessing,
+    device: Device,
+    batch: int,
+    rows: Rows,
 ) -> NDArray[np.float64]:
     how = _by_mean_colour(preprocessing)
     if look.name in IN_SQUARE:
@@ -88,18 +96,19 @@ def _crops(
         tops, lefts = np.array([(box.top, box.left) for _, box, _ in part]).T
         images = to_input(crops, fixed(tops, lefts), how, device.device)
         alone = look.name in WITHOUT_MIRRORS
-        rows = probabilities(net, images, device) if alone else _with_mirrors(net, images, device, batch)
-        mean = mean if first else np.zeros((len(frames), rows.shape[1]))
-        np.add.at(mean, [i for i, _, _ in part], rows * np.array([share for _, _, share in part])[:, None])
+        of_crops = rows(net, images, device) if alone else _with_mirrors(net, images, device, batch, rows)
+        mean = mean if first else np.zeros((len(frames), of_crops.shape[1]))
+        for (i, _, share), row in zip(part, of_crops, strict=True):
+            mean[i] += row * share
     return mean
 
 
-def _with_mirrors(net: nn.Module, images: Tensor, device: Device, most: int) -> NDArray[np.float64]:
-    """The probabilities of N pictures and of their mirrors, averaged; in one pass if 2 N are not more than `most`."""
+def _with_mirrors(net: nn.Module, images: Tensor, device: Device, most: int, rows: Rows) -> NDArray[np.float64]:
+    """The rows of N pictures and of their mirrors, averaged; in one pass if 2 N are not more than `most`."""
     mirrors, n = images.flip(3), len(images)
     if 2 * n > most:
-        return (probabilities(net, images, device) + probabilities(net, mirrors, device)) / 2
-    both = probabilities(net, torch.cat([images, mirrors]), device)
+        return (rows(net, images, device) + rows(net, mirrors, device)) / 2
+    both = rows(net, torch.cat([images, mirrors]), device)
     return (both[:n] + both[n:]) / 2
 
 
@@ -131,20 +140,20 @@ def _cut(frame: Pixels, box: Box, crop: int) -> Pixels:
 
 
 def _dense(
-    net: Net, frames: Sequence[Pixels], preprocessing: Preprocessing, device: Device, batch: int
+    net: Net, frames: Sequence[Pixels], preprocessing: Preprocessing, device: Device, batch: int, rows: Rows
 ) -> NDArray[np.float64]:
     slid = sliding(net)
     shapes: dict[tuple[int, ...], list[int]] = {}
     for i, frame in enumerate(frames):
         shapes.setdefault(frame.shape, []).append(i)
-    rows: dict[int, NDArray[np.float64]] = {}
+    found: dict[int, NDArray[np.float64]] = {}
     for (height, width, _), members in shapes.items():
         most = max(1, batch * preprocessing.crop**2 // (height * width))
         for first in range(0, len(members), most):
             part = members[first : first + most]
             images = _whole(np.stack([frames[i] for i in part]), preprocessing, device)
-            rows.update(zip(part, _with_mirrors(slid, images, device, most), strict=True))
-    return np.stack([rows[i] for i in range(len(frames))])
+            found.update(zip(part, _with_mirrors(slid, images, device, most, rows), strict=True))
+    return np.stack([found[i] for i in range(len(frames))])
 
 
 def _whole(pixels: Pixels, preprocessing: Preprocessing, device: Device) -> Tensor:

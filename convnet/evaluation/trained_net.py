@@ -26,7 +26,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
 from convnet.device import Device
 from convnet.errors import ConvnetError, Interrupted, UsageError, check_type
-from convnet.evaluation.inference import BATCH, NotFinite, infer
+from convnet.evaluation.inference import BATCH, NotFinite, Rows, infer, probabilities
 from convnet.evaluation.metrics import Scores, Tally, concatenated, most_probable
 from convnet.evaluation.pictures import PICTURES as CHUNK
 from convnet.evaluation.pictures import Picture, Source, check_gives, name_of, read, read_picture, split_to_test
@@ -216,13 +216,21 @@ class TrainedNet:
         return replace(self, net=self.device.narrowed(self.net)[0])
 
     def infer(
-        self, pictures: Sequence[Picture], looks: Sequence[Look], names: Sequence[str], batch: int = BATCH
+        self,
+        pictures: Sequence[Picture],
+        looks: Sequence[Look],
+        names: Sequence[str],
+        batch: int = BATCH,
+        rows: Rows = probabilities,
     ) -> Probabilities:
-        """The probabilities of pictures by look, in eval mode. Raises: NotFinite with the first bad picture's name."""
+        """The probabilities of pictures by look, or other `rows` of them, in eval mode.
+
+        Raises: NotFinite with the first bad picture's name.
+        """
         with nets.evaluating(self.net):
-            found = infer(self.net, pictures, looks, self.preprocessing, self.device, batch)
-        for rows in found.values():
-            if not (good := np.isfinite(rows).all(1)).all():
+            found = infer(self.net, pictures, looks, self.preprocessing, self.device, batch, rows)
+        for of_look in found.values():
+            if not (good := np.isfinite(of_look).all(1)).all():
                 name = names[int(good.argmin())]
                 raise NotFinite(f"the net's output for {name!r} is not finite; its weights may be damaged")
         return found
