@@ -1,6 +1,6 @@
-"""Trains in forked children and kills them: run by test_train.py through forked.py (forks need a young process).
+"""Trains in forked children and kills them: run through forked.py (forks need a young process).
 
-Prints JSON: the kills that hit a living run, and the folders whose result differs from the undisturbed run's.
+`main` prints JSON: the kills that hit a living run, and the folders whose result differs from the undisturbed run's.
 """
 
 import json
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from convnet import results
 from convnet.data.store import Store
 from convnet.recipe import load_recipe, with_settings
+from convnet.results import shown, table  # noqa: F401 - what the command loads, once and not in each child
 from convnet.training.train import train
+from forked import command
 
 SAME = ("last.ckpt", "best.ckpt", "metrics.jsonl", "metrics.csv")  # everything but times
 
@@ -42,6 +45,26 @@ def main(*arguments: str) -> None:
         names = [n for n in SAME if (out / n).read_bytes() != (folder / "undisturbed" / n).read_bytes()]
         different += [f"{out.name}/{name}" for name in names]
     print(json.dumps({"kills": hits, "after_the_first_save": sum(places), "runs": number, "different": different}))
+
+
+def reproduces(store: str, out: str, moment: str) -> None:
+    """`convnet reproduce` of a small experiment on digits, in `out`; killed before the file `moment` gets its name."""
+    settings = ("epochs=1", "batch=64", "lr_steps=[]")
+    arms = (results.Arm("a", "lenet5_small", settings=settings),
+            results.Arm("b", "lenet5_small", settings=settings, begins="a"))  # fmt: skip
+    experiment = results.Experiment("scikit-learn", "That it goes on.", results.ERROR, "difference", (0, 1), arms,
+                                    fused={"all": ("a", "b")})  # fmt: skip
+    small = results.Result("small", "nobody 2026", "nowhere", "Nothing.", (("it", "1 %"),), (), (experiment,))
+    results.published = lambda: {"small": small}  # type: ignore[assignment]
+    replace = os.replace
+
+    def killing(old: str, new: str) -> None:
+        if str(new) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(old, new)
+
+    os.replace = killing  # type: ignore[assignment]
+    command("reproduce", "small", "--data", store, "--out", out, "--quiet")
 
 
 def start(store: str, out: Path) -> int:

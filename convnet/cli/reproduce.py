@@ -12,19 +12,22 @@ from convnet.cli.options import AsJson, Device, Quiet, output
 from convnet.cli.progress_bar import plain, shown
 from convnet.cli.verb import print_json, print_lines, stopping
 from convnet.errors import UsageError
+from convnet.progress import Progress
 
 if TYPE_CHECKING:
-    from convnet.data.sources import Source
-    from convnet.results.reproduce import Plan
+    from convnet.io.strict_json import Json
+    from convnet.results import Result
+    from convnet.results.data import Data
+    from convnet.results.plan import Plan
 
 
 def reproduce(
     result: Annotated[str | None, typer.Argument(help="A result's name; without it all are listed.")] = None,
-    data: Annotated[str | None, typer.Option(help="The pictures, as convnet prepare takes them.")] = None,
+    data: Annotated[str | None, typer.Option(help="The pictures, as convnet prepare takes them, or a store.")] = None,
     out: Annotated[Path | None, output(help="The experiment's folder [results/RESULT-DATA].")] = None,
     seeds: Annotated[str | None, typer.Option(help="As 0..2 [the experiment's].")] = None,
     budget: Annotated[str | None, typer.Option(help="As 2h or 30m: fewer epochs of every net, and it is said.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: data, nets, time and disk.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: data, nets, time, memory and disk.")] = False,
     table: Annotated[bool, typer.Option("--table", help="The table of docs/results.md: paper, others, ours.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -35,44 +38,90 @@ def reproduce(
     Trains the nets behind a published table or figure, and sets paper, others and yours side by side. Stopped or
     killed, the same command goes on.
     """
-    from convnet.data.sources import open_source
-    from convnet.io import atomic
     from convnet.results import result as find
-    from convnet.results import shown as show
-    from convnet.results.reproduce import keep, plan, run, slug, write
-    from convnet.training.series import numbers
+    from convnet.results.shown import lines, ours
 
-    if table or result is None:
-        print_lines(show.ours() if table else _table(show.catalogue()))
+    if table:
+        print_lines(ours())
+        return
+    if result is None:
+        _list(data, as_json)
         return
     asked = find(result)
     if data is None:
         kinds = "; ".join(f"{one.data}: {one.shows}" for one in asked.experiments)
         raise UsageError(f"{result} needs --data; it has experiments for {kinds}" if kinds else asked.none)
     with shown(quiet) as progress:
-        source = open_source(data)
-        made, hours = plan(asked, source, numbers(seeds) if seeds is not None else None, _hours(budget))
-        out = out or Path("results") / f"{slug(result)}-{source.name}"
+        made, pictures, out = _planned(asked, data, out, seeds, _hours(budget), device, progress)
         if dry_run:
-            _print_plan(made, source, hours, out, as_json)
+            _print_plan(made, pictures, out, device, as_json)
             return
-        progress.note(f"{result} on {source.name}: {made.n_runs()} nets, about {hours:.2g} hours; folder {out}")
-        out.mkdir(parents=True, exist_ok=True)
-        with stopping(typed(), out, progress) as stop:
-            with atomic.lock(out, "reproducing"):
-                made = keep(out, made)
-                measured = run(made, source, out, device, progress, stop)
-                content = write(out, made, measured)
-                where = show.page(out, content)
+        content, page = _run(made, pictures, out, device, progress)
     if as_json:
         print_json(content)
         return
     for what, value in (*asked.published, *asked.reproduced):
         print(f"published: {what}: {value}")
-    print_lines(_table(show.lines(content)))
+    print_lines(_table(lines(content)))
     if made.shortened < 1:
         print(f"shortened to {made.shortened:.2%} of the epochs: the nets are not at their end")
-    print(f"page: {plain(str(where))}")
+    print(f"page: {plain(str(page))}")
+
+
+def _list(data: str | None, as_json: bool) -> None:
+    """All results, and with data which they suffice for."""
+    from convnet.results.data import Data
+    from convnet.results.plan import RATES
+    from convnet.results.shown import catalogue, listing
+
+    rows = catalogue(None if data is None else Data.at(data))
+    if as_json:
+        print_json(rows)
+    else:
+        print_lines([*_table(listing(rows, data is not None)), RATES])
+
+
+def _planned(
+    result: "Result",
+    data: str,
+    out: Path | None,
+    seeds: str | None,
+    budget: float | None,
+    device: str,
+    progress: Progress,
+) -> "tuple[Plan, Data, Path]":
+    """The plan, the one that is in the folder if there is one; the pictures; and the folder."""
+    from convnet.results.data import Data
+    from convnet.results.plan import begun, plan
+    from convnet.results.reproduce import slug
+    from convnet.training.series import numbers
+
+    pictures, chosen = Data.at(data, progress), None if seeds is None else numbers(seeds)
+    experiment = result.experiment(pictures.kind, pictures.classes)
+    out = out or Path("results") / f"{slug(result.id)}-{pictures.name}"
+    made = begun(out, result, experiment, chosen or experiment.seeds)
+    if made is None:
+        made = plan(result, pictures, chosen, budget, device)
+    return made, pictures, out
+
+
+def _run(made: "Plan", data: "Data", out: Path, device: str, progress: Progress) -> "tuple[Json, Path]":
+    """Trains, tests and writes all; what results.json has, and the page."""
+    from convnet.io import atomic
+    from convnet.results.plan import keep
+    from convnet.results.reproduce import run
+    from convnet.results.shown import page
+    from convnet.results.table import write
+
+    hours = f", about {made.hours:.2g} hours" if made.hours is not None else ""
+    progress.note(f"{made.result.id} on {data.name}: {made.n_runs()} nets{hours}; folder {out}")
+    for lack in data.lacks(made.experiment):
+        progress.warn(f"{data.name} has {lack}: these figures are not those of {made.experiment.data}")
+    out.mkdir(parents=True, exist_ok=True)
+    with stopping(typed(), out, progress) as stop, atomic.lock(out, "reproducing"):
+        made = keep(out, made)
+        content = write(out, made, run(made, data, out, device, progress, stop, typed()))
+        return content, page(out, content)
 
 
 def _hours(text: str | None) -> float | None:
@@ -84,26 +133,35 @@ def _hours(text: str | None) -> float | None:
     return float(match[1]) / (1 if match[2] == "h" else 60)
 
 
-def _print_plan(made: "Plan", source: "Source", hours: float, out: Path, as_json: bool) -> None:
+def _print_plan(made: "Plan", data: "Data", out: Path, device: str, as_json: bool) -> None:
+    from convnet.results.plan import free_memory
+
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    sizes = {recipe.size for recipe in made.recipes.values()}
-    needed = sum(3 * size * size * len(source.entries) for size in sizes) / 1e9
+    sizes = {recipe.size for recipe in made.recipes.values()} if data.store is None else set()
+    needed = sum(3 * size * size * sum(data.n.values()) for size in sizes)
     plan = {
         "result": made.result.id,
-        "data": f"{source.name}: {source.kind}, {len(source.entries):,} pictures",
+        "data": f"{data.name}: {data.kind}, {len(data.classes):,} classes, {sum(data.n.values()):,} pictures",
+        "suffices": ", ".join(data.lacks(made.experiment)) or "yes",
         "shows": made.experiment.shows,
         "nets": {name: f"{recipe.net}, {recipe.epochs} epochs" for name, recipe in made.recipes.items()},
         "trainings": made.n_runs(),
-        "hours": round(hours, 2),
-        "stores_gb": round(needed, 2),
-        "free_gb": round(shutil.disk_usage(place).free / 1e9, 1),
+        "hours": made.hours and round(made.hours, 2),
+        "memory_gb": _gb(made.memory),
+        "free_memory_gb": _gb(free_memory(device)),
+        "stores_gb": _gb(needed),
+        "free_gb": _gb(shutil.disk_usage(place).free),
         "folder": str(out),
     }
     if as_json:
         print_json(plan)
         return
     for name, value in plan.items():
-        print(f"{name.replace('_', ' ')}: {plain(str(value))}")
+        print(f"{name.replace('_', ' ')}: {'not known' if value is None else plain(str(value))}")
+
+
+def _gb(n: int | None) -> float | None:
+    return None if n is None else round(n / 1e9, 2)
 
 
 def _table(rows: list[list[str]]) -> list[str]:

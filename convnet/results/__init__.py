@@ -12,20 +12,40 @@ from convnet.errors import UsageError, unknown
 from convnet.recipe import Recipe, load_recipe, with_settings
 
 Rows = tuple[tuple[str, str], ...]  # (what, value as it was published)
-LISTS = ("published", "reproduced")
+LISTS, ARM_LISTS = ("published", "reproduced"), ("settings", "lr", "views")
 ILSVRC, WNID = "ILSVRC", re.compile(r"n[0-9]{8}")
 ERROR, EPOCHS = "top-1 error", "epochs to 25 % training error"  # what is measured
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How much of a kind of data was published. free: any numbers serve, and these are an example's."""
+
+    classes: int
+    train: int
+    tested: int
+    free: bool = False
+
+
+@dataclass(frozen=True)
 class Arm:
-    """Nets that are trained alike but for their seeds. lr: rates of which the first seed chooses the fastest."""
+    """Nets that are trained alike but for their seeds.
+
+    lr: rates of which the first seed chooses the fastest, where epochs are measured. begins: the arm before this one
+    with whose nets its own begin, those of the same seeds. views: its own, in place of the experiment's.
+    """
 
     name: str
     recipe: str
     net: str | None = None
     settings: tuple[str, ...] = ()
     lr: tuple[float, ...] = ()
+    begins: str | None = None
+    views: tuple[str, ...] = ()
+
+    def n_nets(self, n_seeds: int) -> int:
+        """How many are trained."""
+        return n_seeds + max(0, len(self.lr) - 1)
 
     def recipe_of(self, seed: int, lr: float | None = None) -> Recipe:
         """The recipe of one of its nets."""
@@ -36,7 +56,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained on which data, what is measured, and what that can show."""
+    """What is trained on which data, what is measured, and what that can show.
+
+    views: the protocols by which each net is tested, as `dense`, or `dense at 256,384,512`. fused: {a row's name: the
+    arms of which all nets are averaged}.
+    """
 
     data: str
     shows: str
@@ -44,7 +68,15 @@ class Experiment:
     compare: str
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
-    views: str = "single"
+    views: tuple[str, ...] = ("single",)
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def fits(self, kind: str) -> bool:
+        """Whether it is for a kind of source: CIFAR-10 is not CIFAR-100."""
+        return re.match(rf"{re.escape(self.data)}\b", kind) is not None
+
+    def views_of(self, arm: Arm) -> tuple[str, ...]:
+        return arm.views or self.views
 
 
 @dataclass(frozen=True)
@@ -79,7 +111,7 @@ class Result:
             full = [each for each in self.experiments if each.data.startswith(ILSVRC)]
             kind = full[0].data if full else kind
         for each in self.experiments:
-            if kind.startswith(each.data):
+            if each.fits(kind):
                 return each
         known = ", ".join(each.data for each in self.experiments)
         raise UsageError(f"{self.id} can't be shown on {kind}; its experiments are for: {known}")
@@ -88,8 +120,17 @@ class Result:
 @cache
 def published() -> Mapping[str, Result]:
     """All results by their names, in the order of the file."""
-    rows = tomllib.loads((files("convnet") / "results" / "published.toml").read_text(encoding="utf-8"))["result"]
-    return {row["id"]: _result(row) for row in rows}
+    return {row["id"]: _result(row) for row in _table()["result"]}
+
+
+@cache
+def wanted() -> Mapping[str, Wanted]:
+    """For each kind of data that an experiment names."""
+    return {kind: Wanted(**row) for kind, row in _table()["data"].items()}
+
+
+def _table() -> dict[str, Any]:
+    return tomllib.loads((files("convnet") / "results" / "published.toml").read_text(encoding="utf-8"))
 
 
 def result(name: str) -> Result:
@@ -106,5 +147,7 @@ def _result(row: dict[str, Any]) -> Result:
 
 
 def _experiment(row: dict[str, Any]) -> Experiment:
-    arms = [Arm(**arm | {name: tuple(arm.get(name, ())) for name in ("settings", "lr")}) for arm in row.pop("arms")]
-    return Experiment(**{**row, "seeds": tuple(row["seeds"])}, arms=tuple(arms))
+    arms = [Arm(**arm | {name: tuple(arm.get(name, ())) for name in ARM_LISTS}) for arm in row["arms"]]
+    fused = {name: tuple(of) for name, of in row.get("fused", {}).items()}
+    seeds, views = tuple(row["seeds"]), tuple(row.get("views", ["single"]))
+    return Experiment(**row | {"arms": tuple(arms), "fused": fused, "seeds": seeds, "views": views})

@@ -1,73 +1,58 @@
 """Runs the experiment behind a published result on the data at hand: every net an ordinary run, all of it resumable.
 
-The folder has a run for each net (runs/ARM/seed-N, of rates that are tried runs/ARM/lr-RATE), plan.json, which makes
-the same command go on where it was, and at the end results.json, results.csv, figure.png and page.html.
+The folder has plan.json, which makes the same command go on where it was; a run for each net (runs/ARM/seed-N, of rates
+that are tried runs/ARM/lr-RATE) with what it says of the test pictures, test.posteriors; environment.json; and at the
+end results.json, results.csv, figure.png and page.html (table.py, shown.py).
 """
 
-import csv
-import io
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from convnet.data.loader import Batch
-from convnet.data.prepare import holds, prepare, settings_for
-from convnet.data.sources import Source
-from convnet.data.store import Store, is_store
+from convnet.data.preprocess import Preprocessing
+from convnet.data.store import Store
 from convnet.device import choose
-from convnet.errors import DataError, Diverged, UsageError
-from convnet.evaluation.metrics import Z, interval
-from convnet.evaluation.trained_net import TrainedNet
+from convnet.errors import Diverged
+from convnet.evaluation.ensemble import join, rows
+from convnet.evaluation.pictures import seen
+from convnet.evaluation.predictions import Member, Predictions, ask
+from convnet.evaluation.trained_net import TrainedNet, checkpoint_at
+from convnet.evaluation.views import IN_SQUARE, Protocol, protocol
 from convnet.io import atomic, strict_json
 from convnet.io.signals import Stop
-from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
-from convnet.recipe import Recipe, from_dict, to_dict
-from convnet.results import EPOCHS, Arm, Experiment, Result
+from convnet.recipe import Recipe
+from convnet.results import EPOCHS, Arm
+from convnet.results.data import Data
+from convnet.results.plan import Plan
 from convnet.training import metrics_log
-from convnet.training.run import METRICS, fresh_net, picture_shape
+from convnet.training.run import METRICS, environment
 from convnet.training.series import has_begun, has_ended
-from convnet.training.step import EagerSteps
 from convnet.training.train import train
-from convnet.visualize import plot
-from convnet.visualize.curves import curves, draw_curves
 
-PLAN, TARGET = "plan.json", 0.25  # the training error of figure 1
-TIMED = 3  # steps by which the time of a net is estimated
-
-
-@dataclass(frozen=True)
-class Plan:
-    """recipes: {arm: its recipe, with the epochs that there is time for}."""
-
-    result: Result
-    experiment: Experiment
-    seeds: tuple[int, ...]
-    recipes: dict[str, Recipe]
-    shortened: float = 1.0  # share of the recipes' epochs
-
-    def n_runs(self) -> int:
-        return sum(len(self.seeds) + max(0, len(arm.lr) - 1) for arm in self.experiment.arms)
+TARGET = 0.25  # the training error of figure 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an arm's nets gave: a value for each seed (None: the target was not reached), and which pictures were wrong.
+    """A row of the table: what an arm's nets gave by a protocol, or the average of several arms' nets.
 
-    wrong: bool (seeds, n), of the test pictures; None where epochs were counted. lr: the rate that was chosen.
+    values: one for each seed, or of the average; None: the target was not reached. ranks: int64 (nets, n), how many
+    classes came before the true one of each test picture; None where epochs were counted. lr: the rate that was
+    chosen; None of an average. runs: the folders of the nets.
     """
 
     arm: str
-    lr: float
+    lr: float | None
     values: tuple[float | None, ...]
-    wrong: NDArray[np.bool_] | None = None
+    ranks: NDArray[np.int64] | None = None
+    views: str = ""
+    runs: tuple[Path, ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -75,160 +60,79 @@ class Measured:
         return statistics.fmean(known) if len(known) == len(self.values) else None
 
 
-def plan(result: Result, source: Source, seeds: Sequence[int] | None, budget: float | None) -> tuple[Plan, float]:
-    """What would be run on a source, and the hours that this machine takes for it, by a few steps of each net.
-
-    budget: hours; the epochs of all recipes are shortened alike so that they suffice. Raises: UsageError.
-    """
-    experiment = result.experiment(source.kind, source.classes)
-    chosen = tuple(experiment.seeds if seeds is None else seeds)
-    recipes = {arm.name: arm.recipe_of(chosen[0]) for arm in experiment.arms}
-    made = Plan(result, experiment, chosen, recipes)
-    n = sum(entry.split == "train" for entry in source.entries)
-    hours = (
-        sum(
-            (len(chosen) + max(0, len(arm.lr) - 1)) * recipes[arm.name].epochs * n * _seconds(recipes[arm.name], source)
-            for arm in experiment.arms
-        )
-        / 3600
-    )
-    if budget is None or hours <= budget:
-        return made, hours
-    share = budget / hours
-    if min(int(recipe.epochs * share) for recipe in recipes.values()) < 1:
-        raise UsageError(
-            f"{result.id} takes about {hours:.1f} hours here; in {budget:g} not one epoch of each net ends"
-        )
-    return replace(made, recipes={name: _shorter(r, share) for name, r in recipes.items()}, shortened=share), budget
-
-
-def _seconds(recipe: Recipe, source: Source) -> float:
-    """Of training with a picture, by a few steps on noise."""
-    small = replace(recipe, batch=min(recipe.batch, 32))
-    step = EagerSteps(
-        choose(recipe.precision).take(fresh_net(small, len(source.classes))), small, choose(recipe.precision)
-    )
-    images = torch.randn(small.batch, *picture_shape(small)).to(step.device.device, step.input_dtype)
-    labels = torch.zeros(small.batch, dtype=torch.int64, device=step.device.device)
-    step.begin(1)
-    seconds = []
-    for number in range(TIMED):
-        began = perf_counter()
-        step.forward_backward(Batch(images, labels, np.arange(small.batch)), number)
-        step.update(0.0)
-        seconds.append(perf_counter() - began)
-    return min(seconds) / small.batch
-
-
-def _shorter(recipe: Recipe, share: float) -> Recipe:
-    """The recipe with a share of its epochs, and its changes of rate in proportion."""
-    epochs = int(recipe.epochs * share)
-    steps = tuple(sorted({max(2, 1 + round((step - 1) * share)) for step in recipe.lr_steps}))
-    fold = max(1, 1 + round((recipe.fold_epoch - 1) * share)) if recipe.fold_epoch else 0
-    return replace(recipe, epochs=epochs, lr_steps=steps, fold_epoch=fold)
-
-
-def keep(out: Path, made: Plan) -> Plan:
-    """Writes plan.json, or reads the one that is there, which goes on. Raises: UsageError when it is another's."""
-    path = out / PLAN
-    content = {
-        "result": made.result.id,
-        "data": made.experiment.data,
-        "seeds": list(made.seeds),
-        "shortened": made.shortened,
-        "recipes": {name: to_dict(recipe) for name, recipe in made.recipes.items()},
-    }
-    if not path.exists():
-        atomic.write_atomic(path, strict_json.seal(content))
-        return made
-    try:
-        kept = strict_json.unseal(atomic.read(path, atomic.TEXT))
-        if (kept["result"], kept["data"], kept["seeds"]) != (made.result.id, made.experiment.data, list(made.seeds)):
-            raise UsageError(f"{out} holds another experiment ({kept['result']}); choose another folder with --out")
-        recipes = {name: from_dict(recipe) for name, recipe in kept["recipes"].items()}
-        return replace(made, recipes=recipes, shortened=float(kept["shortened"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it, and the same command plans anew") from error
-
-
-def store_for(source: Source, out: Path, size: int, progress: Progress) -> Store:
-    """The source's store in the experiment's folder, made if it isn't there."""
-    path, settings = out / f"store-{size}", settings_for(source, size, "raw", None)
-    if is_store(path) and holds(path, source, settings):
-        return Store(path, progress)
-    return prepare(source, path, size=size, progress=progress)
-
-
-def run(made: Plan, source: Source, out: Path, device: str = "auto", progress: Progress = SILENT,
-        stop: Stop | None = None) -> list[Measured]:  # fmt: skip
+def run(made: Plan, data: Data, out: Path, device: str = "auto", progress: Progress = SILENT, stop: Stop | None = None,
+        command: str = "convnet reproduce") -> list[Measured]:  # fmt: skip
     """Trains and tests every net that isn't trained yet. Raises: Interrupted, after which the same call goes on."""
-    measured, number = list[Measured](), 0
-
-    def told(what: str) -> None:
-        nonlocal number
-        number += 1
-        progress.note(f"{made.result.id}: net {number} of {made.n_runs()}: {what}")
-
-    for arm in made.experiment.arms:
-        recipe = made.recipes[arm.name]
-        store = store_for(source, out, recipe.size, progress)
-        trains = _Trainer(store, out / "runs" / slug(arm.name), made.experiment, device, progress, stop, told)
-        measured.append(trains.arm(arm, recipe, made.seeds))
-    return measured
+    trains = _Runs(made, data, out, device, progress, stop, command)
+    arms = [trains.arm(arm) for arm in made.experiment.arms]
+    return arms if made.experiment.measure == EPOCHS else trains.tested(arms)
 
 
 @dataclass
-class _Trainer:
-    """Trains an arm's nets in `out`."""
+class _Runs:
+    """Does what of a plan isn't done yet, in `out`."""
 
-    store: Store
+    made: Plan
+    data: Data
     out: Path
-    experiment: Experiment
     device: str
     progress: Progress
     stop: Stop | None
-    told: Callable[[str], None]
-    tested: dict[Path, NDArray[np.bool_]] = field(default_factory=dict)
+    command: str
+    number: int = 0  # of nets that were begun
+    said: dict[Path, Predictions] = field(default_factory=dict)
 
-    def arm(self, arm: Arm, recipe: Recipe, seeds: Sequence[int]) -> Measured:
-        best: float | None = None
-        lr, first, n_lost = recipe.lr, self.out / f"seed-{seeds[0]}", 0
+    def arm(self, arm: Arm) -> Measured:
+        """Trains an arm's nets; the values only where epochs are measured."""
+        recipe, folder, seeds = self.made.recipes[arm.name], self.out / "runs" / slug(arm.name), self.made.seeds
+        lr, values = recipe.lr, list[float | None]()
+        runs = [folder / f"seed-{seed}" for seed in seeds]
+        if arm.lr:
+            lr, best = self.fastest(arm, recipe, folder)
+            values, runs[0] = [best], folder / f"lr-{lr:g}"
+        for seed, place in list(zip(seeds, runs, strict=True))[len(values) :]:
+            self.tell(f"{arm.name}, seed {seed}")
+            own = replace(recipe, lr=lr, seed=seed)
+            if self.made.experiment.measure == EPOCHS:
+                values.append(self.epochs(own, place))
+                continue
+            self.train(own, place, self.out / "runs" / slug(arm.begins) / place.name if arm.begins else None)
+            self.test(arm, place)
+        return Measured(arm.name, lr, tuple(values), runs=tuple(runs))
+
+    def tell(self, what: str) -> None:
+        self.number += 1
+        self.progress.note(f"{self.made.result.id}: net {self.number} of {self.made.n_runs()}: {what}")
+
+    def fastest(self, arm: Arm, recipe: Recipe, folder: Path) -> tuple[float, float | None]:
+        """The arm's rate with the fewest epochs (None: none is there), or else the least error, and these epochs.
+
+        Raises: Diverged when all rates are too high."""
+        tried, best = list[tuple[float, list[float], float]](), None
         for rate in arm.lr:
-            self.told(f"{arm.name}, rate {rate:g}")
+            self.tell(f"{arm.name}, rate {rate:g}")
+            place = folder / f"lr-{rate:g}"
             try:
-                value = self.value(replace(recipe, lr=rate), self.out / f"lr-{rate:g}", best)
+                value = self.epochs(replace(recipe, lr=rate), place, best)
             except Diverged as error:
                 self.progress.note(f"{arm.name}, rate {rate:g} is too high: {error}")
-                n_lost += 1
                 continue
-            if value is not None and (best is None or value < best):
-                best, lr, first = value, rate, self.out / f"lr-{rate:g}"
-        if arm.lr and n_lost == len(arm.lr):
+            tried.append((np.inf if value is None else value, _errors(place)[-1:], rate))
+            best = min(tried)[0] if value is not None else best
+        if not tried:
             raise Diverged(f"{arm.name}: every rate of {', '.join(f'{rate:g}' for rate in arm.lr)} is too high")
-        values = list[float | None]([best] if arm.lr else [])
-        for seed in seeds[len(values) :]:
-            self.told(f"{arm.name}, seed {seed}")
-            values.append(self.value(replace(recipe, lr=lr, seed=seed), self.out / f"seed-{seed}", None))
-        if self.experiment.measure == EPOCHS:
-            return Measured(arm.name, lr, tuple(values))
-        folders = [first if i == 0 else self.out / f"seed-{seed}" for i, seed in enumerate(seeds)]
-        return Measured(arm.name, lr, tuple(values), np.stack([self.wrong(folder) for folder in folders]))
+        return min(tried)[2], best
 
-    def value(self, recipe: Recipe, folder: Path, bound: float | None) -> float | None:
-        """What is measured of a net. bound: epochs above which it doesn't matter any more."""
-        if self.experiment.measure == EPOCHS:
-            return self.epochs(recipe, folder, bound)
-        if not has_ended(folder):
-            self.train(recipe, folder)
-        return float(self.wrong(folder).mean())
+    def epochs(self, recipe: Recipe, folder: Path, bound: float | None = None) -> float | None:
+        """Until the training error is TARGET, between two epochs by a straight line; None where it isn't reached.
 
-    def epochs(self, recipe: Recipe, folder: Path, bound: float | None) -> float | None:
-        """Until the training error is TARGET, between two epochs by a straight line; None where it isn't reached."""
+        bound: epochs above which it doesn't matter any more.
+        """
         for epoch in range(1, recipe.epochs + 1):
-            errors = self.errors(folder)
+            errors = _errors(folder)
             if len(errors) < epoch:
-                self.train(replace(recipe, epochs=epoch), folder)
-                errors = self.errors(folder)
+                self.train(replace(recipe, epochs=epoch), folder, again=True)
+                errors = _errors(folder)
             if errors[epoch - 1] <= TARGET:
                 before = errors[epoch - 2] if epoch > 1 else 1.0
                 return epoch - 1 + (before - TARGET) / (before - errors[epoch - 1])
@@ -236,21 +140,85 @@ class _Trainer:
                 return None
         return None
 
-    def errors(self, folder: Path) -> list[float]:
-        rows = metrics_log.read(folder / METRICS)
-        return [float(row["train_error"] or 0) for row in rows if row["kind"] == "epoch"]
+    def train(self, recipe: Recipe, folder: Path, start: Path | None = None, again: bool = False) -> None:
+        """Trains a net that isn't at its end; start: the run with whose net it begins; again: a few epochs more."""
+        if has_ended(folder) and not again:
+            return
+        store, resume = self.data.store_for(self.out, recipe.size, self.progress), has_begun(folder)
+        if not (path := self.out / "environment.json").exists():
+            told = environment(choose(recipe.precision, self.device), store, self.command)
+            atomic.write_atomic(path, strict_json.seal(told))
+        train(recipe, store, folder, resume=resume, init_from=None if resume else start, device=self.device,
+              progress=self.progress, stop=self.stop, command=self.command)  # fmt: skip
 
-    def train(self, recipe: Recipe, folder: Path) -> None:
-        train(recipe, self.store, folder, resume=has_begun(folder), device=self.device, progress=self.progress,
-              stop=self.stop, command="convnet reproduce")  # fmt: skip
-
-    def wrong(self, folder: Path) -> NDArray[np.bool_]:
-        """bool (n,): the test pictures that the net of a run gets wrong."""
-        if folder not in self.tested:
+    def test(self, arm: Arm, folder: Path) -> Predictions:
+        """What a run's net says of the test pictures by the arm's views; asked once, and kept in the run's folder."""
+        if folder not in self.said:
             net = TrainedNet.load(folder, self.device)
-            scores = net.evaluate(self.store, views=self.experiment.views, progress=self.progress, stop=self.stop)
-            self.tested[folder] = scores.ranks >= 1
-        return self.tested[folder]
+            protocols = tuple(_protocol(views, net.preprocessing) for views in self.made.experiment.views_of(arm))
+            identity = f"{atomic.sha256_file(checkpoint_at(folder))} {net.device.dtype}"
+            member = Member(f"{arm.name} {folder.name}", identity, net, protocols)
+            split = net.split_of(self.test_store(net.preprocessing.size))
+            if text := seen(split, member.looks):
+                self.progress.note(text)
+            self.said[folder] = ask(
+                [member], split, file=folder / "test.posteriors", progress=self.progress, stop=self.stop
+            )
+        return self.said[folder]
+
+    def test_store(self, size: int) -> Store:
+        side = side_to_test(self.made)
+        if side is None:
+            return self.data.store_for(self.out, size, self.progress)
+        return self.data.whole_pictures(self.out, side, self.progress)
+
+    def tested(self, arms: Sequence[Measured]) -> list[Measured]:
+        """The rows of the arms, one for each of their views, and those of nets that are averaged."""
+        experiment, said, result = self.made.experiment, dict[str, list[Predictions]](), list[Measured]()
+        for arm, own in zip(experiment.arms, arms, strict=True):
+            said[arm.name] = [self.test(arm, folder) for folder in own.runs]
+            for i, views in enumerate(experiment.views_of(arm)):
+                ranks = np.stack([_ranks([each], i) for each in said[arm.name]])
+                values = tuple((ranks >= 1).mean(1).tolist())
+                result.append(replace(own, values=values, ranks=ranks, views=views))
+        for name, of in experiment.fused.items():
+            asked = [each for arm in of for each in said[arm]]
+            for i, views in enumerate(next(experiment.views_of(arm) for arm in experiment.arms if arm.name == of[0])):
+                ranks = _ranks(asked, i)[None]
+                result.append(Measured(name, None, (float((ranks >= 1).mean()),), ranks, views))
+        return result
+
+
+def side_to_test(made: Plan) -> int | None:
+    """Pixels of the shorter side of which test pictures are needed whole; None where the training's squares suffice."""
+    sides, whole = list[int](), False
+    for arm in made.experiment.arms:
+        recipe = made.recipes[arm.name]
+        stored = Preprocessing(recipe.size, recipe.pad, recipe.crop, "rgb", None, recipe.scale, recipe.offset)
+        for look in (look for views in made.experiment.views_of(arm) for look in _protocol(views, stored).looks):
+            sides.append(look.scale)
+            whole = whole or look.name not in IN_SQUARE or look.scale != recipe.size
+    return max(sides) if whole else None
+
+
+def _protocol(views: str, preprocessing: Preprocessing) -> Protocol:
+    """Of words like `dense`, or `dense at 256,384,512`."""
+    name, _, scales = views.partition(" at ")
+    return protocol(name, preprocessing, scales or None)
+
+
+def _ranks(said: Sequence[Predictions], i: int) -> NDArray[np.int64]:
+    """int64 (n,): of each test picture, how many classes come before the true one when the nets are averaged.
+
+    i: the number of the protocol."""
+    joined = join(said)
+    members = tuple(replace(member, protocols=(member.protocols[i],)) for member in joined.members)
+    return rows(replace(joined, members=members))[-1].scores.ranks
+
+
+def _errors(folder: Path) -> list[float]:
+    """A run's training errors, epoch by epoch."""
+    return [float(row["train_error"] or 0) for row in metrics_log.read(folder / METRICS) if row["kind"] == "epoch"]
 
 
 def slug(name: str) -> str:
@@ -260,58 +228,3 @@ def slug(name: str) -> str:
     ('26-net', '3-2')
     """
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-
-
-def table(made: Plan, measured: Sequence[Measured]) -> list[Json]:
-    """A row for each arm: its values, and how it compares with the first arm, with a 95 % interval."""
-    return [_row(made, measured[0], each) for each in measured]
-
-
-def _row(made: Plan, first: Measured, own: Measured) -> Json:
-    row: Json = {"arm": own.arm, "recipe": made.recipes[own.arm].name, "net": made.recipes[own.arm].net, "lr": own.lr}
-    row |= {"epochs": made.recipes[own.arm].epochs, "seeds": list(made.seeds), "values": list(own.values)}
-    row |= {"measure": made.experiment.measure, "mean": own.mean}
-    if own.wrong is not None:
-        row |= {"n": own.wrong.shape[1], "interval": list(interval(float(own.wrong.mean()), own.wrong.shape[1]))}
-    if own is first:
-        return row
-    if made.experiment.compare == "ratio":
-        known = own.mean is not None and first.mean is not None
-        row["ratio"] = own.mean / first.mean if known and own.mean and first.mean else None
-        pairs = zip(own.values, first.values, strict=True)
-        row["ratios"] = [a / b if a is not None and b else None for a, b in pairs]
-    elif own.wrong is not None and first.wrong is not None:
-        gaps = (own.wrong.astype(float) - first.wrong).mean(0)  # of each picture, over the seeds
-        row["difference"] = float(gaps.mean())
-        spread = Z * float(gaps.std(ddof=1)) / np.sqrt(len(gaps))
-        row["difference_interval"] = [row["difference"] - spread, row["difference"] + spread]
-    return row
-
-
-def write(out: Path, made: Plan, measured: Sequence[Measured]) -> Json:
-    """results.json, results.csv and figure.png, of all runs' curves; what results.json has."""
-    rows = table(made, measured)
-    result, experiment = made.result, made.experiment
-    content: Json = {
-        "result": result.id,
-        "paper": result.paper,
-        "where": result.where,
-        "claim": result.claim,
-        "published": [list(row) for row in result.published],
-        "reproduced_by_others": [list(row) for row in result.reproduced],
-        "data": experiment.data,
-        "shows": experiment.shows,
-        "views": experiment.views,
-        "share_of_epochs": made.shortened,
-        "rows": rows,
-    }
-    atomic.write_atomic(out / "results.json", strict_json.seal(content))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([names, *([row.get(name) for name in names] for row in rows)])
-    atomic.write_atomic(out / "results.csv", text.getvalue().encode())
-    folders = sorted(path.parent for path in (out / "runs").glob("*/*/metrics.jsonl"))
-    runs = [replace(curves(folder), name=f"{folder.parent.name} {folder.name}") for folder in folders]
-    if runs:
-        plot.save(draw_curves(runs), out / "figure.png")
-    return content

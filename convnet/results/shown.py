@@ -1,6 +1,7 @@
 """How results are shown to people: as lines of a table, and on a page."""
 
 import base64
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,19 +11,23 @@ from markupsafe import Markup
 from convnet import __version__, hardware
 from convnet.io import atomic
 from convnet.io.strict_json import Json
-from convnet.results import ERROR, published
+from convnet.results import ERROR, Experiment, Result, published, wanted
+from convnet.results.data import Data
+from convnet.results.plan import CORE, GPU, cost
 
 
 def lines(content: Json) -> list[list[str]]:
     """The table of results.json: a head, and a line for each arm."""
     percent = content["rows"][0]["measure"] == ERROR
-    head = ["net", "rate", "epochs", "seeds", content["rows"][0]["measure"], "95 %" if percent else "each seed"]
-    head += ["n", "against the first", "95 %"] if percent else ["against the first", "each seed"]
+    head = ["net", "rate", "epochs", "seeds", *(["views"] if percent else []), content["rows"][0]["measure"]]
+    head += ["95 %", "top-5 error", "n"] if percent else ["each seed"]
+    head += ["against the first", "95 %" if percent else "each seed"]
     return [head, *(_percents(row) if percent else _numbers(row) for row in content["rows"])]
 
 
 def _percents(row: Json) -> list[str]:
-    cells = [*_first(row), f"{row['mean']:.2%}", _range(row["interval"]), f"{row['n']:,}"]
+    cells = [*_first(row), row["views"], f"{row['mean']:.2%}", _range(row["interval"])]
+    cells += [f"{row['top5_error']:.2%}", f"{row['n']:,}"]
     if "difference" not in row:
         return [*cells, "", ""]
     return [*cells, f"{100 * row['difference']:+.2f} points", _range(row["difference_interval"], "{:+.2f}", 100)]
@@ -34,7 +39,8 @@ def _numbers(row: Json) -> list[str]:
 
 
 def _first(row: Json) -> list[str]:
-    return [row["arm"], f"{row['lr']:g}", str(row["epochs"]), ", ".join(map(str, row["seeds"]))]
+    rate, epochs = ("" if value is None else f"{value:g}" for value in (row["lr"], row["epochs"]))
+    return [row["arm"], rate, epochs, ", ".join(map(str, row["seeds"]))]
 
 
 def _number(value: float | None) -> str:
@@ -82,9 +88,31 @@ def ours() -> list[str]:
     return rows
 
 
-def catalogue() -> list[list[str]]:
-    """A line for each result: its name, where it was published, and for which data there is an experiment."""
-    rows = [["result", "published in", "experiments on"]]
-    for each in published().values():
-        rows.append([each.id, f"{each.paper}, {each.where}", ", ".join(one.data for one in each.experiments) or "none"])
-    return rows
+def catalogue(data: Data | None = None) -> list[Json]:
+    """A row for each experiment: the result, where it was published, on which data, what all of it costs; with data
+    whether they suffice."""
+    return [_entry(each, one, data) for each in published().values() for one in (each.experiments or (None,))]
+
+
+def _entry(result: Result, experiment: Experiment | None, data: Data | None) -> Json:
+    row: Json = {"result": result.id, "published in": f"{result.paper}, {result.where}"}
+    if experiment is None:
+        return row | {"experiment on": "none", "CPU hours": None, "GPU hours": None, "your data": None}
+    fits = data is not None and data.serves(result) is experiment
+    n = data.n["train"] if data is not None and fits else wanted()[experiment.data].train
+    row |= {"experiment on": experiment.data}
+    row |= {"CPU hours": cost(experiment, n, CORE), "GPU hours": cost(experiment, n, GPU)}
+    lacks = ", ".join(data.lacks(experiment)) if data is not None and fits else "other data"
+    return row | {"your data": lacks or "suffice"}
+
+
+def listing(rows: Sequence[Json], own: bool) -> list[list[str]]:
+    """The catalogue as cells of text. own: with what it says of the user's data."""
+    names = [name for name in rows[0] if own or name != "your data"]
+    return [names, *([_cell(row[name]) for name in names] for row in rows)]
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    return value or ""

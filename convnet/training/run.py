@@ -90,11 +90,11 @@ def begin(
     if resume and source is not None:
         raise UsageError(f"a run that goes on has weights already; leave out --start-from {source}, or --resume")
     store = data.store
-    environment = _environment(device, store, command) | {"pixels": pixels, "processes": layout(processes, recipe)}
+    here = environment(device, store, command) | {"pixels": pixels, "processes": layout(processes, recipe)}
     if resume:
-        net, state = _resumed(recipe, store, out, environment, progress, repair=processes.is_first)
+        net, state = _resumed(recipe, store, out, here, progress, repair=processes.is_first)
     else:
-        net, state = _fresh(recipe, store, environment, source, progress)
+        net, state = _fresh(recipe, store, here, source, progress)
         processes.together(lambda: _make_room(out) if processes.is_first else None)
     n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes)
     if processes.holders.n > 1:
@@ -114,8 +114,8 @@ def begin(
     run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record,
               share, processes)  # fmt: skip
     progress.note(f"{recipe.net}, {n_parameters:,} parameters; {device.reason}; {device.forms()}")
-    if "decoder" in environment:
-        progress.note(f"pictures decoded by {environment['decoder']}")
+    if "decoder" in here:
+        progress.note(f"pictures decoded by {here['decoder']}")
     _warn(run, progress)
     present = snapshot(run, velocity=False) if resume else None
     if not resume or state.recipe != recipe:
@@ -125,7 +125,7 @@ def begin(
     if present is not None:
         _check_best(run, present, progress)
     atomic.write_atomic(out / "recipe.toml", to_toml(recipe).encode())  # what lies beside the checkpoints, anew
-    atomic.write_atomic(out / "environment.json", strict_json.seal(environment))
+    atomic.write_atomic(out / "environment.json", strict_json.seal(here))
     atomic.write_atomic(out / METRICS, run.record)
     write_table(run)
     return run
@@ -288,7 +288,8 @@ def _check_same(
             progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
 
 
-def _environment(device: Device, store: Store, command: str) -> Json:
+def environment(device: Device, store: Store, command: str) -> Json:
+    """On what a run is made: versions, machine, device, store and command."""
     return {
         "convnet": __version__,
         "torch": str(torch.__version__),
