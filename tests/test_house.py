@@ -108,12 +108,8 @@ LINES = {
     "kernels": 2370,
     "nets/": 1610,
     "report": 620,
-<<<<<<< HEAD
     "results": 890,
     "retrieval": 300,
-=======
-    "results": 890,
->>>>>>> 368091b (convnet reproduce: memory, costs, what the data lack, a store as it is; nets that begin with others, several views of one net, averages; tests are kept; its parts in files of their own)
     "training": 2330,
     "visualize": 2930,
     "weights": 2040,
