@@ -71,13 +71,15 @@ def seen(split: Split, looks: Sequence[Look]) -> str | None:
 
 
 def read(
-    split: Split, chosen: NDArray[np.int64], looks: Sequence[Look], stop: Stop | None = None, n: int = PICTURES
+    split: Split, chosen: NDArray[np.int64], looks: Sequence[Look], stop: Stop | None = None, n: int | None = None
 ) -> Iterator[tuple[NDArray[np.int64], list[Picture]]]:
-    """The pictures `chosen` at the looks' scales, n at a time and with their ids; a thread reads the next ones.
+    """The pictures `chosen` at the looks' scales, n (None: PICTURES) at a time and with their ids; a thread reads the
+    next ones.
 
     Raises: Interrupted when `stop` is asked for while a picture is waited for.
     """
-    parts = [chosen[first : first + n] for first in range(0, len(chosen), n)]
+    size = n or PICTURES
+    parts = [chosen[first : first + size] for first in range(0, len(chosen), size)]
     pictures = in_order(lambda part: _pictures(split, part, looks), split.ahead(parts), split.describe, stop=stop)
     yield from zip(parts, pictures, strict=True)
 
