@@ -6,6 +6,8 @@
     environment.json, summary.json                  an error; a resumed run writes them anew     sealed
     recipe.toml                                     the checkpoint's is taken instead            recipe
     FILE of --posteriors                            an error                                     posteriors
+    features.json, arrays, lists of pictures        an error                                     features
+    unfinished.jsonl and the parts beside it        asked again                                  unfinished features
     FILE.part                                       asked again                                  unfinished posteriors
     a store's store.json, index, keys, mean, shards an error                                     store
     .work of a killed preparation, its shards       made anew                                    unfinished store
@@ -55,9 +57,14 @@ from convnet.io import cache, remote, strict_json
 from convnet.io.signals import Stop
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
+from convnet.nets.layers import Net, record
 from convnet.nets.published import Known
 from convnet.progress import SILENT, Silent
 from convnet.recipe import load_recipe, to_toml
+from convnet.retrieval import activations
+from convnet.retrieval.extract import extract
+from convnet.retrieval.features import Features, open_features
+from convnet.retrieval.pictures import of_split
 from convnet.training import metrics_log
 from convnet.weights import download, read_weights
 from convnet.weights.download import fetch
@@ -67,6 +74,9 @@ from web import serving
 READ = {
     "evaluation/prediction_records.py": "unfinished posteriors",
     "evaluation/predictions.py": "posteriors",
+    "retrieval/extract.py": "features",
+    "retrieval/formats.py": "features",
+    "retrieval/unfinished.py": "unfinished features",
     "checkpoint.py": "checkpoint",
     "export/caffe.py": "for other programs, in their formats",
     "export/named.py": "export; .npz (which has CRCs) and lists of classes are for other programs",
@@ -183,20 +193,22 @@ def use_of_unpacked_tar(folder: Path) -> Use:
     return use
 
 
-class Mean(nn.Module):
+class Mean(Net):
     """A net of few weights, which asks for a stop at its second batch of pictures."""
+
+    name, in_channels = "mean", 3
 
     def __init__(self, stop: Stop | None = None) -> None:
         super().__init__()
-        self.last, self.stop, self.n = nn.Linear(3, 2, bias=False), stop, 0
+        self.layer, self.stop, self.n = nn.Linear(3, 2, bias=False), stop, 0
         with torch.no_grad():
-            self.last.weight.copy_(torch.tensor([[0.1, 0.2, -0.3], [-0.2, 0.1, 0.1]]))
+            self.layer.weight.copy_(torch.tensor([[0.1, 0.2, -0.3], [-0.2, 0.1, 0.1]]))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, stages: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         self.n += len(images)
         if self.stop is not None and self.n > 4:
             self.stop.ask(15)
-        return self.last(images.mean((2, 3)))
+        return record(stages, "last", self.layer(record(stages, "mean", images.mean((2, 3)))))
 
 
 def answered(store: Store, file: Path, stop: Stop | None = None) -> None:
@@ -219,6 +231,35 @@ def use_of_unfinished_posteriors(folder: Path) -> Use:
 
     def use(folder: Path) -> object:
         answered(store, folder / "a")
+        return content(folder)
+
+    return use
+
+
+def extracted(folder: Path, net: Mean, kind: str = "npy", stop: Stop | None = None) -> Features:
+    store = prepare(source(), folder.parent / "store", size=SIZE)
+    done = preprocess.of_recipe(replace(load_recipe("cifar_26"), size=SIZE, crop=SIZE, mean="rgb"), None, np.zeros(3))
+    pictures = of_split(store.split("val"))
+    return extract(trained_net(net, done), "sha", pictures, folder / "out", ["mean"], kind=kind, stop=stop)
+
+
+def use_of_features(folder: Path) -> Use:
+    extracted(folder, Mean())
+
+    def use(folder: Path) -> object:
+        features = open_features(folder / "out")
+        return features.keys, features.labels.tolist(), features.array("mean").tolist()
+
+    return use
+
+
+def use_of_unfinished_features(folder: Path) -> Use:
+    with pytest.raises(Interrupted):
+        extracted(folder, Mean(stop := Stop()), stop=stop)
+    assert (folder / "out" / "mean.npy.part").stat().st_size > 128
+
+    def use(folder: Path) -> object:
+        extracted(folder, Mean())
         return content(folder)
 
     return use
@@ -347,6 +388,8 @@ KINDS: dict[str, Callable[[Path], Use]] = {
     "sealed": use_of_sealed,
     "recipe": use_of_recipe,
     "posteriors": use_of_posteriors,
+    "features": use_of_features,
+    "unfinished features": use_of_unfinished_features,
     "unfinished posteriors": use_of_unfinished_posteriors,
     "store": use_of_store,
     "unfinished store": use_of_unfinished_store,
@@ -356,7 +399,15 @@ KINDS: dict[str, Callable[[Path], Use]] = {
     "library": use_of_library,
     "cached records": use_of_cached_records,
 }
-MADE_GOOD = {"recipe", "unfinished posteriors", "unfinished store", "unpacked tar", "library", "cached records"}
+MADE_GOOD = {
+    "recipe",
+    "unfinished posteriors",
+    "unfinished features",
+    "unfinished store",
+    "unpacked tar",
+    "library",
+    "cached records",
+}
 
 
 def check_flips(kind: str, tmp_path: Path, n_of_kind: int, n_of_file: int = 0) -> None:
@@ -364,7 +415,7 @@ def check_flips(kind: str, tmp_path: Path, n_of_kind: int, n_of_file: int = 0) -
     whole = tmp_path / "whole" / "kept"
     whole.mkdir(parents=True)
     use = KINDS[kind](whole)
-    paths = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    paths = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file() and path.stat().st_size)
     n_flips = max(n_of_kind, n_of_file * len(paths))
     shutil.copytree(whole, tmp_path / "right")
     right, generator, refused, same = use(tmp_path / "right"), random.Random(0), 0, 0
@@ -391,6 +442,7 @@ def check_flips(kind: str, tmp_path: Path, n_of_kind: int, n_of_file: int = 0) -
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """4 pictures to a shard, and to a block of posteriors; what reaches the disk when is not in question."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(activations, "BATCH", 4)
     monkeypatch.setattr(preparing, "SHARD_BYTES", 4 * (3 * SIZE**2 + 128 + 3 * 512))
     for module in ("predictions", "prediction_records", "pictures"):
         monkeypatch.setattr(f"convnet.evaluation.{module}.PICTURES", 4)

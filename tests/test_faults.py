@@ -25,6 +25,7 @@ from convnet.io import atomic
 from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
+from convnet.retrieval import activations
 from faults import EVERY, POWER, Disk, PowerLoss
 
 Command = Callable[..., tuple[int, str, str]]
@@ -34,6 +35,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     "train": ("train", "{store}", "--recipe", "lenet5_small", *(f"--set={s}" for s in SETTINGS), "--out",
               "{place}/made", "-q"),
     "evaluate": ("evaluate", "{run}", "{store}", "--split", "train", "--posteriors", "{place}/made/a.posteriors"),
+    **{f"extract {kind}": ("extract", "{run}", "{pictures}/val", "--stages", "s4,f6", "--format", kind, "--out",
+                           "{place}/made") for kind in ("npy", "hdf5", "parquet")},
     "report": ("report", "{run}", "--out", "{place}/made/report.html", "-q"),
     "show": ("show", "filters", "{run}", "--out", "{place}/made/filters.png"),
     **{f"export {kind}": ("export", "{run}", f"{{place}}/made/net.{kind}") for kind in ("npz", "onnx", "caffemodel")},
@@ -41,6 +44,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 TIMES = ("timing.jsonl", "summary.json", "environment.json")  # differ from run to run
 SMALL = {"prepare": 16, "train": 8, "evaluate": 8, "report": 2, "show": 4, "compile": 8}  # faults
+SMALL |= {"extract npy": 16, "extract hdf5": 8, "extract parquet": 8}
 SMALL |= {"export npz": 8, "export caffemodel": 8, "export onnx": 2}  # where torch takes seconds for each
 C = "float twice(float x) { return 2.0f * x; }\n"
 
@@ -100,6 +104,15 @@ def ready(pictures: Path, run: Command, tmp_path: Path, monkeypatch: pytest.Monk
             done = preprocess.of_recipe(recipe, np.zeros((32, 32, 3), np.float32), np.zeros(3))
             weights = dict(create_model("cifar_18", seed=0).state_dict())
             checkpoint.save(names["run"], checkpoint.Checkpoint(recipe, done, tuple("0123456789"), weights))
+            return Ready(verb, tmp_path / "place", lambda: command(verb), lambda: command("resume"))
+        if "extract" in verb:
+            monkeypatch.setattr(activations, "BATCH", 4)
+            recipe = load_recipe("lenet5_small")
+            done = preprocess.of_recipe(recipe, np.zeros((28, 28, 3), np.float32), np.zeros(3))
+            weights = dict(create_model("lenet5", seed=0, **recipe.net_options).state_dict())
+            checkpoint.save(names["run"], checkpoint.Checkpoint(recipe, done, tuple("0123456789"), weights))
+            if "parquet" in verb:
+                pytest.importorskip("pyarrow", reason='needs pip install "convnet-classics[features]"')
             return Ready(verb, tmp_path / "place", lambda: command(verb), lambda: command("resume"))
         if verb == "export onnx":
             for package in ("onnx", "onnxruntime", "onnxscript"):

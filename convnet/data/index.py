@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from convnet.data.store_header import shard_name
 from convnet.errors import DataError
 from convnet.io import atomic, strict_json
+from convnet.io.npy import HEADER_BYTES
 from convnet.io.strict_json import Json
 from convnet.io.urls import Place
 
 BLOCK = 512  # bytes: tar's unit
-NPY_HEADER = 128  # bytes before the pixels of a raw member (npy version 1.0, padded to 64)
 ROW = np.dtype(
     [
         ("shard", "<u4"),  # number in the file's name
@@ -167,7 +167,7 @@ class Index:
         right = (label >= 0) & (label < len(header["classes"])) & (payload <= length - np.uint64(BLOCK))
         right &= (length % BLOCK == 0) & (length >= BLOCK) & (length <= size) & (rows["offset"] <= size - length)
         if header["encoding"] == "raw":
-            right &= payload == NPY_HEADER + 3 * header["size"] ** 2
+            right &= payload == HEADER_BYTES + 3 * header["size"] ** 2
         if not right.all():
             row = np.arange(self.n)[at][~right][0]
             raise DataError(f"{self.file}: row {row} is impossible; prepare the store again")

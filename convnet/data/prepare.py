@@ -26,7 +26,7 @@ from PIL import Image
 from convnet.data import store
 from convnet.data.decode import MAX_PIXELS, BadPicture, open_picture, stored_by
 from convnet.data.fitness import count, refuse_unfit
-from convnet.data.index import BLOCK, NPY_HEADER, Row
+from convnet.data.index import BLOCK, Row
 from convnet.data.preparation import unfinished
 from convnet.data.preparation.commit import checked, commit, is_done
 from convnet.data.preparation.unfinished import WORK as WORK
@@ -36,7 +36,7 @@ from convnet.data.sources import SPLITS, Entry, Source, open_source
 from convnet.data.statistics import Sums
 from convnet.data.store_header import VERSION, is_store, read_header
 from convnet.errors import UsageError
-from convnet.io import atomic, rng
+from convnet.io import atomic, npy, rng
 from convnet.io.prefetch import in_order
 from convnet.io.processes import Processes
 from convnet.progress import SILENT, Progress
@@ -156,7 +156,7 @@ def holds(path: Path, source: Source, settings: Settings) -> bool:
 
 def _jobs(source: Source, settings: Settings) -> list[Job]:
     """Training pictures in a random order that never changes, so that a reader of the shards sees mixed classes."""
-    member = 3 * settings.size**2 + NPY_HEADER + 3 * BLOCK
+    member = 3 * settings.size**2 + npy.HEADER_BYTES + 3 * BLOCK
     per_shard = JPEG_PICTURES if settings.encoding == "jpeg" else max(1, SHARD_BYTES // member)
     jobs = []
     for split in SPLITS:

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.data.decode import BadPicture, decode_stored
-from convnet.data.index import BLOCK, NPY_HEADER, Index, as_array, check_size, mapped
+from convnet.data.index import BLOCK, Index, as_array, check_size, mapped
 from convnet.data.resize import Fit, centre_square
 from convnet.data.statistics import Statistics
 from convnet.data.store_header import MAX_HEADER, header_bytes, is_whole, parse, read_header, shard_name
 from convnet.data.store_header import is_store as is_store
 from convnet.errors import DataError, UsageError, unknown
-from convnet.io import atomic, strict_json
+from convnet.io import atomic, npy, strict_json
 from convnet.io.remote import IN_FLIGHT, Ahead, NotThereError, Remote
 from convnet.io.strict_json import Json
 from convnet.io.urls import Url, place
@@ -52,11 +52,8 @@ def record(position: int, label: int, suffix: str, payload: Sequence[bytes | mem
 
 
 def npy_pieces(pixels: Pixels) -> list[bytes | memoryview]:
-    """A uint8 (H, W, 3) array as the bytes of a .npy file: a header of NPY_HEADER bytes, and the pixels."""
-    shape = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {pixels.shape}, }}"
-    text = shape.ljust(NPY_HEADER - 11) + "\n"
-    head = b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little") + text.encode()
-    return [head, pixels.reshape(-1).data]
+    """A uint8 (H, W, 3) array as the bytes of a .npy file: a header of `npy.HEADER_BYTES`, and the pixels."""
+    return [npy.header(pixels.shape, pixels.dtype), pixels.reshape(-1).data]
 
 
 def _tar_header(name: str, size: int) -> bytes:
@@ -286,7 +283,7 @@ class Split:
         size = self.store.size
         if self.store.encoding == "jpeg":
             return centre_square(self._decoded(i), size)
-        return self.payload(i)[NPY_HEADER:].reshape(size, size, 3)
+        return self.payload(i)[npy.HEADER_BYTES :].reshape(size, size, 3)
 
     def _decoded(self, i: int) -> Pixels:
         try:

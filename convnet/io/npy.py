@@ -1,4 +1,4 @@
-"""The header of a .npy file, read by a pattern and not as Python: its writer may be a stranger."""
+"""The header of a .npy file: written, and read by a pattern and not as Python, as its writer may be a stranger."""
 
 import math
 import re
@@ -9,9 +9,16 @@ import numpy as np
 from convnet.errors import DataError
 
 MAX_HEADER = 10_000  # bytes
+HEADER_BYTES = 128  # of those that are written
 HEADER = re.compile(
     r"\{'descr': '([<|])([fiu])([1248])', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\),? *\} *\n?"
 )
+
+
+def header(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bytes:
+    """The HEADER_BYTES before the numbers of an array whose rows come first."""
+    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}".ljust(HEADER_BYTES - 11) + "\n"
+    return b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little") + text.encode()
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic], bool]:

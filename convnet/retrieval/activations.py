@@ -4,6 +4,7 @@ Each picture is prepared as in training: the net's own scale, crop, mean and col
 they are averaged, as probabilities are; over a whole picture (`dense`) over all places too: VGG, appendix B.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from convnet.progress import SILENT, Progress
 from convnet.retrieval.pictures import Odd, Pictures
 
 MOST = 1 << 24  # numbers of the activations of the pictures that are held at a time
+SAME = r"data|(avg)?pool|norm|within|bn|s\d"  # stages that are what came before, pooled or normalised
 Floats = NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]  # {stage: (C, H, W), or (D,)}
 
@@ -98,12 +100,39 @@ def stages_of(net: TrainedNet, text: str) -> list[str]:
     return list(shapes_of(net, dict.fromkeys(names)))
 
 
+def before_classes(net: TrainedNet) -> str:
+    """The stage that the last layer with weights reads: relu7 in AlexNet, f6 in LeNet-5, pool5 in GoogLeNet."""
+    stages = list(shapes_of(net, None))
+    return stages[max(stages.index(net.net.last) - 1, 0)]
+
+
 def shapes_of(net: TrainedNet, stages: Iterable[str] | None, views: str = "single") -> Shapes:
     """{stage: shape for one picture}; None: of all stages. Raises: UsageError for a stage that the net lacks."""
     crop = net.preprocessing.crop
     black = torch.zeros(1, net.net.in_channels, crop, crop)
     shapes = {stage: tuple(x.shape[1:]) for stage, x in net.trace(black, stages).items()}
     return {stage: shape[:1] for stage, shape in shapes.items()} if views == "dense" else shapes
+
+
+def states(net: Net, stages: Iterable[str]) -> dict[str, str]:
+    """What each of all stages of a net is: "before ReLU", "after ReLU" or tanh, "logits" (before the softmax), "input".
+
+    Pooling and normalisation leave it what it is.
+    """
+    names, what = list(stages), "input"
+    outside = next((match[0] for name in names if (match := re.match("relu|tanh", name))), None)
+    squashed = {"relu": "ReLU", "tanh": "tanh"}[outside or ("relu" if net.relu_inside else "tanh")]
+    told = {}
+    for name in names:
+        if name == names[-1] or name.startswith("head"):
+            told[name] = "logits"
+            continue
+        if re.match("relu|tanh", name) or not (outside or re.match(SAME, name)):
+            what = f"after {squashed}"
+        elif not re.match(SAME, name):
+            what = f"before {squashed}"
+        told[name] = what
+    return told
 
 
 def _batch(shapes: Shapes) -> int:

@@ -21,9 +21,8 @@ from convnet.evaluation.pictures import check_gives
 from convnet.evaluation.seen import Seen, from_store
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.evaluation.views import protocol
-from convnet.nets import trace
-from convnet.nets.layers import Net
 from convnet.progress import SILENT, Progress
+from convnet.retrieval.activations import before_classes
 from convnet.visualize import plot
 from convnet.visualize.search import BATCH, Ints, Smallest, batches
 from convnet.visualize.stages import check_finite
@@ -66,7 +65,7 @@ def neighbours(
     if n < 1:
         raise UsageError(f"--n {n}: at least 1 neighbour")
     check_gives(split, protocol("single", net.preprocessing).looks, net.preprocessing)
-    layer = layer or before_classes(net.net, net.images(queries[:1]))
+    layer = layer or before_classes(net)
     of_queries = {layer: _features(net, queries, layer), PIXELS: _pixels(queries)}
     nearest = {measure: Smallest(len(queries), n) for measure in of_queries}
     for part, pictures in batches(split, ids, net.preprocessing, progress):
@@ -87,12 +86,6 @@ def neighbours(
         for measure, best in nearest.items()
     )
     return by_layer, by_pixels
-
-
-def before_classes(net: Net, images: Tensor) -> str:
-    """The stage that the last layer with weights reads: relu7 in AlexNet, f6 in LeNet-5, pool5 in GoogLeNet."""
-    stages = list(trace(net, images[:1]))
-    return stages[max(stages.index(net.last) - 1, 0)]
 
 
 def _features(net: TrainedNet, pictures: Sequence[Seen], layer: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Neighbours equal a brute force over all training pictures, one at a time."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ from convnet.evaluation.seen import from_store
 from convnet.nets import create_model
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
+from convnet.retrieval.activations import before_classes
 from convnet.visualize import neighbours as find
-from convnet.visualize.neighbours import SAME, before_classes, draw_neighbours
+from convnet.visualize.neighbours import SAME, draw_neighbours
 from convnet.visualize.search import BATCH
 
 CPU = device.choose("fp32", "cpu")
@@ -128,8 +130,8 @@ def test_no_more_than_a_batch_is_held(net: Net, photos: Store, monkeypatch: pyte
 def test_the_layer_before_the_classes(name: str, stage: str) -> None:
     with torch.device("meta"):
         net = create_model.__globals__["MODELS"][name]()
-        images = torch.empty(1, net.in_channels, net.input_size, net.input_size)
-    assert before_classes(net, images) == stage
+    how = Preprocessing(net.input_size, 0, net.input_size, "rgb", None, 1.0, 0.0)
+    assert before_classes(replace(trained_net(net, how), device=replace(CPU, device=torch.device("meta")))) == stage
 
 
 def test_errors(net: Net, photos: Store) -> None:
