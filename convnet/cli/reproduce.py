@@ -108,7 +108,7 @@ def _planned(
 def _run(made: "Plan", data: "Data", out: Path, device: str, progress: Progress) -> "tuple[Json, Path]":
     """Trains, tests and writes all; what results.json has, and the page."""
     from convnet.io import atomic
-    from convnet.results.plan import keep
+    from convnet.results.plan import free_memory, keep
     from convnet.results.reproduce import run
     from convnet.results.shown import page
     from convnet.results.table import write
@@ -117,6 +117,9 @@ def _run(made: "Plan", data: "Data", out: Path, device: str, progress: Progress)
     progress.note(f"{made.result.id} on {data.name}: {made.n_runs()} nets{hours}; folder {out}")
     for lack in data.lacks(made.experiment):
         progress.warn(f"{data.name} has {lack}: these figures are not those of {made.experiment.data}")
+    free = free_memory(device)
+    if made.memory is not None and free is not None and made.memory > free:
+        progress.warn(f"a step takes about {_gb(made.memory)} GB of memory, and {_gb(free)} GB are free")
     out.mkdir(parents=True, exist_ok=True)
     with stopping(typed(), out, progress) as stop, atomic.lock(out, "reproducing"):
         made = keep(out, made)

@@ -29,7 +29,7 @@ from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe
 from convnet.results import EPOCHS, Arm
 from convnet.results.data import Data
-from convnet.results.plan import Plan
+from convnet.results.plan import Plan, multiply_adds
 from convnet.training import metrics_log
 from convnet.training.run import METRICS, environment
 from convnet.training.series import has_begun, has_ended
@@ -79,7 +79,7 @@ class _Runs:
     progress: Progress
     stop: Stop | None
     command: str
-    number: int = 0  # of nets that were begun
+    number: int = 0  # of the net that it's about
     said: dict[Path, Predictions] = field(default_factory=dict)
 
     def arm(self, arm: Arm) -> Measured:
@@ -148,8 +148,17 @@ class _Runs:
         if not (path := self.out / "environment.json").exists():
             told = environment(choose(recipe.precision, self.device), store, self.command)
             atomic.write_atomic(path, strict_json.seal(told))
+        progress = _Whole(self.progress, f"net {self.number} of {self.made.n_runs()}", self.later(recipe))
         train(recipe, store, folder, resume=resume, init_from=None if resume else start, device=self.device,
-              progress=self.progress, stop=self.stop, command=self.command)  # fmt: skip
+              progress=progress, stop=self.stop, command=self.command)  # fmt: skip
+
+    def later(self, recipe: Recipe) -> int:
+        """How many of the recipe's pictures take as long as all nets that follow; 0 where they may end early."""
+        if self.made.experiment.measure == EPOCHS:
+            return 0
+        recipes = [self.made.recipes[arm.name] for arm in self.made.experiment.arms for _ in self.made.seeds]
+        multiply = sum(each.epochs * multiply_adds(each) for each in recipes[self.number :])
+        return self.data.n["train"] * multiply // multiply_adds(recipe)
 
     def test(self, arm: Arm, folder: Path) -> Predictions:
         """What a run's net says of the test pictures by the arm's views; asked once, and kept in the run's folder."""
@@ -187,6 +196,31 @@ class _Runs:
                 ranks = _ranks(asked, i)[None]
                 result.append(Measured(name, None, (float((ranks >= 1).mean()),), ranks, views))
         return result
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Tells how far one of several nets is, in its epochs with the time left of all that follow."""
+
+    of: Progress
+    net: str
+    later: int  # pictures, of this net, that take as long
+
+    def start(self, what: str, total: int, done: int = 0, after: int = 0, unit: str = "pictures") -> None:
+        more = self.later if what.startswith("epoch ") else 0
+        self.of.start(f"{self.net}, {what}", total, done, after + more, unit)
+
+    def update(self, done: int, **values: str) -> None:
+        self.of.update(done, **values)
+
+    def note(self, text: str) -> None:
+        self.of.note(text)
+
+    def warn(self, text: str) -> None:
+        self.of.warn(text)
+
+    def finish(self) -> None:
+        self.of.finish()
 
 
 def side_to_test(made: Plan) -> int | None:

@@ -1,10 +1,12 @@
 """Published results: every experiment can be run, what is measured is right, and a run that was stopped goes on."""
 
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from convnet.io.atomic import sha256_file
 from convnet.io.signals import Stop
 from convnet.nets import MODELS
 from convnet.nets.describe import summary
+from convnet.progress import Silent
 from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.results import EPOCHS, ERROR, ILSVRC, Arm, Experiment, Result, published, wanted
 from convnet.results import plan as planning
@@ -37,8 +40,10 @@ from convnet.results.table import table, write
 from convnet.training import metrics_log
 from forked import run as forked
 from runs import Notes
+from thin import thinned
 
 DOCS = Path(__file__).parents[2] / "docs/results.md"
+DATA = attrgetter("data")
 SMALL = ("epochs=3", "batch=64", "lr_steps=[]")
 
 
@@ -207,6 +212,29 @@ def test_errors_differences_and_what_is_written(few: Data, tmp_path: Path) -> No
     assert write(other, made, run_all(made, few, other)) == content
 
 
+@pytest.mark.large
+@pytest.mark.parametrize(
+    "name", [name for name, row in published().items() if "class folders" in map(DATA, row.experiments)]
+)
+def test_an_experiment_on_class_folders_runs_to_its_end(name: str, tmp_path: Path) -> None:
+    """With an epoch on a few pictures and nets of a sixteenth of their width."""
+    generator = np.random.default_rng(0)
+    for split, k, i in itertools.product(("train", "val"), range(3), range(5)):
+        path = tmp_path / "in" / split / str(k) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (160, 180, 3), np.uint8)).save(path)
+    data = Data.of(open_source(tmp_path / "in"))
+    experiment = data.serves(published()[name])
+    assert experiment
+    recipes = {arm.name: replace(arm.recipe_of(0), epochs=1, lr_steps=(), batch=5) for arm in experiment.arms}
+    made = Plan(published()[name], experiment, experiment.seeds[:2], recipes)
+    with thinned(16):
+        content = write(tmp_path, made, run_all(made, data, tmp_path))
+    n_views = [len(experiment.views_of(arm)) for arm in experiment.arms]
+    assert len(content["rows"]) == sum(n_views) + len(experiment.fused) * n_views[0]
+    assert [row["n"] for row in content["rows"]] == [15] * len(content["rows"])
+
+
 def test_killed_at_any_moment_it_goes_on(few_digits: Store, tmp_path: Path) -> None:
     """Of a store; killed (-9) before a file gets its name, again and again, it ends with the same numbers."""
     cut = tmp_path / "cut"
@@ -301,6 +329,22 @@ def test_hours_by_multiply_adds() -> None:
     experiment, recipe = published()["alexnet.table2"].experiments[0], load_recipe("alexnet_2012")
     seconds = 5 * recipe.epochs * 1000 * (3 * summary(recipe.net)["multiply_adds"] / 25e9 + 3e-4)
     assert planning.cost(experiment, 1000, planning.CORE) == pytest.approx(seconds / 3600)
+
+
+def test_the_time_left_is_that_of_all_nets(few: Data, tmp_path: Path) -> None:
+    """Of the first of four: the rest of its own epochs, and those of the others."""
+    arms = (Arm("a", "lenet5_small", settings=SMALL), Arm("b", "lenet5_small", settings=(*SMALL, "epochs=1")))
+    told: list[tuple[str, int]] = []
+
+    class Starts(Silent):
+        def start(self, what: str, total: int, done: int = 0, after: int = 0, unit: str = "pictures") -> None:
+            told.append((what, after))
+
+    made = plan(small(ERROR, "difference", (0, 1), *arms), few, None)
+    run_all(made, few, tmp_path, progress=Starts())
+    epochs = [row for row in told if ", epoch " in row[0]]
+    assert epochs[0] == ("net 1 of 4, epoch 1/3", (2 + 3 + 1 + 1) * 315)
+    assert epochs[-1] == ("net 4 of 4, epoch 1/1", 0)
 
 
 def test_memory_of_a_step() -> None:
