@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,16 @@ class Pictures:
     @property
     def n(self) -> int:
         return len(self.keys)
+
+    def some(self, ids: NDArray[np.int64]) -> "Pictures":
+        """Those at some positions, which rise."""
+
+        def read(chosen: NDArray[np.int64], *how: Any) -> Iterator[Part]:
+            for part in self.read(ids[chosen], *how):
+                yield part._replace(ids=np.searchsorted(ids, part.ids))
+
+        labels, keys = None if self.labels is None else self.labels[ids], [self.keys[i] for i in ids]
+        return replace(self, keys=keys, labels=labels, read=read)
 
 
 def pictures_at(places: Sequence[Path], split: str | None = None, progress: Progress = SILENT) -> Pictures:

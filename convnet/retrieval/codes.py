@@ -1,0 +1,145 @@
+"""Short binary codes of features, near where the features are: how a coder is fitted, and what it does.
+
+lsh          the side of B random hyperplanes through the mean (Charikar 2002)
+itq          the B principal components, turned so that rounding to +1 and -1 loses least (Gong and Lazebnik 2011)
+autoencoder  B logistic units in the middle of a deep autoencoder of features (Krizhevsky and Hinton 2011). Differs:
+             principal components in place of pre-training by restricted Boltzmann machines; ReLUs; the code's units
+             are sampled in training, which makes them binary, and not rounded (docs/log.md)
+
+All take the features at length 1, so that codes keep angles, and give the same: affine layers with ReLUs between them,
+and of the last one the signs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from convnet.errors import UsageError, unknown
+from convnet.progress import SILENT, Progress
+from convnet.retrieval.hamming import Codes
+
+Floats = NDArray[np.float32]
+Layer = tuple[Floats, Floats]  # weights (in, out), biases (out,)
+LEAST, MOST = 8, 1024  # bits
+TURNS = 50  # of ITQ, as in its paper
+COMPONENTS = 512  # at most, that an autoencoder begins with
+HIDDEN = 512  # its units on both sides of the code
+STEPS, BATCH, RATE = 2000, 128, 1e-3  # of its training; the largest rate of one cycle
+SPARE, PASSES = 10, 5  # directions and passes of a subspace iteration
+
+
+@dataclass(frozen=True)
+class Coder:
+    """What makes codes of features (n, D): layers, of which each but the last one ends in a ReLU."""
+
+    kind: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def n_bits(self) -> int:
+        return len(self.layers[-1][1])
+
+    def encode(self, features: NDArray[np.floating]) -> Codes:
+        """uint8 (n, ceil(bits / 8)). Raises: UsageError when D isn't that of the features it was fitted on."""
+        if features.shape[1] != (n := self.layers[0][0].shape[0]):
+            raise UsageError(f"features of {features.shape[1]} numbers; the coder was fitted on {n}")
+        hidden = unit(features)
+        for weights, biases in self.layers[:-1]:
+            hidden = np.maximum(hidden @ weights + biases, 0)
+        weights, biases = self.layers[-1]
+        return np.packbits(hidden @ weights + biases > 0, axis=1)
+
+
+def fit(kind: str, features: NDArray[np.floating], n_bits: int, seed: int = 0, progress: Progress = SILENT) -> Coder:
+    """A coder of that kind for features such as these, (n, D). Raises: UsageError when it can't have so many bits."""
+    if kind not in KINDS:
+        raise UsageError(unknown("kind of code", kind, KINDS))
+    if not LEAST <= n_bits <= MOST:
+        raise UsageError(f"codes of {n_bits} bits: from {LEAST} to {MOST}")
+    rows = unit(features)
+    mean = rows.mean(0)
+    layers = KINDS[kind](rows - mean, n_bits, np.random.default_rng(seed), progress)
+    (weights, biases), *others = layers
+    return Coder(kind, ((weights, biases - mean @ weights), *others))
+
+
+def unit(features: NDArray[np.floating]) -> Floats:
+    """float32 (n, D) at length 1; a row of zeros stays one."""
+    rows = features.astype(np.float32)
+    lengths = np.sqrt(np.square(rows).sum(1, keepdims=True))
+    rows /= np.where(lengths > 0, lengths, 1)
+    return rows
+
+
+def _lsh(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Progress) -> list[Layer]:
+    return [_linear(generator.standard_normal((rows.shape[1], n_bits)))]
+
+
+def _itq(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Progress) -> list[Layer]:
+    components = _components(rows, n_bits, generator)
+    projected = rows @ components
+    turn = np.linalg.qr(generator.standard_normal((n_bits, n_bits)))[0]
+    for _ in range(TURNS):
+        left, _, right = np.linalg.svd(np.sign(projected @ turn).T @ projected)
+        turn = (left @ right).T
+    return [_linear(components @ turn)]
+
+
+def _autoencoder(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Progress) -> list[Layer]:
+    """Learns to tell the principal components, in units of the first one's deviation, from a sampled code."""
+    components = _components(rows, min(COMPONENTS, len(rows) - 1, rows.shape[1]), generator)
+    scaled = components / max(float((rows @ components[:, 0]).std()), 1e-12)
+    inputs, k = torch.from_numpy(rows @ scaled), components.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator.integers(1 << 62)))
+        first, second = nn.Linear(k, HIDDEN), nn.Linear(HIDDEN, n_bits)
+        decoder = nn.Sequential(nn.Linear(n_bits, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, k))
+        _learn(nn.Sequential(first, nn.ReLU(), second), decoder, inputs, progress)
+    layers = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in (first, second)]
+    return [(scaled @ layers[0][0], layers[0][1]), layers[1]]
+
+
+def _learn(encoder: nn.Module, decoder: nn.Module, inputs: Tensor, progress: Progress) -> None:
+    """Units are on with their probability, and the gradient is that of the probability: only a code that is nearly
+    sure, near 0 or 1, then tells much."""
+    rule = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
+    rates = torch.optim.lr_scheduler.OneCycleLR(rule, RATE, total_steps=STEPS)
+    progress.start("learning codes", STEPS)
+    for step in range(STEPS):
+        batch = inputs[torch.randint(len(inputs), (BATCH,))]
+        on = torch.sigmoid(encoder(batch))
+        code = on + (torch.bernoulli(on) - on).detach()
+        loss = (decoder(2 * code - 1) - batch).square().sum(1).mean()
+        rule.zero_grad()
+        loss.backward()
+        rule.step()
+        rates.step()
+        progress.update(step + 1)
+    progress.finish()
+
+
+def _linear(weights: NDArray[np.floating]) -> Layer:
+    return weights.astype(np.float32), np.zeros(weights.shape[1], np.float32)
+
+
+def _components(rows: Floats, n: int, generator: np.random.Generator) -> Floats:
+    """(D, n): the directions in which centred rows vary most, the first one most; by subspace iteration, because the
+    covariance of 9,216 features would be a matter of minutes."""
+    if n > (most := min(rows.shape[0] - 1, rows.shape[1])):
+        raise UsageError(f"{n} bits by principal components, of which these features have {most:,}; take fewer bits")
+    space = generator.standard_normal((rows.shape[1], min(n + SPARE, rows.shape[1]))).astype(np.float32)
+    for _ in range(PASSES):
+        space = np.linalg.qr(rows.T @ (rows @ space))[0]
+    projected = rows @ space
+    _, vectors = np.linalg.eigh((projected.T @ projected).astype(np.float64))
+    return space @ vectors[:, ::-1][:, :n].astype(np.float32)
+
+
+KINDS: MappingProxyType[str, Callable[..., list[Layer]]] = MappingProxyType(
+    {"lsh": _lsh, "itq": _itq, "autoencoder": _autoencoder}
+)
