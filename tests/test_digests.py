@@ -13,6 +13,7 @@
     .work of a killed preparation, its shards       made anew                                    unfinished store
     .work/source.tar                                unpacked anew                                unpacked tar
     published weights, FILE.sha256                  an error; a part is thrown away              download
+    INDEX of convnet index                          an error                                     index
     an exported .safetensors and its mean picture   an error                                     export
     the compiled library in the cache               compiled anew                                library
     what the cache holds of a store behind a URL    fetched anew                                 cached records
@@ -61,10 +62,13 @@ from convnet.nets.layers import Net, record
 from convnet.nets.published import Known
 from convnet.progress import SILENT, Silent
 from convnet.recipe import load_recipe, to_toml
-from convnet.retrieval import activations
+from convnet.retrieval import activations, codes
+from convnet.retrieval import index as retrieval
 from convnet.retrieval.extract import extract
 from convnet.retrieval.features import Features, open_features
+from convnet.retrieval.index import Contents, write
 from convnet.retrieval.pictures import of_split
+from convnet.retrieval.search import search
 from convnet.training import metrics_log
 from convnet.weights import download, read_weights
 from convnet.weights.download import fetch
@@ -87,6 +91,8 @@ READ = {
     "visualize/plot.py": "pictures for people",
     "data/prepare.py": "store, unfinished store",
     "report/__init__.py": "a page for people",
+    "report/sheet.py": "a page for people",
+    "retrieval/index.py": "index",
     "training/run.py": "recipe, sealed, rows; diverged.json is for people",
     "training/metrics_log.py": "rows; metrics.csv is for people",
     "data/sources/tars.py": "unpacked tar",
@@ -382,6 +388,20 @@ def use_of_cached_records(folder: Path) -> Use:
     return use
 
 
+def use_of_index(folder: Path) -> Use:
+    """Of pictures with codes; three to a block of features."""
+    features = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float16)
+    contents = Contents("net.ckpt", "0" * 64, "f6", 5, tuple("abcdefgh"), ("x", "y"), "lsh")
+    coder = codes.fit("lsh", features, 16)
+    write(folder / "a.index", contents, np.arange(8) % 2, features.__getitem__, coder, coder.encode(features))
+
+    def use(folder: Path) -> object:
+        index = retrieval.load(folder / "a.index")
+        return [search(index, features.astype(np.float32), 3, by)[0].tolist() for by in ("features", "codes")]
+
+    return use
+
+
 KINDS: dict[str, Callable[[Path], Use]] = {
     "checkpoint": use_of_checkpoint,
     "rows": use_of_rows,
@@ -396,6 +416,7 @@ KINDS: dict[str, Callable[[Path], Use]] = {
     "unpacked tar": use_of_unpacked_tar,
     "download": use_of_download,
     "export": use_of_export,
+    "index": use_of_index,
     "library": use_of_library,
     "cached records": use_of_cached_records,
 }
@@ -444,6 +465,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(activations, "BATCH", 4)
     monkeypatch.setattr(preparing, "SHARD_BYTES", 4 * (3 * SIZE**2 + 128 + 3 * 512))
+    monkeypatch.setattr(retrieval, "BLOCK", 30)
     for module in ("predictions", "prediction_records", "pictures"):
         monkeypatch.setattr(f"convnet.evaluation.{module}.PICTURES", 4)
 

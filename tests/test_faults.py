@@ -38,12 +38,13 @@ VERBS: dict[str, tuple[str, ...]] = {
     **{f"extract {kind}": ("extract", "{run}", "{pictures}/val", "--stages", "s4,f6", "--format", kind, "--out",
                            "{place}/made") for kind in ("npy", "hdf5", "parquet")},
     "report": ("report", "{run}", "--out", "{place}/made/report.html", "-q"),
+    "index": ("index", "{run}", "{store}", "{place}/made/a.index", "--codes", "16", "--coder", "itq", "-q"),
     "show": ("show", "filters", "{run}", "--out", "{place}/made/filters.png"),
     **{f"export {kind}": ("export", "{run}", f"{{place}}/made/net.{kind}") for kind in ("npz", "onnx", "caffemodel")},
     "resume": ("train", "--resume", "--out", "{place}/made", "-q"),
 }  # fmt: skip
 TIMES = ("timing.jsonl", "summary.json", "environment.json")  # differ from run to run
-SMALL = {"prepare": 16, "train": 8, "evaluate": 8, "report": 2, "show": 4, "compile": 8}  # faults
+SMALL = {"prepare": 16, "train": 8, "evaluate": 8, "report": 2, "index": 6, "show": 4, "compile": 8}  # faults
 SMALL |= {"extract npy": 16, "extract hdf5": 8, "extract parquet": 8}
 SMALL |= {"export npz": 8, "export caffemodel": 8, "export onnx": 2}  # where torch takes seconds for each
 C = "float twice(float x) { return 2.0f * x; }\n"
@@ -178,7 +179,7 @@ def finished(ready: Ready, said: str) -> str:
     code, _, text = ready.resume() if "--resume" in said else ready.verb()
     if code == 2 and not said and "go on with it by --resume" in text:
         code, _, text = ready.resume()
-    is_there = code == 2 and not said and "exists; choose another name" in text  # an export, whole
+    is_there = code == 2 and not said and "exists; " in text  # an export or an index, whole
     return text if code and not is_there else ""
 
 

@@ -17,7 +17,7 @@ from convnet.cli import show_net as _net  # noqa: F401
 from convnet.cli import show_picture as _picture  # noqa: F401
 from convnet.cli import show_unit as _unit  # noqa: F401
 from convnet.cli.evaluate import evaluate, fuse, predict
-from convnet.cli.features import extract
+from convnet.cli.features import extract, index, search
 from convnet.cli.launch import end, is_ended
 from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
@@ -135,8 +135,8 @@ def explain(
         print_lines(describe.explain_lines(explained, columns()))
 
 
-for function in (prepare, merge, check, evaluate, fuse, predict, extract, report, reproduce, import_, export, doctor,
-                 benchmark):  # fmt: skip
+for function in (prepare, merge, check, evaluate, fuse, predict, extract, index, search, report, reproduce, import_,
+                 export, doctor, benchmark):  # fmt: skip
     _verb(function)
 app.add_typer(show, name="show")
 

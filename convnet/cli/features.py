@@ -1,16 +1,23 @@
-"""The verb extract: its arguments and what it prints."""
+"""The verbs extract, index and search: their arguments and what they print."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convnet.cli.options import AsJson, Checkpoint, Device, Precision, Quiet, Split
+from convnet.cli.options import AsJson, Checkpoint, Device, Precision, Quiet, Split, output
 from convnet.cli.progress_bar import plain, shown
 from convnet.cli.verb import choose_device, print_json, print_lines
+from convnet.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from convnet.retrieval.search import Answer
 
 Views = Annotated[str, typer.Option(help="Averaged over: single, ten-crop, nine, multi-crop, 144-crop, dense.")]
 Scales = Annotated[str | None, typer.Option(help="Shorter sides, as 256,384,512 [the training's own].")]
+IndexFile = Annotated[Path, typer.Argument(metavar="INDEX", help="The index, a file.")]
 
 
 def extract(
@@ -60,3 +67,133 @@ def extract(
     for stage, row in found.meta["arrays"].items():
         shape = " x ".join(f"{side:,}" for side in row["shape"])
         print(plain(f"{stage}: {row['file']}, {dtype} {shape}, {row['what']}"))
+
+
+def index(
+    checkpoint: Checkpoint,
+    pictures: Annotated[
+        Path, typer.Argument(metavar="STORE|FOLDER", help="Pictures, no classes needed; with --remove those to remove.")
+    ],
+    index: IndexFile,
+    stage: Annotated[str | None, typer.Option(help="Whose activations are compared [the one before classes].")] = None,
+    codes: Annotated[int | None, typer.Option(metavar="BITS", help="Binary codes too, as 128.")] = None,
+    coder: Annotated[str, typer.Option(metavar="autoencoder|itq|lsh", help="What makes them.")] = "autoencoder",
+    codes_only: Annotated[bool, typer.Option("--codes-only", help="Without features: small, not exact.")] = False,
+    split: Annotated[str | None, typer.Option(help="Of the store: train, val or test [all].")] = None,
+    add: Annotated[bool, typer.Option("--add", help="To an index that is there.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="The pictures of that name, folder or pattern.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Makes pictures searchable: convnet index runs/photos holiday/ holiday.index --codes 128
+
+    A picture's name in the index is its path as it was given, or STORE/KEY; --add leaves those out whose name is there.
+    What can't be read is named on stderr. The index stays as it was until the new one is whole.
+    """
+    from convnet.evaluation.trained_net import TrainedNet, checkpoint_at
+    from convnet.retrieval import build
+
+    _check_index(add, remove, stage, codes, codes_only)
+    file = checkpoint_at(checkpoint)
+    with shown(quiet) as progress:
+        if remove:
+            changed = build.remove(index, file, str(pictures))
+        else:
+            net = TrainedNet.load(file, choose_device(device))
+            if add:
+                changed = build.add(index, net, file, pictures, split=split, progress=progress)
+            else:
+                kind = coder if codes else ""
+                changed = build.make(index, net, file, pictures, stage, split=split, kind=kind, n_bits=codes or 0,
+                                     codes_only=codes_only, progress=progress)  # fmt: skip
+    for odd in changed.failed:
+        print(f"convnet: {plain(odd['key'])}: {plain(odd['reason'])}", file=sys.stderr)
+    if as_json:
+        print_json({"index": str(index), "n": changed.n, "changed": changed.changed, "there": changed.there,
+                    "failed": list(changed.failed)})  # fmt: skip
+        return
+    there = f" ({changed.there:,} were there)" if changed.there else ""
+    failed = f", {len(changed.failed):,} failed" if changed.failed else ""
+    what = f"{changed.changed:,} {'removed' if remove else 'added'}{there}{failed}"
+    print(plain(f"{index}: {changed.n:,} pictures, {what}; {index.stat().st_size / max(changed.n, 1):,.0f} bytes each"))
+
+
+def search(
+    index: IndexFile,
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures, a folder or a store.")],
+    top: Annotated[int, typer.Option(help="How many of the nearest.")] = 6,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="features|codes|both", help="both: features of the nearest codes [features if there]."),
+    ] = None,
+    cosine: Annotated[bool, typer.Option("--cosine", help="By the angle between features.")] = False,
+    html: Annotated[Path | None, output(help="A page with the pictures, .html.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The index's net, if it moved.")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Finds the pictures that are alike: convnet search holiday.index beach.jpg --html beach.html
+
+    Nearest first, with distances: Euclidean, 1 minus the cosine, or bits of the codes. Exact, unless codes choose.
+    A picture that can't be read is named on stderr, the others are still answered, and the exit code is 3.
+    """
+    from convnet.evaluation.trained_net import TrainedNet, checkpoint_at
+    from convnet.retrieval.build import sources
+    from convnet.retrieval.exact import Measure
+    from convnet.retrieval.index import load
+    from convnet.retrieval.search import answers, check_search
+
+    if html is not None and html.suffix != ".html":
+        raise UsageError(f"--html {html}: a page's name ends in .html")
+    opened = load(index)
+    how = check_search(opened, top, by)
+    file = checkpoint_at(checkpoint or Path(opened.contents.checkpoint))
+    opened.check_checkpoint(file)
+    net, (asked, above) = TrainedNet.load(file, choose_device(device)), sources(pictures)
+    measure: Measure = "cosine" if cosine else "euclidean"
+    with shown(quiet) as progress:
+        found = list(answers(opened, net, asked, above, top, how, measure, progress))
+        if html is not None:
+            from convnet.report.sheet import sheet
+
+            what = "the nearest codes" if how == "codes" else f"{measure} distance in {opened.contents.stage}"
+            note = f"Nearest of {opened.contents.n:,} pictures by {what}, nearest first."
+            if n_gone := sheet(html, index.name, note, found, net.preprocessing):
+                progress.warn(f"{n_gone} pictures are not where the index says; the page has their names only")
+    _print(found, as_json)
+    if html is not None:
+        print(f"written: {plain(str(html))}", file=sys.stderr if as_json else sys.stdout)
+    if n_failed := sum(answer.failed is not None for answer in found):
+        raise DataError(f"{n_failed} of {len(found)} pictures could not be read")
+
+
+def _check_index(add: bool, remove: bool, stage: str | None, codes: int | None, codes_only: bool) -> None:
+    if add and remove:
+        raise UsageError("--add and --remove exclude each other; choose one")
+    if (add or remove) and (stage or codes is not None or codes_only):
+        raise UsageError("--stage and codes are the index's own: leave them out with --add and --remove")
+    if codes_only and not codes:
+        raise UsageError("--codes-only needs --codes BITS")
+
+
+def _print(found: "Sequence[Answer]", as_json: bool) -> None:
+    for answer in found:
+        if answer.failed is not None:
+            print(f"convnet: {plain(answer.name)}: {plain(answer.failed)}", file=sys.stderr)
+    if as_json:
+        print_json([_to_dict(answer) for answer in found])
+        return
+    for answer in found:
+        if answer.failed is None:
+            print_lines([f"{answer.name}:"])
+            width = max(len(each.text) for each in answer.nearest)
+            print_lines(
+                f"  {each.text:>{width}}  {each.name}{each.label and f'  {each.label}'}" for each in answer.nearest
+            )
+
+
+def _to_dict(answer: "Answer") -> dict[str, Any]:
+    nearest = [{"name": each.name, "class": each.label or None, "distance": each.distance} for each in answer.nearest]
+    return {"picture": answer.name, "failed": answer.failed, "nearest": nearest}

@@ -62,7 +62,6 @@ def report(
         "charts": [] if record.curves is None else chart.charts(record.curves),
         "left_out": left_out(record),
         "listed": LISTED,
-        "version": __version__,
         "sections": None,
         "kernels": None,
     }
@@ -77,7 +76,7 @@ def report(
                 lambda: findings.sections(_subject(checkpoint, net, quick, classes, opened, pictures), progress),
             )
     page["missing"] = record.missing
-    atomic.write_atomic(target, _render(page).encode(errors="replace"))
+    atomic.write_atomic(target, render("page.html", page).encode(errors="replace"))
     for text in record.missing:
         progress.warn(f"the page lacks {text}")
     return target
@@ -91,9 +90,10 @@ def _subject(
     return Subject(net, quick, classes, split, ids, total, opened.split("train"), train_ids)
 
 
-def _render(page: Json) -> str:
+def render(name: str, page: Json) -> str:
+    """A page of this folder, by the template of that name."""
     folder = resources("convnet.report")
-    parts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
+    parts = {each: folder.joinpath(each).read_text(encoding="utf-8") for each in (name, "page.css", "page.js")}
     environment = Environment(
         loader=DictLoader(parts),
         autoescape=True,
@@ -103,8 +103,12 @@ def _render(page: Json) -> str:
         lstrip_blocks=True,
     )
     digest = base64.b64encode(hashlib.sha256(parts["page.js"].encode()).digest()).decode()
-    return environment.get_template("page.html").render(
-        **page, css=Markup(parts["page.css"]), js=Markup(parts["page.js"]), script=f"'sha256-{digest}'"
+    return environment.get_template(name).render(
+        **page,
+        css=Markup(parts["page.css"]),
+        js=Markup(parts["page.js"]),
+        script=f"'sha256-{digest}'",
+        version=__version__,
     )
 
 
@@ -113,4 +117,4 @@ def _inert(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-__all__ = ["NAME", "PICTURES", "report"]
+__all__ = ["NAME", "PICTURES", "render", "report"]

@@ -200,13 +200,16 @@ def _panel(subject: Subject, scores: Scores, row: int) -> Json:
 
 
 def _shot(subject: Subject, picture: Seen, side: int) -> Json:
-    """A picture for the page: its bytes as text, its name in the source, its class."""
+    return shot(picture, side) | {"label": subject.label(picture)}
+
+
+def shot(picture: Seen, side: int) -> Json:
+    """A picture for a page, at most `side` pixels wide and high: its bytes as text, its name in the source."""
     coarse = max(picture.pixels.shape[:2]) <= COARSE
     image = Image.fromarray(picture.pixels)
     if not coarse:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    src = _source(image, "png" if coarse else "jpeg")
-    return {"src": src, "key": picture.name, "coarse": coarse, "label": subject.label(picture)}
+    return {"src": _source(image, "png" if coarse else "jpeg"), "key": picture.name, "coarse": coarse}
 
 
 def _source(image: Image.Image, kind: str) -> str:

@@ -18,11 +18,11 @@ from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic
 from convnet.progress import SILENT, Progress
 from convnet.retrieval import codes
-from convnet.retrieval.activations import activations, shapes_of
+from convnet.retrieval.activations import activations, before_classes, shapes_of
 from convnet.retrieval.codes import Coder
 from convnet.retrieval.hamming import Codes
 from convnet.retrieval.index import Contents, Features, Index, Ints, load, write
-from convnet.retrieval.pictures import Odd, Pictures, pictures_at
+from convnet.retrieval.pictures import Odd, Pictures, of_split, pictures_at
 
 FITTED = 1 << 28  # numbers of features on which a coder is fitted, at most: 1 GiB in float32
 ENCODED = 1024  # pictures at a time
@@ -63,14 +63,14 @@ class Spool:
         return np.frombuffer(data, np.float16).reshape(len(ids), self.n_features)
 
 
-def sources(place: Path, split: str | None = None) -> tuple[list[Pictures], str]:
-    """The pictures of a store (all of its splits, or one), of a folder, or one picture; and what stands before their
-    names in an index: the place, as it was given. Raises: UsageError when there are none."""
-    if not is_store(place):
-        return [pictures_at([place], split)], f"{shown(place)}/" if place.is_dir() else ""
-    store = Store(place)
-    names = [split] if split else [name for name in store.splits if store.split(name).n]
-    return [pictures_at([place], name) for name in names], f"{shown(place)}/"
+def sources(places: Sequence[Path], split: str | None = None) -> tuple[list[Pictures], str]:
+    """The pictures of a store (all of its splits, or one), or of files and folders; and what stands before their names
+    in an index: the place, as it was given. Raises: UsageError when there are none."""
+    above = f"{shown(places[0])}/" if len(places) == 1 and places[0].is_dir() else ""
+    if split is not None or len(places) > 1 or not is_store(places[0]):
+        return [pictures_at(places, split)], above
+    store = Store(places[0])
+    return [of_split(store.split(name)) for name in store.splits if store.split(name).n], above
 
 
 def make(
@@ -78,7 +78,7 @@ def make(
     net: TrainedNet,
     checkpoint: Path,
     place: Path,
-    stage: str,
+    stage: str | None = None,
     *,
     split: str | None = None,
     kind: str = "",
@@ -88,12 +88,14 @@ def make(
 ) -> Changed:
     """Writes an index of the pictures at a place by a stage's activations, with codes where a kind of coder is named.
 
-    Raises: UsageError when the index exists; DataError when no picture can be read; DiskError.
+    stage: None is the one before the classes. Raises: UsageError when the index exists; DataError when no picture can
+    be read; DiskError.
     """
     if path.exists():
         raise UsageError(f"{path} exists; --add adds pictures to it, or choose another name")
+    stage = stage or before_classes(net)
     n_features = int(np.prod(shapes_of(net, [stage])[stage]))
-    several, above = sources(place, split)
+    several, above = sources([place], split)
     sha256, classes = atomic.sha256_file(checkpoint), several[0].classes
     contents = Contents(str(checkpoint), sha256, stage, n_features, (), classes, kind)
     with atomic.lock(path, "indexing", is_folder=False), _spool(path, n_features) as spool:
@@ -120,7 +122,7 @@ def add(
     with atomic.lock(path, "indexing", is_folder=False):
         index = load(path)
         index.check_checkpoint(checkpoint)
-        several, above = sources(place, split)
+        several, above = sources([place], split)
         given, known = several[0].classes, index.contents.classes
         if new := sorted(set(given) - set(known)):
             raise UsageError(f"{shown(place)} has the class {new[0]!r}, which {path} lacks; make another index")
@@ -134,13 +136,14 @@ def add(
     return Changed(index.contents.n + n_new, n_new, n_there, odd)
 
 
-def remove(path: Path, pattern: str) -> Changed:
+def remove(path: Path, checkpoint: Path, pattern: str) -> Changed:
     """Removes the pictures whose name matches a pattern (*, ?, [abc]), or that lie in the folder of that name.
 
     Raises: UsageError when there are none, or no others.
     """
     with atomic.lock(path, "indexing", is_folder=False):
         index = load(path)
+        index.check_checkpoint(checkpoint)
         names, folder = index.contents.names, f"{pattern.rstrip('/')}/"
         kept = [i for i, name in enumerate(names) if not (name.startswith(folder) or fnmatchcase(name, pattern))]
         if len(kept) in (0, len(names)):

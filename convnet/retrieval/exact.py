@@ -44,8 +44,9 @@ def nearest(
             order = np.argsort(squares, kind="stable")[:k]
             best[q] = np.append(places, rows + first)[order], squares[order]
         first += len(block)
-    positions = np.array([each for each, _ in best], np.int64).reshape(len(asked), -1)
-    nearest_squares = np.array([each for _, each in best]).reshape(len(asked), -1)
+    shape = len(asked), min(k, first)
+    positions = np.array([each for each, _ in best], np.int64).reshape(shape)
+    nearest_squares = np.array([each for _, each in best]).reshape(shape)
     return positions, nearest_squares / 2 if measure == "cosine" else np.sqrt(nearest_squares)
 
 

@@ -86,6 +86,10 @@ class Index:
         """uint8 (n, bytes)."""
         return None if self.words is None else np.ascontiguousarray(self.words.T).view(np.uint8)
 
+    def label(self, i: int) -> str:
+        """The class of a picture, "" where nobody knows."""
+        return "" if self.labels[i] < 0 else self.contents.classes[self.labels[i]]
+
     def check_checkpoint(self, checkpoint: Path) -> None:
         """Raises: UsageError when the features are of another net than the one in that file."""
         if (digest := atomic.sha256_file(checkpoint)) != self.contents.sha256:
@@ -101,14 +105,13 @@ class Index:
             yield self.features(np.arange(at, min(at + step, self.contents.n)))
 
     def features(self, ids: Ints) -> Features:
-        """float16 (m, D): of the pictures at these positions. Raises: DataError for damage; UsageError without any."""
-        if not self.has_features:
-            raise UsageError(f"{self.path} holds codes only; search by codes, or index again without --codes-only")
+        """float16 (m, D): of the pictures at these positions. Raises: DataError for damage."""
+        assert self.has_features
         found = np.empty((len(ids), self.contents.n_features), np.float16)
         numbers = ids // self.n_rows
         with _reading(self.path), open(self.path, "rb", opener=atomic.regular) as file:
             if _stamp(file.fileno()) != self._stamp:
-                raise DataError("it has changed since it was opened; open it again")
+                raise UsageError(f"{self.path} has changed since it was opened; run the same command again")
             for number in np.unique(numbers).tolist():
                 chosen = numbers == number
                 found[chosen] = self._block(file.fileno(), number)[ids[chosen] - number * self.n_rows]
