@@ -108,7 +108,7 @@ LINES = {
     "kernels": 2370,
     "nets/": 1610,
     "report": 690,
-    "results": 890,
+    "results": 940,
     "retrieval": 1920,
     "training": 2330,
     "visualize": 2930,

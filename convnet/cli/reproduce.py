@@ -39,7 +39,7 @@ def reproduce(
     killed, the same command goes on.
     """
     from convnet.results import result as find
-    from convnet.results.shown import lines, ours
+    from convnet.results.shown import lines, ours, remarks
 
     if table:
         print_lines(ours())
@@ -63,8 +63,7 @@ def reproduce(
     for what, value in (*asked.published, *asked.reproduced):
         print(f"published: {what}: {value}")
     print_lines(_table(lines(content)))
-    if made.shortened < 1:
-        print(f"shortened to {made.shortened:.2%} of the epochs: the nets are not at their end")
+    print_lines(remarks(content))
     print(f"page: {plain(str(page))}")
 
 

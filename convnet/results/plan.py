@@ -69,12 +69,15 @@ def plan(
     chosen = tuple(experiment.seeds if seeds is None else seeds)
     recipes = {arm.name: arm.recipe_of(chosen[0]) for arm in experiment.arms}
     data.check(recipes)
-    needs = {name: need(recipe, len(data.classes), device) for name, recipe in recipes.items()}
-    seconds = (
-        arm.n_nets(len(chosen)) * recipes[arm.name].epochs * data.n["train"] * needs[arm.name].seconds
-        for arm in experiment.arms
-    )
-    hours, memory = sum(seconds) / 3600, max(each.memory for each in needs.values())
+    needs: dict[tuple[object, ...], Need] = {}
+    seconds = 0.0
+    for arm in experiment.arms:
+        recipe = recipes[arm.name]
+        alike = (recipe.net, str(recipe.net_options), recipe.batch, recipe.crop, recipe.channels, recipe.precision)
+        if alike not in needs:
+            needs[alike] = need(recipe, len(data.classes), device)
+        seconds += arm.n_nets(len(chosen)) * recipe.epochs * data.n["train"] * needs[alike].seconds
+    hours, memory = seconds / 3600, max(each.memory for each in needs.values())
     made = Plan(result, experiment, chosen, recipes, hours=hours, memory=memory)
     if budget is None or hours <= budget:
         return made
@@ -168,7 +171,8 @@ def begun(out: Path, result: Result, experiment: Experiment, seeds: Sequence[int
         kept = strict_json.unseal(atomic.read(path, atomic.TEXT))
         own = (result.id, experiment.data, list(seeds), [arm.name for arm in experiment.arms])
         if (kept["result"], kept["data"], kept["seeds"], list(kept["recipes"])) != own:
-            raise UsageError(f"{out} holds another experiment ({kept['result']}); choose another folder with --out")
+            words = f"{kept['result']} on {kept['data']}, seeds {kept['seeds']}, of {', '.join(kept['recipes'])}"
+            raise UsageError(f"{out} holds another experiment ({words}); choose another folder with --out")
         recipes = {name: from_dict(recipe) for name, recipe in kept["recipes"].items()}
         return Plan(result, experiment, tuple(seeds), recipes, float(kept["shortened"]), kept.get("hours"),
                     kept.get("memory"))  # fmt: skip

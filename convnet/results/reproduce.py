@@ -44,7 +44,7 @@ class Measured:
 
     values: one for each seed, or of the average; None: the target was not reached. ranks: int64 (nets, n), how many
     classes came before the true one of each test picture; None where epochs were counted. lr: the rate that was
-    chosen; None of an average. runs: the folders of the nets.
+    chosen; None of an average. split: of the test pictures. runs: the folders of the nets.
     """
 
     arm: str
@@ -52,6 +52,7 @@ class Measured:
     values: tuple[float | None, ...]
     ranks: NDArray[np.int64] | None = None
     views: str = ""
+    split: str = ""
     runs: tuple[Path, ...] = ()
 
     @property
@@ -189,12 +190,13 @@ class _Runs:
             for i, views in enumerate(experiment.views_of(arm)):
                 ranks = np.stack([_ranks([each], i) for each in said[arm.name]])
                 values = tuple((ranks >= 1).mean(1).tolist())
-                result.append(replace(own, values=values, ranks=ranks, views=views))
+                split = said[arm.name][0].split
+                result.append(replace(own, values=values, ranks=ranks, views=views, split=split))
         for name, of in experiment.fused.items():
             asked = [each for arm in of for each in said[arm]]
             for i, views in enumerate(next(experiment.views_of(arm) for arm in experiment.arms if arm.name == of[0])):
                 ranks = _ranks(asked, i)[None]
-                result.append(Measured(name, None, (float((ranks >= 1).mean()),), ranks, views))
+                result.append(Measured(name, None, (float((ranks >= 1).mean()),), ranks, views, asked[0].split))
         return result
 
 

@@ -52,6 +52,16 @@ def _range(ends: list[float], form: str = "{:.2%}", times: float = 1) -> str:
     return f"{low} to {high}"
 
 
+def remarks(content: Json) -> list[str]:
+    """What must be known of the figures."""
+    told = []
+    if (share := content["share_of_epochs"]) < 1:
+        told.append(f"Shortened to {share:.2%} of the epochs: the nets are not at their end.")
+    if any(row.get("split") == "val" for row in content["rows"]):
+        told.append("Tested on the pictures by which each net's epoch was chosen: the errors are a little too small.")
+    return told
+
+
 def page(out: Path, content: Json) -> Path:
     """Writes page.html: the published numbers and those here, with the curves, in one file."""
     figure = out / "figure.png"
@@ -63,6 +73,7 @@ def page(out: Path, content: Json) -> Path:
     text = environment.get_template("page.html").render(
         **content,
         lines=lines(content),
+        remarks=remarks(content),
         css=Markup((folder / "report" / "page.css").read_text(encoding="utf-8")),
         figure=f"data:image/png;base64,{data}" if data else "",
         machine=f"convnet {__version__}, {hardware.processor().name}, {cores} processor{'s' if cores != 1 else ''}",

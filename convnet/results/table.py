@@ -30,7 +30,7 @@ def _row(made: Plan, first: Measured, own: Measured) -> Json:
     if own.ranks is not None:
         n, wrong = own.ranks.shape[1], float((own.ranks >= 1).mean())
         row |= {"views": own.views, "top5_error": float((own.ranks >= 5).mean())}
-        row |= {"n": n, "interval": list(interval(wrong, n))}
+        row |= {"split": own.split, "n": n, "interval": list(interval(wrong, n))}
     if own is first:
         return row
     if made.experiment.compare == "ratio":

@@ -31,13 +31,15 @@ from convnet.recipe import Recipe, load_recipe, with_settings
 from convnet.results import EPOCHS, ERROR, ILSVRC, Arm, Experiment, Result, published, wanted
 from convnet.results import plan as planning
 from convnet.results import reproduce as reproducing
+from convnet.results import table as tabling
 from convnet.results.data import Data
 from convnet.results.plan import Need, Plan, begun, keep, plan
 from convnet.results.reproduce import Measured, side_to_test
 from convnet.results.reproduce import run as run_all
-from convnet.results.shown import catalogue, lines, ours, page
+from convnet.results.shown import catalogue, lines, ours, page, remarks
 from convnet.results.table import table, write
 from convnet.training import metrics_log
+from convnet.visualize.curves import draw_curves
 from forked import run as forked
 from runs import Notes
 from thin import thinned
@@ -148,7 +150,23 @@ def test_a_rate_that_is_too_high_is_left_out(few: Data, tmp_path: Path, monkeypa
             assert [folder.name for folder in measured.runs] == ["lr-0.1", "seed-1"]
 
 
-def test_epochs_to_a_training_error_with_the_rate_that_is_fastest(few: Data, tmp_path: Path) -> None:
+def test_where_no_rate_reaches_the_target_the_least_error_counts(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproducing._Runs, "epochs", lambda self, recipe, folder, bound=None: None)
+    monkeypatch.setattr(reproducing, "_errors", lambda folder: [0.9, 0.4 if folder.name == "lr-0.2" else 0.5])
+    made = plan(small(EPOCHS, "ratio", (0,), Arm("a", "lenet5_small", lr=(0.1, 0.2, 0.3))), few, None)
+    (measured,) = run_all(made, few, tmp_path)
+    assert (measured.lr, measured.values) == (0.2, (None,))
+
+
+def test_epochs_to_a_training_error_with_the_rate_that_is_fastest(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        tabling, "draw_curves", lambda runs: drawn.extend(run.name for run in runs) or draw_curves(runs)
+    )
     arms = (Arm("a", "lenet5_small", settings=("epochs=15", "batch=8", "lr_steps=[]"), lr=(0.002, 0.00001)),
             Arm("b", "lenet5_small", settings=("epochs=1", "batch=8", "lr_steps=[]", "lr=0.00001")))  # fmt: skip
     made = plan(small(EPOCHS, "ratio", (0,), *arms), few, None)
@@ -164,7 +182,9 @@ def test_epochs_to_a_training_error_with_the_rate_that_is_fastest(few: Data, tmp
     assert first.values[0] is not None
     assert np.interp(first.values[0], np.arange(len(errors)), errors) == pytest.approx(0.25)  # between two epochs
     assert min(errors[:-1]) > 0.25 >= errors[-1]  # it is not trained on
+    assert first.runs == (tmp_path / "runs" / "a" / "lr-0.002",)
     content = write(tmp_path, made, measured)
+    assert drawn == ["a, seed 0", "b, seed 0"]  # not of the other rate
     assert content["rows"][1]["ratio"] is None
     assert [len(line) for line in lines(content)] == [8, 8, 8]
 
@@ -191,6 +211,8 @@ def test_errors_differences_and_what_is_written(few: Data, tmp_path: Path) -> No
     text = page(out, content).read_text(encoding="utf-8")
     assert "two/2" in text
     assert "data:image/png;base64," in text
+    assert remarks(content) == []
+    assert len(remarks({"share_of_epochs": 0.1, "rows": [{"split": "val"}]})) == 2
     assert "http" not in text.replace("http-equiv", "")
     assert json.loads((out / "environment.json").read_bytes())["torch"] == torch.__version__
 
@@ -368,8 +390,10 @@ def test_a_store_serves_as_it_is(run: Run, few_digits: Store, photos: Store) -> 
 def test_the_device_is_the_one_that_is_timed(few: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(planning, "need", lambda recipe, n_classes, device: asked.append(device) or Need(1.0, 1))
-    plan(small(ERROR, "difference", (0,), Arm("a", "lenet5_small")), few, None, None, "cuda:1")
-    assert asked == ["cuda:1"]
+    alike = (Arm("a", "lenet5_small"), Arm("b", "lenet5_small", settings=("lr=0.1",)))
+    made = plan(small(ERROR, "difference", (0,), *alike), few, None, None, "cuda:1")
+    assert asked == ["cuda:1"]  # once, as they take the same
+    assert made.hours == 2 * 30 * 315 / 3600
 
 
 @pytest.mark.parametrize(
