@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
@@ -140,6 +140,26 @@ def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
     return x
 
 
+class SelectedStages(dict[str, Tensor]):
+    """What a net fills with its stages; of those that aren't selected it keeps the name, not the activation."""
+
+    def __init__(self, selected: Sequence[str]) -> None:
+        super().__init__()
+        self.selected = {*selected, *(stage.rpartition(".")[0] for stage in selected)}
+
+    def __setitem__(self, stage: str, x: Tensor) -> None:
+        super().__setitem__(stage, x if stage in self.selected else x.new_empty(0))
+
+
+def _stops_at(stages: dict[str, Tensor] | None, inner: Sequence[str], x: Tensor) -> bool:
+    """Whether someone asks for one of the stages `inner` of an operation, which then can't be done in one pass."""
+    if stages is None or (isinstance(stages, SelectedStages) and stages.selected.isdisjoint(inner)):
+        for name in inner:
+            record(stages, name, x)  # the name alone
+        return False
+    return True
+
+
 NO_LIMIT = 2**31  # `range(smallest, NO_LIMIT)`: sides without an upper limit
 
 
@@ -240,8 +260,10 @@ def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, blo
 
     In one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5.
     """
-    if stages is None:
-        return ops.norm_pool(x, block)
+    names = ["relu"] * block.relu_before + ["norm"] * (block.n > 0) + ["pool"] + ["relu"] * block.relu_after
+    *inner, last = (f"{name}{number}" for name in names)
+    if not _stops_at(stages, inner, x):
+        return record(stages, last, ops.norm_pool(x, block))
     if block.relu_before:
         x = record(stages, f"relu{number}", F.relu(x))
     if block.n:
@@ -271,8 +293,8 @@ def relu_pool(
     x: Tensor, stages: dict[str, Tensor] | None, relu: str, pool: str, size: int, stride: int = 2, ceil: bool = False
 ) -> Tensor:
     """ReLU and max-pooling, noted as `relu` and `pool`; in one pass as above."""
-    if stages is None:
-        return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True))
+    if not _stops_at(stages, [relu], x):
+        return record(stages, pool, ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True)))
     return record(stages, pool, max_pool(record(stages, relu, F.relu(x)), size, stride, ceil))
 
 

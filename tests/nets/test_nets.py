@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError
+from convnet.kernels import ops
 from convnet.nets import MODELS, create_model, features, list_models, trace
-from convnet.nets.layers import Net, response_norm
+from convnet.nets.layers import Net, SelectedStages, response_norm
 from convnet.nets.lenet5 import digit_codes
 from thin import empty_for, images_for, new_thin_net, shapes_of, thin_net
 
@@ -419,6 +420,22 @@ def test_trace_takes_stages_and_columns_by_name() -> None:
             trace(net, images, [wrong])
     with pytest.raises(UsageError, match=r"unknown stage 'c1\.0': did you mean 'c1'"):
         trace(net_of("lenet5"), images_for(net_of("lenet5")), ["c1.0"])
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "caffenet", "vgg_a"])
+def test_stages_that_nobody_asks_for_are_passed_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block whose inner stages aren't selected is one operation, with the same result and the same known names."""
+    net, blocks = thin_net(name), []
+    images, norm_pool = images_for(net), ops.norm_pool
+    everything = trace(net, images)
+    monkeypatch.setattr(ops, "norm_pool", lambda x, block: blocks.append(block) or norm_pool(x, block))
+    (pool5,) = trace(net, images, ["pool5"]).values()
+    torch.testing.assert_close(pool5, everything["pool5"])
+    whole = [block for block in blocks if block.relu_before or block.relu_after or block.n]
+    assert len(whole) == {"alexnet": 3, "alexnet_2012": 2, "caffenet": 3, "vgg_a": 5}[name]
+    recorded = SelectedStages(["relu1" if name != "vgg_a" else "relu1_1"])
+    net(images, recorded)
+    assert list(recorded) == list(everything)
 
 
 def test_features_are_a_stage_flattened() -> None:
