@@ -106,7 +106,7 @@ LINES = {
     "export": 740,
     "io": 2050,
     "kernels": 2370,
-    "nets/": 1610,
+    "nets/": 1630,
     "report": 690,
     "results": 940,
     "retrieval": 1920,
