@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
 from convnet.device import choose
-from convnet.errors import Diverged
+from convnet.errors import DataError, Diverged, UsageError
 from convnet.evaluation.ensemble import join, rows
 from convnet.evaluation.pictures import seen
 from convnet.evaluation.predictions import Member, Predictions, ask
@@ -65,6 +65,7 @@ def run(made: Plan, data: Data, out: Path, device: str = "auto", progress: Progr
         command: str = "convnet reproduce") -> list[Measured]:  # fmt: skip
     """Trains and tests every net that isn't trained yet. Raises: Interrupted, after which the same call goes on."""
     trains = _Runs(made, data, out, device, progress, stop, command)
+    trains.begin()
     arms = [trains.arm(arm) for arm in made.experiment.arms]
     return arms if made.experiment.measure == EPOCHS else trains.tested(arms)
 
@@ -82,6 +83,22 @@ class _Runs:
     command: str
     number: int = 0  # of the net that it's about
     said: dict[Path, Predictions] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Writes environment.json, or reads the one that is there. Raises: UsageError when it is of other pictures."""
+        recipe, path = next(iter(self.made.recipes.values())), self.out / "environment.json"
+        store = self.data.store_for(self.out, recipe.size, self.progress)
+        if not path.exists():
+            told = environment(choose(recipe.precision, self.device), store, self.command)
+            atomic.write_atomic(path, strict_json.seal(told))
+            return
+        try:
+            kept = strict_json.unseal(atomic.read(path, atomic.TEXT))
+            identity, place = kept["store_sha256"], kept["store"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path} is damaged ({error}); remove it, and the same command goes on") from error
+        if identity != store.identity:
+            raise UsageError(f"{self.out} was begun with other pictures, {place}; choose another --out")
 
     def arm(self, arm: Arm) -> Measured:
         """Trains an arm's nets; the values only where epochs are measured."""
@@ -146,9 +163,6 @@ class _Runs:
         if has_ended(folder) and not again:
             return
         store, resume = self.data.store_for(self.out, recipe.size, self.progress), has_begun(folder)
-        if not (path := self.out / "environment.json").exists():
-            told = environment(choose(recipe.precision, self.device), store, self.command)
-            atomic.write_atomic(path, strict_json.seal(told))
         progress = _Whole(self.progress, f"net {self.number} of {self.made.n_runs()}", self.later(recipe))
         train(recipe, store, folder, resume=resume, init_from=None if resume else start, device=self.device,
               progress=progress, stop=self.stop, command=self.command)  # fmt: skip
