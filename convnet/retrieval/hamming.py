@@ -12,7 +12,7 @@ from convnet.errors import UsageError
 Codes = NDArray[np.uint8]  # (n, bytes): a row a picture; eight bits a byte, the first one its highest
 Words = NDArray[np.unsignedinteger]  # (words, n): the same bytes, so that each pass reads one piece of memory
 Ints = NDArray[np.int64]
-BLOCK = 1 << 15  # codes at a time: what is counted of them stays in a core's cache
+BLOCK = 1 << 14  # codes at a time: what is counted of them stays in a core's cache
 WORDS = (np.uint64, np.uint32, np.uint16, np.uint8)
 
 

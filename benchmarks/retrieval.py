@@ -1,0 +1,198 @@
+"""How good are codes, and how fast are searches?
+
+    python benchmarks/retrieval.py quality TRAIN.index TEST.index [--pixels] [--seeds 3] [--hold-out 2]
+    python benchmarks/retrieval.py codes [--n 1000000] [--bits 128] [--top 100]
+    python benchmarks/retrieval.py features FOLDER [--n 1000000] [--features 4096]
+
+quality: of two indexes by features of a store with classes, every picture of TEST is searched in TRAIN. Printed: mean
+average precision over all of TRAIN, by class, and precision of the first ten, each with the 95 % interval of the mean
+over the pictures of TEST; pictures at the same distance in an order chosen at random, as names tell classes. Coders are
+fitted on TRAIN; --hold-out: on all but some classes at a time, whose pictures of TEST alone are then searched.
+--pixels: also pictures of 32 x 32, read where the index's names say.
+
+codes: random codes; features: a random index in FOLDER, searched from the disk, with the most memory that was taken.
+"""
+
+import argparse
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.cluster import KMeans
+
+from convnet import hardware
+from convnet.data.preprocess import Preprocessing
+from convnet.report.sheet import pictures_by_name
+from convnet.retrieval import codes, hamming, quality
+from convnet.retrieval.index import Contents, Index, load, write
+from convnet.retrieval.search import search
+
+BITS = (32, 64, 128, 256)
+SIDE = 32  # pixels
+HOW = Preprocessing(size=SIDE, pad=0, crop=SIDE, channels="rgb", mean=None, scale=1.0, offset=0.0, shorter_side=SIDE)
+
+
+class Task:
+    """Which pictures are searched for which: labels, and an order of TRAIN that tells nothing."""
+
+    def __init__(self, train_labels: np.ndarray, labels: np.ndarray) -> None:
+        self.order = np.random.default_rng(0).permutation(len(train_labels))
+        self.train_labels, self.labels = train_labels[self.order], labels
+
+    def row(self, name: str, distances: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Prints the quality of distances (Q, n); rows: the queries that count."""
+        chosen = np.arange(len(self.labels)) if rows is None else rows
+        nearest = np.argsort(distances[:, self.order], 1, kind="stable")
+        relevant = (self.train_labels[nearest] == self.labels[:, None])[chosen]
+        average, first = quality.average_precision(relevant), quality.precision(relevant, 10)
+        by_class = np.mean(list(quality.by_class(average, self.labels[chosen]).values()))
+        (low, high), (low10, high10) = quality.interval(average), quality.interval(first)
+        cells = f"{by_class:.3f} | {low:.3f} to {high:.3f} | {first.mean():.3f} | {low10:.3f} to {high10:.3f}"
+        print(f"| {name} | {cells} |", flush=True)
+
+
+def euclidean(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(Q, n), squared, in float64."""
+    a, b = queries.astype(np.float64), rows.astype(np.float64)
+    return np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
+
+
+def by_codes(coder: codes.Coder, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    searched = hamming.by_words(coder.encode(rows))
+    return np.stack([hamming.distances(hamming.by_words(code[None])[:, 0], searched) for code in coder.encode(queries)])
+
+
+def by_products(queries: np.ndarray, rows: np.ndarray, n_bits: int) -> np.ndarray:
+    """Product quantisation (Jegou and others 2011): 8 bits for each of the equal parts of a row at length 1; a query
+    stays as it is."""
+    total = np.zeros((len(queries), len(rows)))
+    for a, b in zip(*(np.array_split(codes.unit(each), n_bits // 8, 1) for each in (queries, rows)), strict=True):
+        found = KMeans(256, n_init=1, max_iter=20, random_state=0).fit(b)
+        total += euclidean(a, found.cluster_centers_)[:, found.labels_]
+    return total
+
+
+def features_of(index: Index) -> np.ndarray:
+    return np.concatenate(list(index.blocks()))
+
+
+def pixels_of(index: Index) -> np.ndarray:
+    """(n, 3072): the pictures that the index is of."""
+    look, found = pictures_by_name(replace(HOW, size=256, crop=256, shorter_side=256)), []
+    for name in index.contents.names:
+        picture = look(name)
+        assert picture is not None, f"{name} is not there"
+        found.append(np.asarray(Image.fromarray(picture.pixels).resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1))
+    return np.stack(found)
+
+
+def measure_quality(train: Path, test: Path, pixels: bool, seeds: int, hold_out: int) -> None:
+    searched, asked = load(train), load(test)
+    rows, queries = features_of(searched), features_of(asked)
+    task = Task(searched.labels, asked.labels)
+    print(f"{searched.contents.stage}: {len(rows):,} pictures, {len(queries):,} searched for")
+    print("| by | mAP | 95 % | precision of 10 | 95 % |\n|---|---|---|---|---|")
+    if hold_out:
+        return measure_held_out(task, rows, queries, hold_out)
+    task.row("features, Euclidean", euclidean(queries, rows))
+    task.row("features, cosine", euclidean(codes.unit(queries), codes.unit(rows)))
+    measure_coders(task, rows, queries, seeds, "")
+    for bits in BITS:
+        task.row(f"product quantisation, {bits} bits", by_products(queries, rows, bits))
+    if pixels:
+        rows, queries = pixels_of(searched), pixels_of(asked)
+        task.row("pixels, Euclidean", euclidean(queries, rows))
+        measure_coders(task, rows, queries, seeds, " of pixels", ("autoencoder",))
+    return None
+
+
+def measure_coders(
+    task: Task, rows: np.ndarray, queries: np.ndarray, seeds: int, of: str, kinds: tuple[str, ...] = tuple(codes.KINDS)
+) -> None:
+    for kind in kinds:
+        for bits in BITS:
+            for seed in range(seeds):
+                coder = codes.fit(kind, rows, bits, seed)
+                task.row(f"{kind}{of}, {bits} bits, seed {seed}", by_codes(coder, queries, rows))
+
+
+def measure_held_out(task: Task, rows: np.ndarray, queries: np.ndarray, hold_out: int) -> None:
+    """Each class is held out once, some at a time; the queries of all are then put together."""
+    classes, labels = np.unique(task.labels), task.train_labels[np.argsort(task.order)]
+    for kind in codes.KINDS:
+        distances = np.empty((len(queries), len(rows)))
+        for first in range(0, len(classes), hold_out):
+            held = classes[first : first + hold_out]
+            coder = codes.fit(kind, rows[~np.isin(labels, held)], 128)
+            own = np.isin(task.labels, held)
+            distances[own] = by_codes(coder, queries[own], rows)
+        task.row(f"{kind}, 128 bits, fitted without the class", distances)
+    task.row("features, cosine", euclidean(codes.unit(queries), codes.unit(rows)))
+
+
+def measure_codes(n: int, bits: int, top: int) -> None:
+    generator = np.random.default_rng(0)
+    searched = hamming.by_words(generator.integers(0, 256, (n, bits // 8), np.uint8))
+    queries = generator.integers(0, 256, (50, bits // 8), np.uint8)
+    hamming.nearest(queries[:5], searched, top)
+    before, rates, of_core = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, list[float](), list[float]()
+    for _ in range(5):
+        begin, busy = time.perf_counter(), time.process_time()
+        hamming.nearest(queries, searched, top)
+        rates.append(len(queries) / (time.perf_counter() - begin))
+        of_core.append(len(queries) / (time.process_time() - busy))
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    told = ", ".join(
+        f"{np.median(some):.0f} ({min(some):.0f} to {max(some):.0f}) queries a second of {of}"
+        for some, of in ((rates, "the clock"), (of_core, "the processor"))
+    )
+    print(
+        f"{n:,} codes of {bits} bits, {searched.nbytes / 2**20:.0f} MiB, top {top}: {told}; {more:.1f} MiB more memory"
+    )
+
+
+def measure_features(folder: Path, n: int, n_features: int) -> None:
+    """Every row is one of 5,000, at a length of its own."""
+    generator = np.random.default_rng(0)
+    some, lengths = generator.standard_normal((5000, n_features), np.float32), generator.uniform(0.5, 2, n)
+    path, names = folder / "random.index", tuple(f"{i:09d}" for i in range(n))
+    contents = Contents("none", "0" * 64, "none", n_features, names)
+    write(path, contents, np.full(n, -1), lambda ids: (some[ids % 5000] * lengths[ids, None]).astype(np.float16))
+    print(f"{n:,} x {n_features:,} features, {path.stat().st_size / 1e9:.1f} GB")
+    for what in ("first, with every sha256", "second"):
+        index = load(path) if what[0] == "f" else index  # noqa: F821
+        begin = time.perf_counter()
+        search(index, some[:10], 6)
+        seconds = time.perf_counter() - begin
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"{what} search of 10 pictures: {seconds:.0f} s; at most {most:.2f} GB of memory so far", flush=True)
+    path.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("quality")
+    verb.add_argument("train", type=Path)
+    verb.add_argument("test", type=Path)
+    verb.add_argument("--pixels", action="store_true")
+    verb.add_argument("--seeds", type=int, default=1)
+    verb.add_argument("--hold-out", type=int, default=0)
+    verb = verbs.add_parser("codes")
+    verb.add_argument("--n", type=int, default=1_000_000)
+    verb.add_argument("--bits", type=int, default=128)
+    verb.add_argument("--top", type=int, default=100)
+    verb = verbs.add_parser("features")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--n", type=int, default=1_000_000)
+    verb.add_argument("--features", dest="n_features", type=int, default=4096)
+    given = vars(parser.parse_args())
+    print(f"{hardware.processor().name}, {hardware.cores().n} cores, numpy {np.__version__}")
+    {"quality": measure_quality, "codes": measure_codes, "features": measure_features}[given.pop("verb")](**given)
+
+
+if __name__ == "__main__":
+    main()
