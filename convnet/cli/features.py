@@ -89,26 +89,25 @@ def index(
     """Makes pictures searchable: convnet index runs/photos holiday/ holiday.index --codes 128
 
     A picture's name in the index is its path as it was given, or STORE/KEY; --add leaves those out whose name is there.
-    What can't be read is named on stderr. The index stays as it was until the new one is whole.
+    What can't be read is named on stderr. A stopped command goes on; until its end an index stays as it was.
     """
     from convnet.evaluation.trained_net import TrainedNet, checkpoint_at
+    from convnet.io.signals import on_signals
     from convnet.retrieval import build
 
     _check_index(add, remove, stage, codes, codes_only)
     file = checkpoint_at(checkpoint)
-    with shown(quiet) as progress:
+    with shown(quiet) as progress, on_signals() as stop:
         if remove:
             changed = build.remove(index, file, str(pictures))
         else:
             net = TrainedNet.load(file, choose_device(device))
+            how: dict[str, Any] = {"split": split, "progress": progress, "stop": stop}
             if add:
-                changed = build.add(index, net, file, pictures, split=split, progress=progress)
+                changed = build.add(index, net, file, pictures, **how)
             else:
-                kind = coder if codes else ""
-                changed = build.make(index, net, file, pictures, stage, split=split, kind=kind, n_bits=codes or 0,
-                                     codes_only=codes_only, progress=progress)  # fmt: skip
-    for odd in changed.failed:
-        print(f"convnet: {plain(odd['key'])}: {plain(odd['reason'])}", file=sys.stderr)
+                changed = build.make(index, net, file, pictures, stage, kind=coder if codes else "", n_bits=codes or 0,
+                                     codes_only=codes_only, **how)  # fmt: skip
     if as_json:
         print_json({"index": str(index), "n": changed.n, "changed": changed.changed, "there": changed.there,
                     "failed": list(changed.failed)})  # fmt: skip

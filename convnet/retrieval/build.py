@@ -1,32 +1,37 @@
-"""An index is made; pictures are added and removed: the net is asked, a coder fitted, the file written."""
+"""An index is made; pictures are added and removed: features are extracted, a coder fitted, the file written.
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+Features are extracted into .INDEX.work beside the index, from which a stopped command goes on.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convnet.data.sources.listing import shown
 from convnet.data.store import Store, is_store
-from convnet.errors import DataError, UsageError
+from convnet.errors import UsageError
 from convnet.evaluation.trained_net import TrainedNet
-from convnet.io import atomic
+from convnet.io import atomic, strict_json
+from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
 from convnet.retrieval import codes
-from convnet.retrieval.activations import activations, before_classes, shapes_of
+from convnet.retrieval.activations import before_classes, shapes_of
 from convnet.retrieval.codes import Coder
+from convnet.retrieval.extract import extract
+from convnet.retrieval.features import LEFT_OUT
 from convnet.retrieval.hamming import Codes
 from convnet.retrieval.index import Contents, Features, Index, Ints, load, write
 from convnet.retrieval.pictures import Odd, Pictures, of_split, pictures_at
 
 FITTED = 1 << 28  # numbers of features on which a coder is fitted, at most: 1 GiB in float32
 ENCODED = 1024  # pictures at a time
-LARGEST = 65504.0  # of float16
 
 
 @dataclass(frozen=True)
@@ -40,27 +45,13 @@ class Changed:
     failed: tuple[Odd, ...] = ()
 
 
-@dataclass(eq=False)
-class Spool:
-    """Features of new pictures, in a file that has no name: what kills the process removes it."""
+class Rows(NamedTuple):
+    """Some pictures: their names, labels (-1 where nobody knows), features by position."""
 
-    file: IO[bytes]
-    path: Path
-    n_features: int
     names: list[str]
     labels: list[int]
-
-    def add(self, names: Sequence[str], labels: Sequence[int], features: NDArray[np.float32]) -> None:
-        self.names += names
-        self.labels += labels
-        with atomic.disk_errors(self.path):
-            self.file.write(features.astype(np.float16).tobytes())
-            self.file.flush()
-
-    def features(self, ids: Ints) -> Features:
-        size = 2 * self.n_features
-        data = b"".join(os.pread(self.file.fileno(), size, size * int(i)) for i in ids)
-        return np.frombuffer(data, np.float16).reshape(len(ids), self.n_features)
+    features: Callable[[Ints], Features]
+    codes: Codes | None = None  # of an index; new pictures get theirs when the index is written
 
 
 def sources(places: Sequence[Path], split: str | None = None) -> tuple[list[Pictures], str]:
@@ -85,55 +76,71 @@ def make(
     n_bits: int = 0,
     codes_only: bool = False,
     progress: Progress = SILENT,
+    stop: Stop | None = None,
 ) -> Changed:
     """Writes an index of the pictures at a place by a stage's activations, with codes where a kind of coder is named.
 
-    stage: None is the one before the classes. Raises: UsageError when the index exists; DataError when no picture can
-    be read; DiskError.
+    stage: None is the one before the classes. Raises: UsageError when there is another index; DataError when no picture
+    can be read; DiskError; Interrupted.
     """
-    if path.exists():
-        raise UsageError(f"{path} exists; --add adds pictures to it, or choose another name")
     stage = stage or before_classes(net)
     n_features = int(np.prod(shapes_of(net, [stage])[stage]))
     several, above = sources([place], split)
+    if kind:
+        codes.check(kind, n_bits, sum(pictures.n for pictures in several), n_features)
     sha256, classes = atomic.sha256_file(checkpoint), several[0].classes
-    contents = Contents(str(checkpoint), sha256, stage, n_features, (), classes, kind)
-    with atomic.lock(path, "indexing", is_folder=False), _spool(path, n_features) as spool:
-        odd = _ask(net, stage, several, above, frozenset(), spool, progress)
-        coder, n = None, len(spool.names)
-        if not n:
-            raise DataError(
-                f"{shown(place)}: none of its pictures could be read; convnet check {shown(place)} says why"
-            )
+    asked = [sha256, stage, kind, n_bits, codes_only, above, *(pictures.identity for pictures in several)]
+    made = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    contents = Contents(str(checkpoint), sha256, stage, n_features, (), classes, kind, made)
+    with atomic.lock(path, "indexing", is_folder=False):
+        if path.exists():
+            if (there := load(path).contents).made != made:
+                raise UsageError(f"{path} exists; --add adds pictures to it, or choose another name")
+            _forget(path)
+            return Changed(there.n, 0, there.n)
+        parts, failed = _extracted(path, net, contents, several, above, progress, stop)
+        coder, n = None, sum(len(part.names) for part in parts)
         if kind:
             chosen = np.unique(np.linspace(0, n - 1, min(n, FITTED // n_features)).astype(np.int64))
-            coder = codes.fit(kind, spool.features(chosen), n_bits, progress=progress)
-        _write(path, contents, coder, None, np.empty(0, np.int64), spool, codes_only)
-    return Changed(n, n, 0, odd)
+            coder = codes.fit(kind, _features(parts, n_features, chosen), n_bits, progress=progress)
+        _write(path, contents, coder, parts, codes_only)
+        _forget(path)
+    return Changed(n, n, 0, failed)
 
 
 def add(
-    path: Path, net: TrainedNet, checkpoint: Path, place: Path, split: str | None = None, progress: Progress = SILENT
+    path: Path,
+    net: TrainedNet,
+    checkpoint: Path,
+    place: Path,
+    *,
+    split: str | None = None,
+    progress: Progress = SILENT,
+    stop: Stop | None = None,
 ) -> Changed:
     """Adds the pictures whose names the index lacks, by its own stage and coder.
 
-    Raises: UsageError for another checkpoint, or a class that the index lacks; DataError; DiskError.
+    Raises: UsageError for another checkpoint, or a class that the index lacks; DataError; DiskError; Interrupted.
     """
     with atomic.lock(path, "indexing", is_folder=False):
         index = load(path)
         index.check_checkpoint(checkpoint)
         several, above = sources([place], split)
-        given, known = several[0].classes, index.contents.classes
-        if new := sorted(set(given) - set(known)):
-            raise UsageError(f"{shown(place)} has the class {new[0]!r}, which {path} lacks; make another index")
-        with _spool(path, index.contents.n_features) as spool:
-            odd = _ask(net, index.contents.stage, several, above, frozenset(index.contents.names), spool, progress)
-            spool.labels = [known.index(given[label]) if label >= 0 else -1 for label in spool.labels]
-            if spool.names:
-                everything = np.arange(index.contents.n)
-                _write(path, index.contents, index.coder, index, everything, spool, not index.has_features)
-    n_new, n_there = len(spool.names), sum(each.n for each in several) - len(spool.names) - len(odd)
-    return Changed(index.contents.n + n_new, n_new, n_there, odd)
+        known, n_there = set(index.contents.names), 0
+        for i, pictures in enumerate(several):
+            if new := sorted(set(pictures.classes) - set(index.contents.classes)):
+                raise UsageError(f"{shown(place)} has the class {new[0]!r}, which {path} lacks; make another index")
+            ids = np.array([k for k, key in enumerate(pictures.keys) if above + key not in known], np.int64)
+            several[i], n_there = pictures.some(ids), n_there + pictures.n - len(ids)
+        several = [pictures for pictures in several if pictures.n]
+        if not several:
+            _forget(path)
+            return Changed(index.contents.n, 0, n_there)
+        parts, failed = _extracted(path, net, index.contents, several, above, progress, stop)
+        old, n_new = _kept(index, np.arange(index.contents.n)), sum(len(part.names) for part in parts)
+        _write(path, replace(index.contents, made=""), index.coder, [old, *parts], not index.has_features)
+        _forget(path)
+    return Changed(index.contents.n + n_new, n_new, n_there, failed)
 
 
 def remove(path: Path, checkpoint: Path, pattern: str) -> Changed:
@@ -149,73 +156,83 @@ def remove(path: Path, checkpoint: Path, pattern: str) -> Changed:
         if len(kept) in (0, len(names)):
             which = "every" if not kept else "no"
             raise UsageError(f"{path}: {which} picture is at {pattern!r}; its first one is {names[0]!r}")
-        _write(path, index.contents, index.coder, index, np.array(kept), None, not index.has_features)
+        _write(
+            path, replace(index.contents, made=""), index.coder, [_kept(index, np.array(kept))], not index.has_features
+        )
     return Changed(len(kept), len(names) - len(kept))
 
 
-def _ask(
+def _work(path: Path) -> Path:
+    return path.with_name(f".{path.name}.work")
+
+
+def _forget(path: Path) -> None:
+    """Removes what the index was made from. Raises: DiskError."""
+    with atomic.disk_errors(_work(path)):
+        if _work(path).exists():
+            shutil.rmtree(_work(path))
+
+
+def _extracted(
+    path: Path,
     net: TrainedNet,
-    stage: str,
+    contents: Contents,
     several: Sequence[Pictures],
     above: str,
-    known: frozenset[str],
-    spool: Spool,
     progress: Progress,
-) -> tuple[Odd, ...]:
-    """The features of the pictures whose names aren't known go into the spool; those that can't be read are told."""
-    odd = [each for pictures in several for each in pictures.odd]
+    stop: Stop | None,
+) -> tuple[list[Rows], tuple[Odd, ...]]:
+    """Pictures with their features, labelled by the index's classes; and those that could not be read."""
+    found, failed = list[Rows](), list[Odd]()
     for pictures in several:
-        new = np.array([i for i, key in enumerate(pictures.keys) if above + key not in known], np.int64)
-        for part in activations(net, pictures.some(new), [stage], progress=progress):
-            features = part.stages[stage].reshape(len(part.keys), spool.n_features)
-            if (beyond := np.abs(features).max(1, initial=0) > LARGEST).any():
-                raise DataError(
-                    f"{part.keys[int(beyond.argmax())]}: its activations of {stage} are beyond {LARGEST:,.0f}, the "
-                    f"largest number of an index; choose a later stage"
-                )
-            labels = [-1] * len(part.keys) if part.labels is None else part.labels.tolist()
-            spool.add([above + key for key in part.keys], labels, features)
-            odd += part.odd
-    return tuple(each for each in odd if each["status"] == "failed")
+        asked = f"{contents.sha256} {contents.stage} {pictures.identity}"
+        folder = _work(path) / hashlib.sha256(asked.encode()).hexdigest()[:16]
+        features = extract(net, contents.sha256, pictures, folder, [contents.stage], dtype="float16", progress=progress,
+                           stop=stop)  # fmt: skip
+        array = features.array(contents.stage).reshape(len(features.keys), contents.n_features)
+        places = [contents.classes.index(name) for name in features.classes]
+        labels = [-1] * len(array) if features.labels is None else [places[label] for label in features.labels]
+        found.append(Rows([above + key for key in features.keys], labels, array.__getitem__))
+        odd = map(strict_json.parse, (folder / LEFT_OUT).read_bytes().splitlines())
+        failed += [each for each in odd if each["status"] == "failed"]
+    return found, tuple(failed)
 
 
-def _write(
-    path: Path, contents: Contents, coder: Coder | None, old: Index | None, kept: Ints, spool: Spool | None, bare: bool
-) -> None:
-    """The pictures `kept` of an index and those of the spool, in the order of their names; bare: without features."""
-    names, labels = [contents.names[i] for i in kept], [] if old is None else old.labels[kept].tolist()
-    parts = [old.codes[kept]] if old is not None and old.codes is not None else []
-    if spool is not None:
-        names, labels = names + spool.names, labels + spool.labels
-        parts += [] if coder is None else _encoded(coder, spool)
+def _kept(index: Index, ids: Ints) -> Rows:
+    """Those pictures of an index."""
+    names, coded = [index.contents.names[i] for i in ids], index.codes
+    own = None if coded is None else coded[ids]
+    return Rows(names, index.labels[ids].tolist(), lambda places: index.features(ids[places]), own)
+
+
+def _write(path: Path, contents: Contents, coder: Coder | None, parts: Sequence[Rows], bare: bool) -> None:
+    """An index of all parts' pictures, in the order of their names. bare: without features."""
+    names, labels = [name for part in parts for name in part.names], [each for part in parts for each in part.labels]
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+    coded = None
+    if coder is not None:
+        coded = np.concatenate([_encoded(coder, part) if part.codes is None else part.codes for part in parts])[order]
 
     def features(places: Ints) -> Features:
-        ids = order[places]
-        found, is_old = np.empty((len(ids), contents.n_features), np.float16), ids < len(kept)
-        if old is not None and is_old.any():
-            found[is_old] = old.features(kept[ids[is_old]])
-        if spool is not None and not is_old.all():
-            found[~is_old] = spool.features(ids[~is_old] - len(kept))
-        return found
+        return _features(parts, contents.n_features, order[places])
 
     contents = replace(contents, names=tuple(names[i] for i in order))
-    coded = np.concatenate(parts)[order] if parts else None
     write(path, contents, np.array(labels, np.int64)[order], None if bare else features, coder, coded)
 
 
-def _encoded(coder: Coder, spool: Spool) -> list[Codes]:
-    n = len(spool.names)
-    return [coder.encode(spool.features(np.arange(at, min(at + ENCODED, n)))) for at in range(0, n, ENCODED)]
+def _encoded(coder: Coder, part: Rows) -> Codes:
+    n = len(part.names)
+    return np.concatenate(
+        [coder.encode(part.features(np.arange(at, min(at + ENCODED, n)))) for at in range(0, n, ENCODED)]
+    )
 
 
-@contextmanager
-def _spool(path: Path, n_features: int) -> Iterator[Spool]:
-    place = path.with_name(f".{path.name}.features")
-    with ExitStack() as stack:
-        with atomic.disk_errors(place):
-            atomic.make_folder(path.parent)
-            place.unlink(missing_ok=True)
-            file = stack.enter_context(open(place, "x+b"))
-            place.unlink()
-        yield Spool(file, place, n_features, [], [])
+def _features(parts: Sequence[Rows], n_features: int, ids: Ints) -> Features:
+    """Features of pictures by their position in all parts, one after the other."""
+    found, first = np.empty((len(ids), n_features), np.float16), 0
+    for part in parts:
+        own = (ids >= first) & (ids < first + len(part.names))
+        if own.any():
+            found[own] = part.features(ids[own] - first)
+        first += len(part.names)
+    return found

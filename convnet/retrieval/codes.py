@@ -57,15 +57,25 @@ class Coder:
 
 def fit(kind: str, features: NDArray[np.floating], n_bits: int, seed: int = 0, progress: Progress = SILENT) -> Coder:
     """A coder of that kind for features such as these, (n, D). Raises: UsageError when it can't have so many bits."""
-    if kind not in KINDS:
-        raise UsageError(unknown("kind of code", kind, KINDS))
-    if not LEAST <= n_bits <= MOST:
-        raise UsageError(f"codes of {n_bits} bits: from {LEAST} to {MOST}")
+    check(kind, n_bits, *features.shape)
     rows = unit(features)
     mean = rows.mean(0)
     layers = KINDS[kind](rows - mean, n_bits, np.random.default_rng(seed), progress)
     (weights, biases), *others = layers
     return Coder(kind, ((weights, biases - mean @ weights), *others))
+
+
+def check(kind: str, n_bits: int, n: int, n_features: int) -> None:
+    """Raises: UsageError when no such coder can be fitted on features (n, D)."""
+    if kind not in KINDS:
+        raise UsageError(unknown("kind of code", kind, KINDS))
+    if not LEAST <= n_bits <= MOST:
+        raise UsageError(f"codes of {n_bits} bits: from {LEAST} to {MOST}")
+    if kind == "itq" and n_bits > (most := min(n - 1, n_features)):
+        raise UsageError(
+            f"{n_bits} bits by ITQ: {n:,} pictures with {n_features:,} features have {most:,} principal components; "
+            f"take fewer bits, or the autoencoder"
+        )
 
 
 def unit(features: NDArray[np.floating]) -> Floats:
@@ -130,8 +140,6 @@ def _linear(weights: NDArray[np.floating]) -> Layer:
 def _components(rows: Floats, n: int, generator: np.random.Generator) -> Floats:
     """(D, n): the directions in which centred rows vary most, the first one most; by subspace iteration, because the
     covariance of 9,216 features would be a matter of minutes."""
-    if n > (most := min(rows.shape[0] - 1, rows.shape[1])):
-        raise UsageError(f"{n} bits by principal components, of which these features have {most:,}; take fewer bits")
     space = generator.standard_normal((rows.shape[1], min(n + SPARE, rows.shape[1]))).astype(np.float32)
     for _ in range(PASSES):
         space = np.linalg.qr(rows.T @ (rows @ space))[0]

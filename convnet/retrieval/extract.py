@@ -131,7 +131,9 @@ def _encoded(x: NDArray[np.float32], keys: Sequence[str], stage: str, dtype: str
     with np.errstate(over="ignore"):
         y = x.astype(np.dtype(dtype).newbyteorder("<"))
     if not (good := np.isfinite(y).all(of_picture)).all():
-        raise DataError(f"{stage} of {keys[int(good.argmin())]!r} is beyond float16's 65,504; choose --dtype float32")
+        raise DataError(
+            f"{stage} of {keys[int(good.argmin())]!r} is beyond float16's 65,504; choose float32, or another stage"
+        )
     return y.tobytes()
 
 

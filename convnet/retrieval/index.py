@@ -42,6 +42,7 @@ class Contents:
     names       of the pictures, in order
     classes     the labels' names
     coder       the kind of its codes, or ""
+    made        the sha256 of what was asked for when it was made; "" once pictures were added or removed
     """
 
     checkpoint: str
@@ -51,6 +52,7 @@ class Contents:
     names: tuple[str, ...]
     classes: tuple[str, ...] = ()
     coder: str = ""
+    made: str = ""
 
     @property
     def n(self) -> int:
@@ -217,7 +219,8 @@ def _checked(
 def _contents(text: bytes) -> Contents:
     contents = Contents(**strict_json.parse(text))
     names, classes = tuple(contents.names), tuple(contents.classes)
-    texts = (contents.checkpoint, contents.sha256, contents.stage, contents.coder, *names, *classes)
+    words = contents.checkpoint, contents.sha256, contents.stage, contents.coder, contents.made
+    texts = (*words, *names, *classes)
     if not all(isinstance(text, str) for text in texts) or type(contents.n_features) is not int:
         raise DataError("what it says of itself is of the wrong kind")
     contents = replace(contents, names=names, classes=classes)

@@ -66,7 +66,8 @@ class Pictures:
                 yield part._replace(ids=np.searchsorted(ids, part.ids))
 
         labels, keys = None if self.labels is None else self.labels[ids], [self.keys[i] for i in ids]
-        return replace(self, keys=keys, labels=labels, read=read)
+        identity = hashlib.sha256(json.dumps([self.identity, keys]).encode()).hexdigest()
+        return replace(self, keys=keys, labels=labels, identity=identity, read=read)
 
 
 def pictures_at(places: Sequence[Path], split: str | None = None, progress: Progress = SILENT) -> Pictures:

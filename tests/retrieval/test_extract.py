@@ -190,7 +190,7 @@ def test_what_is_wrong_is_said(net: TrainedNet, pictures: Pictures, tmp_path: Pa
     loud = trained_net(create_model("cifar_13", seed=0, num_classes=3), HOW)
     with torch.no_grad():
         loud.net.get_parameter("fc10.bias").fill_(1e5)
-    with pytest.raises(DataError, match="is beyond float16's 65,504; choose --dtype float32"):
+    with pytest.raises(DataError, match="is beyond float16's 65,504; choose float32, or another stage"):
         extract(loud, "0" * 64, pictures, tmp_path / "loud", ["fc10"], dtype="float16")
     with pytest.raises(UsageError, match="holds no features"):
         open_features(tmp_path / "out")
