@@ -23,7 +23,7 @@ class Data:
     name: str
     kind: str
     classes: tuple[str, ...]
-    n: Mapping[str, int]
+    n: Counter[str]
     source: Source | None = None
     store: Store | None = None
 
