@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from convnet import results
+from convnet.cli import app  # noqa: F401 - what the command loads: once, and not in each child
 from convnet.data.store import Store
 from convnet.recipe import load_recipe, with_settings
-from convnet.results import shown, table  # noqa: F401 - what the command loads, once and not in each child
+from convnet.results import shown, table  # noqa: F401
 from convnet.training.train import train
 from forked import command
 
