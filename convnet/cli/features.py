@@ -157,7 +157,10 @@ def search(
         if html is not None:
             from convnet.report.sheet import sheet
 
-            what = "the nearest codes" if how == "codes" else f"{measure} distance in {opened.contents.stage}"
+            what = f"the {measure} distance in {opened.contents.stage}"
+            if how != "features" and opened.coder is not None:
+                bits = f"codes of {opened.coder.n_bits} bits"
+                what = bits if how == "codes" else f"{what}, among those with the nearest {bits}"
             note = f"Nearest of {opened.contents.n:,} pictures by {what}, nearest first."
             if n_gone := sheet(html, index.name, note, found, net.preprocessing):
                 progress.warn(f"{n_gone} pictures are not where the index says; the page has their names only")
