@@ -25,7 +25,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
 from convnet.io.strict_json import Json
-from convnet.nets import MODELS, make
+from convnet.nets import make, model
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 
@@ -182,7 +182,7 @@ def rebuild(checkpoint: Checkpoint) -> Net:
 def _check_shapes(name: str, options: Json, weights: dict[str, Tensor]) -> None:
     """A net takes no memory before its weights are known to be there. Raises: ValueError, UsageError."""
     with torch.device("meta"):
-        needed = MODELS[name](**options).state_dict() if name in MODELS else {}
+        needed = model(name)(**options).state_dict()
     for weight in needed.keys() & weights.keys():
         if needed[weight].shape != weights[weight].shape:
             there, wanted = (list(each[weight].shape) for each in (weights, needed))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from convnet import __version__, threads
+from convnet import threads
 from convnet.cli import show_data as _data  # noqa: F401 - each adds its commands to show
 from convnet.cli import show_net as _net  # noqa: F401
 from convnet.cli import show_picture as _picture  # noqa: F401
 from convnet.cli import show_unit as _unit  # noqa: F401
 from convnet.cli.evaluate import evaluate, fuse, predict
-from convnet.cli.features import extract, index, search
+from convnet.cli.features import extract, fit_classifier, index, search
 from convnet.cli.launch import end, is_ended
 from convnet.cli.machine import benchmark, doctor
 from convnet.cli.options import (
@@ -79,14 +79,8 @@ def main() -> None:
 
 def _verb(function: Callable[P, None]) -> Callable[P, None]:
     """Adds a verb, with what happens to every verb."""
-    return app.command(function.__name__.strip("_"), cls=Verb)(guarded(function))  # import_ is the verb import
-
-
-@app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        print(f"convnet {__version__}")
-        raise typer.Exit
+    name = function.__name__.strip("_").replace("_", "-")  # import_ is the verb import
+    return app.command(name, cls=Verb)(guarded(function))
 
 
 _verb(train)
@@ -135,8 +129,8 @@ def explain(
         print_lines(describe.explain_lines(explained, columns()))
 
 
-for function in (prepare, merge, check, evaluate, fuse, predict, extract, index, search, report, reproduce, import_,
-                 export, doctor, benchmark):  # fmt: skip
+for function in (prepare, merge, check, evaluate, fuse, predict, extract, fit_classifier, index, search, report,
+                 reproduce, import_, export, doctor, benchmark):  # fmt: skip
     _verb(function)
 app.add_typer(show, name="show")
 

@@ -1,4 +1,4 @@
-"""The verbs extract, index and search: their arguments and what they print."""
+"""The verbs extract, fit-classifier, index and search: their arguments and what they print."""
 
 import sys
 from collections.abc import Sequence
@@ -199,3 +199,45 @@ def _print(found: "Sequence[Answer]", as_json: bool) -> None:
 def _to_dict(answer: "Answer") -> dict[str, Any]:
     nearest = [{"name": each.name, "class": each.label or None, "distance": each.distance} for each in answer.nearest]
     return {"picture": answer.name, "failed": answer.failed, "nearest": nearest}
+
+
+def fit_classifier(
+    checkpoint: Checkpoint,
+    store: Annotated[Path, typer.Argument(help="A store; its classes are what the classifier tells apart.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+    stage: Annotated[str | None, typer.Option(help="Whose features, as pool5 [before the classes].")] = None,
+    kind: Annotated[str, typer.Option(metavar="svm|logistic", help="A linear SVM, or logistic regression.")] = "svm",
+    split: Annotated[str, typer.Option(help="Of the store, to fit on.")] = "train",
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """A classifier of few photos, in minutes: convnet fit-classifier alexnet.ckpt stores/photos --out mine.ckpt
+
+    A linear classifier on a net's features, each picture's of length 1; C by cross-validation. Predict, evaluate and
+    export take the result as any checkpoint; an SVM's probabilities order the classes, and are no frequencies.
+    """
+    from convnet import checkpoint as checkpoints
+    from convnet.evaluation.trained_net import TrainedNet, checkpoint_at
+    from convnet.io.signals import on_signals
+    from convnet.retrieval.activations import before_classes, stages_of
+    from convnet.retrieval.classifier import fit_classifier as fit
+    from convnet.retrieval.pictures import pictures_at
+
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another name, or remove it")
+    kept = checkpoints.load(checkpoint_at(checkpoint))
+    net = TrainedNet.of(kept, choose_device(device), str(checkpoint))
+    (chosen,) = stages_of(net, stage)[:1] if stage else [before_classes(net)]
+    with shown(quiet) as progress, on_signals() as stop:
+        found = fit(kept, net, pictures_at([store], split, progress), chosen, kind, progress=progress, stop=stop)
+    checkpoints.save(out, found.checkpoint)
+    if as_json:
+        print_json({"net": str(out), **found.checkpoint.provenance["fitted"]})
+        return
+    print_lines([f"C {c:g}: {share:.2%} right in cross-validation" for c, share in found.right.items()])
+    print(
+        plain(
+            f"{kind} on {chosen}, {found.n:,} pictures, {len(found.checkpoint.classes)} classes; C {found.c:g}: {out}"
+        )
+    )

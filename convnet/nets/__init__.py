@@ -4,14 +4,16 @@ import fnmatch
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.layers import Net, SelectedStages
+from convnet.nets.layers import Net, SelectedStages, record
 
 
 def _nets() -> Iterator[type[Net]]:
@@ -55,6 +57,8 @@ def create_model(
 
 def model(name: str) -> type[Net]:
     """The class of a net. Raises: UsageError for an unknown name."""
+    if name == LinearClassifier.name:
+        return LinearClassifier
     if name not in MODELS:
         raise UsageError(unknown("net", name, MODELS))
     return MODELS[name]
@@ -66,7 +70,7 @@ def make(name: str, options: Mapping[str, object], **sizes: int) -> Net:
     parameters = inspect.signature(net).parameters
     known = [option for option in parameters if option not in ("num_classes", "in_channels")]
     for option in options:
-        if option not in parameters:
+        if option not in parameters and net is not LinearClassifier:
             text = unknown("option", option, known) if known else f"unknown option '{option}': it has none"
             raise UsageError(f"{name}: {text}")
     with torch.random.fork_rng(devices=[]):  # torch's own initial values are sampled and thrown away
@@ -146,3 +150,71 @@ def stage_of(net: Net, activations: dict[str, Tensor], stage: str) -> Tensor:
     if "." in stage and columns:
         known += [f"{whole}.{column}" for whole in known[:-1] for column in columns]
     raise UsageError(unknown("stage", stage, known))
+
+
+class LinearClassifier(Net):
+    """Pictures (N, C, side, side) to logits (N, num_classes): a linear layer on the features of another net's stage.
+
+    The other net ends there: the layers of its later stages are left out. What `convnet fit-classifier` makes.
+    """
+
+    name = "linear_classifier"
+    last: ClassVar[str] = "classes"
+    fixed: ClassVar[str] = "a linear classifier has a weight for each place of its features"
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int | None = None,
+        *,
+        net: str = "",
+        stage: str = "",
+        side: int = 0,
+        normalize: bool = True,
+        **options: object,
+    ) -> None:
+        """net, options: the other net's. stage: one of its stages. side: of its pictures, pixels. normalize: features
+        are divided by their Euclidean length. Raises: UsageError."""
+        sizes = {} if in_channels is None else {"in_channels": in_channels}
+        with torch.device("meta"):
+            empty = make(net, options, **sizes)
+            seen = trace(empty, torch.empty(1, empty.in_channels, side, side))
+        if stage not in seen:
+            raise UsageError(unknown("stage", stage, seen))
+        super().__init__(num_classes, empty.in_channels)
+        self.stage, self.normalize, self.input_size, self.sides = stage, normalize, side, range(side, side + 1)
+        self.paper, self.year = empty.paper, empty.year
+        self.relu_inside, self.float32_input = empty.relu_inside, empty.float32_input
+        self.body = make(net, options, **sizes)
+        for later in list(seen)[list(seen).index(stage) + 1 :]:
+            if later in dict(self.body.named_children()):
+                setattr(self.body, later, nn.Identity())
+        self.classes = nn.Linear(seen[stage].numel(), num_classes)
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        reached = _Until(self.stage, stages)
+        with suppress(_Reached):
+            self.body(images, reached)
+        x = reached.x.flatten(1)
+        x = F.normalize(x) if self.normalize else x
+        return record(stages, "classes", self.classes(x))
+
+
+class _Reached(Exception):  # noqa: N818 - no error: the pass of a net ends here
+    pass
+
+
+class _Until(dict[str, Tensor]):
+    """What a net fills with its stages until it comes to `stage`; `outer` is told each."""
+
+    x: Tensor
+
+    def __init__(self, stage: str, outer: dict[str, Tensor] | None) -> None:
+        super().__init__()
+        self.stage, self.outer = stage, outer
+
+    def __setitem__(self, name: str, x: Tensor) -> None:
+        record(self.outer, name, x)
+        if name == self.stage:
+            self.x = x
+            raise _Reached

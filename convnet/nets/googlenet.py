@@ -162,7 +162,7 @@ class GoogLeNet(Net):
     bn: ClassVar[bool] = False  # torchvision's form
     torchvision = "googlenet"
     layer_names: Mapping[str, Mapping[str, str]] = MappingProxyType({"caffe": CAFFES})
-    relu_inside: ClassVar[bool] = True
+    relu_inside = True
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
     input_size = 224
     sides = range(31, NO_LIMIT)  # pixels: from 31 on something is left at pool4

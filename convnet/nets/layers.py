@@ -78,7 +78,7 @@ class Net(nn.Module):
     within: ClassVar[Mapping[str, LRN]] = MappingProxyType({})  # {stage that normalises within each map: constants}
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # size, stride, whether partial windows are kept
     average_pools: ClassVar[tuple[str, ...]] = ()  # the others take the largest value, but for those of whole maps
-    relu_inside: ClassVar[bool] = False  # the stage that has a convolution's name is what follows its ReLU
+    relu_inside: bool = False  # the stage that has a convolution's name is what follows its ReLU
     caffe_channels: ClassVar[Literal["rgb", "bgr"]] = "bgr"  # the order of colours that Caffe's models of it read
     caffe_note: ClassVar[str] = ""  # what a reader of Caffe's weights must know
 

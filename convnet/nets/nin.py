@@ -26,7 +26,7 @@ class NINNet(Net):
 
     paper = "Lin, Chen and Yan 2013"
     year = 2013
-    relu_inside: ClassVar[bool] = True
+    relu_inside = True
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
 
     def add_mlpconv(
