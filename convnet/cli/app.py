@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from convnet import threads
+from convnet import __version__, threads
 from convnet.cli import show_data as _data  # noqa: F401 - each adds its commands to show
 from convnet.cli import show_net as _net  # noqa: F401
 from convnet.cli import show_picture as _picture  # noqa: F401
@@ -81,6 +81,13 @@ def _verb(function: Callable[P, None]) -> Callable[P, None]:
     """Adds a verb, with what happens to every verb."""
     name = function.__name__.strip("_").replace("_", "-")  # import_ is the verb import
     return app.command(name, cls=Verb)(guarded(function))
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"convnet {__version__}")
+        raise typer.Exit
 
 
 _verb(train)
