@@ -8,7 +8,7 @@ quality: of two indexes by features of a store with classes, every picture of TE
 average precision over all of TRAIN, by class, and precision of the first ten, each with the 95 % interval of the mean
 over the pictures of TEST; pictures at the same distance in an order chosen at random, as names tell classes. Coders are
 fitted on TRAIN; --hold-out: on all but some classes at a time, whose pictures of TEST alone are then searched.
---pixels: also pictures of 32 x 32, read where the index's names say.
+--pixels: of pictures of 32 x 32, read where the index's names say, in place of the features.
 
 codes: random codes; features: a random index in FOLDER, searched from the disk, with the most memory that was taken.
 """
@@ -80,7 +80,7 @@ def features_of(index: Index) -> np.ndarray:
 
 
 def pixels_of(index: Index) -> np.ndarray:
-    """(n, 3072): the pictures that the index is of."""
+    """(n, 3072): the pictures that the index is of, from a store of 256 x 256."""
     look, found = pictures_by_name(replace(HOW, size=256, crop=256, shorter_side=256)), []
     for name in index.contents.names:
         picture = look(name)
@@ -91,32 +91,22 @@ def pixels_of(index: Index) -> np.ndarray:
 
 def measure_quality(train: Path, test: Path, pixels: bool, seeds: int, hold_out: int) -> None:
     searched, asked = load(train), load(test)
-    rows, queries = features_of(searched), features_of(asked)
-    task = Task(searched.labels, asked.labels)
-    print(f"{searched.contents.stage}: {len(rows):,} pictures, {len(queries):,} searched for")
+    rows, queries = ((pixels_of if pixels else features_of)(index) for index in (searched, asked))
+    task, what = Task(searched.labels, asked.labels), f"pixels, {SIDE} x {SIDE}" if pixels else searched.contents.stage
+    print(f"{what}: {len(rows):,} pictures, {len(queries):,} searched for")
     print("| by | mAP | 95 % | precision of 10 | 95 % |\n|---|---|---|---|---|")
+    task.row("Euclidean", euclidean(queries, rows))
+    task.row("cosine", euclidean(codes.unit(queries), codes.unit(rows)))
     if hold_out:
         return measure_held_out(task, rows, queries, hold_out)
-    task.row("features, Euclidean", euclidean(queries, rows))
-    task.row("features, cosine", euclidean(codes.unit(queries), codes.unit(rows)))
-    measure_coders(task, rows, queries, seeds, "")
-    for bits in BITS:
-        task.row(f"product quantisation, {bits} bits", by_products(queries, rows, bits))
-    if pixels:
-        rows, queries = pixels_of(searched), pixels_of(asked)
-        task.row("pixels, Euclidean", euclidean(queries, rows))
-        measure_coders(task, rows, queries, seeds, " of pixels", ("autoencoder",))
-    return None
-
-
-def measure_coders(
-    task: Task, rows: np.ndarray, queries: np.ndarray, seeds: int, of: str, kinds: tuple[str, ...] = tuple(codes.KINDS)
-) -> None:
-    for kind in kinds:
+    for kind in codes.KINDS:
         for bits in BITS:
             for seed in range(seeds):
                 coder = codes.fit(kind, rows, bits, seed)
-                task.row(f"{kind}{of}, {bits} bits, seed {seed}", by_codes(coder, queries, rows))
+                task.row(f"{kind}, {bits} bits, seed {seed}", by_codes(coder, queries, rows))
+    for bits in BITS:
+        task.row(f"product quantisation, {bits} bits", by_products(queries, rows, bits))
+    return None
 
 
 def measure_held_out(task: Task, rows: np.ndarray, queries: np.ndarray, hold_out: int) -> None:
@@ -130,7 +120,6 @@ def measure_held_out(task: Task, rows: np.ndarray, queries: np.ndarray, hold_out
             own = np.isin(task.labels, held)
             distances[own] = by_codes(coder, queries[own], rows)
         task.row(f"{kind}, 128 bits, fitted without the class", distances)
-    task.row("features, cosine", euclidean(codes.unit(queries), codes.unit(rows)))
 
 
 def measure_codes(n: int, bits: int, top: int) -> None:

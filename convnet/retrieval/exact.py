@@ -25,7 +25,7 @@ def nearest(
     """(positions, distances), (Q, min(k, n)) each: the k rows nearest to each query (Q, D), nearest first.
 
     blocks: the n rows (m, D) in their order, some at a time. Ties: the first one. cosine: 1 minus the cosine of the
-    angle, which is half the squared distance of the rows at length 1; a row of zeros stays one.
+    angle, which is half the squared distance of the rows at length 1; a row of zeros stays one, 1/2 from all others.
     Raises: UsageError when queries and rows have different D.
     """
     asked = _prepared(queries, measure)

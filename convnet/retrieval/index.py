@@ -172,8 +172,9 @@ def write(
     atomic.write_atomic(path, chain([header], map(bytes, pieces)))
 
 
-def load(path: Path) -> Index:
+def load(place: atomic.PathLike) -> Index:
     """The index in a file. Raises: UsageError when there is none; DataError when it isn't one, or is damaged."""
+    path = atomic.as_path(place, "the index")
     if not path.is_file():
         raise UsageError(f"{path}: no such index; convnet index CHECKPOINT STORE {path} makes it")
     with _reading(path):

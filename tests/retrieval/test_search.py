@@ -80,6 +80,15 @@ def test_the_cosine_is_one_minus_the_cosine() -> None:
     assert (np.diff(distances) >= 0).all()
 
 
+def test_a_picture_without_any_activation_has_no_angle() -> None:
+    """A row of zeros stays one: half the squared distance to a row at length 1 is 1/2, whichever that is."""
+    rows = np.array([[0.0, 4.0], [0.0, 0.0], [2.0, 0.0]])
+    positions, distances = exact.nearest(rows, [rows], 3, "cosine")
+    assert positions.tolist() == [[0, 1, 2], [1, 0, 2], [2, 1, 0]]
+    assert distances.tolist() == [[0, 0.5, 1], [0, 0.5, 0.5], [0, 0.5, 1]]
+    assert np.isfinite(codes.unit(rows)).all()
+
+
 def test_features_of_another_width_are_refused() -> None:
     with pytest.raises(UsageError, match="a query has 3 features, and what is searched has 4"):
         exact.nearest(np.zeros((1, 3)), [np.zeros((2, 4))], 1)
