@@ -88,10 +88,12 @@ def test_a_search_of_a_digit_finds_what_the_plainest_search_finds(
     plain = np.sqrt(
         np.square(queries[:, None].astype(np.float16).astype(np.float64) - rows[None].astype(np.float64)).sum(2)
     )
-    assert np.allclose(distances, np.sort(plain, 1)[:, :6], atol=0.01)  # float16 near 1 has steps of 0.001
-    assert np.allclose(np.take_along_axis(plain, places, 1), distances, atol=0.01)
+    # a few of 84 features are rounded to the next float16, which is 2**-10 of the largest away at most
+    most = 9 * 2**-10 * np.abs(rows).max()
+    assert np.allclose(distances, np.sort(plain, 1)[:, :6], rtol=0, atol=most)
+    assert np.allclose(np.take_along_axis(plain, places, 1), distances, rtol=0, atol=most)
     assert [opened.contents.names[i] for i in places[:, 0]] == [f"{few_digits.path}/{key}" for key in split.keys[:5]]
-    assert distances[:, 0].max() < 0.01
+    assert distances[:, 0].max() < most
 
 
 def test_features_decide_among_the_nearest_codes(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +288,9 @@ def test_the_verbs(digits_index: Path, untrained: Path, few_digits: Store, tmp_p
         (answer,) = json.loads(told)
         assert code == 0
         assert len(answer["nearest"]) == 6
-        assert answer["nearest"][0]["distance"] < 0.01
+        assert answer["nearest"][0]["distance"] <= ("codes" in flags or 1e-3)  # one bit may be on the edge
+        if "codes" not in flags:
+            assert answer["nearest"][0]["name"] == f"{few_digits.path}/{few_digits.split('val').keys[0]}"
         assert answer["nearest"][0]["class"] in few_digits.classes
     assert run("index", untrained, pictures / names[0], "a.index", "--remove")[1].startswith(
         "a.index: 2 pictures, 1 removed"
