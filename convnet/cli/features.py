@@ -218,6 +218,7 @@ def fit_classifier(
     export take the result as any checkpoint; an SVM's probabilities order the classes, and are no frequencies.
     """
     from convnet import checkpoint as checkpoints
+    from convnet.data.store import is_store
     from convnet.evaluation.trained_net import TrainedNet, checkpoint_at
     from convnet.io.signals import on_signals
     from convnet.retrieval.activations import before_classes, stages_of
@@ -226,6 +227,8 @@ def fit_classifier(
 
     if out.exists():
         raise UsageError(f"{out} exists; choose another name, or remove it")
+    if not is_store(store):
+        raise UsageError(f"{store} is not a store (it has no store.json); convnet prepare makes one of labelled photos")
     kept = checkpoints.load(checkpoint_at(checkpoint))
     net = TrainedNet.of(kept, choose_device(device), str(checkpoint))
     (chosen,) = stages_of(net, stage)[:1] if stage else [before_classes(net)]

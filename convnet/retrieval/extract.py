@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from convnet.data import preprocess
 from convnet.errors import DataError, Interrupted, UsageError, unknown
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.evaluation.views import protocol
@@ -59,7 +60,11 @@ def extract(
     if kind == "parquet":
         pyarrow()
     shapes = shapes_of(net, stages, views)
-    asked: Json = {"checkpoint": checkpoint, "arithmetic": str(net.device.dtype), "pictures": pictures.identity}
+    asked: Json = {
+        "checkpoint": checkpoint,
+        "arithmetic": str(net.device.dtype).removeprefix("torch."),
+        "pictures": pictures.identity,
+    }
     asked |= {"stages": list(shapes), "views": str(protocol(views, net.preprocessing, scales)), "dtype": dtype}
     asked |= {"normalized": normalize, "kind": kind}
     with atomic.lock(out, "extracting"):
@@ -79,8 +84,9 @@ def extract(
                 work.add(pieces, {"done": part.done, "n": work.state.get("n", 0) + len(part.keys)})
             if not (n := work.state["n"]):
                 raise DataError(f"{pictures.name}: none of the {pictures.n:,} pictures could be read")
-            meta = {"format": FORMAT, "net": net.name, "source": pictures.name, "n": n, "asked": asked}
-            meta |= {"classes": list(pictures.classes), **_finished(work, net, shapes, n, kind, dtype)}
+            meta = {"format": FORMAT, "net": net.net.name, "preprocessing": preprocess.to_dict(net.preprocessing)}
+            meta |= {"source": pictures.name, "n": n, "asked": asked, "classes": list(pictures.classes)}
+            meta |= _finished(work, net, shapes, n, kind, dtype)
             atomic.write_atomic(out / META, strict_json.seal(meta))
         unfinished.forget(out)
     return open_features(out)

@@ -75,6 +75,8 @@ def open_features(folder: atomic.PathLike) -> Features:
         _check_arrays(meta)
         lines = atomic.read(folder / PICTURES, LARGEST).splitlines()
         rows = [strict_json.parse(line) for line in lines]
+        if len(rows) != meta["n"]:
+            raise DataError(f"{PICTURES} has {len(rows):,} lines and not {meta['n']:,}")
         labels = np.array([row["label"] for row in rows], np.int64) if "label" in rows[0] else None
         return Features(folder, meta, tuple(str(row["key"]) for row in rows), labels, tuple(meta["classes"]))
     except OSError as error:
@@ -95,7 +97,10 @@ def _check_arrays(meta: Json) -> None:
         raise DataError(f"the type {meta['asked']['dtype']!r}; known: {', '.join(DTYPES)}")
     for stage, row in meta["arrays"].items():
         size = math.prod(row["shape"]) * np.dtype(meta["asked"]["dtype"]).itemsize
-        if row["offset"] is not None and not 0 <= row["offset"] <= meta["files"][row["file"]]["bytes"] - size:
+        numbers = [*row["shape"], 1 if row["offset"] is None else row["offset"]]
+        if not all(type(number) is int and number > 0 for number in numbers) or row["shape"][0] != meta["n"]:
+            raise DataError(f"{stage} is said to have the shape {row['shape']} at {row['offset']}")
+        if row["offset"] is not None and row["offset"] + size > meta["files"][row["file"]]["bytes"]:
             raise DataError(f"{stage} does not lie within {row['file']}")
 
 

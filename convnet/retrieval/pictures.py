@@ -78,7 +78,8 @@ def pictures_at(places: Sequence[Path], split: str | None = None, progress: Prog
     if len(places) == 1 and is_store(places[0]):
         return of_split(split_to_test(Store(places[0], progress), split))
     if split is not None:
-        raise UsageError(f"--split {split} is for a store, and {shown(places[0])} is none; name its folder {split}")
+        what = f"{shown(places[0])} is none (it has no store.json)"
+        raise UsageError(f"--split {split} is for a store, and {what}; prepare one of it, or leave --split out")
     return of_files(places)
 
 

@@ -11,6 +11,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation.trained_net import TrainedNet
+from convnet.io import strict_json
 from convnet.io.signals import Stop
 from convnet.nets import create_model, model, trace
 from convnet.progress import Silent
@@ -143,6 +144,14 @@ def test_damaged_features_are_not_read(net: TrainedNet, pictures: Pictures, tmp_
             with pytest.raises(DataError, match=r"out: .*extract again"):
                 open_features(out)
         path.write_bytes(whole)
+    whole = (out / "features.json").read_bytes()
+    for shape, offset in (([30, -3], 128), ([30, 3.0], 128), ([1 << 40, 3], 128), ([30, 1 << 40], 128), ([30, 3], 129)):
+        meta = strict_json.unseal(whole)  # of a stranger, whose sha256 is right
+        meta["arrays"]["fc10"] |= {"shape": shape, "offset": offset}
+        (out / "features.json").write_bytes(strict_json.seal(meta))
+        with pytest.raises(DataError, match="fc10 is said to have the shape|fc10 does not lie within"):
+            open_features(out)
+    (out / "features.json").write_bytes(whole)
     (out / "fc10.npy").unlink()
     with pytest.raises(DataError, match=r"fc10.npy can't be read: No such file"):
         open_features(out)
