@@ -149,7 +149,7 @@ def test_damaged_features_are_not_read(net: TrainedNet, pictures: Pictures, tmp_
         meta = strict_json.unseal(whole)  # of a stranger, whose sha256 is right
         meta["arrays"]["fc10"] |= {"shape": shape, "offset": offset}
         (out / "features.json").write_bytes(strict_json.seal(meta))
-        with pytest.raises(DataError, match="fc10 is said to have the shape|fc10 does not lie within"):
+        with pytest.raises(DataError, match=r"fc10 is said to have the shape|fc10 does not lie within"):
             open_features(out)
     (out / "features.json").write_bytes(whole)
     (out / "fc10.npy").unlink()
