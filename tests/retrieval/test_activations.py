@@ -96,6 +96,12 @@ def test_dense_is_averaged_over_the_picture_and_its_mirror(tmp_path: Path) -> No
             assert difference < 1e-4 * np.abs(mean).max()  # float32 sums in another order
 
 
+def test_large_stages_are_asked_for_a_few_pictures_at_a_time() -> None:
+    assert asking._batch({"conv1": (96, 55, 55), "relu1": (96, 55, 55)}) == 2**24 // (2 * 96 * 55 * 55)
+    assert asking._batch({"fc7": (4096,)}) == asking.BATCH
+    assert asking._batch({"maps": (2**25,)}) == 1
+
+
 def test_any_folder_will_do(net: TrainedNet, tmp_path: Path) -> None:
     folder = write(tmp_path / "in", 3)
     (folder / "sub").mkdir()

@@ -1,11 +1,13 @@
 """Features on the disk: what others read of them, stopped and gone on with, and what is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import convnet
 from conftest import Run, trained_net
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Store
@@ -19,7 +21,7 @@ from convnet.retrieval import activations as asking
 from convnet.retrieval.activations import activations, states
 from convnet.retrieval.extract import FORMATS, extract
 from convnet.retrieval.features import open_features
-from convnet.retrieval.pictures import Pictures, of_split
+from convnet.retrieval.pictures import Pictures, of_files, of_split
 from pictures import content
 
 STAGES = ["conv2", "pool2", "relu4", "fc10"]
@@ -110,6 +112,9 @@ def test_a_stopped_extraction_goes_on_bitwise(
     brake, out, firsts = Brake(), tmp_path / "out", list[int]()
     with pytest.raises(Interrupted, match="stopped after 16 of 30 pictures; the same command goes on"):
         extract(net, "0" * 64, pictures, out, STAGES, kind=kind, progress=brake, stop=brake.stop)
+    for path in [*out.glob("*.part"), out / "unfinished.jsonl"]:
+        with open(path, "ab") as file:
+            file.write(b"torn " * 40_000)  # more than what is still to come
     with pytest.raises(UsageError, match="holds other work that is unfinished"):
         extract(net, "1" * 64, pictures, out, STAGES, kind=kind)
 
@@ -145,11 +150,21 @@ def test_damaged_features_are_not_read(net: TrainedNet, pictures: Pictures, tmp_
                 open_features(out)
         path.write_bytes(whole)
     whole = (out / "features.json").read_bytes()
-    for shape, offset in (([30, -3], 128), ([30, 3.0], 128), ([1 << 40, 3], 128), ([30, 1 << 40], 128), ([30, 3], 129)):
+    for shape, offset in (
+        ([29, 3], 128),
+        ([30, -3], 128),
+        ([30, 3.0], 128),
+        ([1 << 40, 3], 128),
+        ([30, 1 << 40], 128),
+        ([30, 3], 129),
+    ):
         meta = strict_json.unseal(whole)  # of a stranger, whose sha256 is right
         meta["arrays"]["fc10"] |= {"shape": shape, "offset": offset}
+        meta["n"] = 29 if shape[0] == 29 else 30
         (out / "features.json").write_bytes(strict_json.seal(meta))
-        with pytest.raises(DataError, match=r"fc10 is said to have the shape|fc10 does not lie within"):
+        with pytest.raises(
+            DataError, match=r"jsonl has 30 lines|fc10 is said to have the shape|fc10 does not lie within"
+        ):
             open_features(out)
     (out / "features.json").write_bytes(whole)
     (out / "fc10.npy").unlink()
@@ -175,10 +190,14 @@ def test_pictures_that_can_not_be_read_are_left_out(
     features = open_features("out")
     assert features.keys == ("0.png", "1.png", "4.png")
     assert features.labels is None
-    left = (tmp_path / "out" / "left_out.jsonl").read_text(encoding="utf-8")
-    assert [line.split('"')[3:8:4] for line in left.splitlines()] == [
-        ["skipped", "notes.txt"], ["failed", "2.png"], ["failed", "3.png"]
-    ]  # fmt: skip
+    left = [json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_bytes().splitlines()]
+    known = [("skipped", "notes.txt"), ("failed", "2.png"), ("failed", "3.png")]
+    assert [(row["status"], row["key"]) for row in left] == known
+    net = convnet.load(untrained, device="cpu")
+    larger = extract(net, "0" * 64, of_files([tmp_path / "in" / "0.png"]), tmp_path / "larger", ["c1"], scales="40")
+    (part,) = activations(net, of_files([tmp_path / "in" / "0.png"]), ["c1"], scales="40")
+    assert np.array_equal(larger.array("c1"), part.stages["c1"])
+    assert larger.meta["asked"]["views"] == "single at 40"
     for i in (0, 1, 4):
         (tmp_path / "in" / f"{i}.png").unlink()
     code, _, warned = run("extract", untrained, "in", "--out", "other")
@@ -223,3 +242,4 @@ def test_the_words_for_stages(name: str) -> None:
     told = states(net, stages)
     assert list(told) == list(stages)
     assert "".join(word[0] for word in told.values()) == WORDS[name].replace(" ", ""), told
+    assert ("after tanh" in told.values(), "after ReLU" in told.values()) == (name == "lenet5", name != "lenet5")

@@ -24,6 +24,7 @@ def test_dissimilarities_are_those_of_a_loop() -> None:
         for k in range(9):
             a, b = (X[j].ravel().astype(np.float64) for j in (i, k))
             assert found[i, k] == pytest.approx(1 - np.corrcoef(a, b)[0, 1], abs=1e-12)
+    assert (np.diag(found) == 0).all(), "a picture is itself, however its products are rounded"
     assert dissimilarities(np.stack([X[0], -X[0]]))[0, 1] == pytest.approx(2)
     with pytest.raises(UsageError, match="the activations of picture 1 are all equal"):
         dissimilarities(np.stack([X[0], np.full_like(X[0], 3)]))
