@@ -89,7 +89,7 @@ def _fit(
         u, s, basis = np.linalg.svd(x, full_matrices=False)
         x = u * s
     # in the primal: Newton steps, whose end doesn't depend on an order of the pictures
-    svm = LinearSVC(dual=False, tol=1e-6, max_iter=ROUNDS)
+    svm = LinearSVC(dual=False, max_iter=ROUNDS)
     model = svm if kind == "svm" else LogisticRegression(tol=1e-6, max_iter=ROUNDS)
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
     with warnings.catch_warnings(record=True) as caught:
