@@ -34,16 +34,18 @@ edges, which gives its 55 x 55 from 224 (the "253,440 neurons" of figure 2 contr
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from convnet.kernels.plain import Block
+from convnet.nets.chain import Chain
 from convnet.nets.columns import convolution
-from convnet.nets.dropout import dropout
-from convnet.nets.layers import Net, StridedConv2d, check_images, connected, record, relu_norm_pool, relu_pool
+from convnet.nets.layers import StridedConv2d
+
+CHAIN = (
+    "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 fc7 relu7 fc8"
+)
 
 
-class AlexNet(Net):
+class AlexNet(Chain):
     """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes).
 
     The released nets and the variants are this one but for some of its constants, or a layer of their own.
@@ -60,6 +62,7 @@ class AlexNet(Net):
         "constants of response normalisation"
     )
 
+    chain: tuple[str, ...] = tuple(CHAIN.split())
     input_size = 224
     sides = range(224, 256)  # pixels: those that give 6 x 6 maps at pool5
     last: ClassVar[str] = "fc8"
@@ -85,47 +88,7 @@ class AlexNet(Net):
         self.fc6: nn.Module = nn.Linear(n5 * 6 * 6, 4096)
         self.fc7: nn.Module = nn.Linear(4096, 4096)
         self.fc8: nn.Module = nn.Linear(4096, num_classes)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = self.layer1(images, stages)
-        x = self.layer2(x, stages)
-        x = self.layer3(x, stages)
-        x = self.layer4(x, stages)
-        x = self.layer5(x, stages)
-        return self.layers6to8(x, stages)
-
-    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv1", self.conv1(x))
-        return relu_norm_pool(x, stages, 1, self.block)
-
-    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv2", self.conv2(x))
-        return relu_norm_pool(x, stages, 2, self.block)
-
-    def layer3(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv3", self.conv3(x))
-        return record(stages, "relu3", F.relu(x))
-
-    def layer4(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv4", self.conv4(x))
-        return record(stages, "relu4", F.relu(x))
-
-    def layer5(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv5", self.conv5(x))
-        return relu_pool(x, stages, "relu5", "pool5", *self.pooling)
-
-    def layers6to8(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "fc6", connected(self.fc6, x))
-        x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
-        x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
-
-    @property
-    def block(self) -> Block:
-        """What follows the convolutions of layers 1 and 2: ReLU, response normalisation and pooling."""
-        return Block(*self.lrn, self.norm_columns, *self.pooling, relu_before=True)
+        self.add_functions()
 
 
 class AlexNetConv6(AlexNet):
@@ -148,6 +111,7 @@ class AlexNetConv6(AlexNet):
     """
 
     name = "alexnet_conv6"
+    chain = (*AlexNet.chain[:15], "conv6", "relu6", "fc7", "relu7", "fc8", "relu8", "fc9")
     last = "fc9"
     dropped = ("relu7", "relu8")
     std: ClassVar[Mapping[str, float]] = {"conv6": 0.03}
@@ -159,15 +123,6 @@ class AlexNetConv6(AlexNet):
         del self.fc6, self.fc7, self.fc8
         self.conv6 = nn.Conv2d(256, 256, 3, padding=1)
         self.fc7, self.fc8, self.fc9 = fc6, fc7, fc8
-
-    def layers6to8(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv6", self.conv6(x))
-        x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, x))
-        x = record(stages, "relu7", F.relu(x))
-        x = record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
-        x = record(stages, "relu8", F.relu(x))
-        return record(stages, "fc9", connected(self.fc9, dropout(x, self.dropout, self.training)))
 
 
 NETS = (AlexNet, AlexNetConv6)

@@ -11,32 +11,15 @@ Each table lists the stages that differ from `alexnet`'s (alexnet.py), or that s
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from convnet.kernels.plain import norm_in_groups
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.dropout import dropout
+from convnet.nets.chain import Chain, without
 from convnet.nets.initial import gaussian, he_std
-from convnet.nets.layers import (
-    CAFFE_LRN,
-    LRN,
-    NO_LIMIT,
-    Net,
-    StridedConv2d,
-    check_images,
-    connected,
-    max_pool,
-    record,
-    relu_norm_pool,
-    relu_pool,
-    response_norm,
-    within_map_norm,
-)
+from convnet.nets.layers import CAFFE_LRN, LRN, NO_LIMIT, StridedConv2d
 from convnet.nets.published import of_berkeley, of_pytorch
 
 TORCHVISIONS: Mapping[str, Mapping[str, str]] = {  # of nets in one column with eight layers, as alexnet_owt
@@ -65,6 +48,7 @@ class AlexNet2012(AlexNet):
     """
 
     name = "alexnet_2012"
+    chain = ("conv1", "norm1", "pool1", "relu1", "conv2", "relu2", "norm2", "within2", *AlexNet.chain[7:])
     recipe = "alexnet_2012"  # and of the settings files beside #145, whose nets were to be compared with it
     lrn = LRN(n=5, k=2.0, alpha=1e-4 / 5, beta=0.75)
     sides = range(196, 228)
@@ -72,21 +56,6 @@ class AlexNet2012(AlexNet):
     within: ClassVar[Mapping[str, LRN]] = {"within2": LRN(n=5, k=1.0, alpha=0.001 / 25, beta=0.75)}
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, True)
     std: ClassVar[Mapping[str, float]] = {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
-
-    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv1", self.conv1(x))
-        return relu_norm_pool(x, stages, 1, replace(self.block, relu_before=False, relu_after=True))
-
-    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "norm2", norm_in_groups(x, self.block, response_norm))
-        x = record(stages, "within2", within_map_norm(x, *self.within["within2"]))
-        return record(stages, "pool2", self.pool(x))
-
-    def pool(self, x: Tensor) -> Tensor:
-        size, stride, ceil = self.pooling
-        return F.max_pool2d(x, size, stride, ceil_mode=ceil)
 
 
 class AlexNetCaffe(AlexNet):
@@ -140,20 +109,11 @@ class CaffeNet(AlexNetCaffe):
     """
 
     name = "caffenet"
+    chain = ("conv1", "relu1", "pool1", "norm1", "conv2", "relu2", "pool2", "norm2", *AlexNet.chain[8:])
     published = of_berkeley(
         "caffenet.caffe", "caffenet", "bvlc_reference_caffenet.caffemodel", "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
     )
     bias = AlexNet.bias
-
-    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv1", self.conv1(x))
-        x = relu_pool(x, stages, "relu1", "pool1", *self.pooling)
-        return record(stages, "norm1", response_norm(x, *self.lrn))
-
-    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv2", self.conv2(x))
-        x = relu_pool(x, stages, "relu2", "pool2", *self.pooling)
-        return record(stages, "norm2", response_norm(x, *self.lrn))
 
 
 class AlexNetBN(AlexNetCaffe):
@@ -184,6 +144,25 @@ class AlexNetBN(AlexNetCaffe):
     """
 
     name = "alexnet_bn"
+    chain = (
+        *("data", "conv1", "bn1", "relu1", "pool1", "conv2", "bn2", "relu2", "pool2", "conv3", "bn3", "relu3"),
+        *(
+            "conv4",
+            "bn4",
+            "relu4",
+            "conv5",
+            "bn5",
+            "relu5",
+            "pool5",
+            "fc6",
+            "bn6",
+            "relu6",
+            "fc7",
+            "bn7",
+            "relu7",
+            "fc8",
+        ),
+    )
     paper = "Simon, Rodner and Denzler 2016"
     year = 2016
     recipe = "alexnet_bn"
@@ -200,31 +179,13 @@ class AlexNetBN(AlexNetCaffe):
         self.bn6 = nn.BatchNorm1d(4096, affine=False)
         self.bn7 = nn.BatchNorm1d(4096, affine=False)
 
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "data", self.data(images))
-        for number in range(1, 6):
-            x = record(stages, f"conv{number}", self.get_submodule(f"conv{number}")(x))
-            x = record(stages, f"bn{number}", self.get_submodule(f"bn{number}")(x))
-            if number in (3, 4):
-                x = record(stages, f"relu{number}", F.relu(x))
-            else:
-                x = relu_pool(x, stages, f"relu{number}", f"pool{number}", *self.pooling)
-        x = record(stages, "fc6", connected(self.fc6, x))
-        x = record(stages, "bn6", self.bn6(x))
-        x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, x))
-        x = record(stages, "bn7", self.bn7(x))
-        x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, x))
-
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
         """N(0, sqrt(2 / fan-in)), biases 0."""
         gaussian(self, generator, he_std(self))
         nn.init.ones_(self.data.weight)
 
 
-class AlexNetOWT(Net):
+class AlexNetOWT(Chain):
     """Pictures (N, 3, 224, 224), RGB, to logits (N, num_classes): the net in one column of "One weird trick for
     parallelizing convolutional neural networks" (2014). As `alexnet` but for:
 
@@ -253,6 +214,8 @@ class AlexNetOWT(Net):
     """
 
     name = "alexnet_owt"
+    chain = (*without(AlexNet.chain, "norm1", "norm2")[:13], "avgpool", *AlexNet.chain[15:])
+    not_slid: ClassVar[tuple[str, ...]] = ("avgpool",)
     paper = "Krizhevsky 2014"
     year = 2014
     small_recipe: ClassVar[str] = "caffenet_small"
@@ -275,32 +238,8 @@ class AlexNetOWT(Net):
         self.fc6 = nn.Linear(256 * 6 * 6, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "pool1", max_pool(x))
-
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "pool2", max_pool(x))
-
-        x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "conv4", self.conv4(x))
-        x = record(stages, "relu4", F.relu(x))
-        x = record(stages, "conv5", self.conv5(x))
-        x = record(stages, "relu5", F.relu(x))
-        x = record(stages, "pool5", max_pool(x))
-        if not self.slides:
-            x = record(stages, "avgpool", F.adaptive_avg_pool2d(x, 6))
-
-        x = record(stages, "fc6", connected(self.fc6, dropout(x, self.dropout, self.training)))
-        x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
-        x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, x))
+        self.avgpool = nn.AdaptiveAvgPool2d(6)
+        self.add_functions()
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
         """By "paper" torchvision's: weights and biases uniform within 1 / sqrt(fan-in)."""

@@ -7,18 +7,14 @@ validation pictures of 2012 with ten crops, where `alexnet_2012` has 40.66 and 1
 Each table lists the stages that differ.
 """
 
-from dataclasses import replace
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_released import TORCHVISIONS, AlexNet2012
+from convnet.nets.chain import without
 from convnet.nets.columns import Columns, ConnectedColumns
-from convnet.nets.dropout import dropout
 from convnet.nets.initial import NONE
-from convnet.nets.layers import NO_LRN, check_images, connected, max_pool, record, relu_norm_pool
+from convnet.nets.layers import NO_LRN
 
 
 class AlexNetHalf(AlexNet):
@@ -114,6 +110,7 @@ class AlexNetNoLRN(AlexNet):
     """
 
     name = "alexnet_no_lrn"
+    chain = without(AlexNet.chain, "norm1", "norm2")
     small_recipe = "caffenet_small"
     lrn = NO_LRN
 
@@ -154,23 +151,9 @@ class AlexNetTanh(AlexNet):
     """
 
     name = "alexnet_tanh"
+    chain = tuple(name.replace("relu", "tanh") for name in AlexNet.chain)
     bias = NONE
     dropped = ("tanh6", "tanh7")
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = images
-        for number in range(1, 6):
-            x = record(stages, f"conv{number}", self.get_submodule(f"conv{number}")(x))
-            x = record(stages, f"tanh{number}", torch.tanh(x))
-            if number < 3:
-                x = relu_norm_pool(x, stages, number, replace(self.block, relu_before=False))
-        x = record(stages, "pool5", F.max_pool2d(x, 3, 2))
-        x = record(stages, "fc6", connected(self.fc6, x))
-        x = record(stages, "tanh6", torch.tanh(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
-        x = record(stages, "tanh7", torch.tanh(x))
-        return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
 
 
 class AlexNetNoConv2(AlexNet):
@@ -188,15 +171,13 @@ class AlexNetNoConv2(AlexNet):
     """
 
     name = "alexnet_no_conv2"
+    chain = without(AlexNet.chain, "conv2", "relu2", "norm2")
     small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
         del self.conv2
         self.conv3 = nn.Conv2d(96, 384, 3, padding=1)
-
-    def layer2(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        return record(stages, "pool2", F.max_pool2d(x, 3, 2))
 
 
 class AlexNetNoConv3(AlexNet):
@@ -212,15 +193,13 @@ class AlexNetNoConv3(AlexNet):
     """
 
     name = "alexnet_no_conv3"
+    chain = without(AlexNet.chain, "conv3", "relu3")
     small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
         del self.conv3
         self.conv4 = Columns(2, 256, 384, 3, padding=1)
-
-    def layer3(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        return x
 
 
 class AlexNetNoConv4(AlexNet):
@@ -235,14 +214,12 @@ class AlexNetNoConv4(AlexNet):
     """
 
     name = "alexnet_no_conv4"
+    chain = without(AlexNet.chain, "conv4", "relu4")
     small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
         del self.conv4
-
-    def layer4(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        return x
 
 
 class AlexNetNoConv5(AlexNet):
@@ -259,15 +236,13 @@ class AlexNetNoConv5(AlexNet):
     """
 
     name = "alexnet_no_conv5"
+    chain = without(AlexNet.chain, "conv5", "relu5")
     small_recipe = "caffenet_small"
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
         del self.conv5
         self.fc6 = nn.Linear(384 * 6 * 6, 4096)
-
-    def layer5(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        return record(stages, "pool5", max_pool(x, *self.pooling))
 
 
 class AlexNetHalf2012(AlexNet2012):
@@ -333,15 +308,9 @@ class AlexNetNoLRN2012(AlexNet2012):
     """
 
     name = "alexnet_no_lrn_2012"
+    chain = without(AlexNet2012.chain, "norm1", "norm2", "within2")
     small_recipe = "caffenet_small"
     lrn = NO_LRN
-
-    layer2 = AlexNet.layer2
-
-    def layer1(self, x: Tensor, stages: dict[str, Tensor] | None) -> Tensor:
-        x = record(stages, "conv1", self.conv1(x))
-        x = record(stages, "pool1", self.pool(x))
-        return record(stages, "relu1", F.relu(x))
 
 
 class AlexNetPool2_2012(AlexNet2012):  # noqa: N801 - a 2 beside a year

@@ -17,17 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.nets.layers import (
-    LRN,
-    Net,
-    ceil_avg_pool,
-    ceil_max_pool,
-    check_images,
-    connected,
-    record,
-    response_norm,
-    within_map_norm,
-)
+from convnet.nets.chain import Chain, without
+from convnet.nets.layers import LRN
 
 SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
 
@@ -63,7 +54,7 @@ class LocallyConnected2d(nn.Module):
         return y.view(-1, *self.bias.shape) + self.bias.to(y.dtype)
 
 
-class CifarNet(Net):
+class CifarNet(Chain):
     """What the nets of this file share."""
 
     paper = "cuda-convnet (Krizhevsky 2011)"
@@ -98,6 +89,20 @@ class Cifar26(CifarNet):
     """
 
     name = "cifar_26"
+    chain: tuple[str, ...] = (
+        "conv1",
+        "pool1",
+        "relu1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "conv3",
+        "relu3",
+        "pool3",
+        "fc64",
+        "relu4",
+        "fc10",
+    )
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0.1}
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
@@ -107,21 +112,7 @@ class Cifar26(CifarNet):
         self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
         self.fc64 = nn.Linear(64 * 4 * 4, 64)
         self.fc10 = nn.Linear(64, num_classes)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "pool2", ceil_avg_pool(x))
-        x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "pool3", ceil_avg_pool(x))
-        x = record(stages, "fc64", connected(self.fc64, x))
-        x = record(stages, "relu4", F.relu(x))
-        return record(stages, "fc10", connected(self.fc10, x))
+        self.add_functions()
 
 
 class Cifar18(CifarNet):
@@ -146,6 +137,20 @@ class Cifar18(CifarNet):
     """
 
     name = "cifar_18"
+    chain: tuple[str, ...] = (
+        "conv1",
+        "pool1",
+        "relu1",
+        "norm1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "norm2",
+        "conv3",
+        "relu3",
+        "pool3",
+        "fc10",
+    )
     norm = LRN(n=3, k=1.0, alpha=5e-5 / 9, beta=0.75)
     within: ClassVar[Mapping[str, LRN]] = {"norm1": norm, "norm2": norm}
     std: ClassVar[dict[str, float]] = {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc10": 0.01}
@@ -156,21 +161,7 @@ class Cifar18(CifarNet):
         self.conv2 = nn.Conv2d(32, 32, 5, padding=2)
         self.conv3 = nn.Conv2d(32, 64, 5, padding=2)
         self.fc10 = nn.Linear(64 * 4 * 4, num_classes)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "norm1", within_map_norm(x, *self.norm))
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "pool2", ceil_avg_pool(x))
-        x = record(stages, "norm2", within_map_norm(x, *self.norm))
-        x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "pool3", ceil_avg_pool(x))
-        return record(stages, "fc10", connected(self.fc10, x))
+        self.add_functions()
 
 
 class Cifar13(CifarNet):
@@ -194,6 +185,19 @@ class Cifar13(CifarNet):
     """
 
     name = "cifar_13"
+    chain: tuple[str, ...] = (
+        "conv1",
+        "relu1",
+        "pool1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "local3",
+        "relu3",
+        "local4",
+        "relu4",
+        "fc10",
+    )
     input_size = 24
     sides = SIDES_6
     average_pools = ()
@@ -209,20 +213,7 @@ class Cifar13(CifarNet):
         self.local3 = LocallyConnected2d(64, self.local3_maps, side=6, size=3, padding=1)
         self.local4 = LocallyConnected2d(self.local3_maps, 32, side=6, size=3, padding=1)
         self.fc10 = nn.Linear(32 * 6 * 6, num_classes)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "pool2", ceil_max_pool(x))
-        x = record(stages, "local3", self.local3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "local4", self.local4(x))
-        x = record(stages, "relu4", F.relu(x))
-        return record(stages, "fc10", connected(self.fc10, x))
+        self.add_functions()
 
 
 class Cifar11(Cifar13):
@@ -240,25 +231,20 @@ class Cifar11(Cifar13):
     """
 
     name = "cifar_11"
+    chain: tuple[str, ...] = (
+        "conv1",
+        "relu1",
+        "pool1",
+        "norm1",
+        "conv2",
+        "relu2",
+        "norm2",
+        "pool2",
+        *Cifar13.chain[6:],
+    )
     lrn = LRN(n=9, k=1.0, alpha=0.001 / 9, beta=0.75)
     local3_maps = 64
     fixed = "the locally connected layers of cifar_11 have weights for each place of one size"
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "norm1", response_norm(x, *self.lrn))
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "norm2", response_norm(x, *self.lrn))
-        x = record(stages, "pool2", ceil_max_pool(x))
-        x = record(stages, "local3", self.local3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "local4", self.local4(x))
-        x = record(stages, "relu4", F.relu(x))
-        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class CifarReLU(Cifar18):
@@ -273,26 +259,10 @@ class CifarReLU(Cifar18):
     """
 
     name = "cifar_relu"
+    chain = without(Cifar18.chain, "norm1", "norm2")
     paper = "Krizhevsky, Sutskever and Hinton 2012, figure 1"
     year = 2012
     within: ClassVar[Mapping[str, LRN]] = {}
-    activation_name: ClassVar[str] = "relu"
-
-    def activation(self, x: Tensor) -> Tensor:
-        return F.relu(x)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, f"{self.activation_name}1", self.activation(x))
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, f"{self.activation_name}2", self.activation(x))
-        x = record(stages, "pool2", ceil_avg_pool(x))
-        x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, f"{self.activation_name}3", self.activation(x))
-        x = record(stages, "pool3", ceil_avg_pool(x))
-        return record(stages, "fc10", connected(self.fc10, x))
 
 
 class CifarTanh(CifarReLU):
@@ -308,10 +278,7 @@ class CifarTanh(CifarReLU):
     """
 
     name = "cifar_tanh"
-    activation_name = "tanh"
-
-    def activation(self, x: Tensor) -> Tensor:
-        return torch.tanh(x)
+    chain = tuple(name.replace("relu", "tanh") for name in CifarReLU.chain)
 
 
 NETS = (Cifar26, Cifar18, Cifar13, Cifar11, CifarReLU, CifarTanh)

@@ -18,7 +18,7 @@ from convnet.errors import UsageError
 from convnet.io.processes import Processes
 from convnet.kernels.plain import Context, wide
 from convnet.nets.columns import Columns, ConnectedColumns
-from convnet.nets.layers import Net, connected
+from convnet.nets.layers import Net, ResponseNorm, connected
 
 IN_COLUMNS = Columns | ConnectedColumns
 
@@ -53,7 +53,7 @@ def why_not(net: Net) -> str:
     """Why a net can't be held column by column; "" if it can."""
     if net.columns == 1:
         return "has no columns"
-    if not all(isinstance(layer, nn.Conv2d | nn.Linear | IN_COLUMNS) for layer in net.children()):
+    if not all(isinstance(layer, nn.Conv2d | nn.Linear | IN_COLUMNS) for _, layer in with_weights(net)):
         return "has batch normalisation"
     return ""
 
@@ -67,7 +67,7 @@ def column_of(net: Net, columns: Processes) -> Net:
         raise UsageError(f"{net.name} {reason or f'has {net.columns} columns'}: {columns.n} processes can't hold it")
     edge = net.lrn.n // 2 if net.norm_columns == 1 else 0
     drops = 0, 0
-    for number, (name, layer) in enumerate(list(net.named_children())):
+    for number, (name, layer) in enumerate(with_weights(net)):
         own, reads_all = "layer", number > 0 and not isinstance(layer, IN_COLUMNS)
         if isinstance(layer, IN_COLUMNS):
             own, layer = str(columns.rank), layer[columns.rank]
@@ -77,7 +77,9 @@ def column_of(net: Net, columns: Processes) -> Net:
         n_logits = net.num_classes if name == net.last else 0
         setattr(net, name, Part(own, layer, columns, reads_all=reads_all, drops=drops, edge=sends, n_logits=n_logits))
         drops = (sends if columns.rank else 0), (sends if columns.rank < columns.n - 1 else 0)
-    net.norm_columns = max(1, net.norm_columns // columns.n)
+    for layer in net.children():
+        if isinstance(layer, ResponseNorm):
+            layer.groups = max(1, layer.groups // columns.n)
     return net
 
 
@@ -105,7 +107,7 @@ class Share:
     @classmethod
     def of(cls, net: Net, processes: Processes) -> "Share":
         """The share of a whole net."""
-        layers = {name for name, layer in net.named_children() if not isinstance(layer, IN_COLUMNS)}
+        layers = {name for name, layer in with_weights(net) if not isinstance(layer, IN_COLUMNS)}
         cut = frozenset(connected_layers(net) if processes.split else layers)
         shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
         return cls(processes.holders, shapes, cut, processes.mesh is not None)
@@ -149,9 +151,14 @@ class Share:
         return f"{layer}.{self.holders.rank}.{rest.partition('.')[2]}" if self.by_columns else name
 
 
+def with_weights(net: Net) -> list[tuple[str, nn.Module]]:
+    """The layers of a net that have any, and their names."""
+    return [(name, layer) for name, layer in net.named_children() if list(layer.parameters())]
+
+
 def connected_layers(net: Net) -> list[str]:
     """The fully connected layers at a net's end, which follow each other."""
-    layers = [name for name, layer in net.named_children()]
+    layers = [name for name, layer in with_weights(net)]
     last = list(takewhile(lambda name: isinstance(net.get_submodule(name), nn.Linear), reversed(layers)))
     return last[::-1] if last and last[0] == net.last else []
 

@@ -26,7 +26,7 @@ from convnet.errors import UsageError, unknown
 from convnet.io.processes import Parallel, Processes
 from convnet.io.strict_json import Json
 from convnet.nets import MODELS, column_parallel, connected_parallel, list_models, make, model, recipe_of
-from convnet.nets.column_parallel import Part, column_of, connected_layers
+from convnet.nets.column_parallel import Part, column_of, connected_layers, with_weights
 from convnet.nets.layers import Net
 
 
@@ -239,7 +239,7 @@ def exchanges(net: Net, batch: int, parallel: str, n: int) -> list[Exchange]:
 def _by_columns(net: Net, batch: int, before: Mapping[str, Layer]) -> list[Exchange]:
     rows, others = [], net.columns - 1
     shapes = {layer.stage: layer.shape for layer in layer_table(net)}
-    for stage, part in column_of(on_meta(net), Processes(0, net.columns)).named_children():
+    for stage, part in with_weights(column_of(on_meta(net), Processes(0, net.columns))):
         assert isinstance(part, Part)
         if part.reads_all:
             n = others * math.prod(before[stage].shape)

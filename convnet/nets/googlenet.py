@@ -49,13 +49,12 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
 from convnet.nets.dropout import dropout
-from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, Net, ceil_max_pool, check_images, record, response_norm
+from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, GlobalAvgPool, Net, ReLUConv2d, ResponseNorm, check_images
 from convnet.nets.published import of_berkeley, of_pytorch
 
 # Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
@@ -70,6 +69,7 @@ TABLE_1 = {
     "inception_5a": (256, 160, 320, 32, 128, 128),
     "inception_5b": (384, 192, 384, 48, 128, 128),
 }
+POOLS = {"inception_3b": "pool3", "inception_4e": "pool4"}
 HEADS = {"inception_4a": "head1", "inception_4d": "head2"}  # section 5: what each auxiliary head reads
 HEAD_SIDE = 4  # of the maps that a head makes of those that it reads
 HEAD_MAPS = range(14, 17)  # the sides of the maps that its 5x5 average with stride 3 turns into 4 x 4
@@ -108,10 +108,14 @@ TORCHVISIONS = {
 }
 
 
-def convolution(maps_in: int, maps: int, size: int, stride: int = 1, *, bn: bool) -> nn.Module:
-    """A convolution that keeps the size but for its stride; with batch norm instead of biases if asked."""
-    conv = nn.Conv2d(maps_in, maps, size, stride, padding=size // 2, bias=not bn)
-    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(maps, eps=0.001))) if bn else conv
+def convolution(maps_in: int, maps: int, size: int, stride: int = 1, *, bn: bool, relu: bool = True) -> nn.Module:
+    """A convolution that keeps the size but for its stride, and its ReLU; with batch norm instead of biases if asked.
+    relu=False leaves the ReLU to what follows."""
+    if not bn:
+        return (ReLUConv2d if relu else nn.Conv2d)(maps_in, maps, size, stride, size // 2)
+    conv = nn.Conv2d(maps_in, maps, size, stride, padding=size // 2, bias=False)
+    layers: dict[str, nn.Module] = {"conv": conv, "bn": nn.BatchNorm2d(maps, eps=0.001)}
+    return nn.Sequential(OrderedDict(layers | ({"relu": nn.ReLU()} if relu else {})))
 
 
 class Inception(nn.Module):
@@ -122,21 +126,24 @@ class Inception(nn.Module):
     def __init__(self, maps_in: int, maps: tuple[int, int, int, int, int, int], *, bn: bool) -> None:
         super().__init__()
         n1, reduce3, n3, reduce5, n5, proj = maps
-        self.conv1x1 = convolution(maps_in, n1, 1, bn=bn)
+        self.conv1x1 = convolution(maps_in, n1, 1, bn=bn, relu=False)
         self.reduce3x3 = convolution(maps_in, reduce3, 1, bn=bn)
-        self.conv3x3 = convolution(reduce3, n3, 3, bn=bn)
+        self.conv3x3 = convolution(reduce3, n3, 3, bn=bn, relu=False)
         self.reduce5x5 = convolution(maps_in, reduce5, 1, bn=bn)
-        self.conv5x5 = convolution(reduce5, n5, 3 if bn else 5, bn=bn)
-        self.pool_proj = convolution(maps_in, proj, 1, bn=bn)
+        self.conv5x5 = convolution(reduce5, n5, 3 if bn else 5, bn=bn, relu=False)
+        self.pool = nn.MaxPool2d(3, 1, padding=1)
+        self.pool_proj = convolution(maps_in, proj, 1, bn=bn, relu=False)
+        self.relu = nn.ReLU()  # of all views at once
 
     def forward(self, x: Tensor) -> Tensor:
         views = [
             self.conv1x1(x),
-            self.conv3x3(F.relu(self.reduce3x3(x))),
-            self.conv5x5(F.relu(self.reduce5x5(x))),
-            self.pool_proj(F.max_pool2d(x, 3, 1, padding=1)),
+            self.conv3x3(self.reduce3x3(x)),
+            self.conv5x5(self.reduce5x5(x)),
+            self.pool_proj(self.pool(x)),
         ]
-        return F.relu(torch.cat(views, 1))
+        y: Tensor = self.relu(torch.cat(views, 1))
+        return y
 
 
 class Head(nn.Module):
@@ -144,14 +151,14 @@ class Head(nn.Module):
 
     def __init__(self, maps_in: int, num_classes: int, *, bn: bool) -> None:
         super().__init__()
-        self.bn = bn
+        self.pool = nn.AdaptiveAvgPool2d(HEAD_SIDE) if bn else nn.AvgPool2d(5, 3)
         self.conv = convolution(maps_in, 128, 1, bn=bn)
         self.fc1 = nn.Linear(128 * HEAD_SIDE**2, 1024)
+        self.relu = nn.ReLU()
         self.fc2 = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv(F.adaptive_avg_pool2d(x, HEAD_SIDE) if self.bn else F.avg_pool2d(x, 5, 3)))
-        x = F.relu(self.fc1(x.flatten(1)))
+        x = self.relu(self.fc1(self.conv(self.pool(x)).flatten(1)))
         logits: Tensor = self.fc2(dropout(x, 0.7, self.training))
         return logits
 
@@ -184,29 +191,28 @@ class GoogLeNet(Net):
             if heads and stage in HEADS:
                 self.add_module(HEADS[stage], Head(maps, num_classes, bn=bn))
         self.fc = nn.Linear(maps, num_classes)
+        for number in (1, 2, 3, 4):
+            size = 2 if bn and number == 4 else 3
+            self.add_module(f"pool{number}", nn.MaxPool2d(size, 2, ceil_mode=True))
+        if not bn:
+            self.norm1, self.norm2 = ResponseNorm(*self.lrn), ResponseNorm(*self.lrn)
+        self.pool5 = GlobalAvgPool()
         weights = dict.fromkeys(HEADS.values(), 0.3) if heads else {}  # section 5
         self.loss_weights = {"logits": 1.0, **weights}
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""
         check_images(images, self)
-        x = record(stages, "conv1", F.relu(self.conv1(images)))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = x if self.bn else record(stages, "norm1", response_norm(x, *self.lrn))
-        x = record(stages, "conv2_reduce", F.relu(self.conv2_reduce(x)))
-        x = record(stages, "conv2", F.relu(self.conv2(x)))
-        x = x if self.bn else record(stages, "norm2", response_norm(x, *self.lrn))
-        x = record(stages, "pool2", ceil_max_pool(x))
+        norms = ([], []) if self.bn else (["norm1"], ["norm2"])
+        x = self.run(images, stages, "conv1", "pool1", *norms[0], "conv2_reduce", "conv2", *norms[1], "pool2")
         for stage in TABLE_1:
-            x = record(stages, stage, getattr(self, stage)(x))
+            x = self.run(x, stages, stage)
             if stages is not None and HEADS.get(stage) in self.loss_weights and (self.bn or _fit_heads(x)):
-                record(stages, HEADS[stage], getattr(self, HEADS[stage])(x))
-            if stage == "inception_3b":
-                x = record(stages, "pool3", ceil_max_pool(x))
-            if stage == "inception_4e":
-                x = record(stages, "pool4", ceil_max_pool(x, 2 if self.bn else 3))
-        x = record(stages, "pool5", x.mean((2, 3)))
-        return record(stages, "fc", self.fc(dropout(x, self.dropout, self.training)))
+                self.run(x, stages, HEADS[stage])
+            if stage in POOLS:
+                x = self.run(x, stages, POOLS[stage])
+        x = dropout(self.run(x, stages, "pool5"), self.dropout, self.training)
+        return self.run(x, stages, "fc")
 
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """{"logits", "head1", "head2"}: three times (N, num_classes); "logits" alone for a net without heads.

@@ -1,13 +1,14 @@
-"""The base class of all nets, and layers that PyTorch lacks: normalisation, pooling, fully connected layers that slide.
+"""The base class of all nets, and layers that PyTorch lacks: normalisation, fully connected layers that slide.
 
-`Net` lists what a net's class tells the rest of the project.
+`Net` lists what a net's class tells the rest of the project. A stage is a module of its own, of the stage's name, so
+that whoever hooks it finds what `trace` gives; ReLU, response norm and pooling are one pass where nobody does.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,6 @@ class LRN(NamedTuple):
 
 NO_LRN = LRN(n=0, k=1.0, alpha=0.0, beta=0.0)
 PAPER_LRN = LRN(n=5, k=2.0, alpha=1e-4, beta=0.75)  # AlexNet 3.3
-PAPER_BLOCK = Block(*PAPER_LRN, size=3, stride=2, relu_before=True)  # 3.5
 CAFFE_LRN = LRN(n=5, k=1.0, alpha=1e-4 / 5, beta=0.75)  # of its AlexNet, CaffeNet and GoogLeNet; it divides alpha by n
 
 
@@ -69,6 +69,7 @@ class Net(nn.Module):
     float32_input: bool = False  # the first layer computes in float32, whatever the others do, and wants such pictures
     slides: bool = False  # over pictures that are larger than its own: see `sliding`
     fixed: ClassVar[str] = ""  # why it can't slide, where it can't
+    other_sizes: ClassVar[str] = ""  # what to do about pictures of other sides
     loss_weights: Mapping[str, float] = MappingProxyType({"logits": 1.0})  # of the heads, in training
     starts: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # {another net: the layers that its training lends}
 
@@ -103,6 +104,19 @@ class Net(nn.Module):
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         raise NotImplementedError
 
+    def run(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
+        """The stages `names` one after the other, each noted. ReLU, response norm and max-pooling that follow one
+        another are one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5."""
+        at, by_layer = 0, ops.layer_by_layer(x)
+        while at < len(names):
+            most = LONGEST if stages is None else 1
+            layers = [getattr(self, name) for name in names[at : at + most]]
+            n, block = (0, None) if by_layer else in_one_pass(layers)
+            x, n = (ops.norm_pool(x, block), n) if block else (connected(layers[0], x), 1)
+            at += n
+            record(stages, names[at - 1], x)
+        return x
+
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """All outputs by name; "logits" is always one of them."""
         return {"logits": self(images)}
@@ -135,39 +149,18 @@ class Net(nn.Module):
 
 def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
     """`x` itself, noted in `stages` under its name if anyone asked."""
-    if stages is not None:
+    if stages is not None and not ops.is_proxy(stages):
         stages[name] = x
     return x
-
-
-class SelectedStages(dict[str, Tensor]):
-    """What a net fills with its stages; of those that aren't selected it keeps the name, not the activation."""
-
-    def __init__(self, selected: Sequence[str]) -> None:
-        super().__init__()
-        self.selected = {*selected, *(stage.rpartition(".")[0] for stage in selected)}
-
-    def __setitem__(self, stage: str, x: Tensor) -> None:
-        super().__setitem__(stage, x if stage in self.selected else x.new_empty(0))
-
-
-def _stops_at(stages: dict[str, Tensor] | None, inner: Sequence[str], x: Tensor) -> bool:
-    """Whether someone asks for one of the stages `inner` of an operation, which then can't be done in one pass."""
-    if stages is None or (isinstance(stages, SelectedStages) and stages.selected.isdisjoint(inner)):
-        for name in inner:
-            record(stages, name, x)  # the name alone
-        return False
-    return True
 
 
 NO_LIMIT = 2**31  # `range(smallest, NO_LIMIT)`: sides without an upper limit
 
 
-def check_images(images: Tensor, net: Net, hint: str = "") -> None:
+def check_images(images: Tensor, net: Net) -> None:
     """Hold the pictures against what a net can take: on its device, (N, its channels, H, W) with H and W in `sides`.
 
-    A range that ends at `NO_LIMIT` is said as "at least"; a net that slides takes all larger ones too. hint: what to do
-    about other sizes.
+    A range that ends at `NO_LIMIT` is said as "at least"; a net that slides takes all larger ones too.
 
     Raises: UsageError with the shape and the rule.
     """
@@ -183,7 +176,9 @@ def check_images(images: Tensor, net: Net, hint: str = "") -> None:
     if height not in sides or width not in sides:
         rule = f"{sides[0]}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]}"
         rule = f"at least {sides[0]}" if sides.stop == NO_LIMIT else rule
-        raise UsageError(f"{net.name} takes pictures with sides of {rule} pixels, got {height} x {width}{hint}")
+        raise UsageError(
+            f"{net.name} takes pictures with sides of {rule} pixels, got {height} x {width}{net.other_sizes}"
+        )
     device = next(net.parameters()).device
     if images.device != device:
         raise UsageError(f"{net.name} is on {device}, the pictures on {images.device}; move one: net.to(images.device)")
@@ -207,32 +202,35 @@ class StridedConv2d(nn.Conv2d):
 
 
 def connected(layer: nn.Module, x: Tensor) -> Tensor:
-    """A fully connected layer on features (N, D) or on maps (N, C, H, W), which it reads in the order (C, H, W).
+    """A fully connected layer on features (N, D) or on maps (N, C, H, W), as `linear`; other layers as they are called.
+    One in columns (`ConnectedColumns`) does so column by column."""
+    y: Tensor = linear(layer, x) if type(layer) is nn.Linear else layer(x)
+    return y
 
-    On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2. One in columns
-    (`ConnectedColumns`) does so column by column.
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A layer's product with features (N, D), or with maps (N, C, H, W), which it reads in the order (C, H, W).
+
+    On maps that are larger than its own it slides as a convolution: (N, D', h, w). Paper: VGG 3.2.
     """
-    y: Tensor
-    if not isinstance(layer, nn.Linear):
-        y = layer(x)
-        return y
     if ops.is_proxy(x):  # of a net's own size
-        y = layer(x.flatten(1))
-        return y
+        return _product(layer, x.flatten(1))
     if x.ndim == 2:
-        return _linear(layer, x)
+        return _product(layer, x)
     side = math.isqrt(layer.in_features // x.shape[1])
     height, width = x.shape[2:]
     if height == width == side:
-        return _linear(layer, x.flatten(1))
+        return _product(layer, x.flatten(1))
     windows = x.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)  # (N, h, w, C, side, side)
-    y = layer(windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
+    y = _product(layer, windows.reshape(-1, layer.in_features))  # in two dimensions: see docs/log.md
     return y.reshape(*windows.shape[:3], -1).permute(0, 3, 1, 2)
 
 
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    y: Tensor = layer(x) if hooked(layer) else ops.linear(x, layer.weight, layer.bias)
-    return y
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    if type(layer) is nn.Linear and (hooked(layer) or ops.layer_by_layer(x)):
+        y: Tensor = layer(x)
+        return y
+    return ops.linear(x, layer.weight, layer.bias)
 
 
 def hooked(layer: nn.Module) -> bool:
@@ -255,21 +253,90 @@ def sliding(net: Net) -> Net:
     return slid
 
 
-def relu_norm_pool(x: Tensor, stages: dict[str, Tensor] | None, number: int, block: Block = PAPER_BLOCK) -> Tensor:
-    """What `block` says of ReLU, response normalisation and max-pooling: `relu1`, `norm1`, `pool1`, or ReLU at the end.
+class ResponseNorm(nn.Module):
+    """`response_norm` of (N, C, ...), in `groups` equal parts of the maps, at whose edges its windows end."""
 
-    In one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5.
-    """
-    names = ["relu"] * block.relu_before + ["norm"] * (block.n > 0) + ["pool"] + ["relu"] * block.relu_after
-    *inner, last = (f"{name}{number}" for name in names)
-    if not _stops_at(stages, inner, x):
-        return record(stages, last, ops.norm_pool(x, block))
-    if block.relu_before:
-        x = record(stages, f"relu{number}", F.relu(x))
-    if block.n:
-        x = record(stages, f"norm{number}", norm_in_groups(x, block, response_norm))
-    x = record(stages, f"pool{number}", max_pool(x, block.size, block.stride, block.ceil))
-    return record(stages, f"relu{number}", F.relu(x)) if block.relu_after else x
+    def __init__(self, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> None:
+        super().__init__()
+        self.n, self.k, self.alpha, self.beta, self.groups = n, k, alpha, beta, groups
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """By the names that they have in a `Block`."""
+        return {name: getattr(self, name) for name in ("n", "k", "alpha", "beta", "groups")}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm_in_groups(x, Block(**self.constants), response_norm)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value:g}" for name, value in self.constants.items())
+
+
+class WithinMapNorm(nn.Module):
+    """`within_map_norm` of (N, C, H, W)."""
+
+    def __init__(self, size: int, k: float, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.size, self.k, self.alpha, self.beta = size, k, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return within_map_norm(x, self.size, self.k, self.alpha, self.beta)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, k={self.k:g}, alpha={self.alpha:g}, beta={self.beta:g}"
+
+
+class GlobalAvgPool(nn.Module):
+    """The mean of each map: (N, C, H, W) -> (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class ReLUConv2d(nn.Conv2d):
+    """A convolution and its ReLU, which is a module within."""
+
+    def __init__(self, maps_in: int, maps_out: int, size: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(maps_in, maps_out, size, stride, padding)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(super().forward(x))
+        return y
+
+
+LONGEST = 4  # layers that can be one pass
+
+
+def in_one_pass(layers: Sequence[nn.Module]) -> tuple[int, Block | None]:
+    """How many of the first of `layers` are [ReLU,] [response norm,] max-pooling [, ReLU], as one pass does them, and
+    what it does; (0, None) for others, and for those whose own call somebody waits for."""
+    done: dict[str, Any] = {}
+    n = 0
+    for layer in layers:
+        if hooked(layer):
+            break
+        kind = type(layer)  # exactly: another's forward may do anything
+        if kind is nn.ReLU and not done:
+            done["relu_before"] = True
+        elif isinstance(layer, ResponseNorm) and kind is ResponseNorm and not {"n", "size"} & done.keys():
+            done |= layer.constants
+        elif isinstance(layer, nn.MaxPool2d) and kind is nn.MaxPool2d and "size" not in done and _is_plain(layer):
+            done |= {"size": layer.kernel_size, "stride": layer.stride, "ceil": layer.ceil_mode}
+        elif kind is nn.ReLU and "size" in done and "relu_before" not in done:
+            done["relu_after"] = True
+            n += 1
+            break
+        else:
+            break
+        n += 1
+    return (n, Block(**done)) if "size" in done else (0, None)
+
+
+def _is_plain(pool: nn.MaxPool2d) -> bool:
+    """Whether a pooling is square, without padding, and says no places."""
+    sizes = pool.kernel_size, pool.stride, pool.padding, pool.dilation
+    return all(isinstance(each, int) for each in sizes) and sizes[2:] == (0, 1) and not pool.return_indices
 
 
 def within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
@@ -287,15 +354,6 @@ def within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -
     after = size - 1 - before
     means = F.avg_pool2d(F.pad(x_wide.square(), (before, after, before, after)), size, stride=1)
     return (x_wide * (k + alpha * size**2 * means) ** -beta).to(x.dtype)
-
-
-def relu_pool(
-    x: Tensor, stages: dict[str, Tensor] | None, relu: str, pool: str, size: int, stride: int = 2, ceil: bool = False
-) -> Tensor:
-    """ReLU and max-pooling, noted as `relu` and `pool`; in one pass as above."""
-    if not _stops_at(stages, [relu], x):
-        return record(stages, pool, ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil, relu_before=True)))
-    return record(stages, pool, max_pool(record(stages, relu, F.relu(x)), size, stride, ceil))
 
 
 def max_pool(x: Tensor, size: int = 3, stride: int = 2, ceil: bool = False) -> Tensor:

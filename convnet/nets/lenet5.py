@@ -20,7 +20,7 @@ K biases, for any number of classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from convnet.io.strict_json import Json
 from convnet.kernels import ops
 from convnet.kernels.plain import scaled_tanh as scaled_tanh
 from convnet.kernels.plain import sub_sample, wide
-from convnet.nets.layers import Net, check_images, connected, hooked, record
+from convnet.nets.layers import Net, check_images, hooked, linear, record
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
 TABLE = (
@@ -138,6 +138,49 @@ class SparseConv2d(nn.Module):
         return F.conv2d(x, self.dense(), self.bias)
 
 
+class ScaledTanh(nn.Module):
+    """`scaled_tanh`: 1.7159 tanh(2x/3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scaled_tanh(x)
+
+
+class _Squashed(nn.Module):
+    """What a stage up to f6 has besides its layer: the scaled tanh, a module within."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.tanh = ScaledTanh()
+
+    def bare(self, x: Tensor) -> Tensor:
+        """What the layer gives before its tanh."""
+        y: Tensor = super().forward(x)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.tanh(self.bare(x))
+        return y
+
+
+class TanhConv2d(_Squashed, Conv2d):
+    """A convolution and its scaled tanh."""
+
+
+class TanhSparseConv2d(_Squashed, SparseConv2d):
+    """A sparse convolution and its scaled tanh."""
+
+
+class TanhSubSampling(_Squashed, SubSampling):
+    """Sub-sampling and its scaled tanh."""
+
+
+class TanhLinear(_Squashed, nn.Linear):
+    """A fully connected layer, which slides over maps, and its scaled tanh."""
+
+    def bare(self, x: Tensor) -> Tensor:
+        return linear(self, x)
+
+
 class RBF(nn.Module):
     """Radial basis function units: minus the squared distance of the features (N, D) to each class's fixed code (K, D).
 
@@ -176,32 +219,29 @@ class LeNet5(Net):
         if output == "rbf" and num_classes != 10:
             raise UsageError(f"lenet5's rbf output has codes for the ten digits, not for {num_classes} classes: "
                              "use output=linear")  # fmt: skip
-        self.c1 = Conv2d(in_channels, 6, 5)
-        self.s2 = SubSampling(6)
-        self.c3 = SparseConv2d(6, TABLE, 5)
-        self.s4 = SubSampling(16)
-        self.c5 = Conv2d(16, 120, 5)
-        self.f6 = nn.Linear(120, 84)
+        self.c1 = TanhConv2d(in_channels, 6, 5)
+        self.s2 = TanhSubSampling(6)
+        self.c3 = TanhSparseConv2d(6, TABLE, 5)
+        self.s4 = TanhSubSampling(16)
+        self.c5 = TanhConv2d(16, 120, 5)
+        self.f6 = TanhLinear(120, 84)
         self.output = RBF(digit_codes()) if output == "rbf" else nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        c1, s2 = self._tanh_pool(self.c1(images), self.s2)
-        record(stages, "c1", c1)
-        c3, s4 = self._tanh_pool(self.c3(record(stages, "s2", s2)), self.s4)
-        record(stages, "c3", c3)
-        x = record(stages, "s4", s4)
-        x = record(stages, "c5", scaled_tanh(self.c5(x)))
-        x = record(stages, "f6", scaled_tanh(connected(self.f6, x)))
-        return record(stages, "output", self.output(x) if isinstance(self.output, RBF) else connected(self.output, x))
+        x = self._pooled(self._pooled(images, stages, "c1", "s2"), stages, "c3", "s4")
+        return self.run(x, stages, "c5", "f6", "output")
 
-    def _tanh_pool(self, x: Tensor, layer: SubSampling) -> tuple[Tensor, Tensor]:
-        """What follows a convolution: its own stage, and the sub-sampled one. In one pass in training alone, so that
-        testing's numbers are the plain form's."""
-        if self.training and torch.is_grad_enabled() and not hooked(layer):
-            return ops.tanh_pool(x, layer.weight, layer.bias)
-        stage = scaled_tanh(x)
-        return stage, scaled_tanh(layer(stage))
+    def _pooled(self, x: Tensor, stages: dict[str, Tensor] | None, convolution: str, pooling: str) -> Tensor:
+        """A convolution and the sub-sampling that follows. In one pass in training alone, so that testing's numbers are
+        the plain form's."""
+        layer, pool = getattr(self, convolution), getattr(self, pooling)
+        watched = ops.layer_by_layer(x) or any(map(hooked, (layer, layer.tanh, pool, pool.tanh)))
+        if watched or not (self.training and torch.is_grad_enabled()):
+            return self.run(x, stages, convolution, pooling)
+        whole, small = ops.tanh_pool(layer.bare(x), pool.weight, pool.bias)
+        record(stages, convolution, whole)
+        return record(stages, pooling, small)
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         return {"output": "linear"} if "output.weight" in shapes else {}

@@ -10,18 +10,16 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from convnet.nets.dropout import dropout
+from convnet.nets.chain import Chain
 from convnet.nets.initial import gaussian, he_std
-from convnet.nets.layers import NO_LIMIT, Net, ceil_max_pool, check_images, record
+from convnet.nets.layers import NO_LIMIT, GlobalAvgPool, ReLUConv2d
 
 CONVS = tuple(f"conv{i}" for i in range(1, 5))
 CCCPS = tuple(f"cccp{i}" for i in range(1, 9))
 
 
-class NINNet(Net):
+class NINNet(Chain):
     """What the nets of this file share: mlpconv, a small perceptron slid over the picture. Paper: 3.1."""
 
     paper = "Lin, Chen and Yan 2013"
@@ -34,14 +32,8 @@ class NINNet(Net):
     ) -> None:
         """Adds a convolution, then 1x1 convolutions, under these names; maps: the units of each."""
         for name, maps_out in zip(names, maps, strict=True):
-            self.add_module(name, nn.Conv2d(maps_in, maps_out, size, stride, padding))
+            self.add_module(name, ReLUConv2d(maps_in, maps_out, size, stride, padding))
             maps_in, size, stride, padding = maps_out, 1, 1, 0
-
-    def mlpconv(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
-        """Each layer in turn and its ReLU: (N, maps_in, H, W) -> (N, maps[-1], H', W')."""
-        for name in names:
-            x = record(stages, name, F.relu(self.get_submodule(name)(x)))
-        return x
 
 
 class NINCifar10(NINNet):
@@ -66,6 +58,7 @@ class NINCifar10(NINNet):
     """
 
     name = "nin_cifar10"
+    chain = ("conv1", "cccp1", "cccp2", "pool1", "conv2", "cccp3", "cccp4", "pool2", "conv3", "cccp5", "cccp6", "pool3")
     caffe_channels: ClassVar[Literal["rgb", "bgr"]] = "rgb"
     input_size = 32
     dropout = 0.5
@@ -79,15 +72,8 @@ class NINCifar10(NINNet):
         self.add_mlpconv(("conv1", "cccp1", "cccp2"), in_channels, (192, 160, 96), 5, padding=2)
         self.add_mlpconv(("conv2", "cccp3", "cccp4"), 96, (192, 192, 192), 5, padding=2)
         self.add_mlpconv(("conv3", "cccp5", "cccp6"), 192, (192, 192, num_classes), 3, padding=1)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = self.mlpconv(images, stages, "conv1", "cccp1", "cccp2")
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = self.mlpconv(dropout(x, self.dropout, self.training), stages, "conv2", "cccp3", "cccp4")
-        x = record(stages, "pool2", ceil_max_pool(x))
-        x = self.mlpconv(dropout(x, self.dropout, self.training), stages, "conv3", "cccp5", "cccp6")
-        return record(stages, "pool3", x.mean((2, 3)))
+        self.pool3 = GlobalAvgPool()
+        self.add_functions()
 
 
 class NINImageNet(NINNet):
@@ -117,6 +103,7 @@ class NINImageNet(NINNet):
     """
 
     name = "nin_imagenet"
+    chain = (*NINCifar10.chain, "conv4", "cccp7", "cccp8", "pool4")
     layer_names = MappingProxyType({"caffe": {layer: f"{layer}-1024" for layer in ("conv4", "cccp7", "cccp8")}})
     input_size = 224
     dropout = 0.5
@@ -131,17 +118,8 @@ class NINImageNet(NINNet):
         self.add_mlpconv(("conv2", "cccp3", "cccp4"), 96, (256, 256, 256), 5, padding=2)
         self.add_mlpconv(("conv3", "cccp5", "cccp6"), 256, (384, 384, 384), 3, padding=1)
         self.add_mlpconv(("conv4", "cccp7", "cccp8"), 384, (1024, 1024, num_classes), 3, padding=1)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = self.mlpconv(images, stages, "conv1", "cccp1", "cccp2")
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = self.mlpconv(x, stages, "conv2", "cccp3", "cccp4")
-        x = record(stages, "pool2", ceil_max_pool(x))
-        x = self.mlpconv(x, stages, "conv3", "cccp5", "cccp6")
-        x = record(stages, "pool3", ceil_max_pool(x))
-        x = self.mlpconv(dropout(x, self.dropout, self.training), stages, "conv4", "cccp7", "cccp8")
-        return record(stages, "pool4", x.mean((2, 3)))
+        self.pool4 = GlobalAvgPool()
+        self.add_functions()
 
 
 class NINSmall(NINNet):
@@ -162,6 +140,7 @@ class NINSmall(NINNet):
     """
 
     name = "nin_small"
+    chain = ("conv1", "cccp1", "conv2", "cccp2", "conv3", "cccp3", "pool")
     paper = "notes on classic nets, table 4.4, after Lin, Chen and Yan 2013"
     input_size = 32
     last: ClassVar[str] = "cccp3"
@@ -172,13 +151,8 @@ class NINSmall(NINNet):
         self.add_mlpconv(("conv1", "cccp1"), in_channels, (16, 16), 3)
         self.add_mlpconv(("conv2", "cccp2"), 16, (64, 64), 3)
         self.add_mlpconv(("conv3", "cccp3"), 64, (100, num_classes), 3)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = self.mlpconv(images, stages, "conv1", "cccp1")
-        x = self.mlpconv(x, stages, "conv2", "cccp2")
-        x = self.mlpconv(x, stages, "conv3", "cccp3")
-        return record(stages, "pool", x.mean((2, 3)))
+        self.pool = GlobalAvgPool()
+        self.add_functions()
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
         """N(0, 2 / fan-in), biases 0."""

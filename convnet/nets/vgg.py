@@ -112,13 +112,11 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
-from convnet.nets.dropout import dropout
-from convnet.nets.layers import Net, check_images, connected, max_pool, record, relu_pool, response_norm
+from convnet.nets.chain import Chain
 from convnet.nets.published import of_oxford, of_pytorch
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.
@@ -144,7 +142,7 @@ CONNECTED = {
 }
 
 
-class VGG(Net):
+class VGG(Chain):
     """Pictures (N, in_channels, 224, 224), on the scale 0..255 less the mean colour, to logits (N, num_classes).
 
     input_size: pixels, 32 to 512: the side of the pictures that fc6 is built for, rounded down to whole 32s.
@@ -164,6 +162,7 @@ class VGG(Net):
     small_recipe: ClassVar[str] = "vgg_small"
     pooling: ClassVar[tuple[int, int, bool]] = (2, 2, False)
     dropped: ClassVar[tuple[str, ...]] = ("relu6", "relu7")
+    other_sizes = "; the option input_size builds it for others"
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "glorot", "he")
 
@@ -175,44 +174,24 @@ class VGG(Net):
         n_maps = input_size // SHRINK  # a side of pool5's maps
         self.sides = range(n_maps * SHRINK, (n_maps + 1) * SHRINK)
         self.blocks = [block.split() for block in TABLE_1[self.configuration].split(" | ")]
-        maps = in_channels
+        maps, chain = in_channels, list[str]()
         for b, block in enumerate(self.blocks, 1):
             for i, (size, maps_out) in enumerate(_convolutions(block), 1):
                 self.add_module(f"conv{b}_{i}", nn.Conv2d(maps, maps_out, size, padding=size // 2))
                 if self.batch_norm:
                     self.add_module(f"bn{b}_{i}", nn.BatchNorm2d(maps_out))
                 maps = maps_out
+                chain += [f"conv{b}_{i}", *([f"bn{b}_{i}"] if self.batch_norm else []), f"relu{b}_{i}"]
+            chain += [*([f"norm{b}"] if "LRN" in block else []), f"pool{b}"]
+        self.chain = (*chain, "fc6", "relu6", "fc7", "relu7", "fc8")
         self.fc6 = nn.Linear(512 * n_maps * n_maps, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
+        self.add_functions()
         if self.batch_norm:
             self.starts = {}
         if self.torchvision:
             self.layer_names = {writer: {**self._features(), **fc} for writer, fc in CONNECTED.items()}
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        hint = "; the option input_size builds it for others"
-        check_images(images, self, hint)
-        x = images
-        for b, block in enumerate(self.blocks, 1):
-            last, normed = len(_convolutions(block)), "LRN" in block
-            for i in range(1, last + 1):
-                x = record(stages, f"conv{b}_{i}", getattr(self, f"conv{b}_{i}")(x))
-                if self.batch_norm:
-                    x = record(stages, f"bn{b}_{i}", getattr(self, f"bn{b}_{i}")(x))
-                if i < last or normed:
-                    x = record(stages, f"relu{b}_{i}", F.relu(x))
-            if normed:
-                x = record(stages, f"norm{b}", response_norm(x))
-                x = record(stages, f"pool{b}", max_pool(x, 2, 2))
-            else:
-                x = relu_pool(x, stages, f"relu{b}_{last}", f"pool{b}", 2)
-
-        x = record(stages, "fc6", connected(self.fc6, x))
-        x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
-        x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         """By what fc6 reads."""

@@ -32,18 +32,19 @@ initialized to 10^-2" (section 3), read as the deviation.
 
 from typing import ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_released import TORCHVISIONS
-from convnet.nets.dropout import dropout
-from convnet.nets.layers import Net, StridedConv2d, ceil_max_pool, check_images, connected, record, response_norm
+from convnet.nets.chain import Chain
+from convnet.nets.layers import StridedConv2d
 
 
-class ZFNet(Net):
+class ZFNet(Chain):
     """Pictures (N, 3, 224, 224), RGB on the scale 0..255 with the mean subtracted, to logits (N, num_classes)."""
 
     name = "zfnet"
+    chain = ("conv1", "relu1", "pool1", "norm1", "conv2", "relu2", "pool2", "norm2", *AlexNet.chain[8:])
     paper = "Zeiler and Fergus 2013"
     year = 2013
     small_recipe: ClassVar[str] = "alexnet_small"
@@ -65,32 +66,7 @@ class ZFNet(Net):
         self.fc6 = nn.Linear(256 * 6 * 6, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
-
-    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        check_images(images, self)
-        x = record(stages, "conv1", self.conv1(images))
-        x = record(stages, "relu1", F.relu(x))
-        x = record(stages, "pool1", ceil_max_pool(x))
-        x = record(stages, "norm1", response_norm(x))
-
-        x = record(stages, "conv2", self.conv2(x))
-        x = record(stages, "relu2", F.relu(x))
-        x = record(stages, "pool2", ceil_max_pool(x))
-        x = record(stages, "norm2", response_norm(x))
-
-        x = record(stages, "conv3", self.conv3(x))
-        x = record(stages, "relu3", F.relu(x))
-        x = record(stages, "conv4", self.conv4(x))
-        x = record(stages, "relu4", F.relu(x))
-        x = record(stages, "conv5", self.conv5(x))
-        x = record(stages, "relu5", F.relu(x))
-        x = record(stages, "pool5", ceil_max_pool(x))
-
-        x = record(stages, "fc6", connected(self.fc6, x))
-        x = record(stages, "relu6", F.relu(x))
-        x = record(stages, "fc7", connected(self.fc7, dropout(x, self.dropout, self.training)))
-        x = record(stages, "relu7", F.relu(x))
-        return record(stages, "fc8", connected(self.fc8, dropout(x, self.dropout, self.training)))
+        self.add_functions()
 
 
 NETS = (ZFNet,)
