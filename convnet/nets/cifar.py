@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
+from convnet.kernels import ops
 from convnet.nets.chain import Chain, without
 from convnet.nets.layers import LRN
 
@@ -38,20 +39,20 @@ class LocallyConnected2d(nn.Module):
         out = side + 2 * padding - size + 1
         if out < 1:
             raise UsageError(f"a kernel of {size} x {size} doesn't fit {side} x {side} pixels with padding {padding}")
-        self.side, self.size, self.padding = side, size, padding
+        self.side, self.size, self.padding, self.shape = side, size, padding, (maps_out, out, out)
         bound = 1 / math.sqrt(maps_in * size**2)
         self.weight = nn.Parameter(torch.empty(out, out, maps_out, maps_in, size, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(maps_out, out, out).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] != (self.side, self.side):
+        if not ops.is_proxy(x) and x.shape[2:] != (self.side, self.side):
             size = f"{x.shape[2]} x {x.shape[3]}"
             raise UsageError(
                 f"this locally connected layer has weights for {self.side} x {self.side} pixels, got {size}"
             )
         patches = F.unfold(x, self.size, padding=self.padding)  # (N, maps_in size size, places)
         y = torch.einsum("nip,poi->nop", patches, self.weight.flatten(3).flatten(0, 1))
-        return y.view(-1, *self.bias.shape) + self.bias.to(y.dtype)
+        return y.view(-1, *self.shape) + self.bias.to(y.dtype)
 
 
 class CifarNet(Chain):

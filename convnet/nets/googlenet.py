@@ -53,6 +53,7 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
+from convnet.kernels import ops
 from convnet.nets.dropout import dropout
 from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, GlobalAvgPool, Net, ReLUConv2d, ResponseNorm, check_images
 from convnet.nets.published import of_berkeley, of_pytorch
@@ -203,11 +204,12 @@ class GoogLeNet(Net):
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""
         check_images(images, self)
+        asked = stages is not None and not ops.is_proxy(stages)
         norms = ([], []) if self.bn else (["norm1"], ["norm2"])
         x = self.run(images, stages, "conv1", "pool1", *norms[0], "conv2_reduce", "conv2", *norms[1], "pool2")
         for stage in TABLE_1:
             x = self.run(x, stages, stage)
-            if stages is not None and HEADS.get(stage) in self.loss_weights and (self.bn or _fit_heads(x)):
+            if asked and HEADS.get(stage) in self.loss_weights and (self.bn or _fit_heads(x)):
                 self.run(x, stages, HEADS[stage])
             if stage in POOLS:
                 x = self.run(x, stages, POOLS[stage])

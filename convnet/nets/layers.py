@@ -356,27 +356,6 @@ def within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -
     return (x_wide * (k + alpha * size**2 * means) ** -beta).to(x.dtype)
 
 
-def max_pool(x: Tensor, size: int = 3, stride: int = 2, ceil: bool = False) -> Tensor:
-    """The largest value of each size x size window; windows overlap where stride < size. Paper: AlexNet 3.4.
-
-    ceil: partial windows at the right and bottom edges are kept; else they are left out.
-    """
-    return ops.norm_pool(x, Block(size=size, stride=stride, ceil=ceil))
-
-
-def ceil_max_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
-    """`max_pool` that keeps the partial windows at the right and bottom edges, as cuda-convnet and Caffe do.
-
-    A side s of at least stride pixels gives ceil((s - size) / stride) + 1; with 3 and 2 that's s // 2.
-    """
-    return max_pool(x, size, stride, ceil=True)
-
-
-def ceil_avg_pool(x: Tensor, size: int = 3, stride: int = 2) -> Tensor:
-    """The average of each window, partial windows kept; of those only the pixels inside count, as in cuda-convnet."""
-    return F.avg_pool2d(x, size, stride, ceil_mode=True, count_include_pad=False)
-
-
 def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
     """The 1998 paper's discriminative loss on RBF logits, averaged over the pictures.
 

@@ -52,14 +52,6 @@ def test_jit_trace_and_its_file(name: str) -> None:
     alike(torch.jit.load(file)(images), net(images))
 
 
-@pytest.mark.parametrize("name", [name for name in NETS if name not in ("cifar_11", "lenet5")])
-def test_fx(name: str) -> None:
-    net, images = example(name)
-    module = torch.fx.symbolic_trace(net, concrete_args={"stages": None})
-    alike(module(images), net(images))
-    assert any(node.op == "call_module" for node in module.graph.nodes)
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_gradients_by_torch_func(name: str) -> None:
     net, images = example(name)

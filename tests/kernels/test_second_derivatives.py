@@ -15,8 +15,9 @@ from convnet.kernels.ops import dropout, norm_pool, response_norm, tanh_pool
 from convnet.kernels.plain import Block, plain_norm_pool, plain_response_norm, plain_tanh_pool
 from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.columns import Columns, ConnectedColumns
-from convnet.nets.layers import ceil_avg_pool, rbf_loss, relu_norm_pool, within_map_norm
+from convnet.nets.layers import rbf_loss, within_map_norm
 from convnet.nets.lenet5 import RBF, SparseConv2d, SubSampling, scaled_tanh
+from pools import ceil_avg_pool
 from thin import images_for, new_thin_net
 
 
@@ -41,7 +42,7 @@ FORMS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     "response_norm, even n, another power": (lambda x: response_norm(x, 4, 1.0, 0.1, 0.6), ONE),
     "plain_response_norm": (lambda x: plain_response_norm(x, 5, 2.0, 0.1, 0.75), ONE),
     "within_map_norm": (lambda x: within_map_norm(x, 3, 1.0, 0.1, 0.75), ONE),
-    "relu_norm_pool": (lambda x: relu_norm_pool(x, None, 1), ONE),
+    "relu_norm_pool": (lambda x: norm_pool(x, Block(5, 2.0, 0.1, 0.75, size=3, stride=2, relu_before=True)), ONE),
     "ceil_avg_pool": (ceil_avg_pool, ONE),
     "scaled_tanh": (scaled_tanh, ONE),
     "conv1 by blocks": (lambda x: conv1(x, randn(4, 3, 5, 5), randn(4), 2, 1), (1, 3, 9, 9)),

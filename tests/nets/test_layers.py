@@ -21,6 +21,7 @@ from convnet.nets.columns import Columns
 from convnet.nets.layers import PAPER_LRN, within_map_norm
 from convnet.nets.lenet5 import RBF, TABLE, Conv2d, SparseConv2d, SubSampling, scaled_tanh
 from convnet.nets.nin import NINNet
+from pools import ceil_avg_pool, ceil_max_pool, max_pool
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -148,7 +149,7 @@ def test_even_n_reaches_as_far_on_both_sides() -> None:
 def test_max_pool_is_the_largest_of_each_window(side: int, size: int, stride: int) -> None:
     x = randn(2, 2, side, side)
     out = (side - size) // stride + 1
-    y = layers.max_pool(x, size, stride)
+    y = max_pool(x, size, stride)
     assert y.shape == (2, 2, out, out)
     for n, c, i, j in itertools.product(range(2), range(2), range(out), range(out)):
         top, left = i * stride, j * stride
@@ -174,7 +175,7 @@ def brute_ceil_pool(x: Tensor, size: int, stride: int, kind: str) -> Tensor:
 )
 def test_ceil_pooling_is_the_formula_and_its_gradient(side: tuple[int, int], shape: tuple[int, int], kind: str) -> None:
     x = randn(1, 2, *side).requires_grad_()
-    pool = layers.ceil_max_pool if kind == "max" else layers.ceil_avg_pool
+    pool = ceil_max_pool if kind == "max" else ceil_avg_pool
     y, expected = pool(x, *shape), brute_ceil_pool(x, *shape, kind)
     assert y.shape == expected.shape
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-14)
@@ -186,7 +187,7 @@ def test_ceil_pooling_is_the_formula_and_its_gradient(side: tuple[int, int], sha
 @pytest.mark.parametrize(("side", "out"), [(32, 16), (16, 8), (8, 4), (24, 12), (12, 6), (110, 55), (26, 13), (13, 6)])
 def test_ceil_pooling_has_the_papers_sizes(side: int, out: int) -> None:
     x = torch.empty(1, 1, side, side, device="meta")
-    assert layers.ceil_max_pool(x).shape[2:] == layers.ceil_avg_pool(x).shape[2:] == (out, out)
+    assert ceil_max_pool(x).shape[2:] == ceil_avg_pool(x).shape[2:] == (out, out)
 
 
 def brute_local(layer: LocallyConnected2d, x: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.nets.layers import Net, ceil_max_pool, max_pool, record, response_norm, within_map_norm
+from convnet.nets.layers import Net, record, response_norm, within_map_norm
 from convnet.visualize.deconv import Form, Unit, deconv, peaks
+from pools import ceil_max_pool, max_pool
 from thin import images_for, thin_net
 
 FORMS: tuple[Form, ...] = ("deconv", "guided", "gradient")

@@ -12,8 +12,9 @@ from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model
 from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.columns import Columns
-from convnet.nets.layers import Net, ceil_avg_pool, ceil_max_pool, max_pool, record, response_norm, within_map_norm
+from convnet.nets.layers import Net, record, response_norm, within_map_norm
 from convnet.visualize.receptive_fields import Field, Fields, fields_of, receptive_fields
+from pools import ceil_avg_pool, ceil_max_pool, max_pool
 from thin import empty_for, shapes_of, thinned
 
 
