@@ -26,7 +26,8 @@ from convnet.hardware import version
 from convnet.io.strict_json import Json
 from convnet.nets import create_model, recipe_of
 from convnet.nets.describe import on_meta, skeleton
-from convnet.nets.layers import Net, rbf_loss
+from convnet.nets.layers import Net
+from convnet.nets.lenet5 import rbf_loss
 from convnet.recipe import Recipe, load_recipe
 from convnet.training.step import RUBBISH, EagerSteps, choose
 

@@ -36,9 +36,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from convnet.nets.chain import Chain
 from convnet.nets.columns import convolution
-from convnet.nets.layers import StridedConv2d
+from convnet.nets.layers import Chain, StridedConv2d
 
 CHAIN = (
     "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 fc7 relu7 fc8"

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.chain import Chain, without
 from convnet.nets.initial import gaussian, he_std
-from convnet.nets.layers import CAFFE_LRN, LRN, NO_LIMIT, StridedConv2d
+from convnet.nets.layers import CAFFE_LRN, LRN, NO_LIMIT, Chain, StridedConv2d, without
 from convnet.nets.published import of_berkeley, of_pytorch
 
 TORCHVISIONS: Mapping[str, Mapping[str, str]] = {  # of nets in one column with eight layers, as alexnet_owt

@@ -11,10 +11,9 @@ from torch import nn
 
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_released import TORCHVISIONS, AlexNet2012
-from convnet.nets.chain import without
 from convnet.nets.columns import Columns, ConnectedColumns
 from convnet.nets.initial import NONE
-from convnet.nets.layers import NO_LRN
+from convnet.nets.layers import NO_LRN, without
 
 
 class AlexNetHalf(AlexNet):

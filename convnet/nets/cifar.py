@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.kernels import ops
-from convnet.nets.chain import Chain, without
-from convnet.nets.layers import LRN
+from convnet.nets.layers import LRN, Chain, without
 
 SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
 

@@ -53,9 +53,9 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
-from convnet.kernels import ops
 from convnet.nets.dropout import dropout
-from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, GlobalAvgPool, Net, ReLUConv2d, ResponseNorm, check_images
+from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, Net, ResponseNorm, check_images
+from convnet.nets.nin import GlobalAvgPool, ReLUConv2d
 from convnet.nets.published import of_berkeley, of_pytorch
 
 # Paper: table 1, the maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj.
@@ -204,7 +204,7 @@ class GoogLeNet(Net):
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         """Logits. Into `stages` go the auxiliary heads' logits too, where their maps have the size that they read."""
         check_images(images, self)
-        asked = stages is not None and not ops.is_proxy(stages)
+        asked = isinstance(stages, dict)  # torch.fx gives a proxy
         norms = ([], []) if self.bn else (["norm1"], ["norm2"])
         x = self.run(images, stages, "conv1", "pool1", *norms[0], "conv2_reduce", "conv2", *norms[1], "pool2")
         for stage in TABLE_1:

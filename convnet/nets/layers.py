@@ -1,4 +1,4 @@
-"""The base class of all nets, and layers that PyTorch lacks: normalisation, fully connected layers that slide.
+"""The base classes of all nets, and layers that PyTorch lacks: normalisation, fully connected layers that slide.
 
 `Net` lists what a net's class tells the rest of the project. A stage is a module of its own, of the stage's name, so
 that whoever hooks it finds what `trace` gives; ReLU, response norm and pooling are one pass where nobody does.
@@ -20,7 +20,7 @@ from convnet.io.strict_json import Json
 from convnet.kernels import conv1, ops
 from convnet.kernels.ops import response_norm as response_norm
 from convnet.kernels.plain import Block, norm_in_groups, wide
-from convnet.nets.dropout import checked_rate
+from convnet.nets.dropout import checked_rate, dropout
 from convnet.nets.initial import NONE, gaussian, uniform_by_fan_in
 from convnet.nets.published import Known
 
@@ -147,9 +147,61 @@ class Net(nn.Module):
         return name.rpartition(".")[0] == self.last
 
 
+class Chain(Net):
+    """A net whose stages follow one another.
+
+    chain: their names, in order. Layers that learn are added by the net, in the order in which their weights are
+    stored; the others by `add_functions`, each by what its name begins with. What is `dropped` is followed by dropout.
+    """
+
+    chain: tuple[str, ...]
+    not_slid: ClassVar[tuple[str, ...]] = ()  # stages that it leaves out where it slides
+
+    def add_functions(self) -> None:
+        """The layers of the chain that learn nothing, but for those that are there already."""
+        for name in self.chain:
+            if name not in self._modules and (layer := self._function(name)):
+                self.add_module(name, layer)
+
+    def _function(self, name: str) -> nn.Module | None:
+        size, stride, ceil = self.pooling
+        if name in self.within:
+            return WithinMapNorm(*self.within[name])
+        if name in self.average_pools:  # partial windows count the pixels inside, as in cuda-convnet
+            return nn.AvgPool2d(size, stride, ceil_mode=ceil, count_include_pad=False)
+        match name.rstrip("0123456789_"):
+            case "relu":
+                return nn.ReLU()
+            case "tanh":
+                return nn.Tanh()
+            case "norm":
+                return ResponseNorm(*self.lrn, groups=self.norm_columns)
+            case "pool":
+                return nn.MaxPool2d(size, stride, ceil_mode=ceil)
+        return None
+
+    def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+        check_images(images, self)
+        names: list[str] = []
+        x = images
+        for name in self.chain:
+            if self.slides and name in self.not_slid:
+                continue
+            names.append(name)
+            if name in self.dropped:
+                x = dropout(self.run(x, stages, *names), self.dropout, self.training)
+                names = []
+        return self.run(x, stages, *names)
+
+
+def without(chain: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    """A chain's stages but for some."""
+    return tuple(name for name in chain if name not in names)
+
+
 def record(stages: dict[str, Tensor] | None, name: str, x: Tensor) -> Tensor:
     """`x` itself, noted in `stages` under its name if anyone asked."""
-    if stages is not None and not ops.is_proxy(stages):
+    if isinstance(stages, dict):  # torch.fx gives a proxy
         stages[name] = x
     return x
 
@@ -286,25 +338,6 @@ class WithinMapNorm(nn.Module):
         return f"size={self.size}, k={self.k:g}, alpha={self.alpha:g}, beta={self.beta:g}"
 
 
-class GlobalAvgPool(nn.Module):
-    """The mean of each map: (N, C, H, W) -> (N, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
-
-class ReLUConv2d(nn.Conv2d):
-    """A convolution and its ReLU, which is a module within."""
-
-    def __init__(self, maps_in: int, maps_out: int, size: int, stride: int = 1, padding: int = 0) -> None:
-        super().__init__(maps_in, maps_out, size, stride, padding)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.relu(super().forward(x))
-        return y
-
-
 LONGEST = 4  # layers that can be one pass
 
 
@@ -354,17 +387,3 @@ def within_map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -
     after = size - 1 - before
     means = F.avg_pool2d(F.pad(x_wide.square(), (before, after, before, after)), size, stride=1)
     return (x_wide * (k + alpha * size**2 * means) ** -beta).to(x.dtype)
-
-
-def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
-    """The 1998 paper's discriminative loss on RBF logits, averaged over the pictures.
-
-    With y = -logits: y[label] + log(e^-j + sum_i e^-y_i). `j` stands for a class "rubbish" at that distance: pictures
-    that are already further from all other codes no longer push. With j infinite it's the cross entropy.
-
-    Paper: LeNet-5, eq. 9.
-    """
-    if j == math.inf:
-        return F.cross_entropy(logits, labels)
-    rubbish = logits.new_full((len(logits), 1), -j)
-    return F.cross_entropy(torch.cat([logits, rubbish], 1), labels)

@@ -202,6 +202,20 @@ class RBF(nn.Module):
         return -(x[:, None] - codes).square().sum(2)
 
 
+def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
+    """The 1998 paper's discriminative loss on RBF logits, averaged over the pictures.
+
+    With y = -logits: y[label] + log(e^-j + sum_i e^-y_i). `j` stands for a class "rubbish" at that distance: pictures
+    that are already further from all other codes no longer push. With j infinite it's the cross entropy.
+
+    Paper: LeNet-5, eq. 9.
+    """
+    if j == math.inf:
+        return F.cross_entropy(logits, labels)
+    rubbish = logits.new_full((len(logits), 1), -j)
+    return F.cross_entropy(torch.cat([logits, rubbish], 1), labels)
+
+
 class LeNet5(Net):
     """Pictures (N, 1, 32, 32) to logits (N, num_classes)."""
 

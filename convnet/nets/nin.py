@@ -10,13 +10,32 @@ from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor, nn
 
-from convnet.nets.chain import Chain
 from convnet.nets.initial import gaussian, he_std
-from convnet.nets.layers import NO_LIMIT, GlobalAvgPool, ReLUConv2d
+from convnet.nets.layers import NO_LIMIT, Chain
 
 CONVS = tuple(f"conv{i}" for i in range(1, 5))
 CCCPS = tuple(f"cccp{i}" for i in range(1, 9))
+
+
+class GlobalAvgPool(nn.Module):
+    """The mean of each map: (N, C, H, W) -> (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class ReLUConv2d(nn.Conv2d):
+    """A convolution and its ReLU, which is a module within."""
+
+    def __init__(self, maps_in: int, maps_out: int, size: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(maps_in, maps_out, size, stride, padding)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(super().forward(x))
+        return y
 
 
 class NINNet(Chain):

@@ -116,7 +116,7 @@ from torch import nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
-from convnet.nets.chain import Chain
+from convnet.nets.layers import Chain
 from convnet.nets.published import of_oxford, of_pytorch
 
 # Paper: table 1, "conv<size>-<maps>" without its "conv"; | is a 2x2 max-pooling, and one follows the last column.

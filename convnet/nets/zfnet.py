@@ -36,8 +36,7 @@ from torch import nn
 
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_released import TORCHVISIONS
-from convnet.nets.chain import Chain
-from convnet.nets.layers import StridedConv2d
+from convnet.nets.layers import Chain, StridedConv2d
 
 
 class ZFNet(Chain):

@@ -3,7 +3,7 @@
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -183,9 +183,20 @@ def _resumed(
 
 def write_table(run: Run) -> None:
     """metrics.csv: the epochs of the record, if one has ended."""
-    epochs = re.findall(rb'^.*"kind": "epoch".*\n', run.record, re.M)  # a twentieth; all are too many to parse
-    if epochs:
-        metrics_log.write_csv(metrics_log.Rows(run.out / METRICS, epochs), run.out / "metrics.csv")
+    if b'"kind": "epoch"' in run.record:
+        rows = metrics_log.Rows(run.out / METRICS, _Epochs(run.record))
+        metrics_log.write_csv(rows, run.out / "metrics.csv")
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """The lines of a record that are of epochs, one at a time: all that there are would be held with each epoch."""
+
+    record: bytearray
+
+    def __iter__(self) -> Iterator[bytes]:
+        for found in re.finditer(rb'^.*"kind": "epoch".*\n', self.record, re.M):
+            yield found[0]
 
 
 def _record(kept: Checkpoint, out: Path, progress: Progress) -> bytes:

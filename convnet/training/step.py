@@ -31,7 +31,8 @@ from convnet.io.processes import ALONE, Processes
 from convnet.kernels.cuda import available as on_cuda
 from convnet.nets import batch_norm
 from convnet.nets.dropout import LAYERS, counted, states
-from convnet.nets.layers import Net, rbf_loss
+from convnet.nets.layers import Net
+from convnet.nets.lenet5 import rbf_loss
 from convnet.recipe import Recipe
 from convnet.training.averaging import averaged
 from convnet.training.optim import Momentum, optimizer

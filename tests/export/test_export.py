@@ -238,11 +238,11 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refused("--float is for .onnx; a .npz holds weights", "a.npz", floats=True)
     refused("torchvision has no nin_cifar10; it has alexnet_owt", "a.safetensors", names="torchvision")
     refused(
-        "Caffe can't run lenet5: its SubSampling layers aren't written in Caffe's words; export it as .onnx",
+        "Caffe can't run lenet5: its TanhSubSampling layers aren't written in Caffe's words; export it as .onnx",
         "a.caffemodel",
         lenet5(),
     )
-    refused("Caffe can't run lenet5: its SubSampling layers", "a.safetensors", lenet5(), names="caffe")
+    refused("Caffe can't run lenet5: its TanhSubSampling layers", "a.safetensors", lenet5(), names="caffe")
     net = create_model("googlenet_bn", num_classes=5, seed=1, heads=False)
     kept = kept_of("googlenet_bn", net, pictures(net, mean=np.zeros((256, 256, 3), np.float32)), heads=False)
     refused("this one has a mean picture", "a.safetensors", kept, names="torchvision")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -125,9 +126,8 @@ def test_testing_is_the_plain_form_to_the_bit() -> None:
     """With gradients too, as pictures of what a net looks at want them."""
     net, images = create_model("lenet5", seed=0).eval(), randn(2, 1, 32, 32)
     c1, s2 = (trace(net, images)[name] for name in ("c1", "s2"))
-    by_hand = plain_tanh_pool(
-        net.get_submodule("c1")(images), net.get_parameter("s2.weight"), net.get_parameter("s2.bias")
-    )
+    before = F.conv2d(images, net.get_parameter("c1.weight"), net.get_parameter("c1.bias"))
+    by_hand = plain_tanh_pool(before, net.get_parameter("s2.weight"), net.get_parameter("s2.bias"))
     assert torch.equal(c1, by_hand[0])
     assert torch.equal(s2, by_hand[1])
     assert torch.equal(net(images), net(images.requires_grad_()).detach())
@@ -141,7 +141,7 @@ def test_in_training_a_hook_sees_the_sub_sampling() -> None:
     net(images)
     ((before, after),) = seen
     near(before, stages["c1"].double(), 1e-6)
-    near(1.7159 * torch.tanh(after * (2 / 3)), stages["s2"].double(), 1e-6)
+    near(after, stages["s2"].double(), 1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.*is deprecated")

@@ -147,7 +147,7 @@ def test_copies_pickles_replicas_and_hooks(name: str) -> None:
     assert torch.equal(nn.DataParallel(net)(images), expected)
     called: set[str] = set()
     for path, module in net.named_modules():
-        if not list(module.children()):
+        if list(module.parameters(recurse=False)):
             module.register_forward_hook(lambda *_, path=path: called.add(path))
     alike(net(images), expected)
     layers = {path.rpartition(".")[0] for path, _ in net.named_parameters()}

@@ -19,7 +19,7 @@ from convnet.nets import layers
 from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.columns import Columns
 from convnet.nets.layers import PAPER_LRN, within_map_norm
-from convnet.nets.lenet5 import RBF, TABLE, Conv2d, SparseConv2d, SubSampling, scaled_tanh
+from convnet.nets.lenet5 import RBF, TABLE, Conv2d, SparseConv2d, SubSampling, rbf_loss, scaled_tanh
 from convnet.nets.nin import NINNet
 from pools import ceil_avg_pool, ceil_max_pool, max_pool
 
@@ -275,7 +275,7 @@ def test_mlpconv_is_a_perceptron_at_each_place() -> None:
         columns.append(h)
     expected = torch.stack(columns).view(2, 3, 2, 5).permute(0, 3, 1, 2)
     stages: dict[str, Tensor] = {}
-    y = net.mlpconv(x, stages, *names)
+    y = net.run(x, stages, *names)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     assert {name: tuple(h.shape) for name, h in stages.items()} == {
         "conv": (2, 4, 3, 2), "cccp1": (2, 3, 3, 2), "cccp2": (2, 5, 3, 2),
@@ -360,7 +360,7 @@ def test_rbf_loss_is_equation_9() -> None:
             -float(row[label]) + math.log(math.exp(-j) + sum(math.exp(float(v)) for v in row))
             for row, label in zip(logits, labels, strict=True)
         ]
-        assert float(layers.rbf_loss(logits, labels, j)) == pytest.approx(sum(losses) / 4)
+        assert float(rbf_loss(logits, labels, j)) == pytest.approx(sum(losses) / 4)
 
 
 def test_scaled_tanh_keeps_one() -> None:
