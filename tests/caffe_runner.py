@@ -116,6 +116,7 @@ def pooling(layer, inputs, _):
 
 def lrn(layer, inputs, _):
     given, (x,) = one(layer, "lrn_param"), inputs
+    assert "k" not in given, "OpenCV's reader of Caffe's files takes every k for 1, without a word"
     size, alpha, beta = one(given, "local_size", 5), one(given, "alpha", 1.0), one(given, "beta", 0.75)
     squares = (x * x).numpy().astype(np.float64)
     half, sums = size // 2, np.zeros_like(squares)
@@ -128,7 +129,7 @@ def lrn(layer, inputs, _):
     else:
         for i in range(x.shape[1]):
             sums[:, i] = squares[:, max(i - half, 0) : i + half + 1].sum(1)
-        scale = one(given, "k", 1.0) + alpha / size * sums
+        scale = 1 + alpha / size * sums
     return [x * torch.from_numpy(scale**-beta).to(x.dtype)]
 
 
@@ -147,6 +148,7 @@ LAYERS = {
     "Slice": slices,
     "Concat": lambda layer, inputs, _: [torch.cat(inputs, 1)],
     "ReLU": lambda layer, inputs, _: [inputs[0].clamp(min=0)],
+    "Power": lambda layer, inputs, _: [inputs[0] * one(one(layer, "power_param"), "scale")],
     "TanH": lambda layer, inputs, _: [inputs[0].tanh()],
     "Dropout": lambda layer, inputs, _: inputs,
     "Silence": lambda layer, inputs, _: [],

@@ -176,15 +176,18 @@ def _inception(text: Text, net: Net, stage: str, branches: tuple[tuple[str, ...]
 
 
 def _norm(text: Text, net: Net, stage: str) -> None:
-    """Caffe's alpha is ours times the number of elements in the window."""
+    """Caffe's alpha is ours times the number of elements in the window. (k + s)^-beta is written as k^-beta times
+    (1 + s / k)^-beta, as OpenCV's reader of Caffe's files takes every k for 1."""
     if stage in net.within:
         n, _, alpha, beta = net.within[stage]  # Caffe's k is 1 there
         values = {"local_size": n, "alpha": n * n * alpha, "beta": beta, "norm_region": "WITHIN_CHANNEL"}
         text.layer(stage, "LRN", stage, lrn_param=values)
         return
     n, k, alpha, beta = net.lrn
-    _in_columns(text, stage, net.norm_columns, "LRN",
-                lrn_param={"local_size": n, "k": k, "alpha": n * alpha, "beta": beta})  # fmt: skip
+    values = {"local_size": n, "alpha": n * alpha / k, "beta": beta}
+    _in_columns(text, stage, net.norm_columns, "LRN", lrn_param=values)
+    if k != 1:
+        text.layer(f"{stage}_k", "Power", stage, power_param={"scale": repr(k**-beta)})
 
 
 def _pool(text: Text, net: Net, stage: str, before: tuple[int, ...], shape: tuple[int, ...]) -> None:
