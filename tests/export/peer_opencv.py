@@ -1,7 +1,7 @@
-"""Does OpenCV's reader of Caffe's files compute our nets? Two steps, because OpenCV lives elsewhere.
+"""Does OpenCV's reader of Caffe's files compute our nets? Two steps, as OpenCV 4 lives elsewhere.
 
-    python tests/export/peer_opencv.py write FOLDER     where convnet is: nets in small, their Caffe files, pictures, outputs
-    python tests/export/peer_opencv.py compare FOLDER   where OpenCV 4 is: reads each net and compares; exit code 1 above 2e-5
+    PYTHONPATH=tests python tests/export/peer_opencv.py write FOLDER     where convnet is: nets in small, their outputs
+    python tests/export/peer_opencv.py compare FOLDER                    where OpenCV 4 is; exit code 1 above 2e-5
 
 Figures: docs/weights.md.
 """
