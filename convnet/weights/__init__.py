@@ -90,7 +90,7 @@ def read_weights(
         pixels = preprocessing.pixels_of(net, writer, sha256, pixels)
         done, factors = preprocessing.preprocessing_of(net, mean, mean_order, pixels, fit or "crop", report)
     with archives.reading(path):
-        weights = _convert(net, key_map, matched, order, factors, report)
+        weights = _convert(net, key_map, matched, order, factors, report, partial)
     if report.missing:
         initial = create_model(net_name, num_classes=net.num_classes, seed=0, **options).state_dict()
         weights |= {name: initial[name] for name in report.missing}
@@ -303,8 +303,10 @@ def _convert(
     order: str,
     factors: tuple[float, ...] | None,
     report: Report,
+    partial: bool,
 ) -> dict[str, Tensor]:
-    """Our tensors, in memory of their own. `factors`, of R, G, B, divide the first convolution's input channels."""
+    """Our tensors, in memory of their own. `factors`, of R, G, B, divide the first convolution's input channels.
+    partial: those that aren't finite are left out, as torchvision's vgg16_features has them where it has no weights."""
     template = net.state_dict()
     first = next(iter(template)).partition(".")[0]
     weights: dict[str, Tensor] = {}
@@ -316,7 +318,12 @@ def _convert(
         if tensor.shape != shape:
             done.append(f"reshaped to {shape}")
         numbers = tensor.read().reshape(shape)
-        _check_finite(source, numbers)
+        if not _is_finite(numbers):
+            if not partial:
+                raise DataError(f"{source} holds values that are not finite; --partial leaves it out")
+            report.unexpected[source] = "it holds values that are not finite"
+            report.missing |= dict.fromkeys(targets, "initial values")
+            continue
         if targets[0].partition(".")[0] == first and len(shape) == 4 and shape[1] == 3:
             if order == "bgr":
                 numbers = numbers.flip(1)
@@ -331,10 +338,11 @@ def _convert(
         for target, part in zip(targets, parts, strict=True):
             weights[target] = part.to(goal.dtype).contiguous()
         report.rows.append(Row(tensor.source or source, tensor.shape, targets, "; ".join(done) or "copied"))
+    if not weights:
+        raise DataError("every tensor that fits holds values that are not finite")
     return weights
 
 
-def _check_finite(source: str, numbers: Tensor) -> None:
-    for piece in torch.split(numbers.reshape(-1), 1 << 18):  # a mask of the whole would cost a quarter of it again
-        if not torch.isfinite(piece).all():
-            raise DataError(f"{source} holds values that are not finite")
+def _is_finite(numbers: Tensor) -> bool:
+    pieces = torch.split(numbers.reshape(-1), 1 << 18)  # a mask of the whole would cost a quarter of it again
+    return all(bool(torch.isfinite(piece).all()) for piece in pieces)
