@@ -3,7 +3,7 @@
 import fnmatch
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import ClassVar
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.layers import Net, SelectedStages, record
+from convnet.nets.layers import Net, record
 
 
 def _nets() -> Iterator[type[Net]]:
@@ -113,6 +113,17 @@ def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict
     with torch.no_grad(), evaluating(net):
         net(images, activations)
     return activations if selected is None else {stage: stage_of(net, activations, stage) for stage in selected}
+
+
+class SelectedStages(dict[str, Tensor]):
+    """What a net fills with its stages; of those that aren't selected it keeps the name, not the activation."""
+
+    def __init__(self, selected: Sequence[str]) -> None:
+        super().__init__()
+        self.selected = {*selected, *(stage.rpartition(".")[0] for stage in selected)}
+
+    def __setitem__(self, stage: str, x: Tensor) -> None:
+        super().__setitem__(stage, x if stage in self.selected else x.new_empty(0))
 
 
 def features(net: Net, images: Tensor, stage: str) -> Tensor:

@@ -107,12 +107,16 @@ class Net(nn.Module):
     def run(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
         """The stages `names` one after the other, each noted. ReLU, response norm and max-pooling that follow one
         another are one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5."""
+        asked = set() if stages is None else set(getattr(stages, "selected", names))
         at, by_layer = 0, ops.layer_by_layer(x)
         while at < len(names):
-            most = LONGEST if stages is None else 1
-            layers = [getattr(self, name) for name in names[at : at + most]]
-            n, block = (0, None) if by_layer else in_one_pass(layers)
-            x, n = (ops.norm_pool(x, block), n) if block else (connected(layers[0], x), 1)
+            layers = [getattr(self, name) for name in names[at : at + LONGEST]]
+            n, block = (1, None) if by_layer else in_one_pass(layers)
+            if not asked.isdisjoint(names[at : at + n - 1]):
+                n, block = in_one_pass(layers[:1])
+            for name in names[at : at + n - 1]:
+                record(stages, name, x)  # the name alone
+            x = ops.norm_pool(x, block) if block else connected(layers[0], x)
             at += n
             record(stages, names[at - 1], x)
         return x
@@ -343,7 +347,7 @@ LONGEST = 4  # layers that can be one pass
 
 def in_one_pass(layers: Sequence[nn.Module]) -> tuple[int, Block | None]:
     """How many of the first of `layers` are [ReLU,] [response norm,] max-pooling [, ReLU], as one pass does them, and
-    what it does; (0, None) for others, and for those whose own call somebody waits for."""
+    what it does; (1, None) for others, and for those whose own call somebody waits for."""
     done: dict[str, Any] = {}
     n = 0
     for layer in layers:
@@ -363,7 +367,7 @@ def in_one_pass(layers: Sequence[nn.Module]) -> tuple[int, Block | None]:
         else:
             break
         n += 1
-    return (n, Block(**done)) if "size" in done else (0, None)
+    return (n, Block(**done)) if "size" in done else (1, None)
 
 
 def _is_plain(pool: nn.MaxPool2d) -> bool:

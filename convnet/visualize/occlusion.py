@@ -33,7 +33,7 @@ from convnet.errors import UsageError
 from convnet.evaluation.inference import BATCH
 from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
-from convnet.nets.layers import SelectedStages
+from convnet.nets import SelectedStages
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
 from convnet.visualize.stages import check_finite, check_has_maps, last_maps

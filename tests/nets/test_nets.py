@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError
 from convnet.kernels import ops
-from convnet.nets import MODELS, create_model, features, list_models, trace
-from convnet.nets.layers import Net, SelectedStages, response_norm
+from convnet.nets import MODELS, SelectedStages, create_model, features, list_models, trace
+from convnet.nets.layers import Net, response_norm
 from convnet.nets.lenet5 import digit_codes
 from thin import empty_for, images_for, new_thin_net, shapes_of, thin_net
 

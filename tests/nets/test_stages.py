@@ -117,14 +117,15 @@ def test_what_is_one_pass() -> None:
         ([pool, relu, pool], 2),
         ([relu, pool, norm], 2),
         ([pool], 1),
-        ([relu, norm], 0),
-        ([relu, relu, pool], 0),
-        ([norm, norm, pool], 0),
-        ([relu, nn.Conv2d(1, 1, 1), pool], 0),
-        ([relu, nn.MaxPool2d(3, 2, padding=1)], 0),
-        ([nn.MaxPool2d((3, 2), 2)], 0),
+        ([relu, norm], 1),
+        ([relu, relu, pool], 1),
+        ([norm, norm, pool], 1),
+        ([relu, nn.Conv2d(1, 1, 1), pool], 1),
+        ([relu, nn.MaxPool2d(3, 2, padding=1)], 1),
+        ([nn.MaxPool2d((3, 2), 2)], 1),
     ]
     assert [in_one_pass(layers)[0] for layers, _ in counts] == [n for _, n in counts]
+    assert [in_one_pass(layers)[1] is not None for layers, _ in counts] == [True] * 5 + [False] * 6
     hooked = deepcopy(pool)
     hooked.register_forward_hook(lambda *_: None)
-    assert in_one_pass([relu, hooked]) == (0, None)
+    assert in_one_pass([relu, hooked]) == (1, None)
