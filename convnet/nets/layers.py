@@ -107,7 +107,7 @@ class Net(nn.Module):
     def run(self, x: Tensor, stages: dict[str, Tensor] | None, *names: str) -> Tensor:
         """The stages `names` one after the other, each noted. ReLU, response norm and max-pooling that follow one
         another are one pass where that is at hand and nobody asks for what lies between. Paper: AlexNet 3.5."""
-        asked = set() if stages is None else set(getattr(stages, "selected", names))
+        asked = set(getattr(stages, "selected", names)) if isinstance(stages, dict) else set()
         at, by_layer = 0, ops.layer_by_layer(x)
         while at < len(names):
             layers = [getattr(self, name) for name in names[at : at + LONGEST]]
