@@ -81,6 +81,10 @@ def preprocessing_of(
             f"{report.writer}'s pixels were (pixel / 255 - mean) / std, mean {centre}, std {std}; "
             f"here they are pixel - 255 mean, {what}"
         )
+        report.notes.append(
+            f"{report.writer} resizes test pictures bilinearly, rounds the longer side down, and cuts a pixel off the "
+            "centre where the room is odd; here they are resized bicubic and cut in the centre: some answers can differ"
+        )
     elif mean is not None:
         levels = mean_of(mean, size, channels) if isinstance(mean, Path) else np.asarray(mean, np.float32)
     else:

@@ -238,6 +238,7 @@ def test_outputs_are_those_of_their_pixels(tmp_path: Path, pixels: str) -> None:
     divided = "input channels divided by 58.395, 57.12, 57.375"
     assert rows["conv1.conv.weight"] == (divided if pixels == "imagenet" else "copied")
     assert "writer" in report.to_dict()
+    assert any(note.startswith("torchvision resizes test pictures bilinearly") for note in report.notes)
 
 
 def test_timms_convolutions_are_fully_connected_layers(tmp_path: Path) -> None:
