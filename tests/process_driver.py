@@ -63,6 +63,7 @@ class Small(AlexNet):
         self.conv4 = convolution(self.columns, 16, 16, 3, padding=1)
         self.conv5 = convolution(self.columns, 16, 8, 3, padding=1)
         self.fc6, self.fc7, self.fc8 = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, num_classes)
+        self.add_functions()
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
         gaussian(self, generator, he_std(self))  # with which so small a net learns at once
