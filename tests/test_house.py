@@ -106,7 +106,7 @@ LINES = {
     "export": 740,
     "io": 2050,
     "kernels": 2370,
-    "nets/": 1750,
+    "nets/": 1840,
     "report": 690,
     "results": 940,
     "retrieval": 2070,
