@@ -3,8 +3,8 @@
 lsh          the side of B random hyperplanes through the mean (Charikar 2002)
 itq          the B principal components, turned so that rounding to +1 and -1 loses least (Gong and Lazebnik 2011)
 autoencoder  B logistic units in the middle of a deep autoencoder of features (Krizhevsky and Hinton 2011). Differs:
-             principal components in place of pre-training by restricted Boltzmann machines; ReLUs; the code's units
-             are sampled in training, which makes them binary, and not rounded (docs/log.md)
+             principal components in place of pre-training by restricted Boltzmann machines; ReLUs; what makes the
+             code binary is noise, as in Salakhutdinov and Hinton 2009, and not rounding (docs/log.md)
 
 All take the features at length 1, so that codes keep angles, and give the same: affine layers with ReLUs between them,
 and of the last one the signs.
@@ -30,6 +30,7 @@ TURNS = 50  # of ITQ, as in its paper
 COMPONENTS = 512  # at most, that an autoencoder begins with
 HIDDEN = 512  # its units on both sides of the code
 STEPS, BATCH, RATE = 2000, 128, 1e-3  # of its training; the largest rate of one cycle
+NOISE = 4.0  # its standard deviation, on the code's logits
 SPARE, PASSES = 10, 5  # directions and passes of a subspace iteration
 
 
@@ -101,7 +102,7 @@ def _itq(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Pr
 
 
 def _autoencoder(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Progress) -> list[Layer]:
-    """Learns to tell the principal components, in units of the first one's deviation, from a sampled code."""
+    """Learns to tell the principal components, in units of the first one's deviation, from a noisy code."""
     components = _components(rows, min(COMPONENTS, len(rows) - 1, rows.shape[1]), generator)
     scaled = components / max(float((rows @ components[:, 0]).std()), 1e-12)
     inputs, k = torch.from_numpy(rows @ scaled), components.shape[1]
@@ -115,15 +116,14 @@ def _autoencoder(rows: Floats, n_bits: int, generator: np.random.Generator, prog
 
 
 def _learn(encoder: nn.Module, decoder: nn.Module, inputs: Tensor, progress: Progress) -> None:
-    """Units are on with their probability, and the gradient is that of the probability: only a code that is nearly
-    sure, near 0 or 1, then tells much."""
+    """Noise before the code's logistic function: only a unit that is nearly sure, near 0 or 1, tells much."""
     rule = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
     rates = torch.optim.lr_scheduler.OneCycleLR(rule, RATE, total_steps=STEPS)
     progress.start("learning codes", STEPS)
     for step in range(STEPS):
         batch = inputs[torch.randint(len(inputs), (BATCH,))]
-        on = torch.sigmoid(encoder(batch))
-        code = on + (torch.bernoulli(on) - on).detach()
+        logits = encoder(batch)
+        code = torch.sigmoid(logits + NOISE * torch.randn_like(logits))
         loss = (decoder(2 * code - 1) - batch).square().sum(1).mean()
         rule.zero_grad()
         loss.backward()
