@@ -149,6 +149,20 @@ def test_a_webdataset_style_reader_gets_every_sample(made: Store) -> None:
                 assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample["jpg"]))), split.picture(i))
 
 
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_webdataset_gets_every_sample(made: Store) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    for name, split in made.splits.items():
+        shards = [str(path) for path in sorted(made.path.glob(f"{name}-*.tar"))]
+        samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+        assert [int(sample["cls"]) for sample in samples] == list(split.labels)
+        part = "npy" if made.encoding == "raw" else "jpg"
+        for i, sample in enumerate(samples):
+            data = io.BytesIO(sample[part])
+            assert np.array_equal(np.load(data) if part == "npy" else np.asarray(Image.open(data)), split.picture(i))
+
+
 def test_the_pages_own_code_runs(made: Store) -> None:
     if made.encoding == "jpeg":
         pytest.skip("the page shows a raw store")

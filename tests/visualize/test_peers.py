@@ -1,4 +1,4 @@
-"""captum finds the nets' ReLUs, pools and stages as modules, and says of them what we say.
+"""captum and torchcam find the nets' ReLUs, pools and stages as modules, and say of them what we say.
 
 pytest -m peers runs these and nothing else.
 """
@@ -10,9 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import trained_net
+from convnet.data.preprocess import Preprocessing
+from convnet.evaluation.seen import Seen
 from convnet.nets import trace
 from convnet.nets.layers import Net
+from convnet.visualize.cam import cam
 from convnet.visualize.deconv import Unit, deconv
+from convnet.visualize.stages import last_maps
 from thin import images_for, new_thin_net
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # captum says that it sets hooks
@@ -70,3 +75,23 @@ def test_layers_activations_are_the_stages(name: str) -> None:
         if not stage.startswith("head"):
             found = attr.LayerActivation(net, net.get_submodule(stage)).attribute(images)
             alike(found, expected, 1e-4)
+
+
+CAMS = {"alexnet": "relu5", "alexnet_owt": "relu5", "googlenet": "inception_5b", "vgg_a": "relu5_2", "zfnet": "relu5"}
+
+
+@pytest.mark.parametrize("name", CAMS)
+def test_grad_cam(name: str) -> None:
+    """Its positive part; the layer is the one that ours takes by itself."""
+    methods = pytest.importorskip("torchcam.methods")
+    net, _ = example(name)
+    side = net.input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    trained = trained_net(net, Preprocessing(side, 0, side, "rgb", None, 1.0, -128.0))
+    maps = cam(trained, Seen("a.png", pixels), labels=tuple(range(net.num_classes)), layer=CAMS[name])
+    ours = max(maps, key=lambda each: float(each.map.max()))
+    assert last_maps(trace(net, trained.images([Seen("a.png", pixels)]))) == CAMS[name]
+    with methods.GradCAM(net, target_layer=CAMS[name]) as extractor:
+        scores = net(trained.images([Seen("a.png", pixels)]).requires_grad_())
+        (theirs,) = extractor(ours.label, scores, normalized=False)
+    alike(np.maximum(ours.map, 0), theirs[0])
