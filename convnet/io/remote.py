@@ -241,7 +241,8 @@ def _reason(error: Exception) -> tuple[str, bool]:
         return "the server sends no parts of files (range requests)", True
     match = ERROR.search(str(error))
     if match is None:
-        return _first_line(error), False
+        broken = "error sending request" in str(error)  # on a connection that was there before
+        return "the connection broke off" if broken else _first_line(error), False
     code, kind = match[1], match[2]
     if code:
         return f"the server answers {code.strip()}", not code.startswith(PASSING)
