@@ -104,7 +104,7 @@ LINES = {
     "data": 8550,
     "evaluation": 1760,
     "export": 740,
-    "io": 2050,
+    "io": 2090,
     "kernels": 2370,
     "nets/": 1840,
     "report": 690,

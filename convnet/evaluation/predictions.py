@@ -13,7 +13,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -39,6 +39,7 @@ from convnet.progress import SILENT, Progress
 
 Block = list[dict[Look, Floats]]  # for each member, float32 (m, K) of each look: what it says of the next m pictures
 FORMAT = "convnet answers"
+WRITTEN = "file that convnet evaluate --posteriors wrote", "evaluate again"
 DIGESTS = "sha256"  # the name of the tensor that holds them
 
 
@@ -214,7 +215,7 @@ def _own(
 
 def load(path: Path, progress: Progress = SILENT) -> Predictions:
     """The predictions in a file. Raises: DataError when it isn't one, or is damaged; of its rows, in `blocks`."""
-    with _reading(path):
+    with atomic.reading(path, *WRITTEN):
         with open(path, "rb", opener=atomic.regular) as file:
             size = os.fstat(file.fileno()).st_size
         whole = torch.from_file(str(path), size=size, dtype=torch.uint8)  # mapped: only its start is read
@@ -263,7 +264,7 @@ def _read(
 ) -> Iterator[Block]:
     """The blocks of a file of n pictures and K classes; offsets: bytes to each look's probabilities, float32 (n, K)."""
     n, k = shape
-    with _reading(path), open(path, "rb", opener=atomic.regular) as file:
+    with atomic.reading(path, *WRITTEN), open(path, "rb", opener=atomic.regular) as file:
         for number, first in enumerate(range(0, n, PICTURES)):
             m = min(PICTURES, n - first)
             block: Block = [{} for _ in range(n_members)]
@@ -276,18 +277,6 @@ def _read(
             if not all(np.isfinite(each).all() for each in rows):
                 raise DataError("its probabilities are not finite")
             yield block
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (DataError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise DataError(
-            f"{path} is no file that convnet evaluate --posteriors wrote: {error}; evaluate again"
-        ) from error
 
 
 def _begun(path: Path, predictions: Predictions, stack: ExitStack, progress: Progress) -> Records | None:

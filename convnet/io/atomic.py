@@ -35,6 +35,20 @@ def as_path(value: PathLike, what: str) -> Path:
 
 
 @contextmanager
+def reading(path: Path, what: str, again: str) -> Iterator[None]:
+    """Whatever fails within, at the disk or in what the file holds, is a DataError that names it.
+
+    what: the file should be, as "index that convnet index wrote"; again: what to do where it isn't.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise DataError(f"{path} is no {what}: {error}; {again}") from error
+
+
+@contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns an OSError inside the block into a DiskError that names `path`."""
     try:

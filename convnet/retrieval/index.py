@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -25,6 +24,7 @@ from convnet.retrieval.codes import Coder
 from convnet.retrieval.hamming import Codes, Words, by_words
 
 FORMAT = "convnet index 1"
+WRITTEN = "index that convnet index wrote", "index again"
 BLOCK = 1 << 18  # bytes of features under one sha256
 PIECE = 64  # blocks that are searched at a time
 Features = NDArray[np.float16]
@@ -111,7 +111,7 @@ class Index:
         assert self.has_features
         found = np.empty((len(ids), self.contents.n_features), np.float16)
         numbers = ids // self.n_rows
-        with _reading(self.path), open(self.path, "rb", opener=atomic.regular) as file:
+        with atomic.reading(self.path, *WRITTEN), open(self.path, "rb", opener=atomic.regular) as file:
             if _stamp(file.fileno()) != self._stamp:
                 raise UsageError(f"{self.path} has changed since it was opened; run the same command again")
             for number in np.unique(numbers).tolist():
@@ -177,7 +177,7 @@ def load(place: atomic.PathLike) -> Index:
     path = atomic.as_path(place, "the index")
     if not path.is_file():
         raise UsageError(f"{path}: no such index; convnet index CHECKPOINT STORE {path} makes it")
-    with _reading(path):
+    with atomic.reading(path, *WRITTEN):
         with open(path, "rb", opener=atomic.regular) as file:
             stamp = _stamp(file.fileno())
         whole = torch.from_file(str(path), size=stamp[1], dtype=torch.uint8)  # mapped
@@ -261,13 +261,3 @@ def _bytes(data: bytes) -> torch.Tensor:
 def _stamp(handle: int) -> tuple[int, ...]:
     status = os.fstat(handle)
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (DataError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise DataError(f"{path} is no index that convnet index wrote: {error}; index again") from error
