@@ -1,16 +1,36 @@
 """The classic ConvNets as their papers give them: from a folder of pictures to a trained and honestly tested net.
 
->>> import convnet
->>> net = convnet.create_model("lenet5", seed=0)
->>> convnet.list_models("lenet*")
-['lenet5']
+Nets, each an ordinary nn.Module:
+
+    create_model("vgg16", num_classes=10)       with the paper's initial values, or pretrained="vgg16.torchvision"
+    list_models("vgg*")                         the names
+    trace(net, images, ["conv3", "fc7"])        {stage: activation}; features(net, images, "fc7"): one of them, flat
+    net.reset_classifier(10)                    fresh layers for other classes
+    response_norm                               the papers' local response normalisation
 
 A trained net, from a checkpoint or a run's folder:
 
-    trained = convnet.load("runs/photos")
-    trained.predict(["holiday/1.jpg"], top=3)
+    trained = load("runs/photos")               a TrainedNet: .net, .preprocessing, .classes, .device
+    trained.predict(["holiday/1.jpg"], top=3)   of files, or uint8 (H, W, 3) each
+    trained.features(["holiday/1.jpg"], "fc7")  (1, 4096); .trace: all stages; .images: what the net takes
     trained.evaluate("stores/photos", views="ten-crop").top1
-    trained.features(["holiday/1.jpg"], "fc7")  # (1, 4096)
+    visualize                                   what it has learned: functions that return arrays
+
+Data and training:
+
+    store = Store("stores/photos")              what `convnet prepare` makes
+    StoreDataset(store, "train")                a dataset for torch's own DataLoader
+    train(load_recipe("alexnet"), store, "runs/photos")
+
+>>> import convnet, torch
+>>> net = convnet.create_model("lenet5", seed=0)
+>>> convnet.list_models("lenet*")
+['lenet5']
+>>> convnet.trace(net, torch.zeros(1, 1, 32, 32), ["f6"])["f6"].shape
+torch.Size([1, 84])
+
+A picture is a file or its pixels, an image the tensor that a net takes. Errors are `convnet.errors.ConvnetError`.
+docs/library.md has more.
 """
 
 from importlib import import_module
@@ -19,15 +39,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convnet import visualize
     from convnet.data.store import Store
+    from convnet.evaluation.dataset import StoreDataset
     from convnet.evaluation.trained_net import TrainedNet, load
-    from convnet.nets import create_model, features, list_models, trace
+    from convnet.nets import features, list_models, trace
     from convnet.nets.layers import response_norm
     from convnet.recipe import load_recipe
     from convnet.training.train import train
+    from convnet.weights.pretrained import create_model
 
 __version__ = "0.1.0"
 __all__ = [
     "Store",
+    "StoreDataset",
     "TrainedNet",
     "__version__",
     "create_model",
@@ -43,11 +66,12 @@ __all__ = [
 
 _HOMES = {
     "Store": "convnet.data.store",
+    "StoreDataset": "convnet.evaluation.dataset",
     "TrainedNet": "convnet.evaluation.trained_net",
     "load": "convnet.evaluation.trained_net",
     "load_recipe": "convnet.recipe",
     "train": "convnet.training.train",
-    "create_model": "convnet.nets",
+    "create_model": "convnet.weights.pretrained",
     "features": "convnet.nets",
     "list_models": "convnet.nets",
     "trace": "convnet.nets",

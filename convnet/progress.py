@@ -26,6 +26,9 @@ class Progress(Protocol):
 class Silent:
     """Reports nothing."""
 
+    def __repr__(self) -> str:
+        return "SILENT"  # as signatures show it
+
     def start(self, what: str, total: int, done: int = 0, after: int = 0, unit: str = "pictures") -> None: ...
     def update(self, done: int, **values: str) -> None: ...
     def note(self, text: str) -> None: ...

@@ -1,11 +1,14 @@
 """What does a net see of a picture? The centre crop, in pixels."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from convnet.data.augment import to_input
 from convnet.data.preprocess import Preprocessing
 from convnet.data.resize import centre_square
 from convnet.data.store import Pixels, Split, crop_square
@@ -73,6 +76,12 @@ def centre_crop(frame: Pixels, preprocessing: Preprocessing) -> Pixels:
     place = centre(preprocessing, 1)
     square = centre_square(frame, preprocessing.size)
     return np.array(crop_square(square, int(place.tops[0]), int(place.lefts[0]), preprocessing.crop))
+
+
+def to_images(pictures: Sequence[Seen], preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """float32 (N, C, crop, crop) on the device: what the net takes."""
+    crops = np.stack([picture.pixels for picture in pictures])
+    return to_input(crops, centre(preprocessing, len(crops)), preprocessing, device)
 
 
 def some(n: int, most: int, seed: int = 0) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from convnet import checkpoint, device, nets
 from convnet.checkpoint import BEST, LAST, Checkpoint
-from convnet.data.augment import to_input
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
 from convnet.device import Device
@@ -30,8 +29,8 @@ from convnet.evaluation.inference import BATCH, NotFinite, Rows, infer, probabil
 from convnet.evaluation.metrics import Scores, Tally, concatenated, most_probable
 from convnet.evaluation.pictures import PICTURES as CHUNK
 from convnet.evaluation.pictures import Picture, Source, check_gives, name_of, read, read_picture, split_to_test
-from convnet.evaluation.seen import Seen, from_files
-from convnet.evaluation.views import Look, Protocol, centre, protocol
+from convnet.evaluation.seen import Seen, from_files, to_images
+from convnet.evaluation.views import Look, Protocol, protocol
 from convnet.io import atomic
 from convnet.io.processes import ALONE, Processes
 from convnet.io.signals import Stop
@@ -206,10 +205,10 @@ class TrainedNet:
         """float32 (N, C, crop, crop) on the device: the centre crops of pictures, fitted as in preparation."""
         if isinstance(pictures, Tensor):
             return pictures.to(self.device.device)
-        crops = [picture.pixels for picture in from_files(_several(pictures), self.preprocessing)]
+        crops = from_files(_several(pictures), self.preprocessing)
         if not crops:
             raise UsageError("no pictures: name at least one")
-        return to_input(np.stack(crops), centre(self.preprocessing, len(crops)), self.preprocessing, self.device.device)
+        return to_images(crops, self.preprocessing, self.device.device)
 
     def narrowed(self) -> "TrainedNet":
         """This net with its weights in the arithmetic's own type, for many passes; `Device.narrowed` says more."""

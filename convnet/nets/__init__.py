@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
+from convnet.nets.initial import generator_of
 from convnet.nets.layers import Net, record
 
 
@@ -48,10 +49,9 @@ def create_model(
     for size, value in sizes.items():
         if value < 1:
             raise UsageError(f"{size} is {value}; it must be at least 1")
-    if seed is None:
-        seed = int(torch.randint(2**62, (), device="cpu"))  # whatever the default device is
+    generator = generator_of(seed)
     net = make(name, options, **sizes)
-    net.initialize(init, torch.Generator().manual_seed(seed))
+    net.initialize(init, generator)
     return net
 
 

@@ -5,14 +5,49 @@ values are a function of the generator alone, in the order of the net's paramete
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from convnet.errors import UsageError
+
 PIXEL_STD = 65.0  # of mean-subtracted photographs on the scale 0..255
 NONE: Mapping[str, float] = MappingProxyType({})
+M = TypeVar("M", bound=nn.Module)
+
+
+def generator_of(seed: int | None) -> torch.Generator:
+    """One whose numbers are a function of the seed; None draws a seed from torch's global generator."""
+    if seed is None:
+        seed = int(torch.randint(2**62, (), device="cpu"))  # whatever the default device is
+    return torch.Generator().manual_seed(seed)
+
+
+def renew_layers(net: M, paths: Sequence[str], n_units: int, initialize: Callable[[M], None]) -> None:
+    """Gives the layers at `paths` n_units units, with weights as `initialize` samples them for the whole net.
+
+    Raises: UsageError for a layer whose units can't be another number, and for none.
+    """
+    if n_units < 1:
+        raise UsageError(f"num_classes is {n_units}; it must be at least 1")
+    fresh = deepcopy(net).cpu()
+    for path in paths:
+        layer = fresh.get_submodule(path)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            raise UsageError(f"the layer {path} is made for its own classes, it can't have {n_units}")
+        for name, parameter in layer.named_parameters(recurse=False):
+            setattr(layer, name, nn.Parameter(torch.empty(n_units, *parameter.shape[1:])))
+    initialize(fresh)
+    for path in paths:
+        layer = net.get_submodule(path)
+        setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", n_units)
+        for name, old in list(layer.named_parameters(recurse=False)):
+            new = fresh.get_parameter(f"{path}.{name}").detach().to(old)
+            setattr(layer, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
 def gaussian(

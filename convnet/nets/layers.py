@@ -21,7 +21,7 @@ from convnet.kernels import conv1, ops
 from convnet.kernels.ops import response_norm as response_norm
 from convnet.kernels.plain import Block, norm_in_groups, wide
 from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import NONE, gaussian, uniform_by_fan_in
+from convnet.nets.initial import NONE, gaussian, generator_of, renew_layers, uniform_by_fan_in
 from convnet.nets.published import Known
 
 
@@ -134,6 +134,13 @@ class Net(nn.Module):
             raise UsageError(unknown("init", init, self.inits))
         with torch.no_grad():
             self.sample_weights(init, generator)
+
+    def reset_classifier(self, num_classes: int, init: str = "paper", seed: int | None = None) -> None:
+        """Fresh weights for so many classes in the layers that tell them apart; all else stays. init, seed: as
+        `create_model`'s. Raises: UsageError."""
+        last = [path for path, _ in self.named_modules() if self.is_of_classes(f"{path}.weight")]
+        renew_layers(self, last, num_classes, lambda fresh: fresh.initialize(init, generator_of(seed)))
+        self.num_classes = num_classes
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
         """By "paper" N(0, `std`) and the constants `bias`, layer by layer; by "fan-in" `uniform_by_fan_in`."""

@@ -164,9 +164,15 @@ def _check_ending(path: Path) -> None:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}; known files: {', '.join(download.KNOWN)}")
     if not path.is_file():
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    with suppress(OSError), open(path, "rb", opener=atomic.regular) as file:  # the reader names one that can't be read
-        if file.read(len(MAGIC)) == MAGIC:
-            raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
+    if is_checkpoint(path):
+        raise UsageError(f"{path} is a checkpoint already; `evaluate`, `predict` and `export` take it as it is")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of ours by its first bytes; the reader names one that can't be read."""
+    with suppress(OSError), open(path, "rb", opener=atomic.regular) as file:
+        return file.read(len(MAGIC)) == MAGIC
+    return False
 
 
 def read_state_dicts(path: Path) -> list[StateDict]:
