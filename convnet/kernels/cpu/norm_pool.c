@@ -16,12 +16,21 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 16
+#if defined(__AVX512F__)
+#define LANES 16 /* as wide as the machine: what is wider GCC takes apart, element by element in comparisons */
+#define FIRST_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+#elif defined(__AVX2__)
+#define LANES 8
+#define FIRST_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7})
+#else
+#define LANES 4
+#define FIRST_LANES ((VI){0, 1, 2, 3})
+#endif
 #define TILE 1024 /* elements that are worked through together: some arrays of so many floats fit the nearest cache */
 #define NOWHERE 255 /* no value of the window gets the gradient */
 #define LARGEST 3e38f /* of an infinite sum Newton's step would make 0 * inf */
 
-typedef float V __attribute__((vector_size(4 * LANES))); /* the compiler splits it where the machine's are narrower */
+typedef float V __attribute__((vector_size(4 * LANES)));
 typedef int32_t VI __attribute__((vector_size(4 * LANES)));
 typedef uint16_t VH __attribute__((vector_size(2 * LANES)));
 typedef uint32_t VU __attribute__((vector_size(4 * LANES)));
@@ -41,8 +50,6 @@ static inline V at(const float *x) {
     return v;
 }
 static inline void put(float *x, V v) { memcpy(x, &v, sizeof v); }
-
-#define FIRST_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 
 static inline V widened(VH u) {
 #ifdef __AVX512F__ /* what the compiler makes of the other line is slow */
@@ -207,19 +214,28 @@ INLINE void normalise_as(const Shape p, const void *pictures, int64_t first, flo
 }
 
 /* Calls a function with what the papers' shapes have in common as constants, or as it comes. */
-#define AS_IT_IS(p, t, function, ...)                                                                       \
-    Shape q = *p;                                                                                           \
-    const int typical = q.half == -1 || (q.half == 2 && q.beta == 0.75f);                                   \
-    q.whole = 0;                                                                                            \
-    if (!typical || t->maps % LANES || !q.bf16) {                                                           \
+#define WITH(half_, relu, bf16_, p, t, function, ...)                                                       \
+    if (q.half == (half_) && !q.relu_before == !(relu) && !q.bf16 == !(bf16_)) {                            \
+        q.half = (half_), q.relu_before = (relu), q.bf16 = (bf16_);                                         \
         function(q, __VA_ARGS__, *t);                                                                       \
         return;                                                                                             \
+    }
+#define AS_IT_IS(p, t, function, ...)                                                                       \
+    Shape q = *p;                                                                                           \
+    q.whole = 0;                                                                                            \
+    if (t->maps % LANES == 0 && (q.half == -1 || q.beta == 0.75f)) {                                        \
+        q.beta = 0.75f, q.whole = 1;                                                                        \
+        WITH(2, 1, 1, p, t, function, __VA_ARGS__)                                                          \
+        WITH(2, 0, 1, p, t, function, __VA_ARGS__)                                                          \
+        WITH(-1, 1, 1, p, t, function, __VA_ARGS__)                                                         \
+        WITH(-1, 0, 1, p, t, function, __VA_ARGS__)                                                         \
+        WITH(2, 1, 0, p, t, function, __VA_ARGS__)                                                          \
+        WITH(2, 0, 0, p, t, function, __VA_ARGS__)                                                          \
+        WITH(-1, 1, 0, p, t, function, __VA_ARGS__)                                                         \
+        WITH(-1, 0, 0, p, t, function, __VA_ARGS__)                                                         \
+        q = *p, q.whole = 0;                                                                                \
     }                                                                                                       \
-    q.beta = 0.75f, q.whole = 1, q.bf16 = 1;                                                                \
-    if (q.half == 2 && q.relu_before) q.half = 2, q.relu_before = 1, function(q, __VA_ARGS__, *t);          \
-    else if (q.half == 2) q.half = 2, q.relu_before = 0, function(q, __VA_ARGS__, *t);                      \
-    else if (q.relu_before) q.half = -1, q.relu_before = 1, function(q, __VA_ARGS__, *t);                   \
-    else q.half = -1, q.relu_before = 0, function(q, __VA_ARGS__, *t);
+    function(q, __VA_ARGS__, *t);
 
 static void normalise_row(const Shape *p, const void *pictures, int64_t first, float *y, const Tile *t) {
     AS_IT_IS(p, t, normalise_as, pictures, first, y)
