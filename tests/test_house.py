@@ -103,7 +103,7 @@ LINES = {
     "cli": 2960,
     "data": 8550,
     "evaluation": 1860,
-    "export": 740,
+    "export": 940,
     "io": 2090,
     "kernels": 2370,
     "nets/": 1840,

@@ -57,8 +57,9 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 def export(
     checkpoint: Checkpoint,
-    file: Annotated[Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel or .npz.")],
-    names: Annotated[str, typer.Option(help="Of a .safetensors: convnet, torchvision or caffe.")] = "convnet",
+    file: Annotated[Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel or .npz; a folder.")],
+    names: Annotated[str, typer.Option(help="Of a .safetensors: convnet, torchvision, timm, caffe.")] = "convnet",
+    hub: Annotated[bool, typer.Option("--hub", help="A folder: weights, timm's config.json, a model card.")] = False,
     floats: Annotated[bool, typer.Option("--float", help="An .onnx takes float32 grey levels, not uint8.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -70,8 +71,14 @@ def export(
     from convnet.checkpoint import load
     from convnet.evaluation.trained_net import checkpoint_at
     from convnet.export import export as run
+    from convnet.export.hub import export_hub
 
-    written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats)
+    if hub and (names != "convnet" or floats):
+        raise UsageError("--hub chooses the names itself, and writes no .onnx: leave --names and --float out")
+    if hub:
+        written = export_hub(checkpoint, file)
+    else:
+        written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats)
     if as_json:
         print_json(written.to_dict())
         return

@@ -1,7 +1,7 @@
 """Weights out: a checkpoint -> a file that other programs read, by the ending of its name.
 
 .onnx         the net with its preprocessing inside, run in onnxruntime and held against torch before it's there
-.safetensors  tensors under our names, torchvision's or Caffe's; preprocessing and classes in the metadata
+.safetensors  tensors under our names, torchvision's, timm's or Caffe's; preprocessing and classes in the metadata
 .caffemodel   for the nets whose layers Caffe has; NAME.prototxt describes them
 .npz          arrays under our names
 
@@ -19,7 +19,7 @@ from convnet.export import caffe, named, onnx
 from convnet.io.strict_json import Json
 
 ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
-NAMES = ("convnet", "torchvision", "caffe")
+NAMES = ("convnet", "torchvision", "timm", "caffe")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Exported:
 def export(checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False) -> Exported:
     """Writes a checkpoint's net to `path`.
 
-    names   of a .safetensors: "convnet", "torchvision" or "caffe"
+    names   of a .safetensors: "convnet", "torchvision", "timm" or "caffe"
     floats  an .onnx takes float32 pictures instead of uint8, in the same grey levels 0 to 255
 
     Raises: UsageError for a file that exists, an unknown ending, a missing package, a net that the kind of file can't

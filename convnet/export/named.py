@@ -26,6 +26,7 @@ from convnet.nets.layers import Net
 from convnet.weights.names import KeyMap, caffe, in_state_dicts
 from convnet.weights.preprocessing import PIXELS
 
+TIMMS_CONVOLUTIONS = {"pre_logits.fc1": 7, "pre_logits.fc2": 1}  # its names for fc6 and fc7: the kernels' sides
 NEAR = 0.01  # grey levels: a mean this near to a known one is that one
 Normalize = dict[str, list[float]]  # {"mean", "std"} of R, G, B: the arguments of torchvision's Normalize
 
@@ -47,6 +48,8 @@ def write_safetensors(net: Net, checkpoint: Checkpoint, path: Path, names: str, 
         pictures["normalize"] = normalize
         rounded = [round(each, 6) for each in normalize["mean"]]
         notes = [f"torchvision's pixels: Normalize(mean={rounded}, std={normalize['std']})"]
+    elif names == "timm":
+        weights = in_timms(net, checkpoint)
     elif names == "caffe":
         check(net, checkpoint.recipe.net)
         weights = in_caffes(net, checkpoint.weights)
@@ -124,6 +127,24 @@ def in_torchvisions(net: Net, checkpoint: Checkpoint) -> tuple[dict[str, Tensor]
     if not torch.allclose(factors, torch.ones_like(factors), 0, 1e-12):
         weights[first] = (weights[first].double() * factors[:, None, None]).float()
     return _joined(weights, in_state_dicts(net)["torchvision"]), {"mean": mean, "std": list(std)}
+
+
+def in_timms(net: Net, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors by timm's names, as they are but for fc6 and fc7, which are convolutions there.
+
+    Raises: UsageError for a net that timm doesn't have, or not for such pictures.
+    """
+    name = checkpoint.recipe.net
+    if "timm" not in net.layer_names:
+        known = (each for each in MODELS if each == MODELS[each].name and "timm" in skeleton(each).layer_names)
+        raise UsageError(f"timm has no {name}; it has {', '.join(known)}")
+    if net.sides != (theirs := skeleton(net.name).sides):
+        raise UsageError(f"timm's {name} takes sides of {theirs[0]} pixels and more, this one of {net.sides[0]}")
+    weights = _joined(checkpoint.weights, in_state_dicts(net)["timm"])
+    for layer, side in TIMMS_CONVOLUTIONS.items():
+        weight = weights[f"{layer}.weight"]
+        weights[f"{layer}.weight"] = weight.reshape(len(weight), -1, side, side)
+    return weights
 
 
 def _is_torchvisions(net: Net) -> bool:

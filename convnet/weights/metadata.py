@@ -22,7 +22,7 @@ from convnet.nets.layers import Net
 from convnet.weights import archives
 from convnet.weights.preprocessing import Mean, mean_of, recipe_of
 
-Writer = Literal["convnet", "torchvision", "caffe"]
+Writer = Literal["convnet", "torchvision", "timm", "caffe"]
 WRITERS: tuple[Writer, ...] = get_args(Writer)
 KEYS = ("convnet", "net", "net_options", "names", "preprocessing", "classes")
 MAX_LEVEL = 1e6  # grey levels: no mean is larger
