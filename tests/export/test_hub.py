@@ -121,7 +121,6 @@ def test_all_of_a_folder_or_nothing(vgg: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.peers
-@pytest.mark.large
 @pytest.mark.parametrize("name", ["vgg_a", "vgg_b_bn"])
 def test_timm_gives_the_same_logits(tmp_path: Path, name: str) -> None:
     """Within 1e-5 of the largest logit, by its own Normalize; and it makes the same crops."""
