@@ -33,13 +33,13 @@ class Browser:
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return _ask(f"{self.url}/session/{self.session}{path}", method, body)
 
-    def open(self, page: Path, width: int, height: int = 900, **media: str) -> None:
-        """Opens a file at a width in pixels; media: as prefers_color_scheme="dark", or type="print"."""
+    def open(self, page: Path | str, width: int, height: int = 900, **media: str) -> None:
+        """Opens a file, or an address, at a width in pixels; media: as prefers_color_scheme="dark", or type="print"."""
         features = [{"name": n.replace("_", "-"), "value": v} for n, v in media.items() if n != "type"]
         self.command("Emulation.setEmulatedMedia", media=media.get("type", ""), features=features)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.command("Emulation.setDeviceMetricsOverride", **size)
-        self.ask("POST", "/url", {"url": page.resolve().as_uri()})
+        self.ask("POST", "/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The value that the body of a function returns."""

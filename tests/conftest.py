@@ -2,6 +2,7 @@
 
 Tests are about the CPU, whose runs are bitwise the same, on a machine with a GPU too; those marked cuda see the GPU."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -116,6 +117,33 @@ def untrained(digits: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = dict(create_model("lenet5", seed=0, **recipe.net_options).state_dict())
     checkpoint.save(path, checkpoint.Checkpoint(recipe, how, digits.classes, weights))
     return path
+
+
+@pytest.fixture(scope="session")
+def pngs(digits: Store) -> list[bytes]:
+    """Twenty of their test pictures, as files."""
+    files = []
+    for i in range(20):
+        Image.fromarray(digits.split("test").picture(i)).save(out := io.BytesIO(), "png")
+        files.append(out.getvalue())
+    return files
+
+
+@pytest.fixture(scope="session")
+def server(untrained: Path) -> Any:
+    """What `convnet serve` asks about that checkpoint."""
+    from convnet.serve import server_of
+
+    return server_of(untrained, None, CPU)
+
+
+@pytest.fixture(scope="session")
+def app(server: Any) -> Any:
+    """The same as an ASGI application, with its guard."""
+    from convnet.serve.guard import Guard
+    from convnet.serve.routes import application
+
+    return Guard(application(server))
 
 
 @pytest.fixture

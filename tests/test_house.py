@@ -91,7 +91,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
             folder = match[2] if match[1] == "  " else folder
             drawn.add(match[2] if match[1] == "  " else folder + match[2])
     assert [name for name in drawn if not (PACKAGE / name).exists()] == []
-    for whole in ("io", "data", "evaluation", "training", "retrieval", "cli"):
+    for whole in ("io", "data", "evaluation", "training", "retrieval", "serve", "cli"):
         assert {f"{whole}/{path.name}" for path in (PACKAGE / whole).glob("[!_]*.py")} <= drawn
 
 
@@ -110,6 +110,7 @@ LINES = {
     "report": 690,
     "results": 940,
     "retrieval": 2070,
+    "serve": 1460,
     "training": 2330,
     "visualize": 2930,
     "weights": 2120,

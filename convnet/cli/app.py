@@ -27,7 +27,7 @@ from convnet.cli.options import (
 )
 from convnet.cli.prepare import check, merge, prepare
 from convnet.cli.progress_bar import columns, plain
-from convnet.cli.report import report
+from convnet.cli.report import report, serve
 from convnet.cli.reproduce import reproduce
 from convnet.cli.show import show
 from convnet.cli.train import lr, train
@@ -137,7 +137,7 @@ def explain(
 
 
 for function in (prepare, merge, check, evaluate, fuse, predict, extract, fit_classifier, index, search, report,
-                 reproduce, import_, export, doctor, benchmark):  # fmt: skip
+                 reproduce, serve, import_, export, doctor, benchmark):  # fmt: skip
     _verb(function)
 app.add_typer(show, name="show")
 

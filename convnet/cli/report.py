@@ -1,12 +1,14 @@
-"""The verb report, and the report that ends a training: its arguments and what is told of it."""
+"""The verbs report and serve, pages of a run in a file and in the browser; and the report that ends a training."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from convnet import hardware
 from convnet.cli.options import Device, Names, Quiet, output
 from convnet.cli.progress_bar import plain, shown
+from convnet.cli.verb import choose_device
 from convnet.errors import UsageError
 from convnet.progress import Progress
 
@@ -32,6 +34,27 @@ def report(
     with shown(quiet) as progress:
         path = write(run, out, store=store, names=names, pictures=pictures, device=device, progress=progress)
     print(f"written: {plain(str(path))}")
+
+
+def serve(
+    place: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT|RUN|FOLDER", help="A net, a run, or a folder of runs.")
+    ] = Path("runs"),
+    index: Annotated[Path | None, typer.Option(help="Neighbours are looked for in it: convnet index.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Who can reach it: 0.0.0.0 is everybody on the network.")] = "127.0.0.1",
+    device: Device = "auto",
+) -> None:
+    """A page in the browser: convnet serve runs/photos
+
+    Classify pictures and see why; walk through the net's layers down to the arithmetic of a pixel; watch runs train.
+    Works offline. The JSON API is described at /api: docs/serve.md. Ctrl-C ends it.
+    """
+    try:
+        from convnet.serve import serve as start
+    except ModuleNotFoundError as error:
+        raise UsageError(f'{error.name} is missing: pip install "{hardware.DISTRIBUTION}[serve]"') from error
+    start(place, index, host, port, choose_device(device), lambda address: print(f"convnet: {address}", flush=True))
 
 
 def after_training(run: Path, progress: Progress, device: str = "auto") -> Path | None:
