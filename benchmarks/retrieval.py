@@ -84,7 +84,7 @@ def pixels_of(index: Index) -> np.ndarray:
     look, found = pictures_by_name(replace(HOW, size=256, crop=256, shorter_side=256)), []
     for name in index.contents.names:
         picture = look(name)
-        assert picture is not None, f"{name} is not there"
+        assert not isinstance(picture, str), f"{name}: {picture}"
         found.append(np.asarray(Image.fromarray(picture.pixels).resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1))
     return np.stack(found)
 

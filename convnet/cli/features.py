@@ -163,7 +163,7 @@ def search(
                 what = bits if how == "codes" else f"{what}, among those with the nearest {bits}"
             note = f"Nearest of {opened.contents.n:,} pictures by {what}, nearest first."
             if n_gone := sheet(html, index.name, note, found, net.preprocessing):
-                progress.warn(f"{n_gone} pictures are not where the index says; the page has their names only")
+                progress.warn(f"{n_gone} pictures can't be shown; in their place the page says why")
     _print(found, as_json)
     if html is not None:
         print(f"written: {plain(str(html))}", file=sys.stderr if as_json else sys.stdout)

@@ -15,11 +15,11 @@ from convnet.report import render
 from convnet.report.findings import LARGE, SMALL, shot
 from convnet.retrieval.search import Answer
 
-Look = Callable[[str], Seen | None]
+Look = Callable[[str], Seen | str]  # the reason where there is no picture
 
 
 def sheet(out: Path, title: str, note: str, answers: Sequence[Answer], preprocessing: Preprocessing) -> int:
-    """Writes the page of what could be read; gives how many pictures aren't where their names say: told by name only.
+    """Writes the page of what could be read; gives how many pictures it can't show: their names, and why, stand there.
 
     Raises: DiskError.
     """
@@ -37,14 +37,14 @@ def sheet(out: Path, title: str, note: str, answers: Sequence[Answer], preproces
 
 
 def pictures_by_name(preprocessing: Preprocessing) -> Look:
-    """What gives a picture by the name that an index has of it: a file's path, or STORE/KEY; None when it is gone."""
+    """What gives a picture by the name that an index has of it, a file's path or STORE/KEY; or why there is none."""
 
     @cache
     def keys(store: Path) -> dict[str, tuple[Store, str, int]]:
         opened = Store(store)
         return {key: (opened, name, i) for name in opened.splits for i, key in enumerate(opened.split(name).keys)}
 
-    def look(name: str) -> Seen | None:
+    def look(name: str) -> Seen | str:
         path = Path(name)
         try:
             if path.is_file():
@@ -53,14 +53,14 @@ def pictures_by_name(preprocessing: Preprocessing) -> Look:
                 if is_store(folder) and (place := keys(folder).get(path.relative_to(folder).as_posix())):
                     store, split, i = place
                     return replace(from_store(store.split(split), [i], preprocessing)[0], name=name)
-        except ConvnetError:
-            pass
-        return None
+        except ConvnetError as error:
+            return str(error)
+        return "not found"
 
     return look
 
 
 def _shot(look: Look, name: str, side: int, label: str) -> Json:
     picture = look(name)
-    found = {"src": "", "key": name, "coarse": False} if picture is None else shot(picture, side)
+    found = {"src": "", "key": name, "why": picture} if isinstance(picture, str) else shot(picture, side)
     return found | {"label": label}

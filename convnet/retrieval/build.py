@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from convnet.data.sources.listing import shown
 from convnet.data.store import Store, is_store
-from convnet.errors import UsageError
+from convnet.errors import DataError, UsageError
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, strict_json
 from convnet.io.signals import Stop
@@ -173,6 +174,13 @@ def _forget(path: Path) -> None:
             shutil.rmtree(_work(path))
 
 
+def _forget_empty(path: Path) -> None:
+    """Removes what holds nothing that the same command could go on with."""
+    for folder in (*_work(path).glob("*"), _work(path)):
+        with suppress(OSError):  # it is none, or something lies in it
+            folder.rmdir()
+
+
 def _extracted(
     path: Path,
     net: TrainedNet,
@@ -187,8 +195,12 @@ def _extracted(
     for pictures in several:
         asked = f"{contents.sha256} {contents.stage} {pictures.identity}"
         folder = _work(path) / hashlib.sha256(asked.encode()).hexdigest()[:16]
-        features = extract(net, contents.sha256, pictures, folder, [contents.stage], dtype="float16", progress=progress,
-                           stop=stop)  # fmt: skip
+        try:
+            features = extract(net, contents.sha256, pictures, folder, [contents.stage], dtype="float16",
+                               progress=progress, stop=stop)  # fmt: skip
+        except DataError:
+            _forget_empty(path)
+            raise
         array = features.array(contents.stage).reshape(len(features.keys), contents.n_features)
         places = [contents.classes.index(name) for name in features.classes]
         labels = [-1] * len(array) if features.labels is None else [places[label] for label in features.labels]

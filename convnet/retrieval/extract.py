@@ -83,6 +83,7 @@ def extract(
                     pieces[_file(stage)] = _encoded(x, part.keys, stage, dtype, normalize)
                 work.add(pieces, {"done": part.done, "n": work.state.get("n", 0) + len(part.keys)})
             if not (n := work.state["n"]):
+                unfinished.forget(out)  # the same command has nothing to go on with
                 raise DataError(f"{pictures.name}: none of the {pictures.n:,} pictures could be read")
             meta = {"format": FORMAT, "net": net.net.name, "preprocessing": preprocess.to_dict(net.preprocessing)}
             meta |= {"source": pictures.name, "n": n, "asked": asked, "classes": list(pictures.classes)}

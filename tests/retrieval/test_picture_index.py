@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
@@ -14,14 +16,17 @@ from PIL import Image
 
 from conftest import Run
 from convnet.data.store import Store
+from convnet.data.store_header import shard_name
 from convnet.errors import DataError, Interrupted, UsageError
 from convnet.evaluation.seen import from_store
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic, safetensors
 from convnet.io.signals import Stop
 from convnet.progress import Silent
+from convnet.report.sheet import sheet
 from convnet.retrieval import activations, build, index, search
 from convnet.retrieval.index import Contents, load, write
+from convnet.retrieval.search import Answer, Neighbour
 
 N, D = 9, 6
 CONTENTS = Contents("net.ckpt", "0" * 64, "f6", D, tuple(f"{i}.png" for i in range(N)), ("a", "b"))
@@ -174,6 +179,11 @@ def test_pictures_are_added_and_removed(untrained: Path, tmp_path: Path) -> None
     for i in (0, 2, 3):
         picture(i)
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:400])
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"torn\.png: none of the 1 pictures could be read"):
+        build.add(path, net, untrained, folder / "torn.png")
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.index", "pictures"]
     added = build.add(path, net, untrained, folder)
     assert (added.n, added.changed, added.there) == (5, 3, 2)
     assert [odd["key"] for odd in added.failed] == ["torn.png"]
@@ -295,6 +305,21 @@ def test_the_verbs(digits_index: Path, untrained: Path, few_digits: Store, tmp_p
     assert run("index", untrained, pictures / names[0], "a.index", "--remove")[1].startswith(
         "a.index: 2 pictures, 1 removed"
     )
+
+
+def test_the_page_says_why_it_lacks_a_picture(untrained: Path, few_digits: Store, tmp_path: Path) -> None:
+    """Of a damaged store what is wrong with it; the others are shown."""
+    store = shutil.copytree(few_digits.path, tmp_path / "store")
+    shard = store / shard_name("val", 0)
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    keys = {split: few_digits.split(split).keys[0] for split in ("val", "test")}
+    names = [f"{store}/{keys['test']}", f"{store}/{keys['val']}", "nowhere.png"]
+    found = Answer(names[0], tuple(Neighbour(name, "", 0.0, "0") for name in names[1:]))
+    page = tmp_path / "a.html"
+    assert sheet(page, "a", "", [found], TrainedNet.load(untrained, "cpu").preprocessing) == 2
+    reasons = re.findall(r'class="gone"[^>]*>([^<]*)<', page.read_text(encoding="utf-8"))
+    assert shard.name in reasons[0]
+    assert reasons[1] == "not found"
 
 
 @pytest.mark.parametrize(
