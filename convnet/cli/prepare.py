@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convnet.cli.options import AsJson, Fit, LabelColumn, Layout, Megapixels, NameColumn, Quiet, SplitColumn, Workers
+from convnet.cli.options import (
+    AsJson,
+    Device,
+    Fit,
+    LabelColumn,
+    Layout,
+    Megapixels,
+    NameColumn,
+    Quiet,
+    SplitColumn,
+    Workers,
+)
 from convnet.cli.progress_bar import shown
-from convnet.cli.verb import print_json, print_lines
+from convnet.cli.verb import load_net, print_json, print_lines
 from convnet.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +103,10 @@ def check(
     max_pixels: Megapixels = None,
     workers: Workers = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a folder has errors too.")] = False,
+    duplicates: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Copies that were cut or labelled too, by that net.")
+    ] = None,
+    device: Device = "auto",
     layout: Layout = None,
     quiet: Quiet = False,
     name_column: NameColumn = None,
@@ -103,14 +118,14 @@ def check(
 
     A store: every byte against its sha256; exit code 3 when one is wrong. Pictures: unreadable ones, small classes,
     classes that are missing in a split, and the same picture twice, worst of all in training and test; exit code 3 when
-    the classes can't be trained on, as prepare and train then stop.
+    the classes can't be trained on, as prepare and train then stop. Near-copies are warnings: docs/retrieval.md.
     """
     from convnet.cli.resolve import open_for, refuse_columns
     from convnet.data.check import check_folder, check_store
     from convnet.data.sources import ColumnNames
     from convnet.data.store import is_store
 
-    path = Path(where)
+    path, net = Path(where), None if duplicates is None else load_net(duplicates, device)
     stored = where != "digits" and is_store(path)
     with shown(quiet) as progress, tempfile.TemporaryDirectory() as place:
         columns = ColumnNames(name_column, label_column, split_column)
@@ -120,6 +135,10 @@ def check(
         else:
             source = open_for(where, Path(place) / "store", layout=layout, columns=columns)
             report = check_folder(source, progress, workers, _pixels(max_pixels))
+        if net is not None:
+            from convnet.retrieval.copies import with_copies
+
+            report = with_copies(report, net, path if stored else source, _pixels(max_pixels), progress)
     if as_json:
         print_json(report.to_dict())
     else:

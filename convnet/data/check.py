@@ -264,15 +264,26 @@ def _duplicates(source: Source, good: Sequence[Checked]) -> list[Problem]:
     groups: dict[bytes, list[Checked]] = {}
     for one in good:
         groups.setdefault(one.pixel_hash, []).append(one)
-    problems = [_duplicate(source, group) for group in groups.values() if len(group) > 1]
-    return sorted(problems, key=lambda problem: (RANKS.index(problem.kind), problem.text))
+    problems = list[Problem]()
+    for group in groups.values():
+        if len(group) > 1:
+            same = (
+                "the same file" if len({one.file_hash for one in group}) == 1 else "the same pixels in different files"
+            )
+            problems.append(duplicate(source.classes, [one.entry for one in group], same))
+    return by_harm(problems)
 
 
-def _duplicate(source: Source, group: list[Checked]) -> Problem:
-    keys = tuple(one.entry.key for one in group)
-    same = "the same file" if len({one.file_hash for one in group}) == 1 else "the same pixels in different files"
-    labels = sorted({source.classes[one.entry.label] for one in group})
-    splits = [split for split in SPLITS if any(one.entry.split == split for one in group)]
+def by_harm(duplicates: Iterable[Problem]) -> list[Problem]:
+    """The most harmful first."""
+    return sorted(duplicates, key=lambda problem: (RANKS.index(problem.kind), problem.text))
+
+
+def duplicate(classes: Sequence[str], group: Sequence[Entry], same: str) -> Problem:
+    """What is wrong with a group of pictures that are one; `same` says in which sense."""
+    keys = tuple(entry.key for entry in group)
+    labels = sorted({classes[entry.label] for entry in group})
+    splits = [split for split in SPLITS if any(entry.split == split for entry in group)]
     if len(labels) > 1:
         return Problem("error", "labels", f"{same} under the labels {_some(labels)}: {_some(keys)}", keys)
     if len(splits) > 1:

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convnet.data.decode import decode
 from convnet.data.preprocess import Preprocessing
+from convnet.data.resize import Fit
+from convnet.data.sources import Source
 from convnet.data.sources.listing import File, Place, first_few, shown, stamp_of
 from convnet.data.sources.walk import walk
 from convnet.data.store import Split, Store, is_store
@@ -23,6 +26,7 @@ from convnet.io.signals import Stop
 from convnet.progress import SILENT, Progress
 
 Odd = dict[str, str]  # status (skipped, failed or note), key and reason of a picture, as a store tells them
+Opened = tuple[Picture, tuple[str, ...]]  # and what is odd about it
 
 
 class Part(NamedTuple):
@@ -110,7 +114,7 @@ def of_files(places: Sequence[Path]) -> Pictures:
     stamps = hashlib.sha256(json.dumps([[file.key, file.stamp] for file in good]).encode()).hexdigest()
     odd = [{"status": file.problem[0], "key": file.key, "reason": file.problem[1]} for file in files if file.problem]
     name = first_few([shown(place) for place in places], 2, str)
-    return Pictures(name, keys, None, (), stamps, tuple(odd), partial(_of_files, good))
+    return Pictures(name, keys, None, (), stamps, tuple(odd), partial(_each, keys, partial(_of_file, good)))
 
 
 def _file(path: Path) -> File:
@@ -130,23 +134,48 @@ def _of_split(
         split.passed(int(part[0]))
 
 
-def _of_files(
-    files: Sequence[File], ids: NDArray[np.int64], looks: Sequence[Look], how: Preprocessing, n: int, stop: Stop | None
+def of_source(source: Source, max_pixels: int) -> Pictures:
+    """All entries of a source that could be prepared, in its order. A damaged one is told when it is read."""
+
+    def opened(i: int, looks: Sequence[Look], fit: Fit) -> Opened:
+        pixels, notes = decode(source.read(source.entries[i]), max_pixels)
+        return read_picture(pixels, looks, fit)[0], notes
+
+    keys = tuple(entry.key for entry in source.entries)
+    labels = np.array([entry.label for entry in source.entries], np.int64)
+    identity = hashlib.sha256(json.dumps([(entry.key, entry.stamp) for entry in source.entries]).encode()).hexdigest()
+    return Pictures(source.name, keys, labels, source.classes, identity, (), partial(_each, keys, opened))
+
+
+def _of_file(files: Sequence[File], i: int, looks: Sequence[Look], fit: Fit) -> Opened:
+    place = files[i].place
+    assert place is not None
+    return read_picture(place.path, looks, fit)
+
+
+def _each(
+    keys: Sequence[str],
+    opened: Callable[[int, Sequence[Look], Fit], Opened],
+    ids: NDArray[np.int64],
+    looks: Sequence[Look],
+    how: Preprocessing,
+    n: int,
+    stop: Stop | None,
 ) -> Iterator[Part]:
+    """Pictures that are opened one by one, by their positions."""
+
     def of_part(part: NDArray[np.int64]) -> Part:
         good, pictures, odd = list[int](), list[Picture](), list[Odd]()
         for i in part.tolist():
-            file = files[i]
-            assert file.place is not None
             try:
-                picture, notes = read_picture(file.place.path, looks, how.fit)
+                picture, notes = opened(i, looks, how.fit)
             except DataError as error:
-                odd.append({"status": "failed", "key": file.key, "reason": str(error)})
+                odd.append({"status": "failed", "key": keys[i], "reason": str(error)})
                 continue
             good.append(i)
             pictures.append(picture)
-            odd += [{"status": "note", "key": file.key, "reason": note} for note in notes]
+            odd += [{"status": "note", "key": keys[i], "reason": note} for note in notes]
         return Part(np.array(good, np.int64), pictures, odd)
 
     parts = [ids[first : first + n] for first in range(0, len(ids), n)]
-    yield from in_order(of_part, parts, lambda part: f"{files[part[0]].key!r}", stop=stop)
+    yield from in_order(of_part, parts, lambda part: f"{keys[part[0]]!r}", stop=stop)
