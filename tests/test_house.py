@@ -100,7 +100,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 LINES = {
     ".": 1360,
     "benchmark": 1430,
-    "cli": 2960,
+    "cli": 3010,
     "data": 8550,
     "evaluation": 1860,
     "export": 940,
@@ -109,7 +109,7 @@ LINES = {
     "nets/": 1840,
     "report": 690,
     "results": 940,
-    "retrieval": 2070,
+    "retrieval": 2340,
     "serve": 1460,
     "training": 2330,
     "visualize": 2930,

@@ -117,7 +117,7 @@ def test_check_tells_near_copies(untrained: Path, run: Run, tmp_path: Path) -> N
     code, told, _ = run("check", folder, "--duplicates", untrained, "--json", "-q")
     report = json.loads(told)
     assert code == 0
-    assert report["counts"]["pairs_of_near-copies"] == 5
+    assert report["counts"]["near_pairs"] == 5
     problems = [(each["severity"], each["kind"], set(each["keys"])) for each in report["problems"]]
     kinds = ("labels", "leak", "duplicate")
     assert [each for each in problems if each[1] in kinds] == [
