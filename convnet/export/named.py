@@ -148,8 +148,8 @@ def in_timms(net: Net, checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _is_torchvisions(net: Net) -> bool:
-    """Whether torchvision has the net itself, by names that are known."""
-    return bool(net.torchvision) and "torchvision" in net.layer_names
+    """Whether torchvision has the net itself, whose weights it publishes; others in one column have but its names."""
+    return any(name.endswith(".torchvision") for name in net.published)
 
 
 def in_caffes(net: Net, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -237,6 +237,9 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refused("--names caffe is for .safetensors; a .npz has", "a.npz", names="caffe")
     refused("--float is for .onnx; a .npz holds weights", "a.npz", floats=True)
     refused("torchvision has no nin_cifar10; it has alexnet_owt", "a.safetensors", names="torchvision")
+    wider = shapes_of("alexnet_1col")  # whose layers have torchvision's names
+    with pytest.raises(UsageError, match="torchvision has no alexnet_1col; it has alexnet_owt"):
+        named.in_torchvisions(wider, kept_of("alexnet_1col", wider))
     refused(
         "Caffe can't run lenet5: its TanhSubSampling layers aren't written in Caffe's words; export it as .onnx",
         "a.caffemodel",
@@ -256,7 +259,11 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convnet-classics[onnx]"')
+NEEDS_ONNX = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convnet-classics[onnx]"')
+
+
+def needs_onnx(test: Any) -> Any:
+    return pytest.mark.peers(NEEDS_ONNX(test))
 
 
 def livelier(net: Net, factor: float) -> Net:

@@ -1,5 +1,7 @@
 """The .prototxt beside a .caffemodel, read and run by an independent form of Caffe: every stage is the net's own."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from convnet.nets.columns import Columns
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.weights.caffe import read_net
-from thin import new_thin_net, shapes_of
+from peers import alike, package
+from thin import images_for, new_thin_net, of_each_kind, shapes_of
 
 LACK = ("alexnet_bn", "cifar_11", "cifar_13", "googlenet_bn", "lenet5")
 CROPS = {"alexnet_pool2": 196}  # whose 48, 24 and 12 pixels its windows of 2 x 2 cover whole; elsewhere its own
@@ -87,6 +90,23 @@ def livelier(net: Net) -> Net:
 @pytest.mark.parametrize("name", NAMES)
 def test_caffe_computes_every_stage(tmp_path: Path, name: str) -> None:
     compare(livelier(new_thin_net(name)), name, tmp_path, CROPS.get(name))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", of_each_kind([name for name in NAMES if name not in CROPS]))
+def test_opencv_reads_the_files_and_gives_the_logits(tmp_path: Path, name: str) -> None:
+    """float32 rounds some 1e-5 of the largest logit; a norm whose k is taken for 1 changes most of it."""
+    cv2 = package("cv2")
+    if int(cv2.__version__.partition(".")[0]) > 4:
+        pytest.skip(f"OpenCV {cv2.__version__} reads no Caffe files; 4.x does")
+    net = livelier(new_thin_net(name))
+    text, _ = written(net, name, tmp_path)
+    images = images_for(net)
+    theirs = cv2.dnn.readNetFromCaffe(str(tmp_path / "a.prototxt"), str(tmp_path / "a.caffemodel"))
+    theirs.setInput((images.flip(1) if net.caffe_channels == "bgr" else images).numpy(), "data")
+    before_the_softmax = re.findall(r'name: "([^"]+)"', text)[-2]
+    expected = net(images)
+    alike(f"OpenCV {name}", theirs.forward(before_the_softmax).reshape(expected.shape), expected, 1e-3, math.inf)
 
 
 def test_grey_nets_and_other_crops(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_exported_it_is_one_operation(name: str) -> None:
 
 
 @traced
+@pytest.mark.peers
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # torch's
 @pytest.mark.parametrize("name", ["alexnet", "caffenet"])
 @pytest.mark.parametrize("dynamo", [True, False])

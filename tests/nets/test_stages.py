@@ -39,6 +39,7 @@ def test_torch_fx_finds_the_stages(name: str) -> None:
     called = {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}
     rectified = {path for path, layer in net.named_modules() if isinstance(layer, nn.ReLU) and "head" not in path}
     assert rectified <= called
+    torch.fx.symbolic_trace(net.train())  # as torchvision's feature extractor does too
 
 
 class Guided:
