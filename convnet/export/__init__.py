@@ -12,10 +12,12 @@ meet: a mean picture in FILE.mean.npy, as Caffe's; of the last two the classes' 
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast, get_args
 
 from convnet.checkpoint import Checkpoint, rebuild
 from convnet.errors import UsageError, unknown
 from convnet.export import caffe, named, onnx
+from convnet.export.onnx_pictures import Takes
 from convnet.io.strict_json import Json
 
 ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
@@ -39,17 +41,20 @@ class Exported:
         return {"files": [str(path) for path in self.files], "notes": self.notes, "difference": self.difference}
 
 
-def export(checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False) -> Exported:
+def export(
+    checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False, takes: str = "crop"
+) -> Exported:
     """Writes a checkpoint's net to `path`.
 
     names   of a .safetensors: "convnet", "torchvision", "timm" or "caffe"
     floats  an .onnx takes float32 pictures instead of uint8, in the same grey levels 0 to 255
+    takes   what an .onnx takes: "crop", "picture" or "file" (`onnx_pictures.py`)
 
     Raises: UsageError for a file that exists, an unknown ending, a missing package, a net that the kind of file can't
     hold; DataError when weights and net don't fit; DiskError; ConvnetError when an .onnx differs from torch.
     """
     ending = path.suffix.lower()
-    _check_arguments(path, ending, names, floats)
+    _check_arguments(path, ending, names, floats, takes)
     files, mean = [path], None
     prototxt, classes = path.with_suffix(".prototxt"), path.with_name(f"{path.name}.classes.txt")
     if ending == ".caffemodel":
@@ -67,7 +72,7 @@ def export(checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats
         if classes in files:
             named.write_classes(checkpoint.classes, classes)
         if ending == ".onnx":
-            difference = onnx.write(net, checkpoint, path, floats)
+            difference = onnx.write(net, checkpoint, path, floats, cast(Takes, takes))
         elif (
             ending == ".caffemodel"
         ):  # the file itself is the last: until it's there the same export may be tried again
@@ -89,13 +94,17 @@ def export(checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats
     return Exported(tuple(files), notes, difference)
 
 
-def _check_arguments(path: Path, ending: str, names: str, floats: bool) -> None:
+def _check_arguments(path: Path, ending: str, names: str, floats: bool, takes: str) -> None:
     if ending not in ENDINGS:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}")
     if names not in NAMES:
         raise UsageError(unknown("names", names, NAMES))
     if names != "convnet" and ending != ".safetensors":
         raise UsageError(f"--names {names} is for .safetensors; a {ending} has one kind of names")
+    if takes not in get_args(Takes):
+        raise UsageError(unknown("input", takes, get_args(Takes)))
+    if takes != "crop" and (floats or ending != ".onnx"):
+        raise UsageError(f"--input {takes} is for .onnx, without --float: it takes bytes")
     if floats and ending != ".onnx":
         raise UsageError(f"--float is for .onnx; a {ending} holds weights only")
     if path.exists():

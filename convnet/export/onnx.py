@@ -1,6 +1,7 @@
 """The net as ONNX, from pixels to probabilities, the preprocessing inside.
 
 input   pixels         uint8 (N, crop, crop, 3), RGB; or float32 in the same grey levels
+        or a whole picture, or its file: `onnx_pictures.py`; N is 1 then
 output  probabilities  float32 (N, K)
 
 N is free. The metadata say how pictures are prepared: fit, shorter side, size, pad, crop, and the names of the classes.
@@ -10,10 +11,11 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from convnet.data.augment import LUMA, to_input
 from convnet.data.preprocess import Preprocessing
 from convnet.errors import ConvnetError, UsageError
 from convnet.evaluation.views import centre
+from convnet.export import onnx_pictures
+from convnet.export.onnx_pictures import Takes
 from convnet.io import atomic
 from convnet.nets.layers import Net
 
@@ -72,19 +76,43 @@ class Posterior(nn.Module):
         return y.softmax(1)
 
 
-def write(net: Net, checkpoint: Checkpoint, path: Path, floats: bool) -> float:
-    """Writes the net, and returns by how much a probability differs in onnxruntime from torch at most.
+def write(net: Net, checkpoint: Checkpoint, path: Path, floats: bool, takes: Takes = "crop") -> float:
+    """Writes the net, which takes crops, whole pictures or files; returns by how much a probability differs in
+    onnxruntime from torch at most.
 
     Raises: UsageError without the packages; ConvnetError, and no file, when torch can't say the net in ONNX or the
     results differ.
     """
-    _check_packages()
-    module = FromPixels(net, checkpoint.preprocessing).eval()
+    _check_packages(takes)
+    done = checkpoint.preprocessing
+    module = FromPixels(net, done).eval()
     data = _program(module, checkpoint, path, floats)
+    if takes == "crop":
+        batches = [_pictures(n, done.crop, floats) for n in BATCHES]
+        feeds: list[dict[str, NDArray[Any]]] = [{"pixels": pixels.numpy()} for pixels in batches]
+    else:
+        data, preparation = onnx_pictures.with_pictures(data, done, takes)
+        feeds, batches = _prepared(preparation, path, done, takes)
     with atomic.atomic(path) as file:
         file.write(data)
         file.flush()
-        return _difference(Path(file.name), path, module, checkpoint.preprocessing.crop, floats)
+        found = _in_onnxruntime(Path(file.name), path, "probabilities", feeds, takes)
+        return _difference(path, module, batches, found)
+
+
+def _prepared(
+    preparation: bytes, path: Path, done: Preprocessing, takes: Takes
+) -> tuple[list[dict[str, NDArray[Any]]], list[Tensor]]:
+    """(random pictures as the file takes them, their crops in onnxruntime). Raises: ConvnetError for other crops than
+    ours."""
+    trials = onnx_pictures.trials(takes, done)
+    feeds: list[dict[str, NDArray[Any]]] = [{takes: given} for given, _ in trials]
+    crops = _in_onnxruntime(preparation, path, "pixels", feeds, takes)
+    for crop, (_, expected) in zip(crops, trials, strict=True):
+        if not onnx_pictures.is_near(crop[0], expected):
+            needed = "; install onnxruntime-extensions 0.13" if takes == "file" else ""
+            raise ConvnetError(f"{path}: not written: a {takes}'s crop in onnxruntime isn't preparation's{needed}")
+    return feeds, [torch.from_numpy(crop) for crop in crops]
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
@@ -100,12 +128,16 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _check_packages() -> None:
+def _check_packages(takes: Takes) -> None:
+    extra = "onnx"
     try:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             importlib.import_module(package)
+        if takes == "file":
+            extra = "onnx-files"
+            importlib.import_module("onnxruntime_extensions")
     except ImportError as error:
-        install = f'pip install "{hardware.DISTRIBUTION}[onnx]", in a checkout pip install -e ".[onnx]"'
+        install = f'pip install "{hardware.DISTRIBUTION}[{extra}]", in a checkout pip install -e ".[{extra}]"'
         raise UsageError(f"to write ONNX, {error.name} is missing: {install}") from error
 
 
@@ -159,17 +191,16 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _difference(written: Path, path: Path, module: FromPixels, crop: int, floats: bool) -> float:
-    """The largest difference of a probability, of random pictures, at each of `BATCHES`.
+def _difference(path: Path, module: FromPixels, batches: list[Tensor], found: list[NDArray[np.float32]]) -> float:
+    """The largest difference of a probability that was found for the crops, a batch at a time, from torch's.
 
     Allowed is what logits that differ by `TOLERANCE` of the largest can do to a probability: a half of that, and
     `TOLERANCE` itself where logits are small.
 
     Raises: ConvnetError when it's more.
     """
-    batches = [_pictures(n, crop, floats) for n in BATCHES]
     largest = 0.0
-    for pixels, probabilities in zip(batches, _in_onnxruntime(written, path, batches), strict=True):
+    for pixels, probabilities in zip(batches, found, strict=True):
         with torch.inference_mode():
             logits = module(pixels)
         allowed = TOLERANCE * max(1.0, float(logits.abs().max()) / 2)
@@ -183,16 +214,21 @@ def _difference(written: Path, path: Path, module: FromPixels, crop: int, floats
     return largest
 
 
-def _in_onnxruntime(written: Path, path: Path, batches: list[Tensor]) -> list[NDArray[np.float32]]:
-    """The probabilities of each batch. Raises: ConvnetError when the file can't be run."""
+def _in_onnxruntime(
+    model: Path | bytes, path: Path, output: str, feeds: Sequence[dict[str, NDArray[Any]]], takes: Takes
+) -> list[NDArray[Any]]:
+    """The output for each of what is fed. Raises: ConvnetError when the file can't be run."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # nothing on stderr but what kills the process: errors are raised
+    if takes == "file":
+        options.register_custom_ops_library(onnx_pictures.library_path())
     try:
-        session = onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
-        return [session.run(["probabilities"], {"pixels": pixels.numpy()})[0] for pixels in batches]
+        where = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(where, options, providers=["CPUExecutionProvider"])
+        return [session.run([output], feed)[0] for feed in feeds]
     except Exception as error:  # onnxruntime's errors have no common type
         reason = " ".join(str(error).split())[:300]
         raise ConvnetError(f"{path}: not written: onnxruntime can't run it: {reason}") from error
