@@ -129,15 +129,14 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _check_packages(takes: Takes) -> None:
-    extra = "onnx"
+    install = f'pip install "{hardware.DISTRIBUTION}[onnx]", in a checkout pip install -e ".[onnx]"'
     try:
         for package in ("onnx", "onnxruntime", "onnxscript"):
             importlib.import_module(package)
         if takes == "file":
-            extra = "onnx-files"
+            install = f'pip install "{hardware.DISTRIBUTION}[onnx-files]", in a checkout pip install -e ".[onnx-files]"'
             importlib.import_module("onnxruntime_extensions")
     except ImportError as error:
-        install = f'pip install "{hardware.DISTRIBUTION}[{extra}]", in a checkout pip install -e ".[{extra}]"'
         raise UsageError(f"to write ONNX, {error.name} is missing: {install}") from error
 
 

@@ -93,11 +93,11 @@ def _prepare(steps: _Nodes, picture: str, done: Preprocessing) -> None:
         free = steps.add("Sub", [side, side], sizes)
         before = steps.add("Div", free, [2, 2])
         pads = steps.add("Concat", [0, 0], before, [0, 0], steps.add("Sub", free, before), axis=0)
-        x, sizes = steps.add("Pad", x, pads, np.uint8(FILL[0])), [side, side]
+        x, sizes = steps.add("Pad", x, pads, np.array(FILL[0], np.uint8)), [side, side]
     first = steps.add("Div", steps.add("Sub", sizes, [done.size] * 2), [2, 2])
     x = steps.add("Slice", x, first, steps.add("Add", first, [done.size] * 2), [2, 3])
     if done.pad:
-        x = steps.add("Pad", x, [0, 0, done.pad, done.pad] * 2, np.uint8(0))
+        x = steps.add("Pad", x, [0, 0, done.pad, done.pad] * 2, np.array(0, np.uint8))
     top = int(centre(done, 1).tops[0]) + done.pad
     x = steps.add("Slice", x, [top, top], [top + done.crop] * 2, [2, 3])
     steps.add("Transpose", x, perm=[0, 2, 3, 1], output="pixels")
