@@ -73,12 +73,12 @@ class Device:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def choose(precision: str = "auto", device: str = "auto") -> Device:
+def choose(precision: str = "auto", device: str | torch.device = "auto") -> Device:
     """The device to use: "auto", "cpu", "cuda", "cuda:1" or "mps"; auto is the first CUDA device, MPS, or the CPU.
 
     Raises: UsageError when the device isn't there, or bf16 is asked of one that doesn't do it well.
     """
-    place = _place(device)
+    place = _place(str(device))
     does_bf16, what = _bf16(place)
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"precision '{precision}' must be auto, fp32 or bf16")

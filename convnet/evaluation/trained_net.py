@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -82,7 +83,10 @@ class TrainedNet:
 
     @classmethod
     def load(
-        cls, path: atomic.PathLike, device: str | Device = "auto", precision: Literal["auto", "fp32", "bf16"] = "fp32"
+        cls,
+        path: atomic.PathLike,
+        device: str | torch.device | Device = "auto",
+        precision: Literal["auto", "fp32", "bf16"] = "fp32",
     ) -> "TrainedNet":
         """The net of a checkpoint, or of a run's folder (its best), in eval mode on its device.
 
@@ -301,11 +305,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def choose(where: str | Device, precision: Literal["auto", "fp32", "bf16"]) -> Device:
+def choose(where: str | torch.device | Device, precision: Literal["auto", "fp32", "bf16"]) -> Device:
     """The device of that name; one that was chosen already stays."""
     if isinstance(where, Device):
         return where
-    return device.choose(precision, check_type("device", where, str, "auto, cpu, cuda, cuda:N or mps"))
+    return device.choose(precision, check_type("device", where, (str, torch.device), "auto, cpu, cuda, cuda:N or mps"))
 
 
 def _several(pictures: Source | Iterable[T]) -> Iterable[T | Source]:

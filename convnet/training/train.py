@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+import torch
 from torch import nn
 
 from convnet import checkpoint
@@ -68,7 +69,7 @@ def train(
     *,
     resume: bool = False,
     init_from: atomic.PathLike | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     workers: int = 1,
     micro_batch: MicroBatch | None = None,
     resident: Resident = "auto",
@@ -316,7 +317,7 @@ def _epoch_line(row: metrics_log.Row, epochs: int) -> str:
     return text
 
 
-def _finish(run: Run, data: Data, device: str, progress: Progress, stop: Stop | None) -> Json:
+def _finish(run: Run, data: Data, device: str | torch.device, progress: Progress, stop: Stop | None) -> Json:
     """Tests the best net once on the pictures that had no part in training; writes summary.json."""
     processes = run.processes
     if processes.is_first:

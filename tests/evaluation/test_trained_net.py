@@ -97,6 +97,7 @@ def test_a_net_is_itself_where_it_came_from(untrained: Path) -> None:
     kept, trained = checkpoint.load(untrained), convnet.load(untrained, device="cpu")
     assert (trained.recipe, trained.provenance, trained.name) == (kept.recipe, kept.provenance, str(untrained))
     assert convnet.load(untrained, CPU).device is CPU
+    assert convnet.load(untrained, torch.device("cpu")).device == CPU
 
 
 def test_wrong_types_are_told_by_argument_value_and_rule(untrained: Path, digits: Store, tmp_path: Path) -> None:
