@@ -28,10 +28,10 @@ from convnet.io.processes import joined
 from convnet.io.signals import Stop
 from convnet.nets import MODELS
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.columns import convolution
+from convnet.nets.convolutions import StridedConv2d, convolution
 from convnet.nets.dropout import dropout
 from convnet.nets.initial import gaussian, he_std
-from convnet.nets.layers import Net, StridedConv2d
+from convnet.nets.layers import Net
 from convnet.nets.lenet5 import LeNet5
 from convnet.recipe import load_recipe, with_settings
 from convnet.training.step import EagerSteps

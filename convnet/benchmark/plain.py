@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convnet.kernels.plain import plain_response_norm
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net, response_norm
 
 

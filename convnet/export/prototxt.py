@@ -19,9 +19,9 @@ from torch import nn
 
 from convnet import __version__
 from convnet.errors import UsageError
-from convnet.nets.columns import Columns, ConnectedColumns
+from convnet.nets.convolutions import Columns, ConnectedColumns, StridedConv2d
 from convnet.nets.describe import on_meta
-from convnet.nets.layers import Net, StridedConv2d
+from convnet.nets.layers import Net
 from convnet.weights.names import caffe
 
 KNOWN = (nn.Conv2d, nn.Linear)  # the layers with weights that Caffe has, in columns or not

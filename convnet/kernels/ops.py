@@ -5,6 +5,7 @@
     tanh_pool     LeNet-5's scaled tanh, sub-sampling and scaled tanh              in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
+    conv3x3       a 3 x 3 convolution at stride 1, in training                     Winograd's, in C
 
 An operation is composed of torch's own operations and of kernels (`..._forward`, `..._backward`), which are registered
 for the CPU and CUDA. Where no kernel serves (another device or dtype, no compiler), it is its plain form.
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.kernels import linear as linear_cpu
+from convnet.kernels import winograd
 from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.cpu import dropout as dropout_cpu
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
@@ -98,6 +100,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None or layer_by_layer(x) or not linear_cpu.available(x, weight):
         return F.linear(x, weight, bias)
     y: Tensor = OPS.linear(x, weight, bias)
+    return y
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """(N, C, H, W) and weight (K, C, 3, 3), plus (K,) -> (N, K, H', W'): F.conv2d, where `winograd.serves`."""
+    y: Tensor = OPS.conv3x3(x, weight, bias, padding)
     return y
 
 
@@ -335,3 +343,46 @@ _kernel(
     "to_blocks_forward(Tensor images, int stride, int rows, int columns) -> Tensor", blocks_cpu.blocks, _to_blocks_fake
 )
 _operation("linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", linear_cpu.linear, F.linear)
+
+
+# Winograd's convolutions
+
+
+class _Conv3x3(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.constants = (padding, bias is not None)
+        y: Tensor = OPS.conv3x3_forward(x, weight, bias, padding)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (padding, has_bias), g = ctx.saved_tensors, ctx.constants, grads[0]
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # someone will differentiate the gradient
+            inputs = [each for each, wants in zip((x, weight), wanted, strict=False) if wants]
+            found = iter(torch.autograd.grad(winograd.plain(x, weight, None, padding), inputs, g, create_graph=True))
+            dx, dw = (next(found) if wants else None for wants in wanted[:2])
+        else:
+            dx, dw = OPS.conv3x3_backward(x, weight, g, padding, wanted[0], wanted[1])
+        dx, dw = (each if wants else None for each, wants in zip((dx, dw), wanted, strict=False))
+        return dx, dw, g.sum((0, 2, 3)) if has_bias and wanted[2] else None, None
+
+
+_apply_conv3x3: Callable[..., Tensor] = _Conv3x3.apply
+
+
+def _conv3x3_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    return winograd.empty(x, weight, padding)
+
+
+_operation("conv3x3(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor", _apply_conv3x3, winograd.plain)
+_kernel(
+    "conv3x3_forward(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor", winograd.forward, _conv3x3_fake
+)
+_kernel(
+    "conv3x3_backward(Tensor x, Tensor weight, Tensor g, int padding, bool of_x, bool of_weight) -> (Tensor, Tensor)",
+    winograd.backward,
+    lambda x, weight, *others: (torch.empty_like(x), torch.empty_like(weight)),
+)

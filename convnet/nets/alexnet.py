@@ -36,8 +36,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from convnet.nets.columns import convolution
-from convnet.nets.layers import Chain, StridedConv2d
+from convnet.nets.convolutions import Conv2d, StridedConv2d, convolution
+from convnet.nets.layers import Chain
 
 CHAIN = (
     "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 fc7 relu7 fc8"
@@ -120,7 +120,7 @@ class AlexNetConv6(AlexNet):
         super().__init__(num_classes, in_channels, dropout)
         fc6, fc7, fc8 = self.fc6, self.fc7, self.fc8
         del self.fc6, self.fc7, self.fc8
-        self.conv6 = nn.Conv2d(256, 256, 3, padding=1)
+        self.conv6 = Conv2d(256, 256, 3, padding=1)
         self.fc7, self.fc8, self.fc9 = fc6, fc7, fc8
 
 

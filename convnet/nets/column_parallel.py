@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convnet.errors import UsageError
 from convnet.io.processes import Processes
 from convnet.kernels.plain import Context, wide
-from convnet.nets.columns import Columns, ConnectedColumns
+from convnet.nets.convolutions import Columns, ConnectedColumns
 from convnet.nets.layers import Net, ResponseNorm, connected
 
 IN_COLUMNS = Columns | ConnectedColumns

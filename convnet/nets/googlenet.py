@@ -53,6 +53,7 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
+from convnet.nets.convolutions import Conv2d
 from convnet.nets.dropout import dropout
 from convnet.nets.layers import CAFFE_LRN, NO_LIMIT, Net, ResponseNorm, check_images
 from convnet.nets.nin import GlobalAvgPool, ReLUConv2d
@@ -113,8 +114,8 @@ def convolution(maps_in: int, maps: int, size: int, stride: int = 1, *, bn: bool
     """A convolution that keeps the size but for its stride, and its ReLU; with batch norm instead of biases if asked.
     relu=False leaves the ReLU to what follows."""
     if not bn:
-        return (ReLUConv2d if relu else nn.Conv2d)(maps_in, maps, size, stride, size // 2)
-    conv = nn.Conv2d(maps_in, maps, size, stride, padding=size // 2, bias=False)
+        return (ReLUConv2d if relu else Conv2d)(maps_in, maps, size, stride, size // 2)
+    conv = Conv2d(maps_in, maps, size, stride, padding=size // 2, bias=False)
     layers: dict[str, nn.Module] = {"conv": conv, "bn": nn.BatchNorm2d(maps, eps=0.001)}
     return nn.Sequential(OrderedDict(layers | ({"relu": nn.ReLU()} if relu else {})))
 

@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError, unknown
 from convnet.io.strict_json import Json
-from convnet.kernels import conv1, ops
+from convnet.kernels import ops
 from convnet.kernels.ops import response_norm as response_norm
 from convnet.kernels.plain import Block, norm_in_groups, wide
 from convnet.nets.dropout import checked_rate, dropout
@@ -245,23 +245,6 @@ def check_images(images: Tensor, net: Net) -> None:
     device = next(net.parameters()).device
     if images.device != device:
         raise UsageError(f"{net.name} is on {device}, the pictures on {images.device}; move one: net.to(images.device)")
-
-
-class StridedConv2d(nn.Conv2d):
-    """A convolution with a large stride over few maps: a net's first layer. It reads `edge` zeros past the right and
-    bottom edges besides its padding. Training in bfloat16 it works block by block (kernels/conv1.py)."""
-
-    def __init__(self, maps_in: int, maps_out: int, size: int, stride: int, padding: int = 0, edge: int = 0) -> None:
-        super().__init__(maps_in, maps_out, size, stride, padding)
-        self.edge = edge
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not conv1.available(x):
-            return super().forward(F.pad(x, (0, self.edge, 0, self.edge)) if self.edge else x)
-        before = self.padding[0]
-        assert isinstance(before, int)  # "same" and "valid" are for others
-        x = F.pad(x, (before,) * 4) if before else x
-        return conv1.conv1(x, self.weight, self.bias, self.stride[0], self.edge)
 
 
 def connected(layer: nn.Module, x: Tensor) -> Tensor:

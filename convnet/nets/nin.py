@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from convnet.nets.convolutions import Conv2d
 from convnet.nets.initial import gaussian, he_std
 from convnet.nets.layers import NO_LIMIT, Chain
 
@@ -26,7 +27,7 @@ class GlobalAvgPool(nn.Module):
         return x.mean((2, 3))
 
 
-class ReLUConv2d(nn.Conv2d):
+class ReLUConv2d(Conv2d):
     """A convolution and its ReLU, which is a module within."""
 
     def __init__(self, maps_in: int, maps_out: int, size: int, stride: int = 1, padding: int = 0) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import SparseConv2d
 from convnet.visualize import plot

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net
 
 KeyMap = dict[str, tuple[str, ...]]  # source's key -> our keys, in the order of the columns

@@ -27,7 +27,7 @@ from convnet.data.store import Store
 from convnet.errors import UsageError
 from convnet.kernels.ops import layer_by_layer
 from convnet.nets import create_model, evaluating
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.describe import multiply_adds
 from convnet.nets.layers import Net
 

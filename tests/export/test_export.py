@@ -32,7 +32,7 @@ from convnet.evaluation.views import centre, protocol
 from convnet.export import ENDINGS, caffe, export, named, onnx_pictures
 from convnet.export import onnx as to_onnx
 from convnet.nets import MODELS, create_model, list_models
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.weights import read_weights

@@ -17,7 +17,7 @@ from convnet.data.preprocess import Preprocessing
 from convnet.errors import UsageError
 from convnet.export import caffe, export, prototxt
 from convnet.nets import MODELS, create_model, trace
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.weights.caffe import read_net

@@ -14,7 +14,7 @@ from convnet.kernels.dropout import plain_dropout
 from convnet.kernels.ops import dropout, norm_pool, response_norm, tanh_pool
 from convnet.kernels.plain import Block, plain_norm_pool, plain_response_norm, plain_tanh_pool
 from convnet.nets.cifar import LocallyConnected2d
-from convnet.nets.columns import Columns, ConnectedColumns
+from convnet.nets.convolutions import Columns, ConnectedColumns
 from convnet.nets.layers import within_map_norm
 from convnet.nets.lenet5 import RBF, SparseConv2d, SubSampling, rbf_loss, scaled_tanh
 from pools import ceil_avg_pool

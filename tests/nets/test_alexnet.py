@@ -12,7 +12,7 @@ from torch import Tensor
 from convnet.errors import UsageError
 from convnet.nets import trace
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.describe import multiply_adds as explained
 from convnet.nets.layers import Net
 from thin import images_for, new_thin_net, shapes_of, thin_net

@@ -17,7 +17,7 @@ from convnet.kernels.ops import response_norm
 from convnet.kernels.plain import plain_response_norm
 from convnet.nets import layers
 from convnet.nets.cifar import LocallyConnected2d
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import PAPER_LRN, within_map_norm
 from convnet.nets.lenet5 import RBF, TABLE, Conv2d, SparseConv2d, SubSampling, rbf_loss, scaled_tanh
 from convnet.nets.nin import NINNet

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convnet.errors import UsageError
 from convnet.nets import MODELS, create_model
 from convnet.nets.cifar import LocallyConnected2d
-from convnet.nets.columns import Columns
+from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net, record, response_norm, within_map_norm
 from convnet.visualize.receptive_fields import Field, Fields, fields_of, receptive_fields
 from pools import ceil_avg_pool, ceil_max_pool, max_pool

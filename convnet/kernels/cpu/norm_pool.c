@@ -16,21 +16,19 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-#define LANES 16 /* as wide as the machine: what is wider GCC takes apart, element by element in comparisons */
+#include "vectors.h"
+
+#if LANES == 16
 #define FIRST_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
-#elif defined(__AVX2__)
-#define LANES 8
+#elif LANES == 8
 #define FIRST_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7})
 #else
-#define LANES 4
 #define FIRST_LANES ((VI){0, 1, 2, 3})
 #endif
 #define TILE 1024 /* elements that are worked through together: some arrays of so many floats fit the nearest cache */
 #define NOWHERE 255 /* no value of the window gets the gradient */
 #define LARGEST 3e38f /* of an infinite sum Newton's step would make 0 * inf */
 
-typedef float V __attribute__((vector_size(4 * LANES)));
 typedef int32_t VI __attribute__((vector_size(4 * LANES)));
 typedef uint16_t VH __attribute__((vector_size(2 * LANES)));
 typedef uint32_t VU __attribute__((vector_size(4 * LANES)));
@@ -44,13 +42,6 @@ typedef struct {
 } Shape;
 
 static inline V pick(VI condition, V a, V b) { return (V)((condition & (VI)a) | (~condition & (VI)b)); }
-static inline V at(const float *x) {
-    V v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
-static inline void put(float *x, V v) { memcpy(x, &v, sizeof v); }
-
 static inline V widened(VH u) {
 #ifdef __AVX512F__ /* what the compiler makes of the other line is slow */
     return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)u), 16);

@@ -1,13 +1,50 @@
-"""Columns that don't see each other, of maps and of units: what the paper's two GPUs hold."""
+"""Convolutions with forms of their own, and columns that don't see each other, of maps and of units: what the paper's
+two GPUs hold."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
+from convnet.kernels import conv1, ops, winograd
 from convnet.kernels.conv1 import in_bf16
 from convnet.kernels.ops import layer_by_layer
 from convnet.nets.layers import connected, hooked
+
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution, square and of one group; in training one of 3 x 3 by Winograd's form where that serves
+    (kernels/winograd.py)."""
+
+    def __init__(
+        self, maps_in: int, maps_out: int, size: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__(maps_in, maps_out, size, stride, padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.padding[0]
+        assert isinstance(before, int)  # "same" and "valid" are for others
+        learns = self.training and torch.is_grad_enabled() and not layer_by_layer(x)
+        if learns and self.stride == (1, 1) and winograd.serves(x, self.weight, before):
+            return ops.conv3x3(x, self.weight, self.bias, before)
+        return super().forward(x)
+
+
+class StridedConv2d(nn.Conv2d):
+    """A convolution with a large stride over few maps: a net's first layer. It reads `edge` zeros past the right and
+    bottom edges besides its padding. Training in bfloat16 it works block by block (kernels/conv1.py)."""
+
+    def __init__(self, maps_in: int, maps_out: int, size: int, stride: int, padding: int = 0, edge: int = 0) -> None:
+        super().__init__(maps_in, maps_out, size, stride, padding)
+        self.edge = edge
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not conv1.available(x):
+            return super().forward(F.pad(x, (0, self.edge, 0, self.edge)) if self.edge else x)
+        before = self.padding[0]
+        assert isinstance(before, int)  # "same" and "valid" are for others
+        x = F.pad(x, (before,) * 4) if before else x
+        return conv1.conv1(x, self.weight, self.bias, self.stride[0], self.edge)
 
 
 class Columns(nn.ModuleList):
@@ -22,7 +59,7 @@ class Columns(nn.ModuleList):
     def __init__(self, n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> None:
         if n < 1 or maps_in % n or maps_out % n:
             raise UsageError(f"{maps_in} maps in and {maps_out} out can't be split into {n} equal columns")
-        super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
+        super().__init__(Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +99,7 @@ class ConnectedColumns(nn.ModuleList):
 def convolution(n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> nn.Module:
     """A convolution of one column, which reads all maps, or of n (`Columns`)."""
     if n == 1:
-        return nn.Conv2d(maps_in, maps_out, size, padding=padding)
+        return Conv2d(maps_in, maps_out, size, padding=padding)
     return Columns(n, maps_in, maps_out, size, padding)
 
 

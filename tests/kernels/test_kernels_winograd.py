@@ -1,0 +1,126 @@
+"""Winograd's 3 x 3 convolution against its definition in float64, and where it serves."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from convnet.kernels import ops, winograd
+from convnet.kernels.cpu import compiled
+from convnet.nets.convolutions import Conv2d
+
+pytestmark = pytest.mark.skipif(compiled.library()[0] is None, reason=compiled.state())
+COARSE = 2e-4  # of the results' size: about 1e-5 is the worst of tens of thousands; a wrong tile is about 1
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def near(found: Tensor, expected: Tensor, products: float) -> None:
+    """products: of normal numbers, that each of the values is the sum of: their size is its root."""
+    assert found.shape == expected.shape
+    assert float((found.detach().double() - expected.detach()).abs().max()) <= COARSE * products**0.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.sampled_from((16, 32, 48)), st.integers(1, 14), st.integers(1, 14)),
+    *(st.sampled_from((16, 48)), st.integers(0, 2), st.booleans(), st.integers(0, 2**31)),
+)
+def test_values_and_gradients(
+    shape: tuple[int, int, int, int], maps: int, padding: int, has_bias: bool, seed: int
+) -> None:
+    """All sides, also those that tiles of 4 don't fill, and pictures in any layout."""
+    shape = (*shape[:2], *(max(side, 3 - 2 * padding) for side in shape[2:]))
+    x, weight = randn(*shape, seed=seed), randn(maps, shape[1], 3, 3, seed=seed + 1)
+    own = [x, weight, *([randn(maps, seed=seed + 2)] if has_bias else [])]
+    exact = [each.double().requires_grad_() for each in own]
+    own = [each.requires_grad_() for each in own]
+    found = ops.conv3x3(own[0], own[1], own[2] if has_bias else None, padding)
+    expected = F.conv2d(exact[0], exact[1], exact[2] if has_bias else None, padding=padding)
+    near(found, expected, 9 * shape[1])
+    g = randn(*found.shape, seed=seed + 3)
+    gradients = torch.autograd.grad(found, own, g), torch.autograd.grad(expected, exact, g.double())
+    summed = 9 * maps, g[:, 0].numel(), g[:, 0].numel()
+    for one, other, products in zip(*gradients, summed, strict=False):
+        near(one, other, products)
+
+
+def test_many_tiles_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, g = randn(3, 16, 9, 10), randn(32, 16, 3, 3, seed=1), randn(3, 32, 9, 10, seed=2)
+    at_once = winograd.forward(x, weight, None, 1), *winograd.backward(x, weight, g, 1)
+    monkeypatch.setattr(winograd, "LEAST", 5)
+    monkeypatch.setattr(winograd, "BYTES", 0)
+    for one, other in zip(
+        (winograd.forward(x, weight, None, 1), *winograd.backward(x, weight, g, 1)), at_once, strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.std()))  # other products, other sums
+
+
+def test_only_what_is_wanted_is_computed() -> None:
+    x, weight = randn(1, 16, 8, 8), randn(16, 16, 3, 3, seed=1).requires_grad_()
+    y = ops.conv3x3(x, weight, None, 1)
+    y.sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
+    y = ops.conv3x3(x.requires_grad_(), weight.detach(), None, 1)
+    y.sum().backward()
+    near(x.grad, torch.autograd.grad(F.conv2d(x.double(), weight.double(), padding=1).sum(), x)[0].double(), 144)
+
+
+def test_second_derivatives_and_transforms() -> None:
+    x, weight = randn(2, 16, 6, 6), randn(16, 16, 3, 3, seed=1)
+
+    def energy(x: Tensor, form: object) -> Tensor:
+        y: Tensor = form(x, weight.to(x.dtype), None, 1)  # type: ignore[operator]
+        return y.pow(3).sum()
+
+    exact = x.double().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(exact, winograd.plain), exact, create_graph=True)
+    (expected,) = torch.autograd.grad(slope.square().sum(), exact)
+    own = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(own, ops.conv3x3), own, create_graph=True)
+    (found,) = torch.autograd.grad(slope.square().sum(), own)
+    size = 16 * float(expected.abs().max()) ** 2  # of sums of sums
+    near(found, expected, size)
+    (expected,) = torch.autograd.grad(energy(exact, winograd.plain), exact)
+    near(torch.func.grad(lambda x: energy(x, ops.conv3x3))(x), expected, float(expected.abs().max()) ** 2)
+    compiled_net = torch.compile(lambda x: ops.conv3x3(x, weight, None, 1), backend="aot_eager", fullgraph=True)
+    near(compiled_net(x), winograd.plain(x.double(), weight.double(), None, 1), 144)
+    torch.compiler.reset()
+
+
+def test_it_serves_training_alone() -> None:
+    """Evaluating is by direct sums, bit for bit as torch's; so is what someone looks at function by function."""
+    layer, x = Conv2d(64, 64, 3, padding=1), randn(1, 64, 12, 12)
+    direct = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    layer.train()
+    assert not torch.equal(layer(x), direct)
+    near(layer(x), direct.double(), 1)  # torch's first weights are smaller than 1
+    with torch.no_grad():
+        assert torch.equal(layer(x), direct)
+    layer.eval()
+    assert torch.equal(layer(x), direct)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "padding", "expected"),
+    [
+        ((2, 64, 8, 8), (64, 64, 3, 3), 1, True),
+        ((2, 32, 8, 8), (32, 32, 3, 3), 1, False),  # too few maps to be worth it
+        ((2, 96, 8, 8), (40, 96, 3, 3), 1, False),  # not whole vectors
+        ((2, 64, 8, 8), (64, 64, 5, 5), 2, False),
+        ((2, 64, 8, 8), (64, 64, 3, 3), 3, False),
+        ((2, 64, 2, 2), (64, 64, 3, 3), 0, False),  # no room for a kernel: torch says so
+        ((0, 64, 8, 8), (64, 64, 3, 3), 1, False),
+    ],
+)
+def test_what_it_takes(shape: tuple[int, ...], kernel: tuple[int, ...], padding: int, expected: bool) -> None:
+    x, weight = randn(*shape), randn(*kernel)
+    assert winograd.serves(x, weight, padding) is expected
+    assert not winograd.serves(x.double(), weight.double(), padding)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not winograd.serves(x, weight, padding)
