@@ -8,8 +8,8 @@ import pytest
 
 from convnet.data import lzw
 from convnet.data.decode import decode
-from convnet.kernels.cpu import jpeg_scan as jpeg_scan_cpu
-from convnet.kernels.cpu import lzw as lzw_cpu
+from convnet.kernels.cpu.codes import jpeg_scan as jpeg_scan_cpu
+from convnet.kernels.cpu.codes import lzw as lzw_cpu
 from damaged import FORMATS, judged, lines, wrong_part
 from pictures import encoded, photo
 

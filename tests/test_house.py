@@ -105,7 +105,7 @@ LINES = {
     "evaluation": 1860,
     "export": 1130,
     "io": 2090,
-    "kernels": 2370,
+    "kernels": 2540,
     "nets/": 1840,
     "report": 690,
     "results": 940,

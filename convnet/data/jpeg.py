@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convnet.data.image_formats import BadPicture, PictureInfo
-from convnet.kernels.cpu import jpeg_scan as jpeg_scan_cpu
+from convnet.kernels.cpu.codes import jpeg_scan as jpeg_scan_cpu
 
 END = b"\xff\xd9"
 

@@ -4,7 +4,7 @@ A code of LZW has no check of its own: after damage the rest mostly stands for m
 has, or a code comes before it is defined. Decoders fill up or cut off; here it shows.
 """
 
-from convnet.kernels.cpu import lzw as lzw_cpu
+from convnet.kernels.cpu.codes import lzw as lzw_cpu
 
 LARGEST = 12  # bits of a code
 

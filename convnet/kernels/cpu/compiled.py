@@ -1,9 +1,10 @@
 """How does C become a function on this machine? Compiled at its first use, and kept for the next.
 
-The C of this folder needs nothing but a C compiler (`cc`, or what CC says, flags included); the library lands in the
-user's cache, under a name that stands for source, compiler and processor, and that ends in its own sha256: one that was
-cut short or changed is never loaded. A cache that others may write to isn't used: the library is then compiled for this
-process alone. Without a compiler, or with CONVNET_KERNELS=plain, the plain forms serve; `state()` says which and why.
+The C of this folder and of those in it needs nothing but a C compiler (`cc`, or what CC says, flags included); the
+library lands in the user's cache, under a name that stands for source, compiler and processor, and that ends in its own
+sha256: one that was cut short or changed is never loaded. A cache that others may write to isn't used: the library is
+then compiled for this process alone. Without a compiler, or with CONVNET_KERNELS=plain, the plain forms serve;
+`state()` says which and why.
 """
 
 import ctypes
@@ -27,8 +28,8 @@ from convnet.errors import DiskError
 from convnet.io import atomic
 from convnet.io.cache import own_folder
 
-SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
-HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
+SOURCES = tuple(sorted(Path(__file__).parent.rglob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.rglob("*.h")))
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 FLAGS = ("-O3", "-march=native", *WIDE, "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 SECONDS = 120  # a compiler that takes longer is taken for broken

@@ -1,0 +1,1 @@
+"""What the codes of compressed files say, in C."""
