@@ -1,11 +1,17 @@
-"""A client within the process: it asks an ASGI application as a connection would, without one."""
+"""A client within the process, which asks an ASGI application as a connection would, without one; and a server."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import uvicorn
 from starlette.types import ASGIApp, Message
+
+from convnet.serve import listening, settings
+from convnet.serve.guard import Guard, Patient
 
 HOST = (("host", "localhost:8000"),)
 
@@ -50,3 +56,19 @@ async def asked(
 
 def ask(app: ASGIApp, method: str, target: str, body: bytes | Sequence[bytes] = b"", **how: Any) -> Answer:
     return asyncio.run(asked(app, method, target, body, **how))
+
+
+@contextmanager
+def running(app: Guard, protocol: type[Patient] = Patient) -> Iterator[int]:
+    """The application on a port of its own, in a thread."""
+    config = settings(app)
+    config.http, config.timeout_keep_alive = protocol, 1
+    server = uvicorn.Server(config)
+    with listening("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()

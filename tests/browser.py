@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,14 @@ def browser(profile: Path) -> Iterator[Browser]:
                     made.ask("DELETE", "")
         finally:
             driver.terminate()
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    """What `holds` gives as soon as it is true: the page draws when it has time."""
+    began = time.monotonic()
+    while not (found := holds()) and time.monotonic() - began < PATIENCE:
+        time.sleep(0.02)
+    return found
 
 
 def _wait(url: str) -> None:

@@ -134,7 +134,7 @@ def server(untrained: Path) -> Any:
     """What `convnet serve` asks about that checkpoint."""
     from convnet.serve import server_of
 
-    return server_of(untrained, None, CPU)
+    return server_of(untrained, None, None, CPU)
 
 
 @pytest.fixture(scope="session")

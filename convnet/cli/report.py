@@ -43,6 +43,7 @@ def serve(
     index: Annotated[Path | None, typer.Option(help="Neighbours are looked for in it: convnet index.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     host: Annotated[str, typer.Option(help="Who can reach it: 0.0.0.0 is everybody on the network.")] = "127.0.0.1",
+    names: Names = None,
     device: Device = "auto",
 ) -> None:
     """A page in the browser: convnet serve runs/photos
@@ -52,9 +53,11 @@ def serve(
     """
     try:
         from convnet.serve import serve as start
+        from convnet.serve import server_of
     except ModuleNotFoundError as error:
         raise UsageError(f'{error.name} is missing: pip install "{hardware.DISTRIBUTION}[serve]"') from error
-    start(place, index, host, port, choose_device(device), lambda address: print(f"convnet: {address}", flush=True))
+    server = server_of(place, index, names, choose_device(device))
+    start(server, host, port, lambda address: print(f"convnet: {address}", flush=True))
 
 
 def after_training(run: Path, progress: Progress, device: str = "auto") -> Path | None:

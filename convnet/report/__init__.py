@@ -8,6 +8,7 @@ import base64
 import hashlib
 from dataclasses import replace
 from importlib.resources import files as resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -90,10 +91,14 @@ def _subject(
     return Subject(net, quick, classes, split, ids, total, opened.split("train"), train_ids)
 
 
-def render(name: str, page: Json) -> str:
-    """A page of this folder, by the template of that name."""
-    folder = resources("convnet.report")
-    parts = {each: folder.joinpath(each).read_text(encoding="utf-8") for each in (name, "page.css", "page.js")}
+def render(name: str, page: Json, folder: Traversable | None = None, *, is_alone: bool = True) -> str:
+    """A page by the template of that name, in this folder or another; all have one head, head.html, and one style.
+
+    is_alone: everything is in the one file; else style and scripts are served beside it.
+    """
+    ours = resources("convnet.report")
+    parts = {each: ours.joinpath(each).read_text(encoding="utf-8") for each in ("head.html", "page.css", "page.js")}
+    parts[name] = (folder or ours).joinpath(name).read_text(encoding="utf-8")
     environment = Environment(
         loader=DictLoader(parts),
         autoescape=True,
@@ -105,9 +110,9 @@ def render(name: str, page: Json) -> str:
     digest = base64.b64encode(hashlib.sha256(parts["page.js"].encode()).digest()).decode()
     return environment.get_template(name).render(
         **page,
-        css=Markup(parts["page.css"]),
+        css=Markup(parts["page.css"] if is_alone else ""),
         js=Markup(parts["page.js"]),
-        script=f"'sha256-{digest}'",
+        script=f"'sha256-{digest}'" if "{{ js }}" in parts[name] else "",
         version=__version__,
     )
 

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
-
 from convnet import __version__, hardware
 from convnet.io import atomic
 from convnet.io.strict_json import Json
+from convnet.report import render
 from convnet.results import ERROR, Experiment, Result, published, wanted
 from convnet.results.data import Data
 from convnet.results.plan import CORE, GPU, cost
@@ -66,18 +64,16 @@ def page(out: Path, content: Json) -> Path:
     """Writes page.html: the published numbers and those here, with the curves, in one file."""
     figure = out / "figure.png"
     data = base64.b64encode(figure.read_bytes()).decode() if figure.exists() else ""
-    folder = files("convnet")
-    template = (folder / "results" / "page.html").read_text(encoding="utf-8")
-    environment = Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined)
     cores = hardware.cores().n
-    text = environment.get_template("page.html").render(
+    shown = {
         **content,
-        lines=lines(content),
-        remarks=remarks(content),
-        css=Markup((folder / "report" / "page.css").read_text(encoding="utf-8")),
-        figure=f"data:image/png;base64,{data}" if data else "",
-        machine=f"convnet {__version__}, {hardware.processor().name}, {cores} processor{'s' if cores != 1 else ''}",
-    )
+        "title": content["result"],
+        "lines": lines(content),
+        "remarks": remarks(content),
+        "figure": f"data:image/png;base64,{data}" if data else "",
+        "machine": f"convnet {__version__}, {hardware.processor().name}, {cores} processor{'s' if cores != 1 else ''}",
+    }
+    text = render("page.html", shown, files("convnet.results"))
     atomic.write_atomic(out / "page.html", text.encode())
     return out / "page.html"
 

@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -23,22 +24,18 @@ from convnet.errors import UsageError
 from convnet.evaluation.trained_net import checkpoint_at
 from convnet.retrieval.index import load as load_index
 from convnet.serve.desk import desk_of
-from convnet.serve.guard import CONNECTIONS, Guard, Limits, Patient
+from convnet.serve.guard import CONNECTIONS, Guard, Patient
 from convnet.serve.routes import Server, application
 from convnet.serve.runs import Runs, checkpoint_of
 from convnet.serve.worker import Worker
 
 
-def serve(place: Path, index: Path | None, host: str, port: int, device: Device, ready: Callable[[str], None]) -> None:
-    """Serves a checkpoint, a run or a folder of runs until it is stopped. ready: is told the page's address.
-
-    Raises: UsageError for a place without any of these, or a port that isn't free; DataError for a damaged net.
-    """
-    guarded = Guard(application(server_of(place, index, device)), host, Limits())
+def serve(server: Server, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serves until it is stopped. ready: is told the page's address. Raises: UsageError for a port that isn't free."""
     with listening(host, port) as listener:
         shown = "localhost" if host in ("127.0.0.1", "localhost") else f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        uvicorn.Server(settings(guarded)).run([listener])
+        uvicorn.Server(settings(Guard(application(server), host))).run([listener])
 
 
 def settings(app: Guard) -> uvicorn.Config:
@@ -66,18 +63,18 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_of(place: Path, index: Path | None, device: Device) -> Server:
+def server_of(place: Path, index: Path | None, names: Path | None, device: Device) -> Server:
     """What is served: a checkpoint's net; or a run's, or that of the first run of a folder that has one (of the index
-    where there is one).
+    where there is one). names: a file with classes' names for people.
 
     Raises: UsageError when there is neither a net nor a folder; DataError.
     """
     opened = None if index is None else load_index(index)
+    desks = partial(desk_of, index=opened, names=names, device=device)
     if not place.is_dir():
-        return Server(Worker(), device, desk=desk_of(checkpoint_at(place), place.stem, device, opened), index=opened)
+        return Server(Worker(), desks, desk=desks(checkpoint_at(place), place.stem))
     runs = Runs(place)
     nets = [(name, file) for name, run in runs.paths().items() if (file := checkpoint_of(run))]
     if opened is not None:
         nets.sort(key=lambda row: row[1].resolve() != Path(opened.contents.checkpoint).resolve())
-    desk = desk_of(nets[0][1], nets[0][0], device, opened) if nets else None
-    return Server(Worker(), device, runs, desk, opened)
+    return Server(Worker(), desks, runs, desks(nets[0][1], nets[0][0]) if nets else None)

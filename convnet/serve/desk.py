@@ -9,7 +9,6 @@ import io
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ from convnet.serve.arithmetic import PICTURE, Walk, arithmetic, pixel, walk
 from convnet.visualize import plot
 from convnet.visualize.cam import cam
 from convnet.visualize.deconv import deconv, peaks
-from convnet.visualize.labels import printable
+from convnet.visualize.labels import class_names, first_names, printable
 from convnet.visualize.occlusion import occlusion
 from convnet.visualize.receptive_fields import Fields, receptive_fields
 
@@ -57,21 +56,13 @@ class Gone(ConvnetError):  # noqa: N818 - the state of the picture
     """A picture, run or job that isn't known, or no more."""
 
 
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """A picture that was sent: as the net sees it, and what was said of it."""
-
-    seen: Seen
-    said: Json
-
-
 class Desk:
     """A net, perhaps an index of pictures for it, and the pictures that were sent last."""
 
-    def __init__(self, net: TrainedNet, name: str, index: Index | None = None) -> None:
-        self.net, self.name, self.index = net, name, index
-        self.classes = [printable(each) for each in net.classes]
-        self._kept = OrderedDict[str, Kept]()
+    def __init__(self, net: TrainedNet, name: str, classes: Sequence[str], index: Index | None = None) -> None:
+        """classes: their names for people."""
+        self.net, self.name, self.classes, self.index = net, name, classes, index
+        self._kept = OrderedDict[str, Seen]()
         self._walked: tuple[str, Walk] | None = None
         self._fields = _fields(net)
         self._by_name = pictures_by_name(net.preprocessing)
@@ -85,7 +76,7 @@ class Desk:
             "net": net.name,
             "paper": net.paper,
             "parameters": sum(each.numel() for each in net.parameters()),
-            "classes": self.classes,
+            "classes": list(self.classes),
             "side": self.net.preprocessing.crop,
             "columns": net.columns,
             "index": None if self.index is None else self.index.contents.n,
@@ -99,16 +90,13 @@ class Desk:
         (found,) = self.net.predict([frame], top)
         if found.failed is not None:
             raise UsageError(found.failed)
-        pairs = zip(found.classes, found.probabilities, strict=True)
-        best = [
-            {"class": printable(each), "label": self.net.classes.index(each), "probability": p} for each, p in pairs
-        ]
-        said = {"id": name, "width": size[0], "height": size[1], "notes": list(notes), "classes": best}
-        self._kept[name] = Kept(Seen(name, centre_crop(frame, self.net.preprocessing)), said)
+        pairs = zip((self.net.classes.index(each) for each in found.classes), found.probabilities, strict=True)
+        best = [{"class": self.classes[label], "label": label, "probability": p} for label, p in pairs]
+        self._kept[name] = Seen(name, centre_crop(frame, self.net.preprocessing))
         self._kept.move_to_end(name)
         while len(self._kept) > PICTURES:
             self._kept.popitem(last=False)
-        return said
+        return {"id": name, "width": size[0], "height": size[1], "notes": list(notes), "classes": best}
 
     def several(self, pictures: Sequence[bytes], top: int = TOP) -> list[Json]:
         """`predict` of each; where one can't be read, the reason."""
@@ -219,7 +207,7 @@ class Desk:
     def _seen(self, name: str) -> Seen:
         if name not in self._kept:
             raise Gone("this picture is not kept any more, or was never sent; send it again")
-        return self._kept[name].seen
+        return self._kept[name]
 
     def _walk(self, name: str) -> Walk:
         if self._walked is None or self._walked[0] != name:
@@ -249,11 +237,15 @@ class Desk:
         return "" if module is None else f"{type(module).__name__}({module.extra_repr()})"
 
 
-def desk_of(checkpoint: Path, name: str, device: Device, index: Index | None = None) -> Desk:
-    """The desk of a checkpoint. Raises: UsageError, also when the index is another net's; DataError."""
+def desk_of(checkpoint: Path, name: str, device: Device, index: Index | None = None, names: Path | None = None) -> Desk:
+    """The desk of a checkpoint. names: a file with classes' names for people.
+
+    Raises: UsageError, also when the index is another net's; DataError.
+    """
     if index is not None:
         index.check_checkpoint(checkpoint)
-    return Desk(TrainedNet.load(checkpoint, device), name, index)
+    net = TrainedNet.load(checkpoint, device)
+    return Desk(net, name, first_names(class_names(net.classes, names)), index)
 
 
 def _fields(net: TrainedNet) -> dict[str, Fields]:

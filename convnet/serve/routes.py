@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from importlib.resources import files
 from pathlib import Path
@@ -15,18 +15,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from convnet.device import Device
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.io import strict_json
 from convnet.io.strict_json import Json
-from convnet.retrieval.index import Index
-from convnet.serve.desk import TOP, Desk, Gone, desk_of
+from convnet.report import render
+from convnet.serve.desk import TOP, Desk, Gone
 from convnet.serve.openapi import description
 from convnet.serve.runs import Runs, checkpoint_of
 from convnet.serve.worker import Busy, Job, Worker
 
 T = TypeVar("T")
-Answer = Callable[[Request], Awaitable[Response]]
+DeskOf = Callable[[Path, str], Desk]
 BATCH = 64  # pictures in a request
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 STATUS: tuple[tuple[type[Exception], int], ...] = ((Gone, 404), (Busy, 503), (UsageError, 400), (DataError, 422))
@@ -38,11 +37,9 @@ REPORT_POLICY = (  # a report brings its own script, which may do nothing but dr
 class Server:
     """The questions. `desk` is None where there is no net yet; only the worker's thread asks it."""
 
-    def __init__(
-        self, worker: Worker, device: Device, runs: Runs | None = None, desk: Desk | None = None,
-        index: Index | None = None,
-    ) -> None:  # fmt: skip
-        self.worker, self.device, self.runs, self.desk, self.index = worker, device, runs, desk, index
+    def __init__(self, worker: Worker, desk_of: DeskOf, runs: Runs | None = None, desk: Desk | None = None) -> None:
+        """desk_of: the desk of a checkpoint, by its file and name."""
+        self.worker, self.desk_of, self.runs, self.desk = worker, desk_of, runs, desk
 
     async def ask(self, question: Callable[[Desk], T]) -> T:
         """What the desk says. Raises: Gone where there is no net; Busy; what the question raises."""
@@ -71,7 +68,7 @@ class Server:
         def load() -> Json:
             if (checkpoint := checkpoint_of(runs.path(name))) is None:
                 raise Gone(f"{name} has saved no net yet")
-            self.desk = desk_of(checkpoint, name, self.device, self.index)
+            self.desk = self.desk_of(checkpoint, name)
             return self.desk.about()
 
         return _json(await asyncio.wrap_future(self.worker.ask(load)))
@@ -188,8 +185,8 @@ def page_files() -> dict[str, tuple[bytes, str]]:
     folder, style = files("convnet.serve") / "page", files("convnet.report") / "page.css"
     found = {f"/{each.name}": (each.read_bytes(), TYPES[Path(each.name).suffix]) for each in folder.iterdir()}
     found["/style.css"] = style.read_bytes() + found["/style.css"][0], "text/css"
-    found["/"] = found.pop("/page.html")
-    return found
+    del found["/page.html"]
+    return found | {"/": (render("page.html", {"title": "serve"}, folder, is_alone=False).encode(), "text/html")}
 
 
 def _static(address: str, content: bytes, kind: str) -> Route:

@@ -1,14 +1,12 @@
 """The page in a real browser, opened from the disk: nothing is fetched, nothing fails, every part works."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from browser import MISSING, Browser, browser
+from browser import MISSING, Browser, browser, until
 from convnet.evaluation.metrics import Scores
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.report import report
@@ -18,7 +16,7 @@ from runs import SCRIPT, hostile_run
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 CLASSES = (SCRIPT, "b\"'$x$", "\x1b[31mred, dead", *(f"class {k}" for k in range(3, 23)), "w" * 90)
 SHOWN = (SCRIPT, "b\"'$x$", "?[31mred", *(f"class {k}" for k in range(3, 23)), "w" * 90)
-MARGIN, PATIENCE = 150, 10.0  # pixels beside the matrix; seconds
+MARGIN = 150  # pixels beside the matrix
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +41,6 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(window: Browser, run: Path) -> Browser:
     window.open(run / "report.html", 1280)
     return window
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    """What `holds` gives as soon as it is true: the page draws when it has time."""
-    began = time.monotonic()
-    while not (found := holds()) and time.monotonic() - began < PATIENCE:
-        time.sleep(0.02)
-    return found
 
 
 def text(page: Browser, css: str) -> str:

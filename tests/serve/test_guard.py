@@ -5,20 +5,17 @@ import io
 import resource
 import socket
 import struct
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
-from asgi import HOST, Answer, ask, asked
+from asgi import HOST, Answer, ask, asked, running
 from convnet.errors import UsageError
-from convnet.serve import listening, settings
+from convnet.serve import listening
 from convnet.serve.guard import Guard, Limits, Patient
 from convnet.serve.routes import Server, application
 
@@ -206,22 +203,6 @@ class Hasty(Patient):
     """Waits a moment for a request's head."""
 
     seconds = 0.2
-
-
-@contextmanager
-def running(app: Guard, protocol: type[Patient] = Patient) -> Iterator[int]:
-    """The application on a port of its own, in a thread."""
-    config = settings(app)
-    config.http, config.timeout_keep_alive = protocol, 1
-    server = uvicorn.Server(config)
-    with listening("127.0.0.1", 0) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.mark.parametrize(

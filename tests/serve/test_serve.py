@@ -202,7 +202,7 @@ def test_a_long_question_ends_when_nobody_wants_it() -> None:
 
 
 def test_a_full_queue_is_503(server: Server, pngs: list[bytes]) -> None:
-    full = Server(Worker(short=0, long=0), server.device, desk=server.desk)
+    full = Server(Worker(short=0, long=0), server.desk_of, desk=server.desk)
     answer = ask(Guard(application(full)), "POST", "/api/pictures", pngs[0])
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
@@ -252,7 +252,7 @@ def test_a_run_that_grows_is_read_again(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_folders_nets_are_chosen_by_their_runs(runs: Path, pngs: list[bytes]) -> None:
-    app = Guard(application(server_of(runs, None, CPU)))
+    app = Guard(application(server_of(runs, None, None, CPU)))
     assert ask(app, "GET", "/api/net").json["name"] == "ended"
     assert ask(app, "POST", "/api/net", b'{"run": "ended"}').json["name"] == "ended"
     assert ask(app, "POST", "/api/net", b'{"run": "stopped"}').status == 404
@@ -265,7 +265,7 @@ def test_a_folders_nets_are_chosen_by_their_runs(runs: Path, pngs: list[bytes]) 
 
 
 def test_a_folder_without_a_net_says_so(runs: Path, tmp_path: Path) -> None:
-    app = Guard(application(server_of(tmp_path, None, CPU)))
+    app = Guard(application(server_of(tmp_path, None, None, CPU)))
     answer = ask(app, "GET", "/api/net")
     assert (answer.status, answer.json["error"]) == (404, "there is no net yet: no run here has saved one")
     assert ask(app, "GET", "/api/runs").json == {"runs": []}

@@ -70,7 +70,7 @@ export function text(value) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const shown = size >= 1e5 || size < 1e-3 ? value.toExponential(1) : size >= 100 ? value.toFixed(0) : value.toPrecision(3);
+  const shown = size >= 1e4 ? Math.round(value).toLocaleString("en") : size < 1e-3 ? value.toExponential(1) : size >= 100 ? value.toFixed(0) : value.toPrecision(3);
   return shown.replace("-", "−");
 }
 

@@ -56,6 +56,7 @@ runs.begin();
 document.addEventListener("runs", (event) => offer(event.detail));
 byId("chooser").addEventListener("change", (event) => event.target.value && choose(event.target.value));
 addEventListener("hashchange", turn);
+turn();
 try {
   tell(await ask("/api/net"));
 } catch (error) {
@@ -63,5 +64,4 @@ try {
   byId("facts").textContent = error.message;
   if (!location.hash) location.hash = "#runs";
 }
-turn();
 await chooser();

@@ -21,14 +21,14 @@ export function begin() {
   const canvas = byId("maps");
   canvas.addEventListener("pointermove", (event) => { const unit = under(event); if (unit) point(unit); });
   canvas.addEventListener("pointerleave", () => { pointed = null; if (sheet) draw(); });
-  canvas.addEventListener("click", (event) => { const unit = under(event); if (unit) go(at.stage, unit); });
+  canvas.addEventListener("click", (event) => { const unit = under(event); if (unit) go(at.stage, unit, "new"); });
   canvas.addEventListener("keydown", keys);
   byId("strip").addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step || !at) return;
     event.preventDefault();
     const next = stages[stages.findIndex((each) => each.name === at.stage) + step];
-    if (next) open(next.name).then(() => byId("strip").querySelector("[aria-selected=true]").focus());
+    if (next) open(next.name).then(() => byId("strip").querySelector("[aria-pressed=true]").focus());
   });
   new ResizeObserver(() => !byId("net").hidden && sheet && draw()).observe(canvas.parentElement);
 }
@@ -42,12 +42,11 @@ export async function show() {
     pixels = await loaded(`/api/pictures/${picture.said.id}/picture.png`);
     byId("net-hint").textContent = `For ${picture.said.classes[0].class}: from the class down to the pixels. Click a unit, then a number that it reads, and so on.`;
     byId("strip").replaceChildren(...stages.map((each) =>
-      make("button", { type: "button", role: "tab", "aria-selected": "false", "data-stage": each.name, onclick: () => open(each.name) }, each.name, make("span", {}, each.shape.join(" x ")))));
+      make("button", { type: "button", "aria-pressed": "false", "data-stage": each.name, onclick: () => open(each.name) }, each.name, make("span", {}, each.shape.join(" x ")))));
     const last = stages.at(-1).name;
     const stage = at && stages.some((each) => each.name === at.stage) ? at.stage : last;
     const place = at && stage === at.stage ? at.place : [picture.said.classes[0].label, 0, 0];
-    trail = [];
-    await go(stage, place);
+    await go(stage, place, "new");
   } catch (error) {
     known = null;
     byId("net-hint").textContent = error.message;
@@ -59,8 +58,12 @@ const sizes = (stage) => { const [n, h = 1, w = 1] = about(stage).shape; return 
 
 // A stage: at the unit with the largest value, which its sheet tells.
 async function open(stage) {
-  await load(stage);
-  await go(stage, strongest());
+  try {
+    await load(stage);
+    await go(stage, strongest(), "new");
+  } catch (error) {
+    byId("readout").textContent = error.message;
+  }
 }
 
 async function load(stage) {
@@ -88,19 +91,19 @@ function strongest() {
   return map < n ? [map, y % h, x % w] : [0, 0, 0];
 }
 
-async function go(stage, place, isBack = false) {
+// A unit. way: "down" from one that reads it, "back" along the trail, or "new".
+async function go(stage, place, way) {
   const mine = (turn += 1);
   try {
     if (stage !== PICTURE) await load(stage);
     const query = new URLSearchParams({ stage, map: place[0], row: place[1], column: place[2] });
     const told = await aboutPicture(`unit?${query}`);
     if (mine !== turn) return;
-    if (!isBack && at && (at.stage !== stage || trail.length === 0)) trail.push({ stage, place });
-    else if (trail.length) trail[trail.length - 1] = { stage, place };
-    else trail.push({ stage, place });
+    if (way === "new") trail = [];
+    if (way !== "back") trail.push({ stage, place });
     at = { stage: stage === PICTURE ? sheet.stage : stage, place: stage === PICTURE ? at.place : place };
-    for (const button of byId("strip").children) button.setAttribute("aria-selected", button.dataset.stage === at.stage);
-    byId("strip").querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest", inline: "center" });
+    for (const button of byId("strip").children) button.setAttribute("aria-pressed", button.dataset.stage === at.stage);
+    byId("strip").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "center" });
     describe();
     pointed = null;
     draw();
@@ -204,7 +207,7 @@ function keys(event) {
   if (event.key === "Enter") byId("arithmetic").querySelector("button")?.focus();
   else if (steps[event.key]) {
     const limits = [n, h, w];
-    go(at.stage, at.place.map((each, i) => Math.max(0, Math.min(limits[i] - 1, each + steps[event.key][i]))));
+    go(at.stage, at.place.map((each, i) => Math.max(0, Math.min(limits[i] - 1, each + steps[event.key][i]))), "new");
   } else return;
   event.preventDefault();
 }
@@ -248,7 +251,7 @@ function named(stage, [map, row, column]) {
 function crumbs() {
   trail = trail.slice(-12);
   byId("trail").replaceChildren(...trail.flatMap(({ stage, place }, i) => {
-    const button = make("button", { type: "button", onclick: () => { trail = trail.slice(0, i + 1); go(stage, place, true); } }, named(stage, place));
+    const button = make("button", { type: "button", onclick: () => { trail = trail.slice(0, i + 1); go(stage, place, "back"); } }, named(stage, place));
     return i ? [make("span", { class: "quiet" }, "reads"), button] : [button];
   }));
 }
@@ -272,7 +275,7 @@ function cells(told, term, values, what, most, leads) {
     const style = { background: shade(value, most) };
     if (!leads || !told.source) return make("span", { style, title: words }, label);
     const place = [term.map, top + i, left + j];
-    return make("button", { type: "button", style, title: words, "aria-label": `${words}: ${named(told.source, place)}`, onclick: () => go(told.source, place) }, label);
+    return make("button", { type: "button", style, title: words, "aria-label": `${words}: ${named(told.source, place)}`, onclick: () => go(told.source, place, "down") }, label);
   };
   const body = make("tbody", {}, ...values.map((row, i) => make("tr", {}, ...row.map((value, j) => make("td", {}, shown(value, i, j))))));
   return make("figure", {}, make("table", { class: fine ? "cells fine" : "cells" }, body), make("figcaption", {}, what));
@@ -303,7 +306,7 @@ function list(told, single) {
     const place = [term.map, told.window[0], told.window[1]];
     const best = peak(term);
     const target = single ? place : [term.map, place[1] + best[0], place[2] + best[1]];
-    const name = told.source ? make("button", { type: "button", onclick: () => go(told.source, target) }, single ? named(told.source, place) : `${told.source}, map ${term.map}`) : `map ${term.map}`;
+    const name = told.source ? make("button", { type: "button", onclick: () => go(told.source, target, "down") }, single ? named(told.source, place) : `${told.source}, map ${term.map}`) : `map ${term.map}`;
     const numbers = single ? [text(term.inputs[0][0]), text(term.weights[0][0])] : ["", ""];
     return make("tr", {}, make("td", {}, name), ...numbers.map((each) => make("td", { class: "number" }, each)), make("td", { class: "number" }, text(term.sum)));
   });
@@ -339,7 +342,7 @@ function norm(told) {
 }
 
 function plain(told) {
-  const button = told.source ? make("button", { type: "button", onclick: () => go(told.source, told.place) }, `${named(told.source, told.place)} = ${text(told.x)}`) : null;
+  const button = told.source ? make("button", { type: "button", onclick: () => go(told.source, told.place, "down") }, `${named(told.source, told.place)} = ${text(told.x)}`) : null;
   return [formula(`${told.form} with x = ${text(told.x)} is ${text(told.value)}`), make("p", {}, "It reads ", button)];
 }
 
