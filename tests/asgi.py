@@ -62,7 +62,7 @@ def ask(app: ASGIApp, method: str, target: str, body: bytes | Sequence[bytes] = 
 def running(app: Guard, protocol: type[Patient] = Patient) -> Iterator[int]:
     """The application on a port of its own, in a thread."""
     config = settings(app)
-    config.http, config.timeout_keep_alive = protocol, 1
+    config.http, config.timeout_keep_alive = protocol, 120
     server = uvicorn.Server(config)
     with listening("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

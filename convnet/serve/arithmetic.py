@@ -152,10 +152,10 @@ def _sum(module: nn.Module, x: Tensor, at: tuple[int, ...], shape: tuple[int, ..
         for c in order[:MAPS].tolist()
     ]
     rest = {"n": max(0, len(order) - MAPS), "sum": float(products[order[MAPS:]].sum())}
-    n_layers = sum(any(True for _ in each.parameters(recurse=False)) for each in module.modules())
+    bends = sum(isinstance(each, (*FUNCTIONS, nn.MaxPool2d)) for each in module.modules()) - (then is not None)
     told = {"kind": "sum", "window": [top, left, bottom - top, right - left], "maps": maps, "rest": rest}
     return told | {
-        "layers": n_layers,
+        "is_bent": bends > 0,  # by functions inside
         "constant": total - whole,
         "before": total,
         "then": then if total != value else None,

@@ -17,6 +17,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Colormap
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from convnet.data.decode import BadPicture, open_picture
 from convnet.data.resize import fitted
@@ -155,9 +156,9 @@ class Desk:
         for i, distance in zip(places[0].tolist(), distances[0].tolist(), strict=True):
             key = self.index.contents.names[i]
             picture = self._by_name(key)
-            src = None if picture is None else shot(picture, PATCH)["src"]
+            src = None if isinstance(picture, str) else shot(picture, PATCH)["src"]
             row = {"name": printable(key), "label": printable(self.index.label(i)), "distance": distance}
-            rows.append(row | {"src": src})
+            rows.append(row | {"src": src, "why": picture if isinstance(picture, str) else None})
         return {"stage": stage, "n": self.index.contents.n, "nearest": rows}
 
     def stages(self, name: str) -> Json:
@@ -234,6 +235,8 @@ class Desk:
     def _layer(self, stage: str) -> str:
         """What a stage is, as torch says it."""
         module = dict(self.net.net.named_modules()).get(stage)
+        if isinstance(module, nn.ModuleList):  # a net's columns
+            return f"{len(module)} x {module[0]}"
         return "" if module is None else f"{type(module).__name__}({module.extra_repr()})"
 
 

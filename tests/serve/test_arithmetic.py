@@ -44,6 +44,7 @@ def test_told_numbers_give_the_value(name: str) -> None:
             told = arithmetic(walked, stage, place)
             assert told["value"] == float(maps[place])
             assert value_from(told) == pytest.approx(told["value"], rel=1e-3, abs=1e-3 * scale), (stage, place)
+            assert told.get("is_bent", False) == stage.startswith(("inception", "head"))
             windows(walked, told)
 
 

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPConnection
 
 import numpy as np
 import pytest
@@ -199,23 +200,46 @@ def png_that_promises(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
 
 
-class Hasty(Patient):
-    """Waits a moment for a request's head."""
-
-    seconds = 0.2
-
-
-@pytest.mark.parametrize(
-    "begun", [b"", b"GET /api HTTP/1.1\r\nHost: local", b"GET /api HTTP/1.1\r\nHost: localhost\r\n\r\nGET"]
-)
+@pytest.mark.parametrize("begun", [b"", b"GET /api HTTP/1.1\r\nHost: local"])
 def test_who_sends_no_head_is_left(app: Guard, begun: bytes) -> None:
-    """Also after a request that was answered."""
+    class Hasty(Patient):
+        seconds = 0.1
+
     with running(app, Hasty) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(begun)
+        assert client.recv(1) == b""  # the server ended it
+
+
+def test_who_sends_no_second_head_is_left_too(app: Guard) -> None:
+    class Waiting(Patient):
+        seconds = 60.0
+
+    with running(app, Waiting) as port, socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
-        while piece := client.recv(65536):  # until the server ends it
-            answer += piece
-    assert answer.startswith(b"HTTP/1.1 200" if b"\r\n\r\n" in begun else b"")
+        while not answer.endswith(b"}"):
+            answer += client.recv(65536)
+        Waiting.seconds = 0.1
+        client.sendall(b"GE")
+        assert client.recv(1) == b""
+
+
+def test_over_a_connection_a_refusal_is_heard_and_the_next_request_answered(server: Server, pngs: list[bytes]) -> None:
+    """Too much without a length and with one, from elsewhere; and then a picture."""
+    app = Guard(application(server), limits=Limits(body=5000))
+    statuses = []
+    with running(app) as port:
+        for body, headers in (
+            (iter([b"x" * 3000] * 3), {}),
+            (b"x" * 5001, {}),
+            (pngs[0], {"Origin": "http://evil.example"}),
+            (pngs[0], {}),
+        ):
+            connection = HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/api/pictures", body, headers)
+            statuses.append(connection.getresponse().status)
+            connection.close()
+    assert statuses == [413, 413, 403, 200]
 
 
 def test_a_port_in_use_is_told() -> None:

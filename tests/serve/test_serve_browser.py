@@ -115,7 +115,7 @@ def test_a_picture_is_classified_and_looked_into(page: Browser, address: str, pn
 def test_what_is_no_picture_is_told(page: Browser) -> None:
     page.run(GIVE, base64.b64encode(b"no picture").decode())
     assert until(lambda: text(page, "#problem"))
-    page.log("browser")  # the answer's status, which Chromium notes there
+    assert until(lambda: page.log("browser"))  # the answer's status, which Chromium notes there
 
 
 def test_one_walks_from_the_class_down_to_a_pixel(page: Browser, pngs: list[bytes]) -> None:

@@ -49,15 +49,14 @@ async function take(file) {
   try {
     if (file.size > MOST) throw new Error(`The picture has ${(file.size / 2 ** 20).toFixed(0)} MB; at most 20 MB are taken.`);
     await sendPicture(file);
-    chosen = null;
-    bars();
     await plain();
     byId("found").replaceChildren();
     doing("Ask what you want to know.");
+    bars();
+    enable();
   } catch (error) {
     byId("problem").textContent = error.message;
   }
-  enable();
 }
 
 function enable() {
@@ -195,7 +194,7 @@ async function neighbours(wanted) {
     make("p", { class: "measure" }, `The nearest of ${shown.n.toLocaleString("en")} pictures, by ${shown.stage}.`),
     make("div", { class: "row" }, ...shown.nearest.map((each) =>
       make("div", { title: each.name },
-        each.src ? make("img", { src: each.src, alt: each.label || each.name }) : make("div", { class: "gone" }, "not found"),
+        each.src ? make("img", { src: each.src, alt: each.label || each.name }) : make("div", { class: "gone", title: each.why }, "not shown"),
         make("span", {}, each.label || each.name.split("/").at(-1)),
         make("span", { class: "quiet" }, text(each.distance)),
       ))),

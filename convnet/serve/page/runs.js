@@ -50,9 +50,9 @@ function row(run, i) {
   if (run.error) return make("tr", {}, name, make("td", {}, make("span", { class: "state unread" }, "unread")), make("td", { colspan: 6, class: "key" }, run.error));
   const errors = run.curves.val_top1_error?.filter((each) => each !== null) ?? [];
   const report = run.has_report ? make("a", { href: `/runs/${encodeURIComponent(run.name)}/report.html`, target: "_blank", rel: "noopener" }, "report") : "–";
-  const cells = [`${run.epoch}${run.epochs ? ` / ${run.epochs}` : ""}`, text(run.loss), text(run.lr), percent(errors.at(-1))];
+  const cells = [`${run.epoch}${run.epochs ? ` / ${run.epochs}` : ""}`, text(run.loss), `${run.lr ?? "–"}`, percent(errors.at(-1))];
   return make("tr", {}, name, make("td", {}, make("span", { class: `state ${run.state}` }, run.state)),
-    ...cells.map((each) => make("td", { class: "number" }, each)),
+    ...cells.map((each, k) => make("td", { class: k === 2 ? "number wide" : "number" }, each)),
     make("td", { class: "number wide" }, run.state === "running" ? clock(run.seconds_left) : "–"), make("td", {}, report));
 }
 

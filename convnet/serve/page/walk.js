@@ -284,21 +284,24 @@ function cells(told, term, values, what, most, leads) {
 const largest = (terms, key) => Math.max(...terms.flatMap((term) => (term[key] ?? []).flat().map(Math.abs)), 1e-12);
 
 function sum(told) {
-  const { maps, rest, constant, before, then, value, layers } = told;
+  const { maps, rest, constant, before, then, value, is_bent: isBent } = told;
   if (!maps.length) return [formula(`${text(value)}: it reads nothing of this picture that counts; the constant alone.`)];
   const single = maps[0].inputs.length * maps[0].inputs[0].length === 1;
-  const parts = [`${text(maps.reduce((all, each) => all + each.sum, 0))} (the ${maps.length} ${single ? "numbers" : "maps"} below)`];
-  if (rest.n) parts.push(`${text(rest.sum)} (${rest.n.toLocaleString("en")} others)`);
-  parts.push(`${text(constant)} (bias)`);
+  const sums = [[maps.reduce((all, each) => all + each.sum, 0), `the ${maps.length} ${single ? "numbers" : "maps"} below`]];
+  if (rest.n) sums.push([rest.sum, `${rest.n.toLocaleString("en")} others`]);
+  sums.push([constant, "bias"]);
+  const parts = sums.map(([part, name], i) => `${i ? (part < 0 ? "− " : "+ ") : ""}${text(i ? Math.abs(part) : part)} (${name})`);
   const end = then ? `, and ${then} of it is ${text(value)}` : "";
-  const head = [formula(`${parts.join(" + ")} = ${text(before)}${end}`)];
-  if (layers > 1) head.push(note("This stage is several layers: the weights are those from its input to this unit, with the ReLUs and maxima inside as this picture sets them."));
+  const head = [formula(`${parts.join(" ")} = ${text(before)}${end}`)];
+  if (isBent) head.push(note("This stage is several layers: the weights are those from its input to this unit, with the ReLUs and maxima inside as this picture sets them."));
   const most = { inputs: largest(maps, "inputs"), weights: largest(maps, "weights") };
   const terms = maps.slice(0, single ? 0 : 3).map((term) => make("div", {},
-    make("p", { class: "measure" }, `${told.source === PICTURE ? `colour ${term.map}` : `map ${term.map}`}: each number times its weight, added up, is ${text(term.sum)}`),
+    make("p", { class: "measure" }, `${mapName(told, term)}: each number times its weight, added up, is ${text(term.sum)}`),
     make("div", { class: "grids" }, cells(told, term, term.inputs, "reads", most.inputs, true), make("span", {}, "×"), cells(told, term, term.weights, "weight", most.weights, false))));
   return [...head, make("div", { class: "terms" }, ...terms), list(told, single)];
 }
+
+const mapName = (told, { map }) => (told.source !== PICTURE ? `map ${map}` : told.maps.length === 1 ? "grey" : ["red", "green", "blue"][map]);
 
 // The terms of a sum one below the other, with a button down.
 function list(told, single) {
@@ -306,7 +309,7 @@ function list(told, single) {
     const place = [term.map, told.window[0], told.window[1]];
     const best = peak(term);
     const target = single ? place : [term.map, place[1] + best[0], place[2] + best[1]];
-    const name = told.source ? make("button", { type: "button", onclick: () => go(told.source, target, "down") }, single ? named(told.source, place) : `${told.source}, map ${term.map}`) : `map ${term.map}`;
+    const name = told.source ? make("button", { type: "button", onclick: () => go(told.source, target, "down") }, single ? named(told.source, place) : `${told.source}, ${mapName(told, term)}`) : mapName(told, term);
     const numbers = single ? [text(term.inputs[0][0]), text(term.weights[0][0])] : ["", ""];
     return make("tr", {}, make("td", {}, name), ...numbers.map((each) => make("td", { class: "number" }, each)), make("td", { class: "number" }, text(term.sum)));
   });
