@@ -84,6 +84,7 @@ READ = {
     "checkpoint.py": "checkpoint",
     "export/caffe.py": "for other programs, in their formats",
     "export/named.py": "export; .npz (which has CRCs) and lists of classes are for other programs",
+    "export/page.py": "a page for people",
     "export/onnx.py": "for other programs, in their formats",
     "cli/show_data.py": "tables for people",
     "cli/launch.py": "a recipe and an exit code, between the processes of one command",

@@ -57,13 +57,16 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 def export(
     checkpoint: Checkpoint,
-    file: Annotated[Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel or .npz; a folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="What to write: .onnx, .safetensors, .caffemodel, .npz, .html; a folder.")
+    ],
     names: Annotated[str, typer.Option(help="Of a .safetensors: convnet, torchvision, timm, caffe.")] = "convnet",
     hub: Annotated[bool, typer.Option("--hub", help="A folder: weights, timm's config.json, a model card.")] = False,
     takes: Annotated[
         str, typer.Option("--input", metavar="crop|picture|file", help="What an .onnx takes; the others resize inside.")
     ] = "crop",
     floats: Annotated[bool, typer.Option("--float", help="An .onnx takes float32 grey levels, not uint8.")] = False,
+    runtime: Annotated[Path | None, typer.Option(help="Of an .html: the folder dist of onnxruntime-web.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """A net for other programs: convnet export runs/photos/best.ckpt photos.onnx
@@ -76,12 +79,12 @@ def export(
     from convnet.export import export as run
     from convnet.export.hub import export_hub
 
-    if hub and (names != "convnet" or floats or takes != "crop"):
-        raise UsageError("--hub chooses the names itself, and writes no .onnx: leave --names, --float and --input out")
+    if hub and (names != "convnet" or floats or takes != "crop" or runtime):
+        raise UsageError("--hub writes weights, and chooses their names: leave out what is for other files")
     if hub:
         written = export_hub(checkpoint, file)
     else:
-        written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats, takes=takes)
+        written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats, takes=takes, runtime=runtime)
     if as_json:
         print_json(written.to_dict())
         return

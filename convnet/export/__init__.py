@@ -4,6 +4,7 @@
 .safetensors  tensors under our names, torchvision's, timm's or Caffe's; preprocessing and classes in the metadata
 .caffemodel   for the nets whose layers Caffe has; NAME.prototxt describes them
 .npz          arrays under our names
+.html         a page that classifies in the browser: the .onnx for whole pictures and onnxruntime-web inside
 
 Nothing is written over. What doesn't fit in lies beside, under the file's whole name, so that files of one stem don't
 meet: a mean picture in FILE.mean.npy, as Caffe's; of the last two the classes' names in FILE.classes.txt, a line each.
@@ -16,11 +17,12 @@ from typing import cast, get_args
 
 from convnet.checkpoint import Checkpoint, rebuild
 from convnet.errors import UsageError, unknown
-from convnet.export import caffe, named, onnx
+from convnet.export import caffe, named, onnx, page
 from convnet.export.onnx_pictures import Takes
 from convnet.io.strict_json import Json
 
-ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz")
+ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz", ".html")
+COMPLETE = (".onnx", ".html")  # with preprocessing and classes inside
 NAMES = ("convnet", "torchvision", "timm", "caffe")
 
 
@@ -42,26 +44,33 @@ class Exported:
 
 
 def export(
-    checkpoint: Checkpoint, path: Path, *, names: str = "convnet", floats: bool = False, takes: str = "crop"
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    names: str = "convnet",
+    floats: bool = False,
+    takes: str = "crop",
+    runtime: Path | None = None,
 ) -> Exported:
     """Writes a checkpoint's net to `path`.
 
     names   of a .safetensors: "convnet", "torchvision", "timm" or "caffe"
     floats  an .onnx takes float32 pictures instead of uint8, in the same grey levels 0 to 255
     takes   what an .onnx takes: "crop", "picture" or "file" (`onnx_pictures.py`)
+    runtime  of an .html: the folder with onnxruntime-web's files
 
     Raises: UsageError for a file that exists, an unknown ending, a missing package, a net that the kind of file can't
     hold; DataError when weights and net don't fit; DiskError; ConvnetError when an .onnx differs from torch.
     """
     ending = path.suffix.lower()
-    _check_arguments(path, ending, names, floats, takes)
+    _check_arguments(path, ending, names, floats, takes, runtime)
     files, mean = [path], None
     prototxt, classes = path.with_suffix(".prototxt"), path.with_name(f"{path.name}.classes.txt")
     if ending == ".caffemodel":
         files.append(prototxt)
     if ending in (".caffemodel", ".npz"):
         files.append(classes)
-    if ending != ".onnx" and checkpoint.preprocessing.mean is not None and checkpoint.preprocessing.mean.ndim == 3:
+    if ending not in COMPLETE and checkpoint.preprocessing.mean is not None and checkpoint.preprocessing.mean.ndim == 3:
         mean = path.with_name(f"{path.name}.mean.npy")
         files.append(mean)
     net, new = rebuild(checkpoint), [file for file in files if not file.exists()]
@@ -73,6 +82,8 @@ def export(
             named.write_classes(checkpoint.classes, classes)
         if ending == ".onnx":
             difference = onnx.write(net, checkpoint, path, floats, cast(Takes, takes))
+        elif ending == ".html":
+            difference = page.write(net, checkpoint, path, runtime)
         elif (
             ending == ".caffemodel"
         ):  # the file itself is the last: until it's there the same export may be tried again
@@ -94,11 +105,13 @@ def export(
     return Exported(tuple(files), notes, difference)
 
 
-def _check_arguments(path: Path, ending: str, names: str, floats: bool, takes: str) -> None:
+def _check_arguments(path: Path, ending: str, names: str, floats: bool, takes: str, runtime: Path | None) -> None:
     if ending not in ENDINGS:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}")
     if names not in NAMES:
         raise UsageError(unknown("names", names, NAMES))
+    if runtime is not None and ending != ".html":
+        raise UsageError(f"--runtime is for .html; a {ending} runs nothing")
     if names != "convnet" and ending != ".safetensors":
         raise UsageError(f"--names {names} is for .safetensors; a {ending} has one kind of names")
     if takes not in get_args(Takes):

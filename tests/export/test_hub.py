@@ -82,7 +82,7 @@ def test_the_card_says_what_was_measured(vgg: Path, tmp_path: Path, run: Run) ->
     code, _, err = run("export", vgg, tmp_path / "hub", "--hub")
     assert (code, err.count("exists and isn't an empty folder")) == (2, 1)
     code, _, err = run("export", vgg, tmp_path / "other", "--hub", "--names", "timm")
-    assert (code, "leave --names, --float and --input out" in err) == (2, True)
+    assert (code, "leave out what is for other files" in err) == (2, True)
 
 
 def test_nets_that_timm_lacks_keep_our_names(untrained: Path, tmp_path: Path) -> None:
