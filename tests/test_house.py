@@ -103,7 +103,7 @@ LINES = {
     "cli": 3010,
     "data": 8550,
     "evaluation": 1860,
-    "export": 1130,
+    "export": 1200,
     "io": 2090,
     "kernels": 2540,
     "nets/": 1840,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_export import lenet5, needs_onnx
 
 from browser import MISSING, PATIENCE, Browser, browser
 from conftest import trained_net
@@ -21,7 +22,6 @@ from convnet import checkpoint
 from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
 from convnet.export import export, onnx, page
-from test_export import lenet5, needs_onnx
 
 HOSTILE = ("</script><script>alert(1)</script>", '"', "<b>", "&lt;", *"456789")
 WEB = Path(os.environ.get("CONVNET_ORT_WEB", ""))
@@ -83,7 +83,7 @@ def status(window: Browser, begins: str) -> str:
 @pytest.mark.peers
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
 @pytest.mark.skipif(not (WEB / page.RUNTIME[0]).is_file(), reason="CONVNET_ORT_WEB names no dist of onnxruntime-web")
-def test_it_classifies_from_the_disk(tmp_path: Path) -> None:
+def test_it_classifies_from_the_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """As `predict` does, at a phone's width and a laptop's; it asks nothing but itself, and logs no error."""
     kept = replace(lenet5(), classes=("</script>", *"123456789"))
     export(kept, tmp_path / "a.html", runtime=WEB)
@@ -92,7 +92,7 @@ def test_it_classifies_from_the_disk(tmp_path: Path) -> None:
     for k in range(3):
         Image.fromarray(generator.integers(0, 256, (40 + 9 * k, 60, 3), np.uint8)).save(tmp_path / f"{k}.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with browser(tmp_path / "profile") as window:
+    with browser(tmp_path_factory.mktemp("profile")) as window:  # a short name: it has sockets
         for width in (390, 1280):
             window.open(tmp_path / "a.html", width)
             window.requests()
