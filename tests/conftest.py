@@ -44,7 +44,18 @@ torch.set_warn_always(True)  # else once a process, in whichever test comes firs
 
 LITTLE = (  # the files that import torch and are about files, commands and pages, or learn long
     *("benchmark", "checkpoint", "digests", "doctor", "describe", "ensemble", "init_from", "loader", "nets_learn"),
-    *("report", "report_browser", "run_repairs", "safetensors", "store", "threads", "train", "weights"),
+    *(
+        "hub",
+        "library",
+        "report",
+        "report_browser",
+        "run_repairs",
+        "safetensors",
+        "store",
+        "threads",
+        "train",
+        "weights",
+    ),
     *("weights_caffe", "weights_own", "weights_trainings"),
 )
 
