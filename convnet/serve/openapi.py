@@ -30,7 +30,7 @@ def description() -> Json:
         "paths": {
             "/api": {"get": _operation("This description.")},
             "/api/net": {
-                "get": _operation("The net: its name, classes and stages."),
+                "get": _operation("The net: its name (null: none yet), classes and stages."),
                 "post": _operation("Ask another run's net from now on.", body=_object(run)),
             },
             "/api/pictures": {"post": _operation("The most probable classes of a picture: a JPEG, PNG, GIF, TIFF, "

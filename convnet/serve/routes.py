@@ -56,7 +56,8 @@ class Server:
     # the net and the pictures
 
     async def net(self, request: Request) -> Response:
-        return _json(await self.ask(Desk.about))
+        """No name where there is no net yet, which is no error."""
+        return _json({"name": None} if self.desk is None else await self.ask(Desk.about))
 
     async def choose(self, request: Request) -> Response:
         """Another run's net, or the same one's as it is now."""

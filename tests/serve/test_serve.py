@@ -279,7 +279,8 @@ def test_a_folders_nets_are_chosen_by_their_runs(runs: Path, pngs: list[bytes]) 
 
 def test_a_folder_without_a_net_says_so(runs: Path, tmp_path: Path) -> None:
     app = Guard(application(server_of(tmp_path, None, None, CPU)))
-    answer = ask(app, "GET", "/api/net")
+    assert ask(app, "GET", "/api/net").json == {"name": None}
+    answer = ask(app, "POST", "/api/pictures", b"x")
     assert (answer.status, answer.json["error"]) == (404, "there is no net yet: no run here has saved one")
     assert ask(app, "GET", "/api/runs").json == {"runs": []}
 

@@ -58,10 +58,14 @@ byId("chooser").addEventListener("change", (event) => event.target.value && choo
 addEventListener("hashchange", turn);
 turn();
 try {
-  tell(await ask("/api/net"));
+  const about = await ask("/api/net");
+  if (about.name) tell(about);
+  else {
+    byId("name").textContent = "Runs";
+    byId("facts").textContent = "No run here has saved a net yet; as soon as one has, it can be chosen above.";
+    if (!location.hash) location.hash = "#runs";
+  }
 } catch (error) {
-  byId("name").textContent = "convnet";
   byId("facts").textContent = error.message;
-  if (!location.hash) location.hash = "#runs";
 }
 await chooser();

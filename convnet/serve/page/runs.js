@@ -81,7 +81,7 @@ function plot(place, { key, share }, runs) {
     parts.push(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(mark), y2: y(mark) }));
     parts.push(svg("text", { class: "tick", x: LEFT - 6, y: y(mark), dy: ".35em", "text-anchor": "end" }, share ? `${Math.round(100 * mark)}%` : text(mark)));
   }
-  for (const mark of marks(last).map(Math.round).filter((each) => each >= 1)) parts.push(svg("text", { class: "tick", x: x(mark), y: HEIGHT - 8, "text-anchor": "middle" }, `${mark}`));
+  for (const mark of new Set(marks(last).map(Math.round).filter((each) => each >= 1))) parts.push(svg("text", { class: "tick", x: x(mark), y: HEIGHT - 8, "text-anchor": "middle" }, `${mark}`));
   lines.forEach((line, i) => {
     const stroke = COLOURS[i % COLOURS.length];
     for (const piece of pieces(line)) {
