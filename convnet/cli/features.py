@@ -202,10 +202,16 @@ def _to_dict(answer: "Answer") -> dict[str, Any]:
 
 
 def fit_classifier(
-    checkpoint: Checkpoint,
-    store: Annotated[Path, typer.Argument(help="A store; its classes are what the classifier tells apart.")],
+    checkpoints_and_store: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CHECKPOINT... STORE", help="One net or several; a store, whose classes it tells apart."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
-    stage: Annotated[str | None, typer.Option(help="Whose features, as pool5 [before the classes].")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Whose features, as pool5, or of each net: pool5,fc7 [before the classes].")
+    ] = None,
     kind: Annotated[str, typer.Option(metavar="svm|logistic", help="A linear SVM, or logistic regression.")] = "svm",
     split: Annotated[str, typer.Option(help="Of the store, to fit on.")] = "train",
     device: Device = "auto",
@@ -214,8 +220,9 @@ def fit_classifier(
 ) -> None:
     """A classifier of few photos, in minutes: convnet fit-classifier alexnet.ckpt stores/photos --out mine.ckpt
 
-    A linear classifier on a net's features, each picture's of length 1; C by cross-validation. Predict, evaluate and
-    export take the result as any checkpoint; an SVM's probabilities order the classes, and are no frequencies.
+    A linear classifier on the features of one net or several, each picture's of length 1; C by cross-validation.
+    Predict, evaluate and export take the result as any checkpoint; an SVM's probabilities order the classes, and are no
+    frequencies.
     """
     from convnet import checkpoint as checkpoints
     from convnet.data.store import is_store
@@ -225,22 +232,27 @@ def fit_classifier(
     from convnet.retrieval.classifier import fit_classifier as fit
     from convnet.retrieval.pictures import pictures_at
 
+    *paths, store = checkpoints_and_store
+    if not paths:
+        raise UsageError(f"fit-classifier takes a net and a store, and was given {store} only: CHECKPOINT... STORE")
     if out.exists():
         raise UsageError(f"{out} exists; choose another name, or remove it")
     if not is_store(store):
         raise UsageError(f"{store} is not a store (it has no store.json); convnet prepare makes one of labelled photos")
-    kept = checkpoints.load(checkpoint_at(checkpoint))
-    net = TrainedNet.of(kept, choose_device(device), str(checkpoint))
-    (chosen,) = stages_of(net, stage)[:1] if stage else [before_classes(net)]
+    where, stages = choose_device(device), stage.split(",") if stage else []
+    kept = [checkpoints.load(checkpoint_at(path)) for path in paths]
+    nets = [TrainedNet.of(each, where, str(path)) for each, path in zip(kept, paths, strict=True)]
+    if len(stages) not in (0, 1, len(nets)):
+        raise UsageError(f"--stage {stage}: {len(stages)} stages for {len(nets)} nets; name one, or one for each")
+    named = stages * len(nets) if len(stages) == 1 else stages or map(before_classes, nets)
+    chosen = [name for net, name in zip(nets, named, strict=True) for name in stages_of(net, name)]
     with shown(quiet) as progress, on_signals() as stop:
-        found = fit(kept, net, pictures_at([store], split, progress), chosen, kind, progress=progress, stop=stop)
+        found = fit(list(zip(kept, chosen, strict=True)), where, pictures_at([store], split, progress), kind,
+                    progress=progress, stop=stop)  # fmt: skip
     checkpoints.save(out, found.checkpoint)
     if as_json:
         print_json({"net": str(out), **found.checkpoint.provenance["fitted"]})
         return
     print_lines([f"C {c:g}: {share:.2%} right in cross-validation" for c, share in found.right.items()])
-    print(
-        plain(
-            f"{kind} on {chosen}, {found.n:,} pictures, {len(found.checkpoint.classes)} classes; C {found.c:g}: {out}"
-        )
-    )
+    sizes = f"{found.n:,} pictures, {len(found.checkpoint.classes)} classes"
+    print(plain(f"{kind} on {', '.join(chosen)}, {sizes}; C {found.c:g}: {out}"))

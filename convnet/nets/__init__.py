@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
+from convnet.io import strict_json
 from convnet.nets.initial import generator_of
 from convnet.nets.layers import Net, record
 
@@ -164,9 +165,9 @@ def stage_of(net: Net, activations: dict[str, Tensor], stage: str) -> Tensor:
 
 
 class LinearClassifier(Net):
-    """Pictures (N, C, side, side) to logits (N, num_classes): a linear layer on the features of another net's stage.
+    """Pictures (N, C, side, side) to logits (N, num_classes): a linear layer on the features of other nets' stages.
 
-    The other net ends there: the layers of its later stages are left out. What `convnet fit-classifier` makes.
+    Each net ends at its stage: the layers of later ones are left out. What `convnet fit-classifier` makes.
     """
 
     name = "linear_classifier"
@@ -182,33 +183,75 @@ class LinearClassifier(Net):
         stage: str = "",
         side: int = 0,
         normalize: bool = True,
+        own_classes: int | None = None,
+        others: str = "[]",
         **options: object,
     ) -> None:
-        """net, options: the other net's. stage: one of its stages. side: of its pictures, pixels. normalize: features
-        are divided by their Euclidean length. Raises: UsageError."""
+        """net, options, own_classes: the first net's. stage: one of its stages. side: of its pictures, pixels. others:
+        JSON, of each further net what `Other` takes. normalize: each net's features are divided by their Euclidean
+        length. Raises: UsageError."""
         sizes = {} if in_channels is None else {"in_channels": in_channels}
-        with torch.device("meta"):
-            empty = make(net, options, **sizes)
-            seen = trace(empty, torch.empty(1, empty.in_channels, side, side))
-        if stage not in seen:
-            raise UsageError(unknown("stage", stage, seen))
-        super().__init__(num_classes, empty.in_channels)
+        classes = {} if own_classes is None else {"num_classes": own_classes}
+        body, shape = _until(net, stage, side, {**options, **sizes, **classes})
+        super().__init__(num_classes, body.in_channels)
         self.stage, self.normalize, self.input_size, self.sides = stage, normalize, side, range(side, side + 1)
-        self.paper, self.year = empty.paper, empty.year
-        self.relu_inside, self.float32_input = empty.relu_inside, empty.float32_input
-        self.body = make(net, options, **sizes)
-        for later in list(seen)[list(seen).index(stage) + 1 :]:
-            if later in dict(self.body.named_children()):
-                setattr(self.body, later, nn.Identity())
-        self.classes = nn.Linear(seen[stage].numel(), num_classes)
+        self.paper, self.year = body.paper, body.year
+        self.relu_inside, self.float32_input = body.relu_inside, body.float32_input
+        self.body = body
+        self.others = nn.ModuleList(Other(**each) for each in strict_json.value(others))
+        self.classes = nn.Linear(shape.numel() + sum(other.n_features for other in self.others), num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
-        reached = _Until(self.stage, stages)
-        with suppress(_Reached):
-            self.body(images, reached)
-        x = reached.x.flatten(1)
-        x = F.normalize(x) if self.normalize else x
+        parts = [_reached(self.body, images, self.stage, stages), *(other(images) for other in self.others)]
+        parts = [F.normalize(part) if self.normalize else part for part in parts]
+        x = record(stages, "features", torch.cat(parts, 1))
         return record(stages, "classes", self.classes(x))
+
+
+class Other(nn.Module):
+    """Images of another net's preprocessing, at least as large, to this one's features: (N, n_features).
+
+    Its crop is the middle of the other one; what is subtracted, and the scale, are turned into its own by a factor and
+    by `bias`, (C, 1, 1) or, where one subtracts a mean picture, (C, side, side).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, net: str, stage: str, side: int, options: Mapping[str, object], mean: int = 1) -> None:
+        """mean: the side of `bias`. Raises: UsageError."""
+        super().__init__()
+        self.body, shape = _until(net, stage, side, options)
+        self.stage, self.side, self.n_features = stage, side, shape.numel()
+        self.register_buffer("weight", torch.ones(1))
+        self.register_buffer("bias", torch.zeros(self.body.in_channels, mean, mean))
+
+    def forward(self, images: Tensor) -> Tensor:
+        edge = (images.shape[-1] - self.side) // 2
+        own = images[..., edge : edge + self.side, edge : edge + self.side] * self.weight + self.bias
+        return _reached(self.body, own.to(images.dtype), self.stage, None)
+
+
+def _until(net: str, stage: str, side: int, options: Mapping[str, object]) -> tuple[Net, torch.Size]:
+    """A net without the layers after a stage, and that stage's shape for a picture. Raises: UsageError."""
+    with torch.device("meta"):
+        empty = make(net, options)
+        seen = trace(empty, torch.empty(1, empty.in_channels, side, side))
+    if stage not in seen:
+        raise UsageError(unknown("stage", stage, seen))
+    body = make(net, options)
+    for later in list(seen)[list(seen).index(stage) + 1 :]:
+        if later in dict(body.named_children()):
+            setattr(body, later, nn.Identity())
+    return body, seen[stage].shape[1:]
+
+
+def _reached(body: Net, images: Tensor, stage: str, stages: dict[str, Tensor] | None) -> Tensor:
+    """(N, D): the activation of a stage; the net's pass ends there."""
+    until = _Until(stage, stages)
+    with suppress(_Reached):
+        body(images, until)
+    return until.x.flatten(1)
 
 
 class _Reached(Exception):  # noqa: N818 - no error: the pass of a net ends here

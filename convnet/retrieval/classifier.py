@@ -1,16 +1,18 @@
-"""A linear classifier on a net's features, for few labelled pictures: a support vector machine, or logistic regression.
+"""A linear classifier on nets' features, for few labelled pictures: a support vector machine, or logistic regression.
 
-Each picture's features are divided by their Euclidean length. The constant C is chosen by cross-validation on the
-training pictures. The result is a checkpoint of its own: the net up to the stage, and a linear layer
-(`nets.LinearClassifier`). Paper: VGG, appendix B.
+Each picture's features of a net are divided by their Euclidean length. The constant C is chosen by cross-validation on
+the training pictures. The result is a checkpoint of its own: each net up to its stage, and a linear layer
+(`nets.LinearClassifier`). Paper: VGG, appendix B, which puts two nets' features one after the other too.
 """
 
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -20,9 +22,13 @@ from torch import Tensor
 
 from convnet import nets
 from convnet.checkpoint import Checkpoint
+from convnet.data.augment import mean_luma
+from convnet.data.preprocess import Preprocessing
+from convnet.device import Device
 from convnet.errors import UsageError, unknown
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.io.signals import Stop
+from convnet.io.strict_json import Json
 from convnet.nets import LinearClassifier
 from convnet.progress import SILENT, Progress
 from convnet.retrieval.activations import activations
@@ -45,18 +51,18 @@ class Fitted:
 
 
 def fit_classifier(
-    kept: Checkpoint,
-    net: TrainedNet,
+    nets_and_stages: Sequence[tuple[Checkpoint, str]],
+    device: Device,
     pictures: Pictures,
-    stage: str,
     kind: str = "svm",
     *,
     progress: Progress = SILENT,
     stop: Stop | None = None,
 ) -> Fitted:
-    """Fits a classifier of the pictures' classes on a stage of `net`, which is that of the checkpoint `kept`.
+    """Fits a classifier of the pictures' classes on a stage of each net.
 
-    Raises: UsageError for an unknown kind or stage, or a class with fewer than two pictures.
+    Raises: UsageError for an unknown kind or stage, a class with fewer than two pictures, or nets that can't be shown
+    the same pictures.
     """
     if kind not in KINDS:
         raise UsageError(unknown("kind", kind, KINDS))
@@ -68,16 +74,17 @@ def fit_classifier(
         raise UsageError(
             f"{pictures.name}: {least!r} has {counts.min()} pictures; two classes with at least 2 are needed"
         )
-    parts = [part.stages[stage].reshape(len(part.keys), -1)
-             for part in activations(net, pictures, [stage], progress=progress, stop=stop)]  # fmt: skip
-    x = np.concatenate(parts)
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    made = _together(nets_and_stages, pictures.classes)
+    found = activations(TrainedNet.of(made, device), pictures, ["features"], progress=progress, stop=stop)
+    x = np.concatenate([part.stages["features"] for part in found])
     progress.note(f"choosing C among {', '.join(f'{c:g}' for c in CS)}, on {len(x):,} x {x.shape[1]:,} numbers")
     weight, bias, right = _fit(x, pictures.labels, kind, min(FOLDS, int(counts.min())), progress)
     c = max(right, key=lambda c: right[c])
-    fitted = {"kind": kind, "stage": stage, "C": c, "right": {f"{c:g}": share for c, share in right.items()}}
-    fitted |= {"n": len(x), "pictures": pictures.identity, "net": kept.recipe.net}
-    return Fitted(_checkpoint(kept, stage, pictures.classes, weight, bias, fitted), c, right, len(x))
+    fitted = {"kind": kind, "stage": ",".join(stage for _, stage in nets_and_stages), "C": c}
+    fitted |= {"right": {f"{c:g}": share for c, share in right.items()}, "n": len(x), "pictures": pictures.identity}
+    fitted |= {"net": ",".join(kept.recipe.net for kept, _ in nets_and_stages)}
+    made.weights.update({"classes.weight": weight, "classes.bias": bias})
+    return Fitted(replace(made, provenance={**made.provenance, "fitted": fitted}), c, right, len(x))
 
 
 def _fit(
@@ -106,14 +113,52 @@ def _fit(
     return torch.from_numpy(weight), torch.from_numpy(bias), dict(zip(CS, map(float, shares), strict=True))
 
 
-def _checkpoint(
-    kept: Checkpoint, stage: str, classes: tuple[str, ...], weight: Tensor, bias: Tensor, fitted: dict[str, object]
-) -> Checkpoint:
-    recipe = kept.recipe
-    options = {"net": recipe.net, "stage": stage, "side": kept.preprocessing.crop, **recipe.net_options}
+def _together(nets_and_stages: Sequence[tuple[Checkpoint, str]], classes: tuple[str, ...]) -> Checkpoint:
+    """Nets up to their stages as one, the one with the largest crop first; the linear layer's weights are 0.
+
+    Raises: UsageError.
+    """
+    (first, stage), *others = sorted(nets_and_stages, key=lambda each: -each[0].preprocessing.crop)
+    options = {"net": first.recipe.net, "stage": stage, "side": first.preprocessing.crop, **first.recipe.net_options}
+    options["own_classes"] = len(first.classes)
+    weights, further = {f"body.{name}": x for name, x in first.weights.items()}, list[Json]()
+    for i, (other, its_stage) in enumerate(others):
+        factor, bias = _between(first.preprocessing, other.preprocessing)
+        weights |= {f"others.{i}.body.{name}": x for name, x in other.weights.items()}
+        weights |= {f"others.{i}.weight": factor, f"others.{i}.bias": bias}
+        own = {**other.recipe.net_options, "num_classes": len(other.classes)}
+        sizes = {"side": other.preprocessing.crop, "mean": bias.shape[-1]}
+        further.append({"net": other.recipe.net, "stage": its_stage, "options": own, **sizes})
+    if others:
+        options["others"] = json.dumps(further)
     with torch.device("meta"):
-        names = nets.make(LinearClassifier.name, options, num_classes=len(classes)).state_dict().keys()
-    of_layer = {"classes.weight": weight, "classes.bias": bias}
-    weights = {name: of_layer[name] if name in of_layer else kept.weights[name.removeprefix("body.")] for name in names}
-    recipe = replace(recipe, net=LinearClassifier.name, net_options=options)
-    return Checkpoint(recipe, kept.preprocessing, classes, weights, provenance={**kept.provenance, "fitted": fitted})
+        needed = nets.make(LinearClassifier.name, options, num_classes=len(classes)).state_dict()
+    of_layer = {name: torch.zeros(needed[name].shape) for name in ("classes.weight", "classes.bias")}
+    recipe = replace(first.recipe, net=LinearClassifier.name, net_options=options)
+    chosen = {name: of_layer[name] if name in of_layer else weights[name] for name in needed}
+    return Checkpoint(recipe, first.preprocessing, classes, chosen, provenance=dict(first.provenance))
+
+
+def _between(first: Preprocessing, other: Preprocessing) -> tuple[Tensor, Tensor]:
+    """The factor (1) and the bias (C, 1 or side, 1 or side) that turn what the first net is shown, in the middle, into
+    what the other one is: x = (pixel - mean) scale + offset. Raises: UsageError."""
+    for name in ("size", "shorter_side", "fit", "pad", "channels"):
+        one, two = getattr(first, name), getattr(other, name)
+        if one != two:
+            raise UsageError(f"one net's pictures have {name} {one}, another's {two}; choose nets that see the same")
+    edge = (first.size + 2 * first.pad - first.crop) // 2 + (first.crop - other.crop) // 2
+    means = [_mean(how, edge, other.crop) for how in (first, other)]
+    factor = other.scale / first.scale
+    bias = (means[0] - means[1]) * other.scale + other.offset - first.offset * factor
+    return torch.tensor([factor]), bias.float().contiguous()
+
+
+def _mean(how: Preprocessing, edge: int, side: int) -> Tensor:
+    """float64 (C, 1, 1), or (C, side, side): what is subtracted `edge` pixels from the bordered square's edges."""
+    mean = torch.zeros(3) if how.mean is None else torch.from_numpy(how.mean)
+    mean = mean.double().movedim(-1, 0)
+    if mean.ndim == 1:
+        mean = mean[:, None, None]
+    else:
+        mean = F.pad(mean, (how.pad,) * 4)[:, edge : edge + side, edge : edge + side]
+    return mean_luma(mean) if how.channels == "grey" else mean
