@@ -198,8 +198,9 @@ class LinearClassifier(Net):
         self.paper, self.year = body.paper, body.year
         self.relu_inside, self.float32_input = body.relu_inside, body.float32_input
         self.body = body
-        self.others = nn.ModuleList(Other(**each) for each in strict_json.value(others))
-        self.classes = nn.Linear(shape.numel() + sum(other.n_features for other in self.others), num_classes)
+        further = [Other(**each) for each in strict_json.value(others)]
+        self.others = nn.ModuleList(further)
+        self.classes = nn.Linear(shape.numel() + sum(other.n_features for other in further), num_classes)
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         parts = [_reached(self.body, images, self.stage, stages), *(other(images) for other in self.others)]
@@ -250,7 +251,7 @@ def _reached(body: Net, images: Tensor, stage: str, stages: dict[str, Tensor] | 
     """(N, D): the activation of a stage; the net's pass ends there."""
     until = _Until(stage, stages)
     with suppress(_Reached):
-        body(images, until)
+        body.forward(images, until)  # torch.export loses count of a module whose call an error ends
     return until.x.flatten(1)
 
 
