@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import trained_net
 from convnet.data.preprocess import Preprocessing
@@ -65,6 +65,20 @@ def test_deep_lift_adds_up(name: str) -> None:
     alike(f"captum DeepLift {name}", (logits[0] - logits[1] + delta)[0], logits[0] - logits[1], 1e-2)
 
 
+@pytest.mark.parametrize("name", ["alexnet_no_lrn", "alexnet_owt", "cifar_26", "vgg_a", "vgg_a_bn"])
+def test_lrp_keeps_the_relevance(name: str) -> None:
+    """Without biases the pixels' relevances add up to the logit. captum knows layers by their exact class."""
+    attr, rules = package("captum.attr"), package("captum.attr._utils.lrp_rules")
+    net, images = example(name)
+    with torch.no_grad():
+        for path, parameter in net.named_parameters():
+            parameter.mul_(not path.endswith("bias"))
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.rule = rules.EpsilonRule()
+    alike(f"captum LRP {name}", attr.LRP(net).attribute(images, target=1).sum(), net(images)[0, 1], 1e-2)
+
+
 @pytest.mark.parametrize("name", [*NETS, "lenet5", "cifar_26"])
 def test_layers_activations_are_the_stages(name: str) -> None:
     attr = package("captum.attr")
@@ -76,9 +90,9 @@ def test_layers_activations_are_the_stages(name: str) -> None:
 
 
 def module_in_torchvision(name: str, stage: str) -> str:
-    """torchvision counts by the number at a name's end: VGG's conv3_1 is "conv3" there, and conv3_2 "conv3_1"."""
+    """torchvision counts by the number at a leaf's end: VGG's relu3_1 is "relu3" there, and relu3_2 "relu3_1"."""
     layer, _, number = stage.partition("_")
-    if not name.startswith("vgg") or not number:
+    if not name.startswith("vgg") or layer.startswith("conv") or not number:
         return stage
     return layer if number == "1" else f"{layer}_{int(number) - 1}"
 
