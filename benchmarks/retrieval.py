@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from sklearn.cluster import KMeans
+from sklearn.svm import LinearSVC
 
 from convnet import hardware
 from convnet.data.preprocess import Preprocessing
@@ -75,6 +76,14 @@ def by_products(queries: np.ndarray, rows: np.ndarray, n_bits: int) -> np.ndarra
     return total
 
 
+def own_answers(rows: np.ndarray, labels: np.ndarray, queries: np.ndarray, searched: np.ndarray) -> np.ndarray:
+    """(Q, n): 0 where a linear SVM, fitted on labelled rows, gives a query and a picture the same class, or else 1: the
+    trivial code, that of the classifier's own answer, beside which all codes learned from labels have to stand."""
+    model = LinearSVC(random_state=0).fit(codes.unit(rows), labels)
+    of_queries, of_searched = (model.predict(codes.unit(each)) for each in (queries, searched))
+    return (of_queries[:, None] != of_searched).astype(np.float64)
+
+
 def features_of(index: Index) -> np.ndarray:
     return np.concatenate(list(index.blocks()))
 
@@ -104,6 +113,7 @@ def measure_quality(train: Path, test: Path, pixels: bool, seeds: int, hold_out:
             for seed in range(seeds):
                 coder = codes.fit(kind, rows, bits, seed)
                 task.row(f"{kind}, {bits} bits, seed {seed}", by_codes(coder, queries, rows))
+    task.row("a classifier's own answer", own_answers(rows, searched.labels, queries, rows))
     for bits in BITS:
         task.row(f"product quantisation, {bits} bits", by_products(queries, rows, bits))
     return None
@@ -120,6 +130,10 @@ def measure_held_out(task: Task, rows: np.ndarray, queries: np.ndarray, hold_out
             own = np.isin(task.labels, held)
             distances[own] = by_codes(coder, queries[own], rows)
         task.row(f"{kind}, 128 bits, fitted without the class", distances)
+    for first in range(0, len(classes), hold_out):
+        known, own = (np.isin(each, classes[first : first + hold_out]) for each in (labels, task.labels))
+        distances[own] = own_answers(rows[~known], labels[~known], queries[own], rows)
+    task.row("a classifier's own answer, fitted without the class", distances)
 
 
 def measure_codes(n: int, bits: int, top: int) -> None:
