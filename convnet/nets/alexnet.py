@@ -36,7 +36,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from convnet.nets.convolutions import Conv2d, StridedConv2d, convolution
+from convnet.nets.convolutions import StridedConv2d, convolution
 from convnet.nets.layers import Chain
 
 CHAIN = (
@@ -120,7 +120,7 @@ class AlexNetConv6(AlexNet):
         super().__init__(num_classes, in_channels, dropout)
         fc6, fc7, fc8 = self.fc6, self.fc7, self.fc8
         del self.fc6, self.fc7, self.fc8
-        self.conv6 = Conv2d(256, 256, 3, padding=1)
+        self.conv6 = nn.Conv2d(256, 256, 3, padding=1)
         self.fc7, self.fc8, self.fc9 = fc6, fc7, fc8
 
 

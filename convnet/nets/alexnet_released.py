@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from convnet.nets.alexnet import AlexNet
-from convnet.nets.convolutions import Conv2d, StridedConv2d
+from convnet.nets.convolutions import StridedConv2d
 from convnet.nets.initial import gaussian, he_std
 from convnet.nets.layers import CAFFE_LRN, LRN, NO_LIMIT, Chain, without
 from convnet.nets.published import of_berkeley, of_pytorch
@@ -232,9 +232,9 @@ class AlexNetOWT(Chain):
         super().__init__(num_classes, in_channels, dropout)
         self.conv1 = StridedConv2d(in_channels, 64, 11, stride=4, padding=2)
         self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
-        self.conv3 = Conv2d(192, 384, 3, padding=1)
-        self.conv4 = Conv2d(384, 256, 3, padding=1)
-        self.conv5 = Conv2d(256, 256, 3, padding=1)
+        self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 256, 3, padding=1)
+        self.conv5 = nn.Conv2d(256, 256, 3, padding=1)
         self.fc6 = nn.Linear(256 * 6 * 6, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)

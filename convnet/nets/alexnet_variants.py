@@ -11,7 +11,7 @@ from torch import nn
 
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_released import TORCHVISIONS, AlexNet2012
-from convnet.nets.convolutions import Columns, ConnectedColumns, Conv2d
+from convnet.nets.convolutions import Columns, ConnectedColumns
 from convnet.nets.initial import NONE
 from convnet.nets.layers import NO_LRN, without
 
@@ -176,7 +176,7 @@ class AlexNetNoConv2(AlexNet):
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__(num_classes, in_channels, dropout)
         del self.conv2
-        self.conv3 = Conv2d(96, 384, 3, padding=1)
+        self.conv3 = nn.Conv2d(96, 384, 3, padding=1)
 
 
 class AlexNetNoConv3(AlexNet):

@@ -6,28 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnet.errors import UsageError
-from convnet.kernels import conv1, ops, winograd
+from convnet.kernels import conv1
 from convnet.kernels.conv1 import in_bf16
 from convnet.kernels.ops import layer_by_layer
-from convnet.nets.layers import connected, hooked
+from convnet.nets.layers import by_winograd, connected, hooked
 
 
 class Conv2d(nn.Conv2d):
-    """torch's convolution, square and of one group; in training one of 3 x 3 by Winograd's form where that serves
-    (kernels/winograd.py)."""
-
-    def __init__(
-        self, maps_in: int, maps_out: int, size: int, stride: int = 1, padding: int = 0, bias: bool = True
-    ) -> None:
-        super().__init__(maps_in, maps_out, size, stride, padding, bias=bias)
+    """torch's convolution, which is called as a layer among others and trains `by_winograd`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        before = self.padding[0]
-        assert isinstance(before, int)  # "same" and "valid" are for others
-        learns = self.training and torch.is_grad_enabled() and not layer_by_layer(x)
-        if learns and self.stride == (1, 1) and winograd.serves(x, self.weight, before):
-            return ops.conv3x3(x, self.weight, self.bias, before)
-        return super().forward(x)
+        y = by_winograd(self, x)
+        return super().forward(x) if y is None else y
 
 
 class StridedConv2d(nn.Conv2d):
@@ -59,7 +49,7 @@ class Columns(nn.ModuleList):
     def __init__(self, n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> None:
         if n < 1 or maps_in % n or maps_out % n:
             raise UsageError(f"{maps_in} maps in and {maps_out} out can't be split into {n} equal columns")
-        super().__init__(Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
+        super().__init__(nn.Conv2d(maps_in // n, maps_out // n, size, padding=padding) for _ in range(n))
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +57,7 @@ class Columns(nn.ModuleList):
             weight, bias = (torch.cat([getattr(conv, name) for conv in self]) for name in ("weight", "bias"))
             return F.conv2d(x, weight, bias, padding=self.padding, groups=len(self))
         parts = x.chunk(len(self), 1)
-        return exchange([conv(parts[i]) for i, conv in enumerate(self)])
+        return exchange([connected(conv, parts[i]) for i, conv in enumerate(self)])
 
     def _as_one(self, x: Tensor) -> bool:
         """Whether one grouped convolution is faster: on the CPU in bfloat16, where it saves the maps' copies. Not where
@@ -99,7 +89,7 @@ class ConnectedColumns(nn.ModuleList):
 def convolution(n: int, maps_in: int, maps_out: int, size: int, padding: int = 0) -> nn.Module:
     """A convolution of one column, which reads all maps, or of n (`Columns`)."""
     if n == 1:
-        return Conv2d(maps_in, maps_out, size, padding=padding)
+        return nn.Conv2d(maps_in, maps_out, size, padding=padding)
     return Columns(n, maps_in, maps_out, size, padding)
 
 

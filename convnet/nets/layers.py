@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError, unknown
 from convnet.io.strict_json import Json
-from convnet.kernels import ops
+from convnet.kernels import ops, winograd
 from convnet.kernels.ops import response_norm as response_norm
 from convnet.kernels.plain import Block, norm_in_groups, wide
 from convnet.nets.dropout import checked_rate, dropout
@@ -250,8 +250,22 @@ def check_images(images: Tensor, net: Net) -> None:
 def connected(layer: nn.Module, x: Tensor) -> Tensor:
     """A fully connected layer on features (N, D) or on maps (N, C, H, W), as `linear`; other layers as they are called.
     One in columns (`ConnectedColumns`) does so column by column."""
-    y: Tensor = linear(layer, x) if type(layer) is nn.Linear else layer(x)
-    return y
+    if type(layer) is nn.Linear:
+        return linear(layer, x)
+    y = by_winograd(layer, x) if type(layer) is nn.Conv2d and not hooked(layer) else None
+    called: Tensor = layer(x) if y is None else y
+    return called
+
+
+def by_winograd(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
+    """A 3 x 3 convolution in training by Winograd's form; None where that doesn't serve (kernels/winograd.py)."""
+    if not (layer.training and torch.is_grad_enabled()) or ops.layer_by_layer(x):
+        return None
+    before, *others = (layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
+    if others != [(1, 1), (1, 1), 1, "zeros"] or not isinstance(before[0], int) or before[0] != before[1]:
+        return None
+    serves = winograd.serves(x, layer.weight, before[0])
+    return ops.conv3x3(x, layer.weight, layer.bias, before[0]) if serves else None
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -116,7 +116,6 @@ from torch import nn
 
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
-from convnet.nets.convolutions import Conv2d
 from convnet.nets.layers import Chain
 from convnet.nets.published import of_oxford, of_pytorch
 
@@ -178,7 +177,7 @@ class VGG(Chain):
         maps, chain = in_channels, list[str]()
         for b, block in enumerate(self.blocks, 1):
             for i, (size, maps_out) in enumerate(_convolutions(block), 1):
-                self.add_module(f"conv{b}_{i}", Conv2d(maps, maps_out, size, padding=size // 2))
+                self.add_module(f"conv{b}_{i}", nn.Conv2d(maps, maps_out, size, padding=size // 2))
                 if self.batch_norm:
                     self.add_module(f"bn{b}_{i}", nn.BatchNorm2d(maps_out))
                 maps = maps_out

@@ -36,7 +36,7 @@ from torch import nn
 
 from convnet.nets.alexnet import AlexNet
 from convnet.nets.alexnet_released import TORCHVISIONS
-from convnet.nets.convolutions import Conv2d, StridedConv2d
+from convnet.nets.convolutions import StridedConv2d
 from convnet.nets.layers import Chain
 
 
@@ -60,9 +60,9 @@ class ZFNet(Chain):
         super().__init__(num_classes, in_channels, dropout)
         self.conv1 = StridedConv2d(in_channels, 96, 7, stride=2, padding=1)
         self.conv2 = nn.Conv2d(96, 256, 5, stride=2)
-        self.conv3 = Conv2d(256, 384, 3, padding=1)
-        self.conv4 = Conv2d(384, 384, 3, padding=1)
-        self.conv5 = Conv2d(384, 256, 3, padding=1)
+        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 384, 3, padding=1)
+        self.conv5 = nn.Conv2d(384, 256, 3, padding=1)
         self.fc6 = nn.Linear(256 * 6 * 6, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
