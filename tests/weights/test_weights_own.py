@@ -158,7 +158,7 @@ BAD = {
     "its metadata: classes is missing": {"classes": None},
     "its metadata: classes is no list of names": {"classes": "[1]"},
     "its metadata: Expecting value": {"classes": "["},
-    "its metadata: names is 'theirs'; it must be convnet, torchvision, caffe": {"names": "theirs"},
+    "its metadata: names is 'theirs'; it must be convnet, torchvision, timm, caffe": {"names": "theirs"},
     "net: must be text|net = .*must be text": {"net": "../alexnet"},
     "its metadata: net nin_smaller: unknown net": {"net": "nin_smaller"},
     "its metadata: net nin_small: nin_small: unknown option 'heads'": {"net_options": '{"heads": false}'},
