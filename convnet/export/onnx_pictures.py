@@ -56,7 +56,7 @@ def with_pictures(data: bytes, done: Preprocessing, takes: Takes) -> tuple[bytes
     from onnx import TensorProto, helper
 
     model = onnx.load_from_string(data)
-    shape = ["bytes"] if takes == "file" else ["height", "width", 3]
+    shape: list[str | int | None] = ["bytes"] if takes == "file" else ["height", "width", 3]
     taken = helper.make_tensor_value_info(takes, TensorProto.UINT8, shape)
     steps = _Nodes()
     _prepare(steps, _decode(steps, takes) if takes == "file" else takes, done)
