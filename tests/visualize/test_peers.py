@@ -90,9 +90,9 @@ def test_layers_activations_are_the_stages(name: str) -> None:
 
 
 def module_in_torchvision(name: str, stage: str) -> str:
-    """torchvision counts by the number at a leaf's end: VGG's relu3_1 is "relu3" there, and relu3_2 "relu3_1"."""
+    """torchvision counts by the number at a leaf's end: VGG's conv3_1 is "conv3" there, and conv3_2 "conv3_1"."""
     layer, _, number = stage.partition("_")
-    if not name.startswith("vgg") or layer.startswith("conv") or not number:
+    if not name.startswith("vgg") or not number:
         return stage
     return layer if number == "1" else f"{layer}_{int(number) - 1}"
 
