@@ -13,6 +13,7 @@ Paper: Lavin and Gray, Fast algorithms for convolutional neural networks (2015).
 
 import ctypes
 from collections.abc import Iterator
+from functools import cache as once
 from math import prod
 
 import torch
@@ -74,7 +75,7 @@ def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int) -> Tensor:
         slopes = _apart("winograd_spread", g, grid, tiles)
         for i in range(PRODUCTS):
             sums[i].addmm_(slopes[:, i].t(), taken[:, i])
-    flat = (_squared(x).t() @ sums.flatten(1)).view(KERNEL, KERNEL, maps_out, maps_in)
+    flat = (_squared().t() @ sums.flatten(1)).view(KERNEL, KERNEL, maps_out, maps_in)
     return torch.empty_like(weight).copy_(flat.permute(2, 3, 0, 1))
 
 
@@ -108,18 +109,19 @@ def _parts(grid: tuple[int, int, int], n: int, maps: int) -> Iterator[range]:
         yield range(first, min(first + some, tiles))
 
 
-def _squared(like: Tensor) -> Tensor:
+@once
+def _squared() -> Tensor:
     """float32 (36, 9): G on rows and columns of a kernel."""
     rows = [[point**k / prod(point - other for other in FINITE if other != point) for k in range(KERNEL)]
             for point in FINITE]  # fmt: skip
-    matrix = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
-    return torch.kron(matrix, matrix).to(like)
+    matrix = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64, device="cpu")
+    return torch.kron(matrix, matrix).float()
 
 
 def _kernels(weight: Tensor) -> Tensor:
     """(K, C, 3, 3) -> G w G^T, (36, K, C)."""
     flat = weight.detach().permute(2, 3, 0, 1).reshape(KERNEL**2, -1)
-    return (_squared(weight) @ flat).view(PRODUCTS, *weight.shape[:2])
+    return (_squared() @ flat).view(PRODUCTS, *weight.shape[:2])
 
 
 def _apart(name: str, pictures: Tensor, grid: tuple[int, int, int], tiles: range) -> Tensor:
