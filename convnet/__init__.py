@@ -18,7 +18,8 @@ A trained net, from a checkpoint or a run's folder:
 
 Data and training:
 
-    store = Store("stores/photos")              what `convnet prepare` makes
+    prepare("photos", "stores/photos")          makes the store of a folder of pictures, or of "digits"; opens it
+    store = Store("stores/photos")              what was made
     StoreDataset(store, "train")                a dataset for torch's own DataLoader
     train(load_recipe("alexnet"), store, "runs/photos")
 
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convnet import visualize
+    from convnet.data.prepare import prepare
     from convnet.data.store import Store
     from convnet.evaluation.dataset import StoreDataset
     from convnet.evaluation.trained_net import TrainedNet, load
@@ -58,6 +60,7 @@ __all__ = [
     "list_models",
     "load",
     "load_recipe",
+    "prepare",
     "response_norm",
     "trace",
     "train",
@@ -70,6 +73,7 @@ _HOMES = {
     "TrainedNet": "convnet.evaluation.trained_net",
     "load": "convnet.evaluation.trained_net",
     "load_recipe": "convnet.recipe",
+    "prepare": "convnet.data.prepare",
     "train": "convnet.training.train",
     "create_model": "convnet.weights.pretrained",
     "features": "convnet.nets",

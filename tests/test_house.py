@@ -161,7 +161,7 @@ def test_nothing_is_unpickled_and_only_the_command_prints() -> None:
 
 def test_public_names() -> None:
     public = "Store StoreDataset TrainedNet __version__ create_model features list_models load load_recipe"
-    assert convnet.__all__ == [*public.split(), "response_norm", "trace", "train", "visualize"]
+    assert convnet.__all__ == [*public.split(), "prepare", "response_norm", "trace", "train", "visualize"]
     assert {*convnet.__all__} <= {*dir(convnet)}
     for name in convnet.__all__:
         assert getattr(convnet, name) is not None
