@@ -3,10 +3,10 @@
 #
 # Data: scikit-learn's 1,797 handwritten digits, which come with it; no network is needed. Time: about half a minute.
 #
-# LeNet-5 read the amounts on cheques in the 1990s. Its paper, "Gradient-Based Learning Applied to Document Recognition"
-# (LeCun, Bottou, Bengio and Haffner 1998), says in section II.A what a convolutional net is: "local receptive fields,
-# shared weights (or weight replication), and spatial or temporal sub-sampling", which together "ensure some degree of
-# shift, scale, and distortion invariance".
+# LeNet-5 read the amounts on cheques in the 1990s. Its paper, "Gradient-Based Learning Applied to Document
+# Recognition" (LeCun, Bottou, Bengio and Haffner 1998), says in section II.A what a convolutional net is: "local
+# receptive fields, shared weights (or weight replication), and spatial or temporal sub-sampling", which together
+# "ensure some degree of shift, scale, and distortion invariance".
 #
 # We train this net, look at what it gets wrong, and test the claim about shifts.
 
@@ -44,9 +44,9 @@ fig.savefig(OUT / "digits.png")
 # %% [markdown]
 # ## The net
 #
-# `trace` gives what each stage makes of a picture. C1 has 6 maps: 6 small windows of 5 x 5 weights slide over the whole
-# picture. S2 halves them. C3 has 16 maps, S4 halves them again; C5 and F6 read all of what is left, and the last layer
-# compares F6 with a drawing of each digit.
+# `trace` gives what each stage makes of a picture. C1 has 6 maps: 6 small windows of 5 x 5 weights slide over the
+# whole picture. S2 halves them. C3 has 16 maps, S4 halves them again; C5 and F6 read all of what is left, and the last
+# layer compares F6 with a drawing of each digit.
 
 # %%
 net = convnet.create_model("lenet5", seed=0)
@@ -87,8 +87,8 @@ fig.savefig(OUT / "curves.png")
 # %% [markdown]
 # ## The test
 #
-# `evaluate` asks the net about all test pictures. The interval tells how far the error of *all* such digits may be from
-# that of these few: had we drawn another 359, the number would be another.
+# `evaluate` asks the net about all test pictures. The interval tells how far the error of *all* such digits may be
+# from that of these few: had we drawn another 359, the number would be another.
 
 # %%
 scores = trained.evaluate(store, "test")
@@ -158,24 +158,25 @@ fig.savefig(OUT / "shifts.png")
 # %% [markdown]
 # ## What this shows, and what it can't
 #
-# The net alone is *not* less disturbed by shifts than the nearest neighbour. With the seeds 0, 1 and 2 it gets 27, 44 and
-# 32 % wrong at 3 pixels, the neighbour 24 %. Local windows and shared weights make the *maps* move along with the digit;
-# but F6 reads C5, and C5 reads all of S4 with a weight for each place, and those were learned for digits in the middle.
+# The net alone is *not* less disturbed by shifts than the nearest neighbour. With the seeds 0, 1 and 2 it gets 27, 44
+# and 32 % wrong at 3 pixels, the neighbour 24 %. Local windows and shared weights make the *maps* move along with the
+# digit; but F6 reads C5, and C5 reads all of S4 with a weight for each place, and those were learned for digits in the
+# middle.
 #
 # The net that saw other shifts has 9, 7 and 8 % wrong at 3 pixels, further than any that it was shown (2), and fewer
 # errors on unshifted digits too. The paper's section III.C does likewise: distorted copies of the training pictures
 # bring its error on MNIST from 0.95 to 0.8 %.
 #
-# What we can't say from this: that the architecture does nothing. These pictures are small and each digit fills its own;
-# we moved them in one direction; we compared with one other method; three seeds show that the order of the three lines
-# isn't one seed's luck, no more.
+# What we can't say from this: that the architecture does nothing. These pictures are small and each digit fills its
+# own; we moved them in one direction; we compared with one other method; three seeds show that the order of the three
+# lines isn't one seed's luck, no more.
 # %% [markdown]
 # ## Exercise 1: the table of connections
 #
-# Not every map of C3 sees all 6 maps of S2: six of its maps see 3, nine see 4 and one sees all 6 (the paper's table I).
-# This keeps the number of connections small, and maps that see different inputs must learn different things. How many
-# parameters has C3? Each connection is a window of 5 x 5 weights; each map has one bias. How many would it have if every
-# map saw all?
+# Not every map of C3 sees all 6 maps of S2: six of its maps see 3, nine see 4 and one sees all 6 (the paper's table
+# I). This keeps the number of connections small, and maps that see different inputs must learn different things. How
+# many parameters has C3? Each connection is a window of 5 x 5 weights; each map has one bias. How many would it have
+# if every map saw all?
 
 # %%
 connections = 6 * 3 + 9 * 4 + 1 * 6
@@ -207,8 +208,8 @@ assert sides == (answer, answer), f"the unit notices {sides[0]} x {sides[1]} pix
 # ## Exercise 3: shifted copies for the neighbour
 #
 # Seeing shifted digits helps the net. Does it help the neighbour as well? Add to its training pictures copies that are
-# moved to the right by 1 and 2 pixels. By how many percentage points does its error at a shift of 4 fall? Before you run
-# it: the nearest copy is then only 2 pixels away, so which number above do you expect?
+# moved to the right by 1 and 2 pixels. By how many percentage points does its error at a shift of 4 fall? Before you
+# run it: the nearest copy is then only 2 pixels away, so which number above do you expect?
 
 # %%
 copies = torch.cat([known, shifted(known, 1), shifted(known, 2)])

@@ -98,7 +98,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 # Lines of Python in each folder, with those below it. Raising one is a decision of its own: first look for what can go.
 # Files of nets, which end with NETS, are free: adding a net touches its file, its recipe and one row of a test.
 LINES = {
-    ".": 1360,
+    ".": 1370,
     "benchmark": 1430,
     "cli": 3010,
     "data": 8550,
