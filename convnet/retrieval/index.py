@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
 from convnet.retrieval.codes import Coder
-from convnet.retrieval.hamming import Codes, Words, by_words
+from convnet.retrieval.hamming import Codes, Words, by_rows, by_words
 
 FORMAT = "convnet index 1"
 WRITTEN = "index that convnet index wrote", "index again"
@@ -86,7 +86,7 @@ class Index:
     @property
     def codes(self) -> Codes | None:
         """uint8 (n, bytes)."""
-        return None if self.words is None else np.ascontiguousarray(self.words.T).view(np.uint8)
+        return None if self.words is None else by_rows(self.words)
 
     def label(self, i: int) -> str:
         """The class of a picture, "" where nobody knows."""

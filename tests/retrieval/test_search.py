@@ -1,5 +1,6 @@
 """Searches by features and by codes against the plainest loops; coders; how good a search is."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convnet.errors import UsageError
-from convnet.retrieval import codes, exact, hamming, quality
+from convnet.retrieval import by_faiss, codes, exact, hamming, quality
 
 
 def bits_that_differ(a: np.ndarray, b: np.ndarray) -> int:
@@ -28,6 +29,48 @@ def test_hamming_distances_are_those_of_a_loop_over_bits(n_bytes: int, monkeypat
             right = sorted(range(50), key=lambda i: (every[i], i))[:k]
             assert found.tolist() == right
             assert said.tolist() == [every[i] for i in right]
+
+
+@pytest.mark.parametrize("n_bytes", [1, 8, 16, 33])
+def test_faiss_finds_the_same_in_the_same_order(n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few different bytes: of many codes at one distance faiss gives others, until all of them are asked for."""
+    pytest.importorskip("faiss", reason='needs pip install "convnet-classics[faiss]"')
+    generator = np.random.default_rng(0)
+    searched = generator.choice(np.array([0, 1, 255], np.uint8), (3000, n_bytes))
+    queries = np.concatenate([searched[:5], generator.integers(0, 256, (5, n_bytes), np.uint8)])
+    words = hamming.by_words(searched)
+    assert np.array_equal(hamming.by_rows(words), searched)
+    for k in (1, 10, 300, 2999):
+        monkeypatch.setattr(by_faiss, "WORTH", 1 << 60)
+        assert not by_faiss.serves(len(queries), len(searched), k)
+        plain = hamming.nearest(queries, words, k)
+        monkeypatch.setattr(by_faiss, "WORTH", 0)
+        assert by_faiss.serves(len(queries), len(searched), k)
+        for ours, theirs in zip(plain, hamming.nearest(queries, words, k), strict=True):
+            assert ours.dtype == theirs.dtype
+            assert np.array_equal(ours, theirs)
+
+
+def test_without_faiss_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_faiss, "WORTH", 0)
+    monkeypatch.setitem(sys.modules, "faiss", None)  # its import is an ImportError
+    by_faiss.library.cache_clear()
+    searched = np.arange(256, dtype=np.uint8)[:, None]
+    assert not by_faiss.serves(1, 256, 3)
+    assert hamming.nearest(searched[:1], hamming.by_words(searched), 3)[0].tolist() == [[0, 1, 2]]
+    by_faiss.library.cache_clear()
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_threads_share_the_queries(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVNET_THREADS", str(n_threads))
+    monkeypatch.setattr(hamming, "BLOCK", 64)
+    generator = np.random.default_rng(0)
+    searched, queries = (generator.integers(0, 4, (n, 2), np.uint8) for n in (500, 40))
+    positions, _ = hamming.nearest(queries, hamming.by_words(searched), 9)
+    for query, places in zip(queries, positions, strict=True):
+        every = np.bitwise_count(searched ^ query).sum(1)
+        assert places.tolist() == np.argsort(every, kind="stable")[:9].tolist()
 
 
 def test_the_largest_distance_is_all_bits() -> None:
