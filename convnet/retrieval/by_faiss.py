@@ -21,8 +21,7 @@ SPARE = 100  # more than 2 k that are asked for first
 
 @cache
 def library() -> Any:
-    """The module, or None where it isn't installed. Not on macOS: with torch's its OpenMP would be there twice, which may
-    end the process."""
+    """The module, or None where it isn't installed. Not on macOS: its OpenMP beside torch's may end the process."""
     if sys.platform == "darwin":
         return None
     try:
