@@ -119,8 +119,10 @@ def test_pages_fit_their_window_and_search_works_from_the_disk(site: Path, tmp_p
         shadow = "[...document.querySelectorAll('*')].find(each => each.shadowRoot)?.shadowRoot"
         until(lambda: window.run(f"return {shadow}?.querySelector('input')"))
         window.run(f"{shadow}.querySelector('input').focus()")
-        window.command("Input.insertText", text="occlusion")
+        for letter in "occlusion":
+            window.command("Input.dispatchKeyEvent", type="char", text=letter)
         assert until(lambda: "convnet show occlusion" in window.run(f"return {shadow}.textContent"))
+        assert window.run(f"return {shadow}.querySelector('input').value") == "occlusion"
         assert window.log("browser") == []
         assert [each for each in window.requests() if not each.startswith(("file:", "data:"))] == []
 

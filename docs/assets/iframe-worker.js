@@ -6,7 +6,7 @@ if (location.protocol === "file:") {
       this.frame.hidden = true;
       document.documentElement.append(this.frame);
       const inside = this.frame.contentWindow;
-      inside.postMessage = (data) => this.onmessage?.(new MessageEvent("message", { data }));
+      inside.postMessage = (data) => this.deliver(data, (event) => this.onmessage?.(event));
       this.ready = new Promise((loaded, failed) => {
         const script = inside.document.createElement("script");
         script.src = new URL(url, location);
@@ -17,7 +17,11 @@ if (location.protocol === "file:") {
       this.ready.catch((error) => this.onerror?.(error));
     }
     postMessage(data) {
-      this.ready.then(() => this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data })));
+      this.ready.then(() => this.deliver(data, (event) => this.frame.contentWindow.dispatchEvent(event)));
+    }
+    deliver(data, receive) { // as a Worker gets it: a copy, and later
+      const event = new MessageEvent("message", { data: structuredClone(data) });
+      setTimeout(() => receive(event));
     }
     terminate() {
       this.frame.remove();
