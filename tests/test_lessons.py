@@ -60,6 +60,8 @@ def test_a_lesson_ends_with_three_exercises(path: Path) -> None:
     for each in solved:
         assert each.answers(), f"exercise {each.number}: the cell doesn't set `answer`"
         assert each.checks(), f"exercise {each.number} isn't checked"
+        inside = [node for node in ast.walk(each.tree()) if isinstance(node, ast.Assert)]
+        assert len(inside) == len(each.checks()), "a check stands by itself, where it is tried with a wrong answer too"
         for check in each.checks():
             assert isinstance(check, ast.Assert)
             read = {node.id for node in ast.walk(check.test) if isinstance(node, ast.Name)}
