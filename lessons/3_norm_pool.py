@@ -175,6 +175,7 @@ fig.savefig(OUT / "differences.png")
 # ## What this shows, and what it can't
 #
 # TODO
+
 # %% [markdown]
 # ## Exercise 1: where is a lonely unit loudest?
 #
