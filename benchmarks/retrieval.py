@@ -21,13 +21,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.cluster import KMeans
 from sklearn.svm import LinearSVC
 
 from convnet import hardware
 from convnet.data.preprocess import Preprocessing
 from convnet.report.sheet import pictures_by_name
-from convnet.retrieval import codes, hamming, quality
+from convnet.retrieval import codes, hamming, products, quality
 from convnet.retrieval.index import Contents, Index, load, write
 from convnet.retrieval.search import search
 
@@ -62,18 +61,10 @@ def euclidean(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def by_codes(coder: codes.Coder, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    if coder.kind == codes.PQ:
+        return products.distances(coder.layers, codes.unit(queries), coder.encode(rows))
     searched = hamming.by_words(coder.encode(rows))
     return np.stack([hamming.distances(hamming.by_words(code[None])[:, 0], searched) for code in coder.encode(queries)])
-
-
-def by_products(queries: np.ndarray, rows: np.ndarray, n_bits: int) -> np.ndarray:
-    """Product quantisation (Jegou and others 2011): 8 bits for each of the equal parts of a row at length 1; a query
-    stays as it is."""
-    total = np.zeros((len(queries), len(rows)))
-    for a, b in zip(*(np.array_split(codes.unit(each), n_bits // 8, 1) for each in (queries, rows)), strict=True):
-        found = KMeans(256, n_init=1, max_iter=20, random_state=0).fit(b)
-        total += euclidean(a, found.cluster_centers_)[:, found.labels_]
-    return total
 
 
 def own_answers(rows: np.ndarray, labels: np.ndarray, queries: np.ndarray, searched: np.ndarray) -> np.ndarray:
@@ -114,8 +105,6 @@ def measure_quality(train: Path, test: Path, pixels: bool, seeds: int, hold_out:
                 coder = codes.fit(kind, rows, bits, seed)
                 task.row(f"{kind}, {bits} bits, seed {seed}", by_codes(coder, queries, rows))
     task.row("a classifier's own answer", own_answers(rows, searched.labels, queries, rows))
-    for bits in BITS:
-        task.row(f"product quantisation, {bits} bits", by_products(queries, rows, bits))
     return None
 
 

@@ -109,7 +109,7 @@ LINES = {
     "nets/": 1880,
     "report": 690,
     "results": 940,
-    "retrieval": 2430,
+    "retrieval": 2570,
     "serve": 1460,
     "training": 2330,
     "visualize": 2930,

@@ -77,7 +77,7 @@ def index(
     index: IndexFile,
     stage: Annotated[str | None, typer.Option(help="Whose activations are compared [the one before classes].")] = None,
     codes: Annotated[int | None, typer.Option(metavar="BITS", help="Binary codes too, as 128.")] = None,
-    coder: Annotated[str, typer.Option(metavar="itq|autoencoder|lsh", help="What makes them.")] = "itq",
+    coder: Annotated[str, typer.Option(metavar="itq|autoencoder|pq|lsh", help="What makes them.")] = "itq",
     codes_only: Annotated[bool, typer.Option("--codes-only", help="Without features: small, not exact.")] = False,
     split: Annotated[str | None, typer.Option(help="Of the store: train, val or test [all].")] = None,
     add: Annotated[bool, typer.Option("--add", help="To an index that is there.")] = False,

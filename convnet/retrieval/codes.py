@@ -6,8 +6,10 @@ autoencoder  B logistic units in the middle of a deep autoencoder of features (K
              principal components in place of pre-training by restricted Boltzmann machines; ReLUs; what makes the
              code binary is noise, as in Salakhutdinov and Hinton 2009, and not rounding (docs/log.md)
 
-All take the features at length 1, so that codes keep angles, and give the same: affine layers with ReLUs between them,
-and of the last one the signs.
+pq           the nearest of 256 centres, for each of B / 8 parts of the features: no bits to count (products.py)
+
+All take the features at length 1, so that codes keep angles. All but pq give the same: affine layers with ReLUs between
+them, and of the last one the signs.
 """
 
 from collections.abc import Callable
@@ -21,11 +23,13 @@ from torch import Tensor, nn
 
 from convnet.errors import UsageError, unknown
 from convnet.progress import SILENT, Progress
-from convnet.retrieval.hamming import Codes
+from convnet.retrieval import hamming, products
+from convnet.retrieval.hamming import Codes, Ints, Words
 
 Floats = NDArray[np.float32]
 Layer = tuple[Floats, Floats]  # weights (in, out), biases (out,)
 LEAST, MOST = 8, 1024  # bits
+PQ = "pq"
 TURNS = 50  # of ITQ, as in its paper
 COMPONENTS = 512  # at most, that an autoencoder begins with
 HIDDEN = 512  # its units on both sides of the code
@@ -36,32 +40,51 @@ SPARE, PASSES = 10, 5  # directions and passes of a subspace iteration
 
 @dataclass(frozen=True)
 class Coder:
-    """What makes codes of features (n, D): layers, of which each but the last one ends in a ReLU."""
+    """What makes codes of features (n, D): layers, of which each but the last one ends in a ReLU; of pq one a part."""
 
     kind: str
     layers: tuple[Layer, ...]
 
     @property
     def n_bits(self) -> int:
-        return len(self.layers[-1][1])
+        return 8 * len(self.layers) if self.kind == PQ else len(self.layers[-1][1])
+
+    @property
+    def n_features(self) -> int:
+        return sum(len(weights) for weights, _ in (self.layers if self.kind == PQ else self.layers[:1]))
 
     def encode(self, features: NDArray[np.floating]) -> Codes:
         """uint8 (n, ceil(bits / 8)). Raises: UsageError when D isn't that of the features it was fitted on."""
-        if features.shape[1] != (n := self.layers[0][0].shape[0]):
-            raise UsageError(f"features of {features.shape[1]} numbers; the coder was fitted on {n}")
-        hidden = unit(features)
+        hidden = self._rows(features)
+        if self.kind == PQ:
+            return products.encode(self.layers, hidden)
         for weights, biases in self.layers[:-1]:
             hidden = np.maximum(hidden @ weights + biases, 0)
         weights, biases = self.layers[-1]
         return np.packbits(hidden @ weights + biases > 0, axis=1)
 
+    def nearest(self, features: NDArray[np.floating], searched: Words, k: int) -> tuple[Ints, NDArray[np.float64]]:
+        """(positions, distances), (Q, min(k, n)) each: of queries (Q, D) the k nearest codes, nearest first; ties: the
+        first. In bits that differ; of pq Euclidean, of features at length 1. Raises: UsageError for another D."""
+        if self.kind == PQ:
+            return products.nearest(self.layers, self._rows(features), hamming.by_rows(searched), k)
+        positions, bits = hamming.nearest(self.encode(features), searched, k)
+        return positions, bits.astype(np.float64)
+
+    def _rows(self, features: NDArray[np.floating]) -> Floats:
+        if features.shape[1] != self.n_features:
+            raise UsageError(f"features of {features.shape[1]} numbers; the coder was fitted on {self.n_features}")
+        return unit(features)
+
 
 def fit(kind: str, features: NDArray[np.floating], n_bits: int, seed: int = 0, progress: Progress = SILENT) -> Coder:
     """A coder of that kind for features such as these, (n, D). Raises: UsageError when it can't have so many bits."""
     check(kind, n_bits, *features.shape)
-    rows = unit(features)
+    rows, generator = unit(features), np.random.default_rng(seed)
+    if kind == PQ:
+        return Coder(kind, tuple(products.fit(rows, n_bits, generator, progress)))
     mean = rows.mean(0)
-    layers = KINDS[kind](rows - mean, n_bits, np.random.default_rng(seed), progress)
+    layers = SIGNS[kind](rows - mean, n_bits, generator, progress)
     (weights, biases), *others = layers
     return Coder(kind, ((weights, biases - mean @ weights), *others))
 
@@ -72,6 +95,8 @@ def check(kind: str, n_bits: int, n: int, n_features: int) -> None:
         raise UsageError(unknown("kind of code", kind, KINDS))
     if not LEAST <= n_bits <= MOST:
         raise UsageError(f"codes of {n_bits} bits: from {LEAST} to {MOST}")
+    if kind == PQ and (n_bits % 8 or n_bits // 8 > n_features):
+        raise UsageError(f"{n_bits} bits by pq: a multiple of 8, and at most 8 for each of {n_features:,} features")
     if kind == "itq" and n_bits > (most := min(n - 1, n_features)):
         raise UsageError(
             f"{n_bits} bits by ITQ: {n:,} pictures with {n_features:,} features have {most:,} principal components; "
@@ -148,6 +173,7 @@ def _components(rows: Floats, n: int, generator: np.random.Generator) -> Floats:
     return space @ vectors[:, ::-1][:, :n].astype(np.float32)
 
 
-KINDS: MappingProxyType[str, Callable[..., list[Layer]]] = MappingProxyType(
+SIGNS: MappingProxyType[str, Callable[..., list[Layer]]] = MappingProxyType(
     {"lsh": _lsh, "itq": _itq, "autoencoder": _autoencoder}
 )
+KINDS = (*SIGNS, PQ)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from convnet.errors import DataError, UsageError
 from convnet.io import atomic, safetensors, strict_json
-from convnet.retrieval.codes import Coder
+from convnet.retrieval.codes import PQ, Coder, Layer
 from convnet.retrieval.hamming import Codes, Words, by_rows, by_words
+from convnet.retrieval.products import CENTRES
 
 FORMAT = "convnet index 1"
 WRITTEN = "index that convnet index wrote", "index again"
@@ -233,16 +234,35 @@ def _contents(text: bytes) -> Contents:
 def _coded(tensors: Mapping[str, torch.Tensor], contents: Contents) -> tuple[Coder | None, Words | None]:
     if not contents.coder:
         return None, None
-    parts = [np.array(tensors[name].numpy()) for name in sorted(tensors) if name.startswith("coder.")]
-    layers, width = tuple(zip(parts[::2], parts[1::2], strict=True)), contents.n_features
+    n_layers = sum(name.startswith("coder.") for name in tensors) // 2
+    layers = tuple(
+        (np.array(tensors[f"coder.{i}.0"].numpy()), np.array(tensors[f"coder.{i}.1"].numpy())) for i in range(n_layers)
+    )
+    fit = _parts_fit if contents.coder == PQ else _layers_fit
+    if any(part.dtype != np.float32 for layer in layers for part in layer) or not fit(layers, contents.n_features):
+        raise DataError("its coder's layers don't fit each other")
+    coder, codes = Coder(contents.coder, layers), tensors["codes"].numpy()
+    if codes.dtype != np.uint8 or codes.shape != (contents.n, -(-coder.n_bits // 8)):
+        raise DataError(f"its codes are not {contents.n} of {coder.n_bits} bits")
+    if contents.coder == PQ and (codes >= [len(biases) for _, biases in layers]).any():
+        raise DataError("its codes name centres that it lacks")
+    return coder, by_words(codes)
+
+
+def _layers_fit(layers: Sequence[Layer], width: int) -> bool:
+    """Each layer reads what the one before gives, the first one the features."""
     for weights, biases in layers:
-        if {weights.dtype, biases.dtype} != {np.dtype(np.float32)} or weights.shape != (width, *biases.shape):
-            raise DataError("its coder's layers don't fit each other")
+        if biases.ndim != 1 or weights.shape != (width, *biases.shape):
+            return False
         (width,) = biases.shape
-    codes = tensors["codes"].numpy()
-    if codes.dtype != np.uint8 or codes.shape != (contents.n, -(-width // 8)):
-        raise DataError(f"its codes are not {contents.n} of {width} bits")
-    return Coder(contents.coder, layers), by_words(codes)
+    return bool(layers)
+
+
+def _parts_fit(layers: Sequence[Layer], width: int) -> bool:
+    """Each layer reads its own part of the features, and has 1 to 256 centres."""
+    if any(b.ndim != 1 or w.shape[1:] != b.shape or not 1 <= len(b) <= CENTRES for w, b in layers):
+        return False
+    return bool(layers) and sum(len(weights) for weights, _ in layers) == width
 
 
 def _seal(header: bytes, small: Mapping[str, torch.Tensor], digests: Sequence[bytes]) -> bytes:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from convnet.errors import UsageError, unknown
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.progress import SILENT, Progress
-from convnet.retrieval import exact, hamming
+from convnet.retrieval import exact
 from convnet.retrieval.activations import activations
+from convnet.retrieval.codes import PQ
 from convnet.retrieval.exact import Measure
 from convnet.retrieval.index import Index, Ints
 from convnet.retrieval.pictures import Pictures
@@ -26,8 +27,8 @@ def search(
     """(positions, distances), (Q, min(top, n)) each: the nearest pictures, nearest first; ties: by name.
 
     queries: (Q, D), features of the index's net and stage. by: features, exactly (None: where the index has them);
-    codes, whose distance is the number of bits that differ; or both, features among the pictures with the nearest
-    codes. measure: of features. Raises: UsageError; DataError for damage.
+    codes, whose distance is the number of bits that differ (of pq Euclidean); or both, features among the pictures
+    with the nearest codes. measure: of features. Raises: UsageError; DataError for damage.
     """
     by = check_search(index, top, by)
     rounded = queries.astype(np.float16)  # as the index has them, so that a picture's distance to itself is 0
@@ -35,9 +36,9 @@ def search(
         return exact.nearest(rounded, index.blocks(), top, measure)
     assert index.coder is not None
     assert index.words is not None
-    found, bits = hamming.nearest(index.coder.encode(rounded), index.words, top * (CANDIDATES if by == "both" else 1))
+    found, apart = index.coder.nearest(rounded, index.words, top * (CANDIDATES if by == "both" else 1))
     if by == "codes":
-        return found, bits.astype(np.float64)
+        return found, apart
     nearest = []
     for query, places in zip(rounded, np.sort(found, 1), strict=True):  # in order: ties are the first one here too
         best, distances = exact.nearest(query[None], [index.features(places)], top, measure)
@@ -93,6 +94,7 @@ def answers(
     Raises: UsageError; DataError for damage.
     """
     how, stage, names = check_search(index, top, by), index.contents.stage, index.contents.names
+    bits = how == "codes" and index.contents.coder != PQ
     for pictures in several:
         yield from (Answer(above + odd["key"], failed=odd["reason"]) for odd in pictures.odd)
         for part in activations(net, pictures, [stage], progress=progress):
@@ -100,13 +102,13 @@ def answers(
             found = search(index, features, top, how, measure)
             for key, places, distances in zip(part.keys, *found, strict=True):
                 nearest = zip(places.tolist(), distances.tolist(), strict=True)
-                rows = (Neighbour(names[i], index.label(i), distance, _text(distance, how)) for i, distance in nearest)
+                rows = (Neighbour(names[i], index.label(i), distance, _text(distance, bits)) for i, distance in nearest)
                 yield Answer(above + key, tuple(rows))
             failed = (odd for odd in part.odd if odd["status"] == "failed")
             yield from (Answer(above + odd["key"], failed=odd["reason"]) for odd in failed)
 
 
-def _text(distance: float, by: By) -> str:
-    if by == "codes":
+def _text(distance: float, bits: bool) -> str:
+    if bits:
         return f"{distance:.0f} bits"
     return f"{distance:,.0f}" if distance >= 100 else f"{distance:.4f}"

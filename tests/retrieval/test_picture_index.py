@@ -156,6 +156,34 @@ def test_a_stranger_s_file_is_no_index(small: Path, untrained: Path) -> None:
         load(small)
 
 
+def test_codes_of_centres_are_kept_and_searched(tmp_path: Path) -> None:
+    """Twelve parts, so that the tenth doesn't come before the second. What doesn't fit is refused, sealed as it is: a
+    part too few, the signs' layers, a code beyond the centres."""
+    rows = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float16)
+    contents = Contents("net.ckpt", "0" * 64, "f6", 30, tuple(f"{i:02}.png" for i in range(40)), coder="pq")
+    path, coder, labels = tmp_path / "a.index", build.codes.fit("pq", rows, 96), np.full(40, -1)
+
+    def kept(coder: build.Coder, codes: np.ndarray) -> index.Index:
+        write(path, contents, labels, rows.__getitem__, coder, codes)
+        return load(path)
+
+    opened = kept(coder, coder.encode(rows))
+    right = coder.nearest(rows[:5], opened.words, 7)
+    for ours, theirs in zip(search.search(opened, rows[:5], 7, "codes"), right, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert right[0][:, 0].tolist() == [0, 1, 2, 3, 4]
+    exact = search.search(opened, rows[:5], 7)
+    assert np.array_equal(search.search(opened, rows[:5], 7, "both")[0], exact[0])
+    lacking = build.Coder("pq", coder.layers[:-1])
+    signs = build.Coder("pq", build.codes.fit("lsh", rows, 96).layers)
+    with pytest.raises(DataError, match="its coder's layers don't fit each other"):
+        kept(lacking, coder.encode(rows)[:, :-1])
+    with pytest.raises(DataError, match="its codes are not 40 of 8 bits"):  # one part with 96 centres
+        kept(signs, coder.encode(rows))
+    with pytest.raises(DataError, match="its codes name centres that it lacks"):
+        kept(coder, np.full((40, 12), 40, np.uint8))
+
+
 def test_an_index_that_changed_while_it_was_searched_is_told(small: Path) -> None:
     opened = load(small)
     os.utime(small, ns=(1, 1))

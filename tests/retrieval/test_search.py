@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convnet.errors import UsageError
-from convnet.retrieval import by_faiss, codes, exact, hamming, quality
+from convnet.retrieval import by_faiss, codes, exact, hamming, products, quality
 
 
 def bits_that_differ(a: np.ndarray, b: np.ndarray) -> int:
@@ -156,9 +156,46 @@ def test_near_features_have_near_codes(
     coder = codes.fit(kind, rows[100:], 32)
     assert coder.n_bits == 32
     searched = coder.encode(rows[100:])
-    positions, _ = hamming.nearest(coder.encode(rows[:100]), hamming.by_words(searched), 10)
+    positions, _ = coder.nearest(rows[:100], hamming.by_words(searched), 10)
     assert (labels[100:][positions] == labels[:100, None]).mean() > 0.6
     assert np.array_equal(codes.fit(kind, rows[100:], 32).encode(rows), coder.encode(rows))  # the seed decides
+
+
+def test_product_quantisation_is_brute_force(clusters: tuple[np.ndarray, np.ndarray]) -> None:
+    """13 parts of 40 features. A code's centres are the nearest of all; a distance is that of the query to what a code
+    stands for; every code is there twice, so that there are ties."""
+    rows, unit = clusters[0], codes.unit(clusters[0]).astype(np.float64)
+    coder = codes.fit("pq", rows, 104)
+    assert (coder.n_bits, coder.n_features, len(coder.layers)) == (104, 40, 13)
+    centres, own = [weights.T.astype(np.float64) for weights, _ in coder.layers], coder.encode(rows)
+    parts = np.split(unit, np.cumsum([each.shape[1] for each in centres])[:-1], 1)
+    for part, every, places in zip(parts, centres, own.T, strict=True):
+        apart = np.square(part[:, None] - every).sum(2)
+        assert np.allclose(apart.min(1), apart[np.arange(600), places], rtol=0, atol=1e-6)
+    twins = np.concatenate([own, own])
+    found, distances = coder.nearest(rows[:20], hamming.by_words(twins), 30)
+    kept = np.concatenate([every[places] for every, places in zip(centres, own.T, strict=True)], 1)
+    right = np.sqrt(np.square(unit[:20, None] - kept).sum(2))
+    for query, places, said in zip(right, found, distances, strict=True):
+        assert np.allclose(said, np.sort(np.concatenate([query, query]))[:30], rtol=0, atol=1e-5)
+        assert np.allclose(said, query[places % 600], rtol=0, atol=1e-5)
+        assert (places[1::2] == places[::2] + 600).all()
+        assert (np.diff(said) >= 0).all()
+
+
+def test_centres_are_the_means_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three heaps and three centres; of fewer rows than centres each is one, of equal rows too."""
+    heaps = np.repeat([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]], 5, 0).astype(np.float32)
+    heaps += np.random.default_rng(0).standard_normal(heaps.shape).astype(np.float32) / 10
+    monkeypatch.setattr(products, "CENTRES", 3)
+    found = min((products._centres(heaps, np.random.default_rng(i)) for i in range(20)), key=lambda c: spread(heaps, c))
+    assert np.allclose(sorted(found.tolist()), sorted(heaps.reshape(3, 5, 2).mean(1).tolist()), rtol=0, atol=1e-5)
+    same = np.ones((2, 2), np.float32)
+    assert np.array_equal(products._centres(same, np.random.default_rng(0)), same)
+
+
+def spread(rows: np.ndarray, centres: np.ndarray) -> float:
+    return float(np.square(rows[:, None] - centres).sum(2).min(1).sum())
 
 
 def test_a_code_is_the_signs_of_its_layers() -> None:
@@ -185,7 +222,12 @@ def test_components_span_what_a_singular_value_decomposition_finds() -> None:
 @pytest.mark.parametrize(
     ("ask", "text"),
     [
-        (lambda rows: codes.fit("pq", rows, 32), "unknown kind of code 'pq': .*Known: autoencoder, itq, lsh"),
+        (lambda rows: codes.fit("pca", rows, 32), "unknown kind of code 'pca': .*Known: autoencoder, itq, lsh, pq"),
+        (
+            lambda rows: codes.fit("pq", rows, 36),
+            "36 bits by pq: a multiple of 8, and at most 8 for each of 40 features",
+        ),
+        (lambda rows: codes.fit("pq", rows, 328), "328 bits by pq: a multiple of 8"),
         (lambda rows: codes.fit("lsh", rows, 4), "codes of 4 bits: from 8 to 1024"),
         (
             lambda rows: codes.fit("itq", rows, 48),
