@@ -64,7 +64,7 @@ def _tables(layers: tuple[Layer, ...], queries: Floats) -> Iterator[NDArray[np.f
 
 
 def _sums(table: NDArray[np.float64], codes: Codes) -> NDArray[np.float64]:
-    total = table[0][codes[:, 0]]
+    total: NDArray[np.float64] = table[0][codes[:, 0]]
     for part in range(1, len(table)):
         total += table[part][codes[:, part]]
     return total
@@ -82,7 +82,8 @@ def _layer(centres: Floats) -> Layer:
 def _places(part: NDArray[np.floating], layer: Layer) -> Codes:
     """uint8 (n,): the nearest centre of each."""
     weights, biases = layer
-    return (part @ weights + biases).argmax(1).astype(np.uint8)
+    places: Codes = (part @ weights + biases).argmax(1).astype(np.uint8)
+    return places
 
 
 def _centres(rows: Floats, generator: np.random.Generator) -> Floats:
