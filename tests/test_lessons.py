@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "lessons").glob("*.py"))
 README = (ROOT / "lessons" / "README.md").read_text(encoding="utf-8")
 IMPORTED = {"convnet", "matplotlib", "numpy", "torch"}
+DATA = {"CIFAR-10": "cifar-10-batches-bin", "imagenette": "imagenette", "alexnet-bvlc-conv": "alexnet-bvlc-conv"}
 SMALL = """# %% [markdown]
 # ## Exercise 1: two and two
 # What is it?
@@ -136,8 +137,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @lessons
 def test_a_lesson_runs_from_nothing(path: Path, place: Path) -> None:
     """All its cells, and each exercise's check with a wrong answer too. It writes below runs/ alone."""
-    if "CIFAR-10" in parts_of(path)[0].source and not (place / "data" / "cifar-10-batches-bin").is_dir():
-        pytest.skip("CONVNET_DATA doesn't name a folder with CIFAR-10")
+    for name, folder in DATA.items():
+        if name in parts_of(path)[0].source and not (place / "data" / folder).is_dir():
+            pytest.skip(f"CONVNET_DATA doesn't name a folder with {name}")
     environment = os.environ | {"MPLBACKEND": "Agg", "CONVNET_DATA": "data", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", str(Path(lesson_driver.__file__)), str(path)]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=1200)
