@@ -185,8 +185,8 @@ fig.savefig(OUT / "masks.png")
 #
 # The geometric mean: one mask alone has 60.8 % wrong, 256 of them 56.7 %, as the halved net says in one pass, and the
 # probabilities come as near as one likes. No wonder: behind our dropout stands a single layer, for which the paper's
-# "reasonable approximation" is exact (exercise 1). AlexNet has two or three layers behind its dropouts, and there it
-# is an approximation only.
+# "reasonable approximation" is exact (exercise 1). Behind AlexNet's first dropout stand two layers, and there it is
+# an approximation.
 #
 # What we can't say: which of the three remedies is best. 2,000 test pictures leave 2 points to chance, so that 54.3
 # and 54.7 are the same, and 57.8 and 56.7 perhaps too; this is one seed, and one size of net.
