@@ -99,6 +99,7 @@ READ = {
     "data/sources/tars.py": "unpacked tar",
     "data/store.py": "store",
     "io/cache.py": "cached records",
+    "training/tensorboard.py": "for TensorBoard, in its format, which has CRCs",
     "training/train.py": "sealed",
     "training/series.py": "sealed",
     "results/plan.py": "sealed",

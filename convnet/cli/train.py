@@ -59,6 +59,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Layout = None,
+    tensorboard: Annotated[bool, output("--tensorboard", help="An event file in the run's folder too.")] = False,
     quiet: Quiet = False,
     name_column: NameColumn = None,
     label_column: LabelColumn = None,
@@ -74,10 +75,13 @@ def train(
     from convnet.device import choose
     from convnet.io.processes import from_environment
     from convnet.training import series
+    from convnet.training import tensorboard as events
 
     device = own_device(device)
     place = choose(device=device).device.type  # one that isn't there is told before pictures are prepared
-    how = _How(device, place, batch, _micro_batch(batch), resident, processes, parallel, quiet, as_json)
+    how = _How(device, place, batch, _micro_batch(batch), resident, processes, parallel, tensorboard, quiet, as_json)
+    if tensorboard:
+        events.check()
     start_from = start_at(start_from)
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     together = from_environment()
@@ -113,6 +117,7 @@ class _How:
     resident: str
     processes: int
     parallel: str
+    tensorboard: bool
     quiet: bool
     as_json: bool
 
@@ -191,7 +196,7 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
         options = {"--out": folder, "--device": how.device, "--resident": how.resident, "--start-from": start,
                    "--batch": how.batch, "--epochs": stage.recipe.epochs if resume else None, "--resume": resume,
                    "--quiet": how.quiet, "--json": how.as_json,
-                   "--parallel": how.parallel}  # fmt: skip
+                   "--parallel": how.parallel, "--tensorboard": how.tensorboard}  # fmt: skip
         if code := launch(how.processes, store.path, stage.recipe, options):
             sys.exit(code)
         return None
@@ -200,11 +205,12 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
     workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(stage.recipe, folder if resume else None)
     progress.note(f"recipe {stage.recipe.name}, {store.path}: {store.describe()}; run folder {folder}; {used}")
     resident = cast("device_loader.Resident", how.resident)  # train checks the word
-    again = shlex.join(["convnet", "train", "--resume", "--out", str(out)])
+    again = shlex.join(["convnet", "train", "--resume", "--out", str(out), *["--tensorboard"] * how.tensorboard])
     with stopping(again, folder, progress) as stop, joined("nccl" if how.place == "cuda" else "gloo") as together:
         summary = run(stage.recipe, store, folder, resume=resume, init_from=start, device=how.device, workers=workers,
                       micro_batch=how.micro_batch, resident=resident, progress=progress, stop=stop, command=typed(),
-                      processes=together, parallel=cast("Parallelism", how.parallel))  # fmt: skip
+                      processes=together, parallel=cast("Parallelism", how.parallel),
+                      events=how.tensorboard)  # fmt: skip
     if not together.is_first:
         return None
     page = after_training(folder, progress, how.device)

@@ -38,6 +38,7 @@ from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
 from convnet.training.schedule import check_layers
 from convnet.training.step import EagerSteps
+from convnet.training.tensorboard import Events
 
 ADDED = ("forms", "pixels", "processes")  # to what a checkpoint says of its run, after the first ones were written
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
@@ -63,6 +64,7 @@ class Run:
     processes: Processes = ALONE  # that train together; the first one writes
     last_ids: NDArray[np.int64] | None = None  # pictures of the last step
     warned: bool = False  # of activations (health.py)
+    events: Events | None = None  # for TensorBoard, where it is asked for
 
     @property
     def in_parts(self) -> bool:

@@ -8,6 +8,7 @@ A run is a folder:
     last.ckpt        everything to go on from; last.previous.ckpt is the one before
     best.ckpt        the net with the smallest validation error
     epoch-0005.ckpt  the net after an epoch of the recipe's keep_epochs
+    events.out.tfevents.*   the curves for TensorBoard, where they are asked for
     recipe.toml      the recipe; environment.json: versions, device, store; summary.json: the result
 """
 
@@ -41,7 +42,7 @@ from convnet.io.strict_json import Json
 from convnet.nets import describe
 from convnet.progress import SILENT, Progress
 from convnet.recipe import Recipe, load_recipe
-from convnet.training import hand, health, metrics_log, schedule, step
+from convnet.training import hand, health, metrics_log, schedule, step, tensorboard
 from convnet.training.data import Data, choose_data
 from convnet.training.micro_batch import MicroBatch, peak_bytes
 from convnet.training.run import (
@@ -78,6 +79,7 @@ def train(
     command: str = "",
     processes: Processes = ALONE,
     parallel: Parallel = "data",
+    events: bool = False,
 ) -> Json:
     """Trains by `recipe` (or the one of that name or file) on `store` in the run folder `out`; returns its summary.
 
@@ -88,12 +90,15 @@ def train(
     whether the training pictures lie in its memory, and how (device_loader.py). processes: with which this one trains
     together (`io.processes.joined`); each calls `train` alike, and the first one writes. parallel: by "columns" each
     holds one column of the net (nets/column_parallel.py), by "fully-connected" each has its part of every batch in the
-    convolutions, and its units of the fully connected layers (nets/connected_parallel.py).
+    convolutions, and its units of the fully connected layers (nets/connected_parallel.py). events: an event file for
+    TensorBoard too (tensorboard.py).
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(atomic.as_path(recipe, "the recipe"))
     store, out = store if isinstance(store, Store) else Store(store, progress), atomic.as_path(out, "the run's folder")
+    if events:
+        tensorboard.check()
     source = None if init_from is None else atomic.as_path(init_from, "init_from")
     if processes.n > 1 and micro_batch == "auto":
         raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")
@@ -110,6 +115,8 @@ def train(
     try:
         with _locked(out, processes):
             run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
+            if events and processes.is_first:
+                run.events = tensorboard.Events(out, out / TIMING, metrics_log.read(out / METRICS))
             steps, feed = step.choose(run.step, progress.note), None
             while not schedule.finished(recipe, run.position.epoch, run.position.validation_errors, run.position.hand):
                 if recipe.fold_epoch and run.position.epoch >= recipe.fold_epoch and data.val is not None:
@@ -248,6 +255,8 @@ def _count(run: Run, result: StepResult, lr: float, loader: Feed) -> None:
 def _log(run: Run, row: metrics_log.Row) -> None:
     if run.processes.is_first:
         run.record.extend(metrics_log.append(run.out / METRICS, row))
+        if run.events is not None:
+            run.events.add(row)
     run.position = replace(run.position, rows=run.position.rows + 1)
 
 
