@@ -22,7 +22,7 @@ from convnet.progress import Progress
 from convnet.recipe import Recipe
 from convnet.training.data import choose_data
 from convnet.visualize import plot
-from convnet.visualize.classes import DOUBT, Classes, classes
+from convnet.visualize.classes import DOUBT, classes, confused_pairs
 from convnet.visualize.duplicates import LIKE, Duplicate, near_duplicates
 from convnet.visualize.filters import filters, name_of, pictures_of
 from convnet.visualize.neighbours import distance_text, neighbours
@@ -107,7 +107,7 @@ def sections(subject: Subject, progress: Progress) -> Json:
         ],
         "n_mistakes": len(summary.mistakes),
         "n_doubts": len(doubts),
-        "pairs": _pairs(subject, summary),
+        "pairs": pairs(subject, scores),
         "n_classes": len(subject.names),
         "table": [summary.rows[k] for k in shown.tolist()],
         "duplicates": [_duplicate(subject, pair) for pair in copies[:DUPLICATES]],
@@ -167,17 +167,17 @@ def nearest(subject: Subject, scores: Scores, progress: Progress) -> list[Json]:
     return rows
 
 
-def _pairs(subject: Subject, summary: Classes) -> list[Json]:
-    """The most confused pairs with pictures."""
-    scores, pairs = summary.scores, []
-    for pair in summary.pairs[:PAIRS]:
+def pairs(subject: Subject, scores: Scores) -> list[Json]:
+    """The most confused pairs of classes, each with some of its pictures, the net's most confident mistakes first."""
+    found = []
+    for pair in confused_pairs(scores, PAIRS):
         shots = [
             _shot(subject, subject.picture(scores.ids[row]), SMALL) | {"text": percent(scores.probabilities[row, 0])}
             for row in pair.rows[:EXAMPLES].tolist()
         ]
         names = {"label": subject.names[pair.label], "predicted": subject.names[pair.predicted]}
-        pairs.append(names | {"count": pair.count, "n": pair.n, "pictures": shots})
-    return pairs
+        found.append(names | {"count": pair.count, "n": pair.n, "pictures": shots})
+    return found
 
 
 def _duplicate(subject: Subject, pair: Duplicate) -> Json:

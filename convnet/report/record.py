@@ -63,7 +63,7 @@ def read(run: Path, store: Path | None = None) -> Record:
     if record.checkpoint is not None:  # whose every byte has been checked
         record.recipe = record.checkpoint.recipe
         record.environment = record.environment or dict(record.checkpoint.provenance)
-    record.store = record.attempt("the pictures", lambda: _store(record.environment or {}, store))
+    record.store = record.attempt("the pictures", lambda: store_of(record.environment or {}, store))
     return record
 
 
@@ -86,13 +86,16 @@ def _checkpoint(run: Path) -> Checkpoint:
     raise UsageError(f"{run} holds neither {BEST} nor {LAST}, so nothing can be asked of it")
 
 
-def _store(environment: Json, given: Path | None) -> Store:
-    """The store that the run was trained on; another one at its place is not shown as if it were."""
+def store_of(environment: Json, given: Path | None = None, advice: str = "name it with --store") -> Store:
+    """The store that a run was trained on, or `given`; another one at its place is not shown as if it were.
+
+    Raises: UsageError where it is not there, or another one.
+    """
     path = environment.get("store") if given is None else given
     if not isinstance(path, str | Path):
-        raise UsageError("the run does not say which store it was trained on; name it with --store")
+        raise UsageError(f"the run does not say which store it was trained on; {advice}")
     if not is_store(Path(path)):
-        raise UsageError(f"the store {path} is not there; if it moved, name it with --store")
+        raise UsageError(f"the store {path} is not there; if it moved, {advice}")
     store = Store(Path(path))
     if environment.get("store_sha256") not in (None, store.identity):
         raise UsageError(f"{path} is another store than the one that the run was trained on")

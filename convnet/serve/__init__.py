@@ -6,6 +6,7 @@
     desk        what the net says
     arithmetic  how one unit gets its value
     runs        what runs write of themselves
+    confused    what a run's net confuses, with pictures
 
 Nothing is fetched from another host, and nothing is written.
 """
@@ -23,6 +24,7 @@ from convnet.device import Device
 from convnet.errors import UsageError
 from convnet.evaluation.trained_net import checkpoint_at
 from convnet.retrieval.index import load as load_index
+from convnet.serve.confused import confused
 from convnet.serve.desk import desk_of
 from convnet.serve.guard import CONNECTIONS, Guard, Patient
 from convnet.serve.routes import Server, application
@@ -77,4 +79,5 @@ def server_of(place: Path, index: Path | None, names: Path | None, device: Devic
     nets = [(name, file) for name, run in runs.paths().items() if (file := checkpoint_of(run))]
     if opened is not None:
         nets.sort(key=lambda row: row[1].resolve() != Path(opened.contents.checkpoint).resolve())
-    return Server(Worker(), desks, runs, desks(nets[0][1], nets[0][0]) if nets else None)
+    confused_of = partial(confused, device=device, names=names)
+    return Server(Worker(), desks, runs, desks(nets[0][1], nets[0][0]) if nets else None, confused_of)

@@ -17,6 +17,7 @@ def description() -> Json:
     place = [{"name": name, "in": "query", "schema": NUMBER} for name in ("map", "row", "column")]
     stage: Json = {"name": "stage", "in": "path", "required": True, "schema": TEXT}
     job: Json = {"name": "job", "in": "path", "required": True, "schema": TEXT}
+    named: Json = {"name": "run", "in": "path", "required": True, "schema": TEXT}
     run = {"run": TEXT}
     pictures = {"pictures": {"type": "array", "items": {"type": "string", "format": "byte"}}}
     return {
@@ -52,6 +53,8 @@ def description() -> Json:
                 "delete": _operation("It isn't needed any more.", [job]),
             },
             "/api/runs": {"get": _operation("The runs: state, curves, time left.")},
+            "/api/runs/{run}/confused": {"post": _operation("The classes that a run's best net so far confuses, with "
+                                                            "its validation pictures: a job.", [named], status="202")},
         },
     }  # fmt: skip
 

@@ -18,14 +18,16 @@ from starlette.routing import Route
 from convnet.errors import ConvnetError, DataError, UsageError
 from convnet.io import strict_json
 from convnet.io.strict_json import Json
+from convnet.progress import Progress
 from convnet.report import render
 from convnet.serve.desk import TOP, Desk, Gone
 from convnet.serve.openapi import description
-from convnet.serve.runs import Runs, checkpoint_of
+from convnet.serve.runs import Runs, checkpoint_of, version_of
 from convnet.serve.worker import Busy, Job, Worker
 
 T = TypeVar("T")
 DeskOf = Callable[[Path, str], Desk]
+ConfusedOf = Callable[[Path, Progress], Json]
 BATCH = 64  # pictures in a request
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 STATUS: tuple[tuple[type[Exception], int], ...] = ((Gone, 404), (Busy, 503), (UsageError, 400), (DataError, 422))
@@ -37,9 +39,17 @@ REPORT_POLICY = (  # a report brings its own script, which may do nothing but dr
 class Server:
     """The questions. `desk` is None where there is no net yet; only the worker's thread asks it."""
 
-    def __init__(self, worker: Worker, desk_of: DeskOf, runs: Runs | None = None, desk: Desk | None = None) -> None:
-        """desk_of: the desk of a checkpoint, by its file and name."""
-        self.worker, self.desk_of, self.runs, self.desk = worker, desk_of, runs, desk
+    def __init__(
+        self,
+        worker: Worker,
+        desk_of: DeskOf,
+        runs: Runs | None = None,
+        desk: Desk | None = None,
+        confused_of: ConfusedOf | None = None,
+    ) -> None:
+        """desk_of: the desk of a checkpoint, by its file and name. confused_of: what a run's net confuses."""
+        self.worker, self.desk_of, self.runs, self.desk, self.confused_of = worker, desk_of, runs, desk, confused_of
+        self._confused: dict[str, tuple[str | None, str]] = {}  # by run: of which net, and the job that tells
 
     async def ask(self, question: Callable[[Desk], T]) -> T:
         """What the desk says. Raises: Gone where there is no net; Busy; what the question raises."""
@@ -141,6 +151,19 @@ class Server:
         runs = [] if self.runs is None else await asyncio.to_thread(self.runs.all)
         return _json({"runs": runs})
 
+    async def confused(self, request: Request) -> Response:
+        """Of the same net the same job, as long as it is known, for all who ask."""
+        runs, confused_of, name = self.runs, self.confused_of, request.path_params["run"]
+        if runs is None or confused_of is None:
+            raise Gone("no runs are served")
+        run = runs.path(name)
+        version, known = version_of(run), self._confused.get(name)
+        job = self.worker.job(known[1]) if known is not None and known[0] == version else None
+        if job is None or job.is_unwanted or job.state == "failed":
+            job = self.worker.begin(lambda progress: confused_of(run, progress))
+            self._confused[name] = version, job.id
+        return _json(job.to_dict(), 202)
+
     async def report(self, request: Request) -> Response:
         if self.runs is None:
             raise Gone("no runs are served")
@@ -170,6 +193,7 @@ class Server:
             Route("/api/jobs/{job}", self.job, methods=["GET"]),
             Route("/api/jobs/{job}", self.end, methods=["DELETE"]),
             Route("/api/runs", self.all_runs, methods=["GET"]),
+            Route("/api/runs/{run}/confused", self.confused, methods=["POST"]),
             Route("/runs/{run}/report.html", self.report, methods=["GET"]),
             *(_static(name, content, kind) for name, (content, kind) in page_files().items()),
         ]

@@ -83,6 +83,12 @@ def checkpoint_of(run: Path) -> Path | None:
     return next((run / each for each in (BEST, LAST) if (run / each).is_file()), None)
 
 
+def version_of(run: Path) -> str | None:
+    """Another text when its net is another one; None while there is none."""
+    path = checkpoint_of(run)
+    return None if path is None else "-".join(map(str, (path.name, *_changed(path))))
+
+
 def is_held(run: Path) -> bool:
     """Whether a living process trains in it, by the folder's lock (`atomic.lock`), which is only read: to take it for a
     moment could keep a training from beginning."""
@@ -118,6 +124,7 @@ def _read(name: str, path: Path) -> Json:
         "seconds_left": left,
         "summary": _summary(path),
         "has_net": checkpoint_of(path) is not None,
+        "net_version": version_of(path),
         "has_report": (path / REPORT).is_file(),
         "curves": {column: _thinned(_number(row.get(column)) for row in epochs) for column in COLUMNS},
         "steps": {key: _thinned(_number(row.get(key)) for row in steps) for key in ("step", "loss")},

@@ -3,9 +3,13 @@
 import asyncio
 import base64
 import json
+import os
+import shutil
 import sys
 import threading
+from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,11 @@ import pytest
 
 from asgi import ask, asked
 from conftest import CPU, Run
+from convnet import checkpoint
+from convnet.data.prepare import prepare
+from convnet.data.sources import open_source
 from convnet.data.store import Store
+from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import atomic
 from convnet.recipe import load_recipe, with_settings
 from convnet.serve import server_of
@@ -275,6 +283,89 @@ def test_a_folders_nets_are_chosen_by_their_runs(runs: Path, pngs: list[bytes]) 
     assert report.body == b"<p>a report"
     assert "sandbox" in report.headers["content-security-policy"]
     assert ask(app, "GET", "/runs/nothing/report.html").status == 404
+
+
+def ended(app: Guard, job: Any) -> Any:
+    while job["state"] in ("waiting", "running"):
+        job = ask(app, "GET", f"/api/jobs/{job['id']}").json
+    return job
+
+
+def test_what_a_run_confuses_is_its_validations(runs: Path, few_digits: Store) -> None:
+    """As a confusion counted by hand from what `predict` says of the validation pictures."""
+    app = Guard(application(server_of(runs, None, None, CPU)))
+    first = ask(app, "POST", "/api/runs/ended/confused")
+    assert first.status == 202
+    job = ended(app, first.json)
+    told, val, net = job["result"], few_digits.split("val"), TrainedNet.load(runs / "ended")
+    said = [row.classes[0] for row in net.predict([val.picture(i) for i in range(val.n)], 1)]
+    labels = [few_digits.classes[k] for k in val.labels]
+    wrong = Counter(pair for pair in zip(labels, said, strict=True) if pair[0] != pair[1])
+    assert (told["n"], told["total"], told["n_wrong"]) == (val.n, val.n, wrong.total())
+    assert told["n_wrong"] > 0
+    assert [(pair["count"], wrong[pair["label"], pair["predicted"]]) for pair in told["pairs"]] == [
+        (n, n) for _, n in wrong.most_common(9)
+    ]
+    for pair in told["pairs"]:
+        assert pair["n"] == labels.count(pair["label"])
+        assert len(pair["pictures"]) == min(4, pair["count"])
+        assert all(shot["label"] == pair["label"] for shot in pair["pictures"])
+        keys = {key for key, *names in zip(val.keys, labels, said, strict=True) if names == [*pair.values()][:2]}
+        assert {shot["key"] for shot in pair["pictures"]} <= keys
+    assert (told["epoch"], told["trained_on"]) == (net_epoch(runs / "ended"), False)
+    assert ask(app, "POST", "/api/runs/ended/confused").json["id"] == job["id"]  # of the same net, asked once
+    ask(app, "DELETE", f"/api/jobs/{job['id']}")
+    assert ask(app, "POST", "/api/runs/ended/confused").json["id"] != job["id"]
+
+
+def net_epoch(run: Path) -> int:
+    return checkpoint.load(run / "best.ckpt").position.epoch - 1
+
+
+def test_a_better_net_is_asked_anew(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "ended", tmp_path / "ended")
+    app = Guard(application(server_of(tmp_path, None, None, CPU)))
+    first = ended(app, ask(app, "POST", "/api/runs/ended/confused").json)
+    rows = ask(app, "GET", "/api/runs").json["runs"]
+    os.utime(tmp_path / "ended" / "best.ckpt", ns=(1, 1))
+    assert ask(app, "GET", "/api/runs").json["runs"][0]["net_version"] != rows[0]["net_version"]
+    assert ended(app, ask(app, "POST", "/api/runs/ended/confused").json)["id"] != first["id"]
+
+
+def test_what_confusion_lacks_is_told(runs: Path, few_digits: Store, tmp_path: Path) -> None:
+    app = Guard(application(server_of(runs, None, None, CPU)))
+    assert ask(app, "POST", "/api/runs/nothing/confused").status == 404
+    job = ended(app, ask(app, "POST", "/api/runs/stopped/confused").json)
+    assert (job["state"], job["error"]) == ("failed", "stopped has saved no net yet")
+    kept = checkpoint.load(runs / "ended" / "best.ckpt")
+    elsewhere = replace(kept, provenance=dict(kept.provenance) | {"store": str(tmp_path / "gone")})
+    folded = replace(kept, recipe=replace(kept.recipe, fold_epoch=1, validation=0.5))
+    for name, changed, text in (
+        ("moved", elsewhere, "gone is not there; if it moved, convnet report"),
+        ("folded", folded, "has a val split of its own"),
+    ):
+        (tmp_path / name).mkdir()
+        checkpoint.save(tmp_path / name / "best.ckpt", changed)
+        app = Guard(application(server_of(tmp_path / name, None, None, CPU)))
+        job = ended(app, ask(app, "POST", f"/api/runs/{name}/confused").json)
+        assert job["state"] == "failed"
+        assert text in job["error"]
+
+
+def test_of_pictures_that_were_trained_on_it_is_told(few_digits: Store, tmp_path: Path) -> None:
+    """Nothing is held out: an error; held out until the last epoch: what is shown says so."""
+    source = open_source("digits")
+    few = replace(source, entries=[replace(each, split="train") for each in source.entries[::8]])
+    store = prepare(few, tmp_path / "store", size=28)
+    for name, settings, known in (("none", ["validation=0"], None), ("fold", ["validation=0.2", "fold_epoch=2"], True)):
+        recipe = with_settings(load_recipe("lenet5_small"), ["epochs=2", "batch=100", *settings])
+        train(recipe, store, tmp_path / "runs" / name)
+        app = Guard(application(server_of(tmp_path / "runs", None, None, CPU)))
+        job = ended(app, ask(app, "POST", f"/api/runs/{name}/confused").json)
+        if known is None:
+            assert "holds out no validation pictures" in job["error"]
+        else:
+            assert (job["result"]["trained_on"], job["result"]["epoch"]) == (True, 2)
 
 
 def test_a_folder_without_a_net_says_so(runs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import * as classify from "/classify.js";
 import { ask, byId, make, net, post } from "/common.js";
+import * as confused from "/confused.js";
 import * as runs from "/runs.js";
 import * as walk from "/walk.js";
 
@@ -53,6 +54,7 @@ async function choose(name) {
 classify.begin();
 walk.begin();
 runs.begin();
+confused.begin();
 document.addEventListener("runs", (event) => offer(event.detail));
 byId("chooser").addEventListener("change", (event) => event.target.value && choose(event.target.value));
 addEventListener("hashchange", turn);
