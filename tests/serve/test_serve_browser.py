@@ -1,7 +1,12 @@
 """The page in a real browser: every part works at a telephone's width and a screen's, and no other host is asked."""
 
 import base64
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from asgi import running
 from browser import MISSING, Browser, browser, until
 from conftest import CPU
+from convnet.data.store import Store
 from convnet.recipe import load_recipe, to_toml
 from convnet.serve import server_of
 from convnet.serve.guard import Guard
@@ -70,20 +76,26 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield made
 
 
-@pytest.fixture(params=WIDTHS)
-def page(request: pytest.FixtureRequest, window: Browser, address: str) -> Iterator[Browser]:
+@contextmanager
+def opened(window: Browser, address: str, width: int, name: str) -> Iterator[Browser]:
     """Opened anew; in the end nothing failed, nobody else was asked, and nothing is wider than the page."""
-    window.open("about:blank", request.param)
+    window.open("about:blank", width)
     window.log("browser"), window.requests()
-    window.open(address, request.param, prefers_color_scheme="dark" if request.param < 600 else "light")
-    assert until(lambda: text(window, "#name") == "<b>digits")
+    window.open(address, width, prefers_color_scheme="dark" if width < 600 else "light")
+    assert until(lambda: text(window, "#name") == name)
     yield window
     assert window.log("browser") == []
     assert {url.split("/")[2] for url in window.requests() if not url.startswith(("data:", "blob:"))} == {
         address.split("/")[2]
     }
-    assert window.run("return document.documentElement.scrollWidth") == request.param
+    assert window.run("return document.documentElement.scrollWidth") == width
     assert window.run(UNNAMED) == []
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request: pytest.FixtureRequest, window: Browser, address: str) -> Iterator[Browser]:
+    with opened(window, address, request.param, "<b>digits") as made:
+        yield made
 
 
 def text(page: Browser, css: str) -> str:
@@ -160,3 +172,47 @@ def test_a_run_that_goes_on_is_followed(page: Browser, runs: Path) -> None:
     points = page.run("return document.querySelector('#charts polyline').getAttribute('points')")
     assert len(points.split()) == epoch + 1
     assert text(page, "#runs-note").startswith("1 run, 0 running")
+
+
+@contextmanager
+def training(store: Path, out: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """`convnet train` in a process of its own, for more epochs than anybody waits for; at a rate that moves no weight,
+    so that each epoch's net is as good as the best before, and takes its place."""
+    words = ["train", store, "--recipe", "lenet5_small", "--epochs", 10_000, "--out", out, "--device", "cpu", "-q"]
+    words += ["--set", "lr=1e-12"]
+    command = [sys.executable, "-m", "convnet", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_training_beside_it_is_followed_without_loading(window: Browser, few_digits: Store, tmp_path: Path) -> None:
+    """A real one: its curves grow, what a later net confuses takes the former's place, and its end is seen."""
+
+    def points() -> int:
+        line = "document.querySelector('#charts figure:nth-child(4) polyline')"
+        return int(window.run(f"return {line}?.points.length ?? 0"))
+
+    def epoch() -> int:
+        told = re.search(r"^live, the net after (\d+) epoch.* of its 45 validation", text(window, "#confused-note"))
+        return int(told[1]) if told else 0
+
+    with running(Guard(application(server_of(tmp_path, None, None, CPU)))) as port:
+        with training(few_digits.path, tmp_path / "live") as process:
+            for width in WIDTHS:
+                with opened(window, f"http://localhost:{port}/#runs", width, "Runs"):
+                    window.run("window.isTheSame = true")
+                    assert until(lambda: points() > 1)
+                    former = points()
+                    window.click("#confused-ask")
+                    assert (net := until(epoch))
+                    assert until(lambda former=former: points() > former + 1)
+                    assert until(lambda net=net: epoch() > net)
+                    assert window.run("return document.querySelectorAll('#pairs img.coarse').length") > 0
+                    assert text(window, "#run-rows .state") == "running"
+                    if width == WIDTHS[-1]:
+                        process.send_signal(signal.SIGTERM)
+                        assert until(lambda: text(window, "#run-rows .state") == "stopped")
+                    assert window.run("return window.isTheSame") is True
