@@ -59,7 +59,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as lr=0.02.")] = None,
     layout: Layout = None,
-    tensorboard: Annotated[bool, output("--tensorboard", help="An event file in the run's folder too.")] = False,
+    events: Annotated[bool, output("--tensorboard", help="An event file in the run's folder too.")] = False,
     quiet: Quiet = False,
     name_column: NameColumn = None,
     label_column: LabelColumn = None,
@@ -74,23 +74,19 @@ def train(
     from convnet.cli.resolve import start_at
     from convnet.device import choose
     from convnet.io.processes import from_environment
-    from convnet.training import series
-    from convnet.training import tensorboard as events
+    from convnet.training import series, tensorboard
 
     device = own_device(device)
     place = choose(device=device).device.type  # one that isn't there is told before pictures are prepared
-    how = _How(device, place, batch, _micro_batch(batch), resident, processes, parallel, tensorboard, quiet, as_json)
-    if tensorboard:
-        events.check()
+    how = _How(device, place, batch, _micro_batch(batch), resident, processes, parallel, events, quiet, as_json)
+    if events:
+        tensorboard.check()
     start_from = start_at(start_from)
     changes = [*([f"epochs={epochs}"] if epochs is not None else []), *(settings or [])]
     together = from_environment()
     with shown(quiet or not together.is_first) as progress:
         if resume:
-            if net or recipe or settings or seeds or name_column or label_column or split_column:
-                raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
-            if start_from is not None:
-                raise UsageError(f"a run has weights already; leave out --start-from {start_from}, or --resume")
+            _check_resumed(any((net, recipe, settings, seeds, name_column, label_column, split_column)), start_from)
             store, stages, out = _resumed(data, out, changes, progress)
         else:
             columns = (name_column, label_column, split_column)
@@ -106,6 +102,14 @@ def train(
     _print(told, out, store, as_json)
 
 
+def _check_resumed(changes: bool, start_from: Path | None) -> None:
+    """Raises: UsageError where a run that goes on is asked for what only a new one can have."""
+    if changes:
+        raise UsageError("--resume goes on with the run's own net, recipe and store; only --epochs may change")
+    if start_from is not None:
+        raise UsageError(f"a run has weights already; leave out --start-from {start_from}, or --resume")
+
+
 @dataclass(frozen=True)
 class _How:
     """What changes nothing of what is learned: on what it is computed, and what is shown."""
@@ -117,7 +121,7 @@ class _How:
     resident: str
     processes: int
     parallel: str
-    tensorboard: bool
+    events: bool
     quiet: bool
     as_json: bool
 
@@ -196,7 +200,7 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
         options = {"--out": folder, "--device": how.device, "--resident": how.resident, "--start-from": start,
                    "--batch": how.batch, "--epochs": stage.recipe.epochs if resume else None, "--resume": resume,
                    "--quiet": how.quiet, "--json": how.as_json,
-                   "--parallel": how.parallel, "--tensorboard": how.tensorboard}  # fmt: skip
+                   "--parallel": how.parallel, "--tensorboard": how.events}  # fmt: skip
         if code := launch(how.processes, store.path, stage.recipe, options):
             sys.exit(code)
         return None
@@ -205,12 +209,12 @@ def _one(store: "Store", stage: "Stage", out: Path, how: _How, resume: bool, pro
     workers, used = 1 if store.encoding == "raw" else threads.most(), _threads(stage.recipe, folder if resume else None)
     progress.note(f"recipe {stage.recipe.name}, {store.path}: {store.describe()}; run folder {folder}; {used}")
     resident = cast("device_loader.Resident", how.resident)  # train checks the word
-    again = shlex.join(["convnet", "train", "--resume", "--out", str(out), *["--tensorboard"] * how.tensorboard])
+    again = shlex.join(["convnet", "train", "--resume", "--out", str(out), *["--tensorboard"] * how.events])
     with stopping(again, folder, progress) as stop, joined("nccl" if how.place == "cuda" else "gloo") as together:
         summary = run(stage.recipe, store, folder, resume=resume, init_from=start, device=how.device, workers=workers,
                       micro_batch=how.micro_batch, resident=resident, progress=progress, stop=stop, command=typed(),
                       processes=together, parallel=cast("Parallelism", how.parallel),
-                      events=how.tensorboard)  # fmt: skip
+                      events=how.events)  # fmt: skip
     if not together.is_first:
         return None
     page = after_training(folder, progress, how.device)

@@ -90,18 +90,14 @@ def train(
     whether the training pictures lie in its memory, and how (device_loader.py). processes: with which this one trains
     together (`io.processes.joined`); each calls `train` alike, and the first one writes. parallel: by "columns" each
     holds one column of the net (nets/column_parallel.py), by "fully-connected" each has its part of every batch in the
-    convolutions, and its units of the fully connected layers (nets/connected_parallel.py). events: an event file for
-    TensorBoard too (tensorboard.py).
+    convolutions, and its units of the fully connected layers (nets/connected_parallel.py). events: for TensorBoard too.
 
     Raises: UsageError when recipe, store and folder don't fit; Diverged; Interrupted after saving; DiskError.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(atomic.as_path(recipe, "the recipe"))
     store, out = store if isinstance(store, Store) else Store(store, progress), atomic.as_path(out, "the run's folder")
-    if events:
-        tensorboard.check()
+    _check_before(events, micro_batch, processes)
     source = None if init_from is None else atomic.as_path(init_from, "init_from")
-    if processes.n > 1 and micro_batch == "auto":
-        raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")
     data = choose_data(recipe, store)
     chosen = choose_device(recipe.precision, device)
     n_columns = describe.check_parallel(parallel, recipe.net, recipe.net_options, processes.n)
@@ -115,8 +111,7 @@ def train(
     try:
         with _locked(out, processes):
             run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
-            if events and processes.is_first:
-                run.events = tensorboard.Events(out, out / TIMING, metrics_log.read(out / METRICS))
+            run.events = _events(run) if events and processes.is_first else None
             steps, feed = step.choose(run.step, progress.note), None
             while not schedule.finished(recipe, run.position.epoch, run.position.validation_errors, run.position.hand):
                 if recipe.fold_epoch and run.position.epoch >= recipe.fold_epoch and data.val is not None:
@@ -128,6 +123,18 @@ def train(
     finally:
         with suppress(OSError):
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
+
+
+def _check_before(events: bool, micro_batch: MicroBatch | None, processes: Processes) -> None:
+    """Raises: UsageError for what shows before there is a store."""
+    if events:
+        tensorboard.check()
+    if processes.n > 1 and micro_batch == "auto":
+        raise UsageError("--batch auto measures one process's memory; for several say how many pictures go at once")
+
+
+def _events(run: Run) -> tensorboard.Events:
+    return tensorboard.Events(run.out, run.out / TIMING, metrics_log.read(run.out / METRICS))
 
 
 def _feed(run: Run, data: Data, workers: int, resident: Resident, progress: Progress, stop: Stop | None) -> Feed:
