@@ -110,8 +110,8 @@ LINES = {
     "report": 690,
     "results": 940,
     "retrieval": 2570,
-    "serve": 1460,
-    "training": 2330,
+    "serve": 1510,
+    "training": 2440,
     "visualize": 2930,
     "weights": 2120,
 }
