@@ -22,12 +22,13 @@ UNLIMITED = 1 << 60  # bytes: above this a control group's number stands for "no
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor's name ("" where the system doesn't tell it), those of its flags that are in `VECTORS`, and whether
-    it says itself that it is a virtual machine's."""
+    """A processor's name ("" where the system doesn't tell it), those of its flags that are in `VECTORS`, whether it
+    says itself that it is a virtual machine's, and who made it, as "GenuineIntel" ("" where it isn't told)."""
 
     name: str
     flags: tuple[str, ...]
     virtual: bool
+    vendor: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def processor(root: Path = ROOT) -> Processor:
         values.setdefault(key.strip(), value.strip())
     flags = set((values.get("flags") or values.get("Features") or "").split())
     name = values.get("model name") or platform.processor() or platform.machine()
-    return Processor(name, tuple(flag for flag in VECTORS if flag in flags), "hypervisor" in flags)
+    vectors = tuple(flag for flag in VECTORS if flag in flags)
+    return Processor(name, vectors, "hypervisor" in flags, values.get("vendor_id", ""))
 
 
 def cores(root: Path = ROOT) -> Cores:

@@ -38,7 +38,7 @@ SECONDS = 120  # a compiler that takes longer is taken for broken
 @once
 def library() -> tuple[ctypes.CDLL | None, str]:
     """The compiled functions, or None; and a sentence about it."""
-    if os.environ.get("CONVNET_KERNELS", "") == "plain":
+    if plain_is_asked():
         return None, "plain forms, as CONVNET_KERNELS=plain asks"
     command = compiler()
     if not command:
@@ -49,6 +49,11 @@ def library() -> tuple[ctypes.CDLL | None, str]:
         text = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
         why = text.strip().splitlines()[-1] if text.strip() else "no reason"
         return None, f"plain forms: {shlex.join(command)} failed: {why}"
+
+
+def plain_is_asked() -> bool:
+    """Whether CONVNET_KERNELS=plain wants no fast form."""
+    return os.environ.get("CONVNET_KERNELS", "") == "plain"
 
 
 def compiler(variable: str = "CC", default: str = "cc") -> list[str]:
