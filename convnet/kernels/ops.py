@@ -5,7 +5,7 @@
     tanh_pool     LeNet-5's scaled tanh, sub-sampling and scaled tanh              in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
-    conv3x3       a 3 x 3 convolution at stride 1, in training                     Winograd's, in C
+    conv3x3       a 3 x 3 convolution at stride 1                                  Winograd's, in C
 
 An operation is composed of torch's own operations and of kernels (`..._forward`, `..._backward`), which are registered
 for the CPU and CUDA. Where no kernel serves (another device or dtype, no compiler), it is its plain form.

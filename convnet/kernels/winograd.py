@@ -5,14 +5,15 @@ products where the definition has 144, and over many tiles they are 36 products 
 such a convolution of the results' gradients with the kernels turned; the kernels' is G^T [sum over tiles of
 (A g A^T) * (B^T d B)] G. Plain form: F.conv2d.
 
-Rounding is coarser: about six times that of the direct sums in the mean (1.2e-6 of the results' size at 256 maps), at
-most 1.4e-5 of it, so that it serves training alone, where a step in bfloat16 rounds by 4e-3; evaluating sums directly.
+It rounds by 1.2e-6 of the results' size in the mean at 256 maps. Direct sums round by 2e-7 or 9e-7, as the processor
+adds them up (AVX2, AVX-512). Of whole nets on photos, the largest error of a logit against float64, of the largest logit:
+VGG-D 1.3e-6 (direct on AVX-512: 2.2e-6), VGG-A 9e-7 (1.7e-6), ZFNet 1.3e-6 (1.4e-6), GoogLeNet 6e-7 (6e-7).
 
 Paper: Lavin and Gray, Fast algorithms for convolutional neural networks (2015). The points: 0, +-3/4, +-3/2, infinity.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache as once
 from math import prod
 
@@ -26,20 +27,34 @@ from convnet.kernels.cpu.compiled import function, in_parts
 KERNEL, TILE, PRODUCTS = 3, 4, 36
 FINITE = (0.0, 0.75, -0.75, 1.5, -1.5)  # the points, as winograd.c has them
 STEP = 16  # maps come in multiples of it: whole vectors on every processor
-WORTH = 24.0  # maps in * maps out / (both together): below it the transforms take longer than what is saved
+TRANSFORM = 72  # multiply-adds that take as long as a value's transform, of a tile's 36 of a map in or out
+KERNEL_TRANSFORM = 4600  # and as a kernel's: measured with AVX2 and AVX-512
 BYTES = 2**24  # of the tiles that are worked on at once, with their products: in the cache
 LEAST = 256  # tiles at once: each time all kernels are read
 
 
 def serves(x: Tensor, weight: Tensor, padding: int) -> bool:
     """Whether `forward` takes these and is faster: float32 (N, C, H, W) on the CPU, weight (K, C, 3, 3)."""
+    return takes(x, weight, padding) and saves(x.shape, weight.shape, padding) and compiled.available()
+
+
+def takes(x: Tensor, weight: Tensor, padding: int) -> bool:
     fits = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.ndim == 4
     if not fits or weight.shape[2:] != (KERNEL, KERNEL) or torch.is_autocast_enabled("cpu"):
         return False
     maps_out, maps_in = weight.shape[:2]
-    if x.shape[1] != maps_in or maps_in % STEP or maps_out % STEP or maps_in * maps_out < WORTH * (maps_in + maps_out):
+    if x.shape[1] != maps_in or maps_in % STEP or maps_out % STEP:
         return False
-    return padding in (0, 1, 2) and len(x) > 0 and min(x.shape[2:]) + 2 * padding >= KERNEL and compiled.available()
+    return padding in (0, 1, 2) and len(x) > 0 and min(x.shape[2:]) + 2 * padding >= KERNEL
+
+
+def saves(pictures: Sequence[int], kernels: Sequence[int], padding: int) -> bool:
+    """Whether products and transforms take less than the direct sums. pictures: (N, C, H, W); kernels: (K, C, 3, 3)."""
+    maps_out, maps_in = kernels[:2]
+    height, width = (side + 2 * padding - KERNEL + 1 for side in pictures[2:])
+    tiles, product = pictures[0] * -(-height // TILE) * -(-width // TILE), maps_in * maps_out
+    transforms = PRODUCTS * tiles * TRANSFORM * (maps_in + maps_out) + KERNEL_TRANSFORM * product
+    return KERNEL**2 * pictures[0] * height * width * product > PRODUCTS * tiles * product + transforms
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:

@@ -13,7 +13,7 @@ from convnet.nets.layers import by_winograd, connected, hooked
 
 
 class Conv2d(nn.Conv2d):
-    """torch's convolution, which is called as a layer among others and trains `by_winograd`."""
+    """torch's convolution, which is called as a layer among others, and computes `by_winograd`."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = by_winograd(self, x)

@@ -258,8 +258,8 @@ def connected(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def by_winograd(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
-    """A 3 x 3 convolution in training by Winograd's form; None where that doesn't serve (kernels/winograd.py)."""
-    if not (layer.training and torch.is_grad_enabled()) or ops.layer_by_layer(x):
+    """A 3 x 3 convolution by Winograd's form; None where that doesn't serve (kernels/winograd.py)."""
+    if ops.layer_by_layer(x):
         return None
     before, *others = (layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
     if others != [(1, 1), (1, 1), 1, "zeros"] or not isinstance(before[0], int) or before[0] != before[1]:
