@@ -6,8 +6,9 @@ such a convolution of the results' gradients with the kernels turned; the kernel
 (A g A^T) * (B^T d B)] G. Plain form: F.conv2d.
 
 It rounds by 1.2e-6 of the results' size in the mean at 256 maps. Direct sums round by 2e-7 or 9e-7, as the processor
-adds them up (AVX2, AVX-512). Of whole nets on photos, the largest error of a logit against float64, of the largest logit:
-VGG-D 1.3e-6 (direct on AVX-512: 2.2e-6), VGG-A 9e-7 (1.7e-6), ZFNet 1.3e-6 (1.4e-6), GoogLeNet 6e-7 (6e-7).
+adds them up (AVX2, AVX-512). Of whole nets on photos, the largest error of a logit against float64, as a part of the
+largest logit: VGG-D 1.3e-6 (direct on AVX-512: 2.2e-6), VGG-A 9e-7 (1.7e-6), ZFNet 1.3e-6 (1.4e-6), GoogLeNet 6e-7
+(6e-7).
 
 Paper: Lavin and Gray, Fast algorithms for convolutional neural networks (2015). The points: 0, +-3/4, +-3/2, infinity.
 """
