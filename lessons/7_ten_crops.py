@@ -174,7 +174,7 @@ for row, (title, (before, after)) in enumerate(pairs.items()):
 ax.axvline(0, color="grey", linewidth=0.8)
 ax.axvline(1.5, color="tab:red", linestyle=":", label="ten crops in the paper")
 ax.set_yticks(range(len(pairs)), pairs)
-ax.set(xlabel="percentage points fewer errors than one crop of one net", ylim=(len(pairs) - 0.5, -0.5))
+ax.set(xlabel="points fewer errors than one crop of one net", ylim=(len(pairs) - 0.5, -0.5))
 ax.legend(fontsize=8)
 fig.savefig(OUT / "protocols.png")
 
@@ -187,13 +187,14 @@ fig.savefig(OUT / "protocols.png")
 # test, which looks at the same pictures, sees differences.
 #
 # Dense evaluation is *worse* here than one crop (51.8 and 53.5 %), and other sizes are worse still. VGG's table 5 has
-# dense and 50 crops within 0.3 points of each other. A likely reason is the border: our net was trained on crops whose
-# edges are padded with zeros, and in 12 pixels nearly everything is near an edge; where it slides there are pixels
-# instead. In VGG's crops of 224 the border is a small part. And it was trained at one size only.
+# dense and 50 crops within 0.3 points of each other. A likely reason, which VGG names too, is the border: our net was
+# trained on crops whose edges are padded with zeros, and in 12 pixels nearly everything is near an edge; where it
+# slides there are pixels instead. In VGG's crops of 224 the border is a small part. And it was trained at one size
+# only.
 #
-# What we can't say: that dense is bad, or that ten crops always give 1.5 points. Ten comparisons were made, so that a
-# p of 0.05 isn't rare by chance; two seeds show how a net differs from its twin (one is 0.4 points ahead on one crop),
-# no more.
+# What we can't say: that dense is bad, or that ten crops always give 1.5 points. Eleven comparisons were made, so that
+# a p of 0.05 isn't rare by chance; two seeds show how a net differs from its twin (one is 0.4 points ahead on one
+# crop), no more.
 # %% [markdown]
 # ## Exercise 1: dense is many crops
 #
