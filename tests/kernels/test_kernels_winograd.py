@@ -103,6 +103,17 @@ def test_it_serves_training_and_evaluating(training: bool) -> None:
         near(layer(x), direct.double(), 1)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.*is deprecated")
+def test_torchs_tools_take_it_in_evaluating() -> None:
+    """With maps so large that it serves, which those of the other tests' thin nets are not."""
+    layer, x = Conv2d(64, 64, 3, padding=1).eval(), randn(4, 64, 32, 32)
+    expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1).detach()
+    with torch.no_grad():
+        near(torch.jit.trace(layer, (x,))(x), expected, 1)
+        near(torch.export.export(layer, (x,)).module()(x), expected, 1)
+        near(torch.func.vmap(lambda image: layer(image[None])[0])(x), expected, 1)
+
+
 def test_few_tiles_are_summed_directly() -> None:
     """A kernel's transform takes as long as some hundred pixels."""
     assert winograd.saves((4, 512, 28, 28), (512, 512, 3, 3), 1)
