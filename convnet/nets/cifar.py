@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
 from convnet.kernels import ops
@@ -49,9 +50,23 @@ class LocallyConnected2d(nn.Module):
             raise UsageError(
                 f"this locally connected layer has weights for {self.side} x {self.side} pixels, got {size}"
             )
-        patches = F.unfold(x, self.size, padding=self.padding)  # (N, maps_in size size, places)
-        y = torch.einsum("nip,poi->nop", patches, self.weight.flatten(3).flatten(0, 1))
-        return y.view(-1, *self.shape) + self.bias.to(y.dtype)
+        return locally_connected(x, self.weight, self.bias, self.padding)
+
+
+def locally_connected(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
+    """`LocallyConnected2d`'s maps (N, maps_out, side', side') of x (N, maps_in, side, side); `x`'s dtype."""
+    if has_torch_function_unary(x):  # as in `response_norm`
+        seen: Tensor = handle_torch_function(locally_connected, (x,), x, weight, bias, padding=padding)
+        return seen
+    maps, high, wide = bias.shape
+    size = weight.shape[-1]
+    padded = F.pad(x, (padding,) * 4).permute(2, 3, 0, 1)  # (H, W, N, C): what a place reads lies together
+    offsets = ((i, j) for i in range(size) for j in range(size))
+    patches = torch.cat([padded[i : i + high, j : j + wide] for i, j in offsets], dim=3).flatten(0, 1)
+    kernels = weight.permute(0, 1, 4, 5, 3, 2).flatten(2, 4).flatten(0, 1)  # (places, size size C, maps)
+    biases = bias.permute(1, 2, 0).reshape(high * wide, 1, maps)
+    y = torch.baddbmm(biases.to(x.dtype), patches, kernels.to(x.dtype))  # a product for each place
+    return y.view(high, wide, -1, maps).permute(2, 3, 0, 1)
 
 
 class CifarNet(Chain):

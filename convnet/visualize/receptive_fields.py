@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from convnet.errors import UsageError
 from convnet.nets import evaluating, stage_of
+from convnet.nets.cifar import locally_connected
 from convnet.nets.layers import Net, response_norm, within_map_norm
 
 Ints = NDArray[np.int64]
@@ -156,10 +157,10 @@ def _through(
 def _windows(
     func: Callable[..., object], settings: Mapping[str, object], below: Fields, shape: Sequence[int]
 ) -> Fields:
-    """Units that read windows; of `unfold` the result's shape doesn't tell how many."""
+    """Units that read windows."""
     weight, pad = settings.get("weight"), settings.get("pad")
     size = _pair(
-        weight.shape[2:] if isinstance(weight, Tensor) else settings.get("kernel_size", settings.get("size", 1))
+        weight.shape[-2:] if isinstance(weight, Tensor) else settings.get("kernel_size", settings.get("size", 1))
     )
     stride = _pair(settings.get("stride") or (size if func in POOLS else 1))
     dilation = _pair(settings.get("dilation", 1))
@@ -170,9 +171,7 @@ def _windows(
         padding = size[0] // 2, size[1] // 2
     axes = []
     for i, axis in enumerate((below.rows, below.columns)):
-        reach = dilation[i] * (size[i] - 1)
-        n = (len(axis.first) + 2 * padding[i] - reach - 1) // stride[i] + 1 if func is F.unfold else shape[i - 2]
-        places = np.arange(n)[:, None] * stride[i] - padding[i] + np.arange(size[i]) * dilation[i]
+        places = np.arange(shape[i - 2])[:, None] * stride[i] - padding[i] + np.arange(size[i]) * dilation[i]
         axes.append(_read(axis, places, axis.jump * stride[i]))
     return Fields(*axes)
 
@@ -227,12 +226,12 @@ PARAMETERS: dict[Callable[..., object], tuple[str, ...]] = {  # of what reads wi
     F.avg_pool2d: ("kernel_size", "stride", "padding"),
     F.adaptive_avg_pool2d: ("output_size",),
     F.pad: ("pad",),
-    F.unfold: ("kernel_size", "dilation", "padding", "stride"),
+    locally_connected: ("weight", "bias", "padding"),
     within_map_norm: ("size",),
 }
 EVERYTHING = {F.linear, Tensor.mean}
 SAME_PLACE = {
     *(F.relu, torch.relu, Tensor.relu, torch.tanh, Tensor.tanh, torch.sigmoid, F.dropout, F.batch_norm, response_norm),
     *(torch.cat, Tensor.chunk, Tensor.flatten, Tensor.view, Tensor.to, Tensor.float, Tensor.contiguous),
-    *(Tensor.add, Tensor.sub, Tensor.mul, Tensor.neg, torch.einsum),
+    *(Tensor.add, Tensor.sub, Tensor.mul, Tensor.neg),
 }
