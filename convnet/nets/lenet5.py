@@ -14,8 +14,8 @@ Every stage up to f6 ends in 1.7159 tanh(2x/3). Pixels: the background is -0.1 a
 about 0 and their variance about 1.
 
 Differs: the codes are drawn after figure 3, not copied. The logits are minus the distances. Sub-sampling takes the mean
-of four where the paper adds them. `output="linear"` is no part of the paper: a trainable layer of 84 x K weights and
-K biases, for any number of classes.
+of four where the paper adds them. No part of the paper are `output="linear"`, a trainable layer of 84 x K weights and K
+biases, for any number of classes, and `c3="full"`, in which each map of C3 reads all of S2, to hold the table against.
 """
 
 import math
@@ -40,6 +40,7 @@ TABLE = (
     *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),  # four apart
     (0, 1, 2, 3, 4, 5),
 )
+TABLES = {"table": TABLE, "full": (tuple(range(6)),) * len(TABLE)}
 
 # The codes of the ten digits, 7 x 12 each: # is 1, . is -1.
 BITMAPS = """
@@ -228,8 +229,16 @@ class LeNet5(Net):
     sides = range(32, 33)
     last: ClassVar[str] = "output"
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 1, output: Literal["rbf", "linear"] = "rbf") -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        output: Literal["rbf", "linear"] = "rbf",
+        c3: Literal["table", "full"] = "table",
+    ) -> None:
         super().__init__(num_classes, in_channels)
+        if c3 not in TABLES:
+            raise UsageError(unknown("c3", str(c3), TABLES))
         if output not in ("rbf", "linear"):
             raise UsageError(unknown("output", str(output), ("rbf", "linear")))
         if output == "rbf" and num_classes != 10:
@@ -237,7 +246,8 @@ class LeNet5(Net):
                              "use output=linear")  # fmt: skip
         self.c1 = TanhConv2d(in_channels, 6, 5)
         self.s2 = TanhSubSampling(6)
-        self.c3 = TanhSparseConv2d(6, TABLE, 5)
+        self.table = TABLES[c3]
+        self.c3 = TanhSparseConv2d(6, self.table, 5)
         self.s4 = TanhSubSampling(16)
         self.c5 = TanhConv2d(16, 120, 5)
         self.f6 = TanhLinear(120, 84)
@@ -260,7 +270,9 @@ class LeNet5(Net):
         return record(stages, pooling, small)
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
-        return {"output": "linear"} if "output.weight" in shapes else {}
+        options: Json = {"output": "linear"} if "output.weight" in shapes else {}
+        full = shapes.get("c3.weight", ())[:1] == (sum(map(len, TABLES["full"])),)
+        return options | ({"c3": "full"} if full else {})
 
     def sample_weights(self, init: str, generator: torch.Generator) -> None:
         """Uniform within 2.4 / fan-in of 0, biases included.
@@ -268,7 +280,7 @@ class LeNet5(Net):
         The fan-in is a unit's number of inputs: 4 for sub-sampling, whose coefficient of the mean is four times that
         of the sum; 75 to 150 in C3. Paper: appendix A.
         """
-        fan_in_c3 = torch.tensor([25.0 * len(inputs) for inputs in TABLE])
+        fan_in_c3 = torch.tensor([25.0 * len(inputs) for inputs in self.table])
         fan_in = {"c1": 25.0 * self.in_channels, "s2": 4.0, "s4": 4.0, "c5": 400.0, "f6": 120.0, "output": 84.0}
         for name, parameter in self.named_parameters():
             layer, kind = name.split(".")

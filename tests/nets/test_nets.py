@@ -17,7 +17,7 @@ from convnet.errors import UsageError
 from convnet.kernels import ops
 from convnet.nets import MODELS, SelectedStages, create_model, features, list_models, trace
 from convnet.nets.layers import Net, response_norm
-from convnet.nets.lenet5 import digit_codes
+from convnet.nets.lenet5 import SparseConv2d, digit_codes
 from thin import empty_for, images_for, new_thin_net, shapes_of, thin_net
 
 TOTALS = {  # one row a net: its parameters
@@ -321,6 +321,23 @@ def test_lenet5_init_is_within_the_papers_bounds() -> None:
             assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
     c3 = create_model("lenet5", seed=0).get_parameter("c3.weight")
     assert c3[-6:].abs().max().item() <= 2.4 / 150 < c3[:18].abs().max().item() <= 2.4 / 75
+
+
+def test_lenet5_whose_c3_reads_all_maps_is_the_papers_where_the_others_weigh_nothing() -> None:
+    paper, full = create_model("lenet5", seed=0), create_model("lenet5", seed=1, c3="full")
+    assert sum(each.numel() for each in full.parameters()) == 60_000 - 1_516 + 16 * (6 * 25 + 1)
+    assert full.get_parameter("c3.weight").abs().max().item() <= 2.4 / 150
+    assert full.options_of({name: tuple(x.shape) for name, x in full.state_dict().items()}) == {"c3": "full"}
+    assert not paper.options_of({name: tuple(x.shape) for name, x in paper.state_dict().items()})
+    c3 = paper.get_submodule("c3")
+    assert isinstance(c3, SparseConv2d)
+    dense = c3.dense().detach().flatten(0, 1)
+    assert (dense.flatten(1).abs().sum(1) > 0).sum() == 60  # the paper's connections
+    full.load_state_dict(paper.state_dict() | {"c3.weight": dense})
+    x = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(full(x), paper(x), rtol=1e-5, atol=1e-4)  # the sums' order may differ
+    with pytest.raises(UsageError, match="unknown c3 'all'"):
+        create_model("lenet5", c3="all")
 
 
 def test_columns_of_conv2_see_their_own_maps_only() -> None:

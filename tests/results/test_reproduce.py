@@ -411,8 +411,8 @@ def test_the_device_is_the_one_that_is_timed(few: Data, monkeypatch: pytest.Monk
         (["alexnet.fig9"], "unknown result 'alexnet.fig9'"),
         (["alexnet.fig1"], "alexnet.fig1 needs --data; it has experiments for CIFAR-10"),
         (["alexnet.fig1", "--data", "digits"], "alexnet.fig1 can't be shown on scikit-learn's digits"),
-        (["lenet5.c3"], "lenet5.c3 has no experiment: no net here"),
-        (["lenet5.c3", "--data", "digits"], "lenet5.c3 has no experiment: no net here"),
+        (["nin.pooling"], "nin.pooling has no experiment: no net here"),
+        (["nin.pooling", "--data", "digits"], "nin.pooling has no experiment: no net here"),
         (["lenet5.mnist", "--data", "digits", "--budget", "soon"], "--budget soon: write hours or minutes"),
         (["lenet5.mnist", "--data", "digits", "--seeds", "1,1"], "a seed stands there twice"),
     ],
@@ -427,8 +427,9 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
     code, out, err = run("reproduce", "--data", "digits")
     assert code == 0, err
     assert "alexnet.fig1" in out
-    (line,) = (line for line in out.splitlines() if "scikit-learn" in line)
-    assert line.endswith("suffice")
+    lines = [line for line in out.splitlines() if "scikit-learn" in line]
+    assert [line.split()[0] for line in lines] == ["lenet5.mnist", "lenet5.c3"]
+    assert all(line.endswith("suffice") for line in lines)
     code, out, err = run("reproduce", "lenet5.mnist", "--data", "digits", "--dry-run", "--json")
     assert code == 0, err
     told = json.loads(out)
