@@ -75,7 +75,7 @@ def alone(net: TrainedNet, n: int) -> float:
 
 def resident() -> float:
     """MB."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1e3
 
 

@@ -105,7 +105,7 @@ LINES = {
     "evaluation": 1860,
     "export": 1200,
     "io": 2090,
-    "kernels": 2570,
+    "kernels": 2630,
     "nets/": 1880,
     "report": 690,
     "results": 940,

@@ -15,6 +15,7 @@ from PIL import Image
 from convnet.data.decode import MAX_PIXELS, BadPicture
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
+from convnet.kernels.cpu import resize as cpu_resize
 
 Fit = Literal["crop", "pad", "squash"]
 FITS: tuple[Fit, ...] = get_args(Fit)
@@ -79,7 +80,15 @@ def scaled(image: Image.Image, shorter_side: int, now: int) -> Image.Image:
     width, height = (max(1, round(side * shorter_side / now)) for side in image.size)
     if width * height > MAX_RESIZED:
         raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return bicubic(image, width, height)
+
+
+def bicubic(image: Image.Image, width: int, height: int) -> Image.Image:
+    """A picture resized, bicubic: Pillow's pixels, whichever makes them."""
+    upright = image.height - height > 2 * max(image.width - width, 0) or image.height > 100 * image.width
+    if image.mode != "RGB" or upright or not cpu_resize.available():  # some of Pillow's versions begin with the columns
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    return Image.fromarray(cpu_resize.resize(np.asarray(image), height, width))
 
 
 def fitted(image: Image.Image, side: int, fit: Fit) -> Image.Image:
@@ -90,7 +99,7 @@ def fitted(image: Image.Image, side: int, fit: Fit) -> Image.Image:
     if fit == "crop":
         return scaled(image, side, min(image.size))
     if fit == "squash":
-        return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC)
+        return image if image.size == (side, side) else bicubic(image, side, side)
     inside = scaled(image, side, max(image.size))
     if inside.size == (side, side):
         return inside

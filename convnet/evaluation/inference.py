@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from convnet.data.augment import to_input
 from convnet.data.preprocess import Preprocessing
-from convnet.data.resize import centre_square
+from convnet.data.resize import bicubic, centre_square
 from convnet.data.store import Pixels
 from convnet.device import Device
 from convnet.errors import DataError
@@ -136,7 +136,7 @@ def _cut(frame: Pixels, box: Box, crop: int) -> Pixels:
         region = padded
     if box.side == crop:
         return region
-    return np.asarray(Image.fromarray(region).resize((crop, crop), Image.Resampling.BICUBIC))
+    return np.asarray(bicubic(Image.fromarray(region), crop, crop))
 
 
 def _dense(
