@@ -105,26 +105,37 @@ def trace(net: Net, images: Tensor, stages: Iterable[str] | None = None) -> dict
     """{stage: activation} in eval mode and without gradients; the net is left as it was.
 
     stages: None is each stage of the net, in its order; else these, in this order; no others are held. Where a net has
-    columns, "conv2.0" and "conv2.1" are the two columns' maps of conv2, and so for every stage but the last.
+    columns, "conv2.0" and "conv2.1" are the two columns' maps of conv2, and so for every stage but the last. The pass
+    ends with the last of `stages`, where each is a whole stage.
 
     Raises: UsageError for a stage that the net doesn't have.
     """
     selected = None if stages is None else list(stages)
-    activations: dict[str, Tensor] = {} if selected is None else SelectedStages(selected)
-    with torch.no_grad(), evaluating(net):
+    activations: dict[str, Tensor] = {} if selected is None else SelectedStages(selected, end=True)
+    with torch.no_grad(), evaluating(net), suppress(_Reached):
         net(images, activations)
     return activations if selected is None else {stage: stage_of(net, activations, stage) for stage in selected}
 
 
 class SelectedStages(dict[str, Tensor]):
-    """What a net fills with its stages; of those that aren't selected it keeps the name, not the activation."""
+    """What a net fills with its stages; of those that aren't selected it keeps the name, not the activation.
 
-    def __init__(self, selected: Sequence[str]) -> None:
+    end: whether the net's pass ends when it has them all.
+    """
+
+    def __init__(self, selected: Sequence[str], end: bool = False) -> None:
         super().__init__()
         self.selected = {*selected, *(stage.rpartition(".")[0] for stage in selected)}
+        self.wanted, self.end = set(selected), end
 
     def __setitem__(self, stage: str, x: Tensor) -> None:
         super().__setitem__(stage, x if stage in self.selected else x.new_empty(0))
+        if self.end and self.wanted <= self.keys():
+            raise _Reached
+
+
+class _Reached(Exception):  # noqa: N818 - no error: the pass of a net ends here
+    pass
 
 
 def features(net: Net, images: Tensor, stage: str) -> Tensor:
@@ -253,10 +264,6 @@ def _reached(body: Net, images: Tensor, stage: str, stages: dict[str, Tensor] | 
     with suppress(_Reached):
         body.forward(images, until)  # torch.export loses count of a module whose call an error ends
     return until.x.flatten(1)
-
-
-class _Reached(Exception):  # noqa: N818 - no error: the pass of a net ends here
-    pass
 
 
 class _Until(dict[str, Tensor]):

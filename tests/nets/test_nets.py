@@ -455,6 +455,27 @@ def test_stages_that_nobody_asks_for_are_passed_over(name: str, monkeypatch: pyt
     assert list(recorded) == list(everything)
 
 
+@pytest.mark.parametrize(("name", "stage"), [("alexnet", "pool5"), ("lenet5", "s4"), ("googlenet", "inception_4a")])
+def test_the_pass_ends_with_the_last_stage_that_is_asked_for(name: str, stage: str) -> None:
+    net, ran = thin_net(name).train(), list[str]()
+    images = images_for(net)
+    everything = trace(net, images)
+    for layer in everything:
+        if layer in dict(net.named_children()):
+            net.get_submodule(layer).register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+    first = next(iter(everything))
+    found = trace(net, images, [stage, first, stage])
+    assert list(found) == [stage, first]
+    torch.testing.assert_close(found[stage], everything[stage], rtol=1e-4, atol=1e-5)  # hooked layers run one by one
+    assert ran == [layer for layer in list(everything)[: list(everything).index(stage) + 1] if layer in ran]
+    assert stage in ran
+    assert net.training
+    with pytest.raises(UsageError, match=rf"unknown stage 'nothing'.*{list(everything)[-1]}"):
+        trace(net, images, [stage, "nothing"])
+    if net.columns > 1:
+        assert torch.equal(trace(net, images, [f"{stage}.1"])[f"{stage}.1"], found[stage].chunk(2, 1)[1])
+
+
 def test_features_are_a_stage_flattened() -> None:
     net = thin_net("alexnet")
     net.train()
