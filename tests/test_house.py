@@ -106,7 +106,7 @@ LINES = {
     "export": 1200,
     "io": 2090,
     "kernels": 2630,
-    "nets/": 1880,
+    "nets/": 1890,
     "report": 690,
     "results": 940,
     "retrieval": 2570,

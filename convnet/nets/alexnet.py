@@ -36,12 +36,14 @@ from typing import ClassVar
 
 from torch import nn
 
+from convnet.errors import UsageError
 from convnet.nets.convolutions import StridedConv2d, convolution
 from convnet.nets.layers import Chain
 
 CHAIN = (
     "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 fc7 relu7 fc8"
 )
+LARGEST = 512  # pixels: the side of pictures that a net can be built for
 
 
 class AlexNet(Chain):
@@ -64,6 +66,7 @@ class AlexNet(Chain):
     chain: tuple[str, ...] = tuple(CHAIN.split())
     input_size = 224
     sides = range(224, 256)  # pixels: those that give 6 x 6 maps at pool5
+    other_sizes: ClassVar[str] = "; the option input_size builds it for others"
     last: ClassVar[str] = "fc8"
     inits: ClassVar[tuple[str, ...]] = ("paper", "fan-in")
     dropped: ClassVar[tuple[str, ...]] = ("relu6", "relu7")  # section 4.2
@@ -76,18 +79,47 @@ class AlexNet(Chain):
     pooling: ClassVar[tuple[int, int, bool]] = (3, 2, False)  # 3.4
     bias: ClassVar[Mapping[str, float]] = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0)  # section 5
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, input_size: int | None = None
+    ) -> None:
+        """input_size: pixels, to 512: the side of the pictures that fc6 is built for; None is the paper's.
+
+        Raises: UsageError for another input_size or dropout.
+        """
         super().__init__(num_classes, in_channels, dropout)
+        self.places = 36  # of each of pool5's maps
+        if input_size is not None:
+            self.places, self.input_size, self.sides = self._built_for(input_size)
         n1, n2, n3, n4, n5 = self.maps
         self.conv1 = StridedConv2d(in_channels, n1, 11, stride=4, edge=self.edge)
         self.conv2 = convolution(self.columns, n1, n2, 5, padding=2)
         self.conv3 = convolution(1 if self.conv3_reads_all else self.columns, n2, n3, 3, padding=1)
         self.conv4 = convolution(self.columns, n3, n4, 3, padding=1)
         self.conv5 = convolution(self.columns, n4, n5, 3, padding=1)
-        self.fc6: nn.Module = nn.Linear(n5 * 6 * 6, 4096)
+        self.fc6: nn.Module = nn.Linear(n5 * self.places, 4096)
         self.fc7: nn.Module = nn.Linear(4096, 4096)
         self.fc8: nn.Module = nn.Linear(4096, num_classes)
         self.add_functions()
+
+    def _built_for(self, input_size: object) -> tuple[int, int, range]:
+        """The places of pool5's maps, the side of pictures, and all sides that give as many. Raises: UsageError."""
+        by_side = {side: self._pool5(side) for side in range(1, LARGEST + 1)}
+        if type(input_size) is not int or not by_side.get(input_size):
+            least = next(side for side, n in by_side.items() if n)
+            rule = f"a whole number of pixels from {least} to {LARGEST}"
+            raise UsageError(f"{self.name}: input_size is {input_size!r}; it must be {rule}")
+        alike = [side for side, n in by_side.items() if n == by_side[input_size]]
+        return by_side[input_size] ** 2, input_size, range(alike[0], alike[-1] + 1)
+
+    def _pool5(self, side: int) -> int:
+        """The side of pool5's maps, of pictures so large; 0 where they are too small."""
+        size, stride, partial = self.pooling
+        side = (side + self.edge - 11) // 4 + 1
+        for _ in range(3):
+            if side < size:
+                return 0
+            side = (side - size + (stride - 1 if partial else 0)) // stride + 1
+        return side
 
 
 class AlexNetConv6(AlexNet):
@@ -112,6 +144,7 @@ class AlexNetConv6(AlexNet):
     name = "alexnet_conv6"
     chain = (*AlexNet.chain[:15], "conv6", "relu6", "fc7", "relu7", "fc8", "relu8", "fc9")
     last = "fc9"
+    other_sizes = ""
     dropped = ("relu7", "relu8")
     std: ClassVar[Mapping[str, float]] = {"conv6": 0.03}
     bias: ClassVar[Mapping[str, float]] = {**AlexNet.bias, "conv6": 1.0, "fc8": 1.0}

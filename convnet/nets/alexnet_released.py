@@ -168,6 +168,7 @@ class AlexNetBN(AlexNetCaffe):
     recipe = "alexnet_bn"
     small_recipe = ""
     torchvision = ""
+    other_sizes = ""
     float32_input = True  # batch norm of the pixels
     inits = ("paper",)
 

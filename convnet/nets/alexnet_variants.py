@@ -173,8 +173,10 @@ class AlexNetNoConv2(AlexNet):
     chain = without(AlexNet.chain, "conv2", "relu2", "norm2")
     small_recipe = "caffenet_small"
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__(num_classes, in_channels, dropout)
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, input_size: int | None = None
+    ) -> None:
+        super().__init__(num_classes, in_channels, dropout, input_size)
         del self.conv2
         self.conv3 = nn.Conv2d(96, 384, 3, padding=1)
 
@@ -195,8 +197,10 @@ class AlexNetNoConv3(AlexNet):
     chain = without(AlexNet.chain, "conv3", "relu3")
     small_recipe = "caffenet_small"
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__(num_classes, in_channels, dropout)
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, input_size: int | None = None
+    ) -> None:
+        super().__init__(num_classes, in_channels, dropout, input_size)
         del self.conv3
         self.conv4 = Columns(2, 256, 384, 3, padding=1)
 
@@ -216,8 +220,10 @@ class AlexNetNoConv4(AlexNet):
     chain = without(AlexNet.chain, "conv4", "relu4")
     small_recipe = "caffenet_small"
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__(num_classes, in_channels, dropout)
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, input_size: int | None = None
+    ) -> None:
+        super().__init__(num_classes, in_channels, dropout, input_size)
         del self.conv4
 
 
@@ -238,10 +244,12 @@ class AlexNetNoConv5(AlexNet):
     chain = without(AlexNet.chain, "conv5", "relu5")
     small_recipe = "caffenet_small"
 
-    def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:
-        super().__init__(num_classes, in_channels, dropout)
+    def __init__(
+        self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, input_size: int | None = None
+    ) -> None:
+        super().__init__(num_classes, in_channels, dropout, input_size)
         del self.conv5
-        self.fc6 = nn.Linear(384 * 6 * 6, 4096)
+        self.fc6 = nn.Linear(384 * self.places, 4096)
 
 
 class AlexNetHalf2012(AlexNet2012):
@@ -284,6 +292,7 @@ class AlexNetNoExchange2012(AlexNet2012):
     """
 
     name = "alexnet_no_exchange_2012"
+    other_sizes = ""
     maps = (96, 320, 384, 384, 256)
     conv3_reads_all = False
 
@@ -334,6 +343,7 @@ class AlexNetPool2_2012(AlexNet2012):  # noqa: N801 - a 2 beside a year
 
     name = "alexnet_pool2_2012"
     sides = range(216, 248)
+    other_sizes = ""
     pooling = (2, 2, True)
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> None:

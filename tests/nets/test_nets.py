@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convnet.errors import UsageError
 from convnet.kernels import ops
-from convnet.nets import MODELS, SelectedStages, create_model, features, list_models, trace
+from convnet.nets import MODELS, SelectedStages, create_model, features, list_models, model, trace
 from convnet.nets.layers import Net, response_norm
 from convnet.nets.lenet5 import SparseConv2d, digit_codes
 from thin import empty_for, images_for, new_thin_net, shapes_of, thin_net
@@ -338,6 +338,29 @@ def test_lenet5_whose_c3_reads_all_maps_is_the_papers_where_the_others_weigh_not
     torch.testing.assert_close(full(x), paper(x), rtol=1e-5, atol=1e-4)  # the sums' order may differ
     with pytest.raises(UsageError, match="unknown c3 'all'"):
         create_model("lenet5", c3="all")
+
+
+@pytest.mark.parametrize("name", [name for name in list_models("alexnet*") if model(name).other_sizes])
+def test_alexnets_are_built_for_other_sides(name: str) -> None:
+    with torch.device("meta"):
+        own, large = create_model(name, seed=0), create_model(name, seed=0, input_size=512)
+        assert create_model(name, seed=0, input_size=own.input_size).sides == own.sides
+        net = create_model(name, seed=0, input_size=96)
+        stages = {"pool5": (2, 2), "pool2": (5, 5), "pool1": (11, 11)}  # whatever the windows of the pools
+        assert {
+            stage: x.shape[2:] for stage, x in trace(net, torch.empty(1, 3, 96, 96)).items() if stage in stages
+        } == {stage: torch.Size(shape) for stage, shape in stages.items()}
+        for side in (net.sides[0], net.sides[-1]):
+            assert net(torch.empty(2, 3, side, side)).shape == (2, 1000)
+        for side in (net.sides[0] - 1, net.sides[-1] + 1):
+            with pytest.raises(UsageError, match=f"{side} x {side}; the option input_size builds it for others"):
+                net(torch.empty(2, 3, side, side))
+        assert large.sides[-1] == 512
+    for odd in (20, 513, 96.0, "96"):
+        with pytest.raises(
+            UsageError, match=rf"{name}: input_size is {odd!r}; it must be a whole number of pixels from"
+        ):
+            create_model(name, input_size=odd)
 
 
 def test_columns_of_conv2_see_their_own_maps_only() -> None:
