@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from convnet import device, hardware
-from convnet.device import keep_memory
 from convnet.evaluation.inference import BATCH
 from convnet.evaluation.trained_net import TrainedNet, load
 from convnet.retrieval.extract import extract
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
-    keep_memory()
+    device.keep_memory()
     net = load(given.checkpoint, device.choose(given.precision))
     each = given.n // TURNS
     print(f"{hardware.processor().name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {net.device}")
@@ -42,7 +42,7 @@ def main() -> None:
         pictures = named_again(given.folder, Path(folder) / "photos", given.n)
         alone(net, BATCH * 4)
         for turn in range(TURNS):
-            part = pictures.some(torch.arange(turn * each, (turn + 1) * each).numpy())
+            part = pictures.some(np.arange(turn * each, (turn + 1) * each))
             begin = perf_counter()
             extract(net, "0" * 64, part, Path(folder) / str(turn), [given.stage])
             rate, of_net = each / (perf_counter() - begin), alone(net, each)
