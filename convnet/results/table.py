@@ -2,11 +2,10 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from convnet.evaluation.metrics import Z, interval
 from convnet.io import atomic, strict_json
@@ -41,7 +40,7 @@ def _row(made: Plan, first: Measured, own: Measured) -> Json:
     elif own.ranks is not None and first.ranks is not None:
         gaps = (own.ranks >= 1).mean(0) - (first.ranks >= 1).mean(0)  # of each picture, over the nets
         row["difference"] = float(gaps.mean())
-        spread = Z * float(gaps.std(ddof=1)) / np.sqrt(len(gaps))
+        spread = Z * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
         row["difference_interval"] = [row["difference"] - spread, row["difference"] + spread]
     return row
 

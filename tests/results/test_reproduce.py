@@ -209,6 +209,7 @@ def test_errors_differences_and_what_is_written(few: Data, tmp_path: Path) -> No
     assert content["rows"][0]["mean"] == pytest.approx(wrong[0].mean())
     assert content["rows"][0]["n"] == 90
     assert (out / "results.csv").read_text(encoding="utf-8").count("\n") == 7
+    assert "np." not in (out / "results.csv").read_text(encoding="utf-8")  # a list with a NumPy number shows its type
     text = page(out, content).read_text(encoding="utf-8")
     assert "two/2" in text
     assert "data:image/png;base64," in text
