@@ -89,10 +89,19 @@ def ours() -> list[str]:
             "; ".join(f"{what}: {value}" for what, value in row) for row in (each.published, each.reproduced)
         )
         command = f"`convnet reproduce {each.id} --data DIR`" if each.experiments else "none"
-        own = {"value": each.why_not or "not measured yet", "machine": "", "n": "", "command": command} | {**each.ours}
+        own = {"value": _not_measured(each), "machine": "", "n": "", "command": command} | {**each.ours}
         cells = f"`{each.id}`", f"{each.where}: {paper}", others or "none known", *own.values()
         rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def _not_measured(result: Result) -> str:
+    """Why there is no number of ours: what the smallest experiment takes, or why there is none."""
+    if not result.experiments:
+        return result.why_not
+    least = min((_entry(result, each, None) for each in result.experiments), key=lambda row: row["CPU hours"])
+    hours = f"{_cell(least['GPU hours'])} hours of a GPU, or {_cell(least['CPU hours'])} of a core"
+    return f"not measured: on {least['experiment on']} it takes {hours}"
 
 
 def catalogue(data: Data | None = None) -> list[Json]:
