@@ -3,8 +3,8 @@
 lsh          the side of B random hyperplanes through the mean (Charikar 2002)
 itq          the B principal components, turned so that rounding to +1 and -1 loses least (Gong and Lazebnik 2011)
 autoencoder  B logistic units in the middle of a deep autoencoder of features (Krizhevsky and Hinton 2011). Differs:
-             principal components in place of pre-training by restricted Boltzmann machines; ReLUs; what makes the
-             code binary is noise, as in Salakhutdinov and Hinton 2009, and not rounding (docs/log.md)
+             it begins as ITQ, not by restricted Boltzmann machines; ReLUs; what makes the code binary is noise, as
+             in Salakhutdinov and Hinton 2009, and not rounding (docs/log.md)
 
 pq           the nearest of 256 centres, for each of B / 8 parts of the features: no bits to count (products.py)
 
@@ -32,8 +32,9 @@ LEAST, MOST = 8, 1024  # bits
 PQ = "pq"
 TURNS = 50  # of ITQ, as in its paper
 COMPONENTS = 512  # at most, that an autoencoder begins with
-HIDDEN = 512  # its units on both sides of the code
-STEPS, BATCH, RATE = 2000, 128, 1e-3  # of its training; the largest rate of one cycle
+HIDDEN = 512  # units of its decoder
+DECODER_STEPS, DECODER_RATE = 500, 1e-3  # at first, of the decoder alone
+STEPS, BATCH, RATE = 1000, 128, 3e-4  # then of all; the largest rate of one cycle
 NOISE = 4.0  # its standard deviation, on the code's logits
 SPARE, PASSES = 10, 5  # directions and passes of a subspace iteration
 
@@ -118,42 +119,64 @@ def _lsh(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Pr
 
 def _itq(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Progress) -> list[Layer]:
     components = _components(rows, n_bits, generator)
-    projected = rows @ components
+    return [_linear(components @ _turn(rows @ components, generator))]
+
+
+def _turn(projected: Floats, generator: np.random.Generator) -> NDArray[np.floating]:
+    """(B, B): the rotation of (n, B) after which rounding to +1 and -1 loses least."""
+    n_bits = projected.shape[1]
     turn = np.linalg.qr(generator.standard_normal((n_bits, n_bits)))[0]
     for _ in range(TURNS):
         left, _, right = np.linalg.svd(np.sign(projected @ turn).T @ projected)
         turn = (left @ right).T
-    return [_linear(components @ turn)]
+    return turn
 
 
 def _autoencoder(rows: Floats, n_bits: int, generator: np.random.Generator, progress: Progress) -> list[Layer]:
-    """Learns to tell the principal components, in units of the first one's deviation, from a noisy code."""
-    components = _components(rows, min(COMPONENTS, len(rows) - 1, rows.shape[1]), generator)
-    scaled = components / max(float((rows @ components[:, 0]).std()), 1e-12)
-    inputs, k = torch.from_numpy(rows @ scaled), components.shape[1]
+    """Learns to tell the principal components, in units of the first one's deviation, from a noisy code. The encoder
+    begins as ITQ: a ReLU for each of its directions and one for the opposite, whose difference is the code's logit."""
+    components = _components(rows, min(max(COMPONENTS, n_bits), len(rows) - 1, rows.shape[1]), generator)
+    projected, k = rows @ components, components.shape[1]
+    scale = max(float(projected[:, 0].std()), 1e-12)
+    begin = np.zeros((k, n_bits), np.float32)  # the directions
+    n_turned = min(n_bits, k)
+    begin[:n_turned, :n_turned] = _turn(projected[:, :n_turned], generator)
+    begin[:, n_turned:] = generator.standard_normal((k, n_bits - n_turned)) / k**0.5
+    spread = max(float((projected @ begin).std()), 1e-12)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(1 << 62)))
-        first, second = nn.Linear(k, HIDDEN), nn.Linear(HIDDEN, n_bits)
+        first, second = nn.Linear(k, 2 * n_bits), nn.Linear(2 * n_bits, n_bits)
+        with torch.no_grad():
+            directions, units = torch.from_numpy(begin.T * scale), torch.eye(n_bits) / spread
+            first.weight.copy_(torch.cat([directions, -directions]))
+            second.weight.copy_(torch.cat([units, -units], 1))
+            first.bias.zero_()
+            second.bias.zero_()
         decoder = nn.Sequential(nn.Linear(n_bits, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, k))
-        _learn(nn.Sequential(first, nn.ReLU(), second), decoder, inputs, progress)
+        _learn(nn.Sequential(first, nn.ReLU(), second), decoder, torch.from_numpy(projected / scale), progress)
     layers = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in (first, second)]
-    return [(scaled @ layers[0][0], layers[0][1]), layers[1]]
+    return [(components / scale @ layers[0][0], layers[0][1]), layers[1]]
 
 
 def _learn(encoder: nn.Module, decoder: nn.Module, inputs: Tensor, progress: Progress) -> None:
-    """Noise before the code's logistic function: only a unit that is nearly sure, near 0 or 1, tells much."""
-    rule = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
-    rates = torch.optim.lr_scheduler.OneCycleLR(rule, RATE, total_steps=STEPS)
-    progress.start("learning codes", STEPS)
-    for step in range(STEPS):
+    """Noise before the code's logistic function: only a unit that is nearly sure, near 0 or 1, tells much. The decoder
+    learns to read the code that there is, then both learn."""
+    parts = [*decoder.parameters()], [*encoder.parameters(), *decoder.parameters()]
+    alone, both = torch.optim.Adam(parts[0], DECODER_RATE), torch.optim.Adam(parts[1])
+    rates = torch.optim.lr_scheduler.OneCycleLR(both, RATE, total_steps=STEPS)
+    progress.start("learning codes", DECODER_STEPS + STEPS)
+    for step in range(DECODER_STEPS + STEPS):
+        rule = alone if step < DECODER_STEPS else both
         batch = inputs[torch.randint(len(inputs), (BATCH,))]
         logits = encoder(batch)
         code = torch.sigmoid(logits + NOISE * torch.randn_like(logits))
         loss = (decoder(2 * code - 1) - batch).square().sum(1).mean()
-        rule.zero_grad()
+        encoder.zero_grad()
+        decoder.zero_grad()
         loss.backward()
         rule.step()
-        rates.step()
+        if rule is both:
+            rates.step()
         progress.update(step + 1)
     progress.finish()
 

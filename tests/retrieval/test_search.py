@@ -161,6 +161,19 @@ def test_near_features_have_near_codes(
     assert np.array_equal(codes.fit(kind, rows[100:], 32).encode(rows), coder.encode(rows))  # the seed decides
 
 
+@pytest.mark.parametrize("n_bits", [40, 56])
+def test_an_autoencoder_begins_as_itq(
+    n_bits: int, clusters: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 features, so that both draw alike: the first 40 bits are ITQ's but where rounding decides."""
+    monkeypatch.setattr(codes, "_learn", lambda *_: None)
+    rows, _ = clusters
+    found = np.unpackbits(codes.fit("autoencoder", rows, n_bits).encode(rows), axis=1)[:, :n_bits]
+    right = np.unpackbits(codes.fit("itq", rows, 40).encode(rows), axis=1)
+    assert (found[:, :40] != right).mean() < 0.001
+    assert (np.abs(found[:, 40:].mean(0) - 0.5) < 0.3).all()  # the others tell something too
+
+
 def test_product_quantisation_is_brute_force(clusters: tuple[np.ndarray, np.ndarray]) -> None:
     """13 parts of 40 features. A code's centres are the nearest of all; a distance is that of the query to what a code
     stands for; every code is there twice, so that there are ties."""
