@@ -109,7 +109,7 @@ LINES = {
     "nets/": 1890,
     "report": 690,
     "results": 940,
-    "retrieval": 2570,
+    "retrieval": 2590,
     "serve": 1510,
     "training": 2440,
     "visualize": 2930,
