@@ -31,7 +31,7 @@ Layer = tuple[Floats, Floats]  # weights (in, out), biases (out,)
 LEAST, MOST = 8, 1024  # bits
 PQ = "pq"
 TURNS = 50  # of ITQ, as in its paper
-COMPONENTS = 512  # at most, that an autoencoder begins with
+COMPONENTS = 512  # that an autoencoder begins with, or as many as its bits where these are more
 HIDDEN = 512  # units of its decoder
 DECODER_STEPS, DECODER_RATE = 500, 1e-3  # at first, of the decoder alone
 STEPS, BATCH, RATE = 1000, 128, 3e-4  # then of all; the largest rate of one cycle
@@ -161,8 +161,8 @@ def _autoencoder(rows: Floats, n_bits: int, generator: np.random.Generator, prog
 def _learn(encoder: nn.Module, decoder: nn.Module, inputs: Tensor, progress: Progress) -> None:
     """Noise before the code's logistic function: only a unit that is nearly sure, near 0 or 1, tells much. The decoder
     learns to read the code that there is, then both learn."""
-    parts = [*decoder.parameters()], [*encoder.parameters(), *decoder.parameters()]
-    alone, both = torch.optim.Adam(parts[0], DECODER_RATE), torch.optim.Adam(parts[1])
+    alone = torch.optim.Adam(decoder.parameters(), DECODER_RATE)
+    both = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
     rates = torch.optim.lr_scheduler.OneCycleLR(both, RATE, total_steps=STEPS)
     progress.start("learning codes", DECODER_STEPS + STEPS)
     for step in range(DECODER_STEPS + STEPS):
