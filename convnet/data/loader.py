@@ -7,7 +7,8 @@ interpreter lock. Otherwise the threads read and crop, and torch does the rest o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import tee
+from itertools import islice, tee
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +28,15 @@ from convnet.kernels.cpu import augment as augment_cpu
 from convnet.recipe import Recipe
 
 AHEAD = 2  # batches read ahead by each worker
+PIECE = 1 << 20  # bytes of float32 images that are made at once; a batch is never cut
 Read = Tensor | tuple[Pixels, augment.Augmentation]  # the images, or what the plain form makes them of
+
+
+class Piece(NamedTuple):
+    """steps: of each the pictures, this process's of them, and its number in the epoch. room: for their images."""
+
+    steps: list[tuple[NDArray[np.int64], NDArray[np.int64], int]]
+    room: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -94,25 +103,39 @@ class Loader:
         return step * self.recipe.batch + np.arange(len(ids)) if self.recipe.balance == "order" else ids
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (0 is the first), from step `start` on."""
+        """The batches of an epoch (0 is the first), from step `start` on. Small ones are made several at once: to a
+        thread a handover costs as much as some of them."""
         steps, coming = tee(self.steps(epoch, start))
         parts = self.split.ahead(ids[self.processes.part(len(ids))] for ids in coming)
 
-        def read(
-            step: tuple[NDArray[np.int64], NDArray[np.int64], int, Tensor | None],
-        ) -> tuple[NDArray[np.int64], Read]:
-            ids, own, number, room = step
-            counters = self.counters(number, ids)[self.processes.part(len(ids))]
-            return ids, self._read(own, augment.sample(self.recipe, self.statistics, epoch, counters), room)
+        def read(piece: Piece) -> tuple[Piece, Read]:
+            own = np.concatenate([own for _, own, _ in piece.steps])
+            counters = [self.counters(number, ids)[self.processes.part(len(ids))] for ids, _, number in piece.steps]
+            sampled = augment.sample(self.recipe, self.statistics, epoch, np.concatenate(counters))
+            return piece, self._read(own, sampled, piece.room)
 
-        items = ((ids, own, number, self._empty_images(len(own)))
-                 for number, (ids, own) in enumerate(zip(steps, parts, strict=True), start))  # fmt: skip
+        numbered = ((ids, own, number) for number, (ids, own) in enumerate(zip(steps, parts, strict=True), start))
+        pieces = (Piece(some, self._empty_images(sum(len(own) for _, own, _ in some)))
+                  for some in iter(lambda: list(islice(numbered, self._at_once())), []))  # fmt: skip
         if not self.workers:
-            yield from (self._batch(*read(item)) for item in items)
+            for piece in pieces:
+                yield from self._batches(*read(piece))
             return
-        for ids, images in in_order(read, items, lambda step: self.split.describe(step[0]), n_threads=self.workers,
-                                    window=AHEAD * self.workers, stop=self.stop):  # fmt: skip
-            yield self._batch(ids, images)
+
+        def describe(piece: Piece) -> str:
+            return self.split.describe(np.concatenate([own for _, own, _ in piece.steps]))
+
+        for made in in_order(read, pieces, describe, n_threads=self.workers, window=AHEAD * self.workers,
+                             stop=self.stop):  # fmt: skip
+            yield from self._batches(*made)
+
+    def _at_once(self) -> int:
+        """Batches that are made at once; one of a store behind a URL, whose pictures come one by one."""
+        if self.split.store.remote is not None:
+            return 1
+        channels = 1 if self.preprocessing.channels == "grey" else 3
+        part = -(-self.recipe.batch // self.processes.n)
+        return max(1, PIECE // (part * channels * self.recipe.crop**2 * 4))
 
     def _empty_images(self, n: int) -> Tensor | None:
         """Memory for n images, where one pass fills it. The caller's thread takes it: what it frees it can reuse."""
@@ -134,8 +157,11 @@ class Loader:
         crops = augment.stored(self.split, ids, sampled.boxes, crop)
         return np.stack(crops) if crops else np.empty((0, crop, crop, 3), np.uint8)
 
-    def _batch(self, ids: NDArray[np.int64], read: Read) -> Batch:
+    def _batches(self, piece: Piece, read: Read) -> Iterator[Batch]:
         if not isinstance(read, Tensor):
             read = augment.to_input(*read, self.preprocessing, self.device, self.dtype)
-        part = self.processes.part(len(ids))
-        return Batch(read, torch.from_numpy(self.split.labels[ids[part]]).to(self.device), ids, part.start)
+        first = 0
+        for ids, own, _ in piece.steps:
+            images, first = read[first : first + len(own)], first + len(own)
+            part = self.processes.part(len(ids))
+            yield Batch(images, torch.from_numpy(self.split.labels[ids[part]]).to(self.device), ids, part.start)

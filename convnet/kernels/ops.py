@@ -2,7 +2,7 @@
 
     norm_pool     ReLU, response normalisation and max-pooling as a `Block` says   in C, in Triton
     dropout       from a counter                                                   in C, in Triton
-    tanh_pool     LeNet-5's scaled tanh, sub-sampling and scaled tanh              in C
+    lenet5        LeNet-5's features from its pictures, in training                in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
     conv3x3       a 3 x 3 convolution at stride 1                                  Winograd's, in C
@@ -14,7 +14,7 @@ plain form, and so do second derivatives and who looks at torch's functions one 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -26,8 +26,8 @@ from convnet.kernels import linear as linear_cpu
 from convnet.kernels import winograd
 from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.cpu import dropout as dropout_cpu
+from convnet.kernels.cpu import lenet5 as lenet5_cpu
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
-from convnet.kernels.cpu import tanh_pool as tanh_pool_cpu
 from convnet.kernels.cpu.response_norm import blocked_response_norm
 from convnet.kernels.cuda import available as on_cuda
 from convnet.kernels.dropout import plain_dropout
@@ -35,9 +35,9 @@ from convnet.kernels.plain import (
     Block,
     Context,
     empty,
+    plain_lenet5,
     plain_norm_pool,
     plain_response_norm,
-    plain_tanh_pool,
     plain_to_blocks,
 )
 
@@ -81,11 +81,11 @@ def dropout(x: Tensor, p: float, state: Tensor, first: int = 0) -> Tensor:
     return y
 
 
-def tanh_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """`plain_tanh_pool`: the scaled tanh of (N, C, H, W), and that of its sub-sampling by weight (C,) and bias (C,)."""
-    form = plain_tanh_pool if layer_by_layer(x) else OPS.tanh_pool
-    both: tuple[Tensor, Tensor] = form(x, weight, bias)
-    return both
+def lenet5(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> Tensor:
+    """`plain_lenet5`: LeNet-5's features (N, 84) of pictures (N, C, 32, 32)."""
+    form = plain_lenet5 if layer_by_layer(images) else OPS.lenet5
+    features: Tensor = form(images, weights, outputs, inputs)
+    return features
 
 
 def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
@@ -274,54 +274,39 @@ _kernel(
 )
 
 
-# Scaled tanh and sub-sampling
+# LeNet-5
 
 
-class _TanhPool(torch.autograd.Function):
+class _LeNet5(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        c, s = OPS.tanh_pool_forward(x, weight, bias)
-        ctx.save_for_backward(x, weight, bias, c, s)
-        ctx.set_materialize_grads(False)  # mostly nobody asks for the gradient of what is pooled
-        return c, s
+    def forward(ctx: Context, images: Tensor, outputs: Tensor, inputs: Tensor, *weights: Tensor) -> Tensor:
+        features, kept = lenet5_cpu.forward(images, weights, outputs, inputs)
+        ctx.save_for_backward(images, outputs, inputs, kept, *weights)
+        return features
 
     @staticmethod
-    def backward(ctx: Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, c, s = ctx.saved_tensors
-        g_c, g_s = grads[0], torch.zeros_like(s) if grads[1] is None else grads[1]
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        images, outputs, inputs, kept, *weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # someone will differentiate the gradient
-            wanted = [x for x, wants in zip(inputs, ctx.needs_input_grad, strict=True) if wants]
-            seeds = torch.zeros_like(c) if g_c is None else g_c, g_s
-            found = iter(torch.autograd.grad(plain_tanh_pool(*inputs), wanted, seeds, create_graph=True))
-            return tuple(next(found) if wants else None for wants in ctx.needs_input_grad)
-        gradients: tuple[Tensor, ...] = OPS.tanh_pool_backward(c, s, inputs[1], g_c, g_s)
-        return gradients
+            some = [weight for weight, wants in zip(weights, wanted, strict=True) if wants]
+            features = plain_lenet5(images, weights, outputs, inputs)
+            found = iter(torch.autograd.grad(features, some, grads[0], create_graph=True))
+            return None, None, None, *(next(found) if wants else None for wants in wanted)
+        gradients = lenet5_cpu.backward(images, weights, outputs, inputs, kept, grads[0])
+        return None, None, None, *(g if wants else None for g, wants in zip(gradients, wanted, strict=True))
 
 
-_apply_tanh_pool: Callable[..., tuple[Tensor, Tensor]] = _TanhPool.apply
+_apply_lenet5: Callable[..., Tensor] = _LeNet5.apply
 
 
-def _tanh_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    form = _apply_tanh_pool if tanh_pool_cpu.available(x, weight, bias) else plain_tanh_pool
-    return form(x, weight, bias)
+def _lenet5(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> Tensor:
+    if lenet5_cpu.available(images, weights, outputs, inputs):
+        return _apply_lenet5(images, outputs, inputs, *weights)
+    return plain_lenet5(images, weights, outputs, inputs)
 
 
-def _tanh_pool_fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    n, maps, height, width = x.shape
-    return x.new_empty(x.shape), x.new_empty(n, maps, height // 2, width // 2)
-
-
-_operation("tanh_pool(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)", _tanh_pool, plain_tanh_pool)
-_kernel(
-    "tanh_pool_forward(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)",
-    tanh_pool_cpu.forward,
-    _tanh_pool_fake,
-)
-_kernel(
-    "tanh_pool_backward(Tensor c, Tensor s, Tensor weight, Tensor? g_c, Tensor g_s) -> (Tensor, Tensor, Tensor)",
-    tanh_pool_cpu.backward,
-    lambda c, s, weight, *others: (torch.empty_like(c), torch.empty_like(weight), torch.empty_like(weight)),
-)
+_operation("lenet5(Tensor images, Tensor[] weights, Tensor outputs, Tensor inputs) -> Tensor", _lenet5, plain_lenet5)
 
 
 # Blocks of pixels; fully connected layers

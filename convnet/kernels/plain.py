@@ -1,6 +1,6 @@
 """The nets' operations as their formulas read: the truth for the fast forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,10 +116,17 @@ def sub_sample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2) * weight[:, None, None] + bias[:, None, None]
 
 
-def plain_tanh_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The scaled tanh of (N, C, H, W), and the scaled tanh of its sub-sampling."""
-    c = scaled_tanh(x)
-    return c, scaled_tanh(sub_sample(c, weight, bias))
+def plain_lenet5(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> Tensor:
+    """LeNet-5's features (N, 84) of pictures (N, C, 32, 32). weights: those and the biases of C1, S2, C3, S4, C5, F6;
+    C3's kernels (connections, 5, 5) are those of the maps `outputs` from `inputs`, int64 (connections,)."""
+    c1, c1_bias, s2, s2_bias, kernels, c3_bias, s4, s4_bias, c5, c5_bias, f6, f6_bias = weights
+    x = scaled_tanh(F.conv2d(images, c1, c1_bias))
+    x = scaled_tanh(sub_sample(x, s2, s2_bias))
+    c3 = kernels.new_zeros(len(c3_bias), x.shape[1], *kernels.shape[1:]).index_put((outputs, inputs), kernels)
+    x = scaled_tanh(F.conv2d(x, c3, c3_bias))
+    x = scaled_tanh(sub_sample(x, s4, s4_bias))
+    x = scaled_tanh(F.linear(x.flatten(1), c5.flatten(1), c5_bias))
+    return scaled_tanh(F.linear(x, f6, f6_bias))
 
 
 def plain_to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:

@@ -31,7 +31,7 @@ from convnet.io.strict_json import Json
 from convnet.kernels import ops
 from convnet.kernels.plain import scaled_tanh as scaled_tanh
 from convnet.kernels.plain import sub_sample, wide
-from convnet.nets.layers import Net, check_images, hooked, linear, record
+from convnet.nets.layers import Net, check_images, hooked, linear
 
 # Which maps of S2 each of the 16 maps of C3 sees. Paper: table I.
 TABLE = (
@@ -40,6 +40,7 @@ TABLE = (
     *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),  # four apart
     (0, 1, 2, 3, 4, 5),
 )
+FEATURES = ("c1", "s2", "c3", "s4", "c5", "f6")  # the stages before the output
 TABLES = {"table": TABLE, "full": (tuple(range(6)),) * len(TABLE)}
 
 # The codes of the ten digits, 7 x 12 each: # is 1, . is -1.
@@ -81,27 +82,6 @@ class SubSampling(nn.Module):
         return sub_sample(x, self.weight, self.bias)
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution that learns as a product of its kernels with the patches under them.
-
-    torch's own takes twice as long for the gradient of the kernels of a single map, and three times for that of C5,
-    whose maps are no larger than its kernels (docs/speed.md).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if ops.is_proxy(x) or not (self.training and torch.is_grad_enabled()):
-            return super().forward(x)
-        size = self.kernel_size[0]
-        if x.shape[2:] == self.kernel_size:
-            return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
-        patches = x.unfold(2, size, 1).unfold(3, size, 1)  # (N, C, h, w, size, size)
-        n, _, h, w = patches.shape[:4]
-        columns = patches.permute(0, 1, 4, 5, 2, 3).reshape(n, -1, h * w)
-        kernels = self.weight.flatten(1).expand(n, -1, -1)
-        assert self.bias is not None
-        return torch.baddbmm(self.bias[:, None], kernels, columns).view(n, -1, h, w)
-
-
 class SparseConv2d(nn.Module):
     """A convolution whose map o sees only the input maps `table[o]`; it holds the kernels of these connections alone.
 
@@ -119,8 +99,8 @@ class SparseConv2d(nn.Module):
         if not table or not all(inputs and min(inputs) >= 0 and max(inputs) < maps for inputs in table):
             raise UsageError(f"each row of the table must name some of the input maps 0 to {maps - 1}, got {table}")
         pairs = torch.tensor([(o, i) for o, inputs in enumerate(table) for i in inputs])
-        self.register_buffer("outputs", pairs[:, 0], persistent=False)
-        self.register_buffer("inputs", pairs[:, 1], persistent=False)
+        self.register_buffer("outputs", pairs[:, 0].contiguous(), persistent=False)
+        self.register_buffer("inputs", pairs[:, 1].contiguous(), persistent=False)
         self.dense_shape = (len(table), maps, size, size)
         self.weight = nn.Parameter(torch.empty(len(pairs), size, size))
         self.bias = nn.Parameter(torch.empty(len(table)))
@@ -163,7 +143,7 @@ class _Squashed(nn.Module):
         return y
 
 
-class TanhConv2d(_Squashed, Conv2d):
+class TanhConv2d(_Squashed, nn.Conv2d):
     """A convolution and its scaled tanh."""
 
 
@@ -255,19 +235,17 @@ class LeNet5(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        x = self._pooled(self._pooled(images, stages, "c1", "s2"), stages, "c3", "s4")
-        return self.run(x, stages, "c5", "f6", "output")
+        if stages is not None or self._watched(images) or not (self.training and torch.is_grad_enabled()):
+            return self.run(images, stages, *FEATURES, "output")
+        weights = [getattr(getattr(self, stage), name) for stage in FEATURES for name in ("weight", "bias")]
+        return self.run(ops.lenet5(images, weights, self.c3.outputs, self.c3.inputs), None, "output")
 
-    def _pooled(self, x: Tensor, stages: dict[str, Tensor] | None, convolution: str, pooling: str) -> Tensor:
-        """A convolution and the sub-sampling that follows. In one pass in training alone, so that testing's numbers are
-        the plain form's."""
-        layer, pool = getattr(self, convolution), getattr(self, pooling)
-        watched = ops.layer_by_layer(x) or any(map(hooked, (layer, layer.tanh, pool, pool.tanh)))
-        if watched or not (self.training and torch.is_grad_enabled()):
-            return self.run(x, stages, convolution, pooling)
-        whole, small = ops.tanh_pool(layer.bare(x), pool.weight, pool.bias)
-        record(stages, convolution, whole)
-        return record(stages, pooling, small)
+    def _watched(self, images: Tensor) -> bool:
+        """Whether someone looks at the layers of the features, which are one pass in training; in training alone, so
+        that testing's numbers are the plain form's."""
+        return ops.layer_by_layer(images) or any(
+            hooked(layer) for stage in FEATURES for layer in getattr(self, stage).modules()
+        )
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         options: Json = {"output": "linear"} if "output.weight" in shapes else {}

@@ -74,12 +74,13 @@ class Momentum:
             self._limit_filters()
 
     def _step(self, lr: float) -> None:
+        moves = []
         for name, weight in self.parameters.items():
             velocity, rate, bf16_weight = self.velocity[name], self._rate(name, lr), self.bf16_weights.get(name)
             gradient = self.computed(name).grad
-            if update_cpu.available(weight, velocity, gradient, bf16_weight):
-                constants = {"rate": rate, "momentum": self.momentum, "decay": self.decays[name]}
-                update_cpu.update(weight, velocity, gradient, bf16_weight, **constants)
+            move = update_cpu.Move(weight, velocity, gradient, bf16_weight, rate, self.momentum, self.decays[name])
+            if update_cpu.available(move):
+                moves.append(move)
                 continue
             velocity.mul_(self.momentum)
             velocity.add_(weight, alpha=-self.decays[name] * rate)
@@ -88,6 +89,8 @@ class Momentum:
             weight.add_(velocity)
             if bf16_weight is not None:
                 bf16_weight.copy_(weight)
+        if moves:
+            update_cpu.update(moves)
 
     def _limit_filters(self) -> None:
         for name, weight in self.parameters.items():

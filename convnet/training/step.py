@@ -222,9 +222,8 @@ class EagerSteps:
             norm.pictures = own
         with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns, rows):
             heads = self.heads(images)
-        weights = self.net.loss_weights
-        loss = torch.stack([w * self._loss(heads[name].float(), labels) for name, w in weights.items()]).sum()
-        loss = loss * (own / n)
+        losses = [w * self._loss(heads[name].float(), labels) for name, w in self.net.loss_weights.items()]
+        loss = (losses[0] if len(losses) == 1 else torch.stack(losses).sum()) * (own / n)
         torch.autograd.backward(loss * self.sharing.n if self.sharing.n > 1 else loss)  # whose mean is the sum
         return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels)[:own].sum())
 

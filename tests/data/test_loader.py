@@ -141,9 +141,13 @@ def without_val(store: Store) -> Store:
     return store
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_workers_change_nothing(photos: Store, workers: int) -> None:
-    plain = list(loader(photos).epoch(3))
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+def test_workers_change_nothing(photos: Store, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor how many batches are made at once: two of the sixteen pictures here."""
+    with monkeypatch.context() as patch:
+        patch.setattr("convnet.data.loader.PIECE", 1)
+        plain = list(loader(photos).epoch(3))
+    monkeypatch.setattr("convnet.data.loader.PIECE", 2 * 16 * 3 * 24 * 24 * 4)
     for one, other in zip(plain, loader(photos, workers=workers).epoch(3), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
@@ -153,6 +157,7 @@ def test_workers_change_nothing(photos: Store, workers: int) -> None:
 def test_as_many_workers_read_at_once_as_are_asked_for(photos: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six batches: each is read only while another one is."""
     both = threading.Barrier(2)
+    monkeypatch.setattr("convnet.data.loader.PIECE", 1)
     monkeypatch.setattr(Split, "check_lengths", lambda split: both.wait(60))
     assert len(list(loader(photos, workers=2).epoch(1))) == 6
 
@@ -169,6 +174,7 @@ def test_each_worker_has_two_batches_to_read_ahead(
             super().__init__()
 
     monkeypatch.setattr(prefetch, "Future", CountedFuture)
+    monkeypatch.setattr("convnet.data.loader.PIECE", 1)
     batches = loader(photos, workers=workers).epoch(1)
     next(batches)
     assert len(asked) == 2 * workers + 1

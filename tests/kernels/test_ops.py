@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convnet.kernels.cpu import compiled
 from convnet.kernels.plain import Block
-from convnet.nets import MODELS
+from convnet.nets import MODELS, create_model
 from convnet.nets.layers import Net
 from thin import images_for, new_thin_net
 
@@ -194,9 +194,8 @@ def test_torchs_own_check_of_the_kernels() -> None:
     torch.library.opcheck(OPS.norm_pool_backward.default, (x, places, y, *BLOCK.fields))
     torch.library.opcheck(OPS.dropout_forward.default, (x, 0.5, torch.tensor(7), 3))
     torch.library.opcheck(OPS.to_blocks_forward.default, (x, 4, 2, 3))
-    tanhs = (x, randn(6), randn(6))
-    both = OPS.tanh_pool_forward(*tanhs)
-    torch.library.opcheck(OPS.tanh_pool_forward.default, tanhs)
-    torch.library.opcheck(OPS.tanh_pool_backward.default, (*both, tanhs[1], None, both[1]))
-    torch.library.opcheck(OPS.tanh_pool.default, tuple(each.clone().requires_grad_() for each in tanhs))
+    net = create_model("lenet5", seed=0)
+    table = net.get_buffer("c3.outputs"), net.get_buffer("c3.inputs")
+    features = randn(2, 1, 32, 32), list(net.parameters()), *table
+    torch.library.opcheck(OPS.lenet5.default, features, rtol=1e-4, atol=1e-5)  # against the plain form: other roundings
     torch.library.opcheck(OPS.norm_pool.default, (x.requires_grad_(), *BLOCK.fields))

@@ -11,8 +11,9 @@ from convnet.kernels import linear as linear_cpu
 from convnet.kernels.conv1 import conv1
 from convnet.kernels.cpu import norm_pool as norm_pool_cpu
 from convnet.kernels.dropout import plain_dropout
-from convnet.kernels.ops import dropout, norm_pool, response_norm, tanh_pool
-from convnet.kernels.plain import Block, plain_norm_pool, plain_response_norm, plain_tanh_pool
+from convnet.kernels.ops import dropout, lenet5, norm_pool, response_norm
+from convnet.kernels.plain import Block, plain_lenet5, plain_norm_pool, plain_response_norm
+from convnet.nets import create_model
 from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.convolutions import Columns, ConnectedColumns
 from convnet.nets.layers import within_map_norm
@@ -81,12 +82,15 @@ def test_the_compiled_forms_second_derivatives_are_the_plain_ones() -> None:
     x, block = randn(*MAPS, dtype=torch.float32), Block(5, 2.0, 0.1, 0.75, size=3, stride=2, relu_before=True)
     if not norm_pool_cpu.available(x, block):
         pytest.skip("no compiler: there are no compiled forms")
-    pooled = [x, randn(6, seed=1, dtype=torch.float32), randn(6, seed=2, dtype=torch.float32)]
+    net, pictures = create_model("lenet5", seed=0), randn(2, 1, 32, 32, dtype=torch.float32)
+    weights, table = (
+        [each.detach() for each in net.parameters()],
+        (net.get_buffer("c3.outputs"), net.get_buffer("c3.inputs")),
+    )
     pairs: list[tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor], float]] = [
         (lambda x: norm_pool(x, block), lambda x: plain_norm_pool(x, block), [x], 1e-5),
         (lambda x: dropout(x, 0.5, torch.tensor(7), 3), lambda x: plain_dropout(x, 0.5, torch.tensor(7), 3), [x], 1e-6),
-        (lambda *own: tanh_pool(*own)[1], lambda *own: plain_tanh_pool(*own)[1], pooled, 1e-5),
-        (lambda x: tanh_pool(x, *pooled[1:])[0], lambda x: plain_tanh_pool(x, *pooled[1:])[0], [x], 1e-5),
+        (lambda *own: lenet5(pictures, own, *table), lambda *own: plain_lenet5(pictures, own, *table), weights, 1e-5),
         (linear_cpu.linear, F.linear, [randn(*s, seed=i, dtype=torch.bfloat16) for i, s in
                                        enumerate([(4, 8), (6, 8), (6,)])], 0.05),
     ]  # fmt: skip

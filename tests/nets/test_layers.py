@@ -19,7 +19,7 @@ from convnet.nets import layers
 from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.convolutions import Columns
 from convnet.nets.layers import PAPER_LRN, within_map_norm
-from convnet.nets.lenet5 import RBF, TABLE, Conv2d, SparseConv2d, SubSampling, rbf_loss, scaled_tanh
+from convnet.nets.lenet5 import RBF, TABLE, SparseConv2d, SubSampling, rbf_loss, scaled_tanh
 from convnet.nets.nin import NINNet
 from pools import ceil_avg_pool, ceil_max_pool, max_pool
 
@@ -293,19 +293,6 @@ def test_sub_sampling_is_coefficient_times_mean_plus_bias() -> None:
         mean = sum(float(x[n, c, 2 * i + a, 2 * j + b]) for a in (0, 1) for b in (0, 1)) / 4
         assert float(y[n, c, i, j]) == pytest.approx(layer.weight[c].item() * mean + layer.bias[c].item(), abs=1e-12)
     assert torch.autograd.gradcheck(layer, x.requires_grad_())
-
-
-@pytest.mark.parametrize(("side", "n_maps"), [(7, 2), (5, 3)])  # the second is no larger than the kernel, as C5's input
-def test_lenet5s_convolution_learns_as_torchs_does(side: int, n_maps: int) -> None:
-    layer, x = Conv2d(n_maps, 4, 5).double(), randn(3, n_maps, side, side, seed=6).requires_grad_()
-
-    def gradients(training: bool) -> tuple[Tensor, ...]:
-        y = layer.train(training)(x)
-        first = torch.autograd.grad(y.square().sum(), (x, *layer.parameters()), create_graph=True)
-        return y, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), (x, *layer.parameters()))
-
-    for learning, applied in zip(gradients(True), gradients(False), strict=True):
-        torch.testing.assert_close(learning, applied, rtol=1e-12, atol=1e-12)
 
 
 def test_sparse_convolution_sums_over_the_tables_connections() -> None:

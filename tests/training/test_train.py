@@ -235,6 +235,7 @@ def test_a_picture_that_is_never_read_ends_the_run_which_goes_on_later(
         patch.setattr(Split, "check_lengths", hang)
         patch.setattr(prefetch, "SECONDS", 60 if asked else 0.2)
         patch.setattr(prefetch, "GRACE", 0.1)
+        patch.setattr("convnet.data.loader.PIECE", 1)  # a step's pictures at a time
         text = (
             r"stopped in epoch 1, step \d; everything" if asked else r"16 pictures in train-00000.tar could not be read"
         )

@@ -4,9 +4,17 @@
 
 #define BLOCK 2048 /* elements: they stay in the cache from the update to the copy */
 
+typedef struct {
+    float *w, *v;
+    const void *g;
+    uint16_t *copy;
+    int64_t n; /* elements */
+    float momentum, decayed, negative;
+} Move;
+
 /* n elements. `copy` and `g` may be missing; a gradient is bfloat16 where there is a copy, else float32.
    decayed: - decay * rate; negative: - rate. */
-void update(float *restrict w, float *restrict v, const void *restrict g, uint16_t *restrict copy, int64_t n,
+static void update(float *restrict w, float *restrict v, const void *restrict g, uint16_t *restrict copy, int64_t n,
             float momentum, float decayed, float negative) {
     const float *restrict wide = g;
     const uint16_t *restrict narrow = g;
@@ -22,4 +30,9 @@ void update(float *restrict w, float *restrict v, const void *restrict g, uint16
         if (copy)
             for (int64_t i = first; i < last; i++) copy[i] = rounded(w[i]);
     }
+}
+
+/* n_moves weights, one after the other */
+void updates(const Move *m, int64_t n_moves) {
+    for (; n_moves--; m++) update(m->w, m->v, m->g, m->copy, m->n, m->momentum, m->decayed, m->negative);
 }

@@ -4,6 +4,8 @@ Traffic: with a bfloat16 gradient and copy 20 bytes a parameter.
 """
 
 import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,45 +13,62 @@ from torch import Tensor
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu.compiled import function, in_parts
 
+SMALL = 2**14  # elements: fewer are not worth a second thread
 
-def available(weight: Tensor, velocity: Tensor, gradient: Tensor | None, copy: Tensor | None) -> bool:
-    """Whether `update` takes these: dense and alike in shape and layout; the gradient in the copy's dtype."""
+
+class Move(NamedTuple):
+    """A weight's step, in place, with its velocity and its copy in bfloat16, if it has one; a missing gradient is 0."""
+
+    weight: Tensor
+    velocity: Tensor
+    gradient: Tensor | None
+    copy: Tensor | None
+    rate: float
+    momentum: float
+    decay: float
+
+
+class _Move(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "velocity", "gradient", "copy")),
+        ("n", ctypes.c_int64),
+        *((name, ctypes.c_float) for name in ("momentum", "decayed", "negative")),
+    )
+
+
+def available(move: Move) -> bool:
+    """Whether `update` takes it: dense and alike in shape and layout; the gradient in the copy's dtype."""
+    weight, velocity, gradient, copy = move[:4]
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not compiled.available():
         return False
     if copy is not None and copy.dtype != torch.bfloat16:
         return False
-    narrow = torch.float32 if copy is None else torch.bfloat16
-    if gradient is not None and gradient.dtype != narrow:
+    if gradient is not None and gradient.dtype != (torch.float32 if copy is None else torch.bfloat16):
         return False
-    layouts = {(each.shape, each.stride()) for each in (weight, velocity, gradient, copy) if each is not None}
-    dense = weight.is_contiguous() or (weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
-    return len(layouts) == 1 and dense
+    shape, stride = weight.shape, weight.stride()
+    for other in (velocity, gradient, copy):
+        if other is not None and (other.shape != shape or other.stride() != stride):
+            return False
+    return weight.is_contiguous() or (weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
 
 
-def update(
-    weight: Tensor,
-    velocity: Tensor,
-    gradient: Tensor | None,
-    copy: Tensor | None,
-    *,
-    rate: float,
-    momentum: float,
-    decay: float,
-) -> None:
-    """Moves a weight once, in place, with its velocity and its copy; a missing gradient is 0."""
-    move = function("update")
-    constants = (ctypes.c_float(momentum), ctypes.c_float(-decay * rate), ctypes.c_float(-rate))
-    places = [None if each is None else (each.data_ptr(), each.element_size())
-              for each in (weight, velocity, gradient, copy)]  # fmt: skip
-
-    def part(first: int, last: int) -> None:
-        at = (ctypes.c_void_p(None if place is None else place[0] + first * place[1]) for place in places)
-        move(*at, ctypes.c_int64(last - first), *constants)
-
-    if weight.numel() < SMALL:
-        part(0, weight.numel())
-    else:
-        in_parts(weight.numel(), part)
+def update(moves: Sequence[Move]) -> None:
+    """Moves each weight once: the small ones by one call, a large one by all threads."""
+    small = []
+    for move in moves:
+        n = move.weight.numel()
+        if n < SMALL:
+            small.append(_part(move, 0, n))
+        else:
+            in_parts(n, lambda first, last, move=move: _call([_part(move, first, last)]))  # type: ignore[misc]
+    _call(small)
 
 
-SMALL = 2**14  # elements: fewer are not worth a second thread
+def _part(move: Move, first: int, last: int) -> tuple[int | float | None, ...]:
+    """The elements from `first` to before `last`, as C takes them."""
+    places = (None if each is None else each.data_ptr() + first * each.element_size() for each in move[:4])
+    return *places, last - first, move.momentum, -move.decay * move.rate, -move.rate
+
+
+def _call(parts: list[tuple[int | float | None, ...]]) -> None:
+    function("updates")((_Move * len(parts))(*(_Move(*part) for part in parts)), ctypes.c_int64(len(parts)))
