@@ -105,7 +105,7 @@ LINES = {
     "evaluation": 1860,
     "export": 1200,
     "io": 2090,
-    "kernels": 2630,
+    "kernels": 2650,
     "nets/": 1890,
     "report": 690,
     "results": 940,

@@ -3,7 +3,7 @@
 ops.py         what nets call: torch.ops.convnet, each operation with its kernels, plain form and gradients
 plain.py       the plain form of ReLU, response norm and pooling, and of blocks of pixels; dropout.py: of dropout
 conv1.py       a convolution with a large stride as one with stride 1
-winograd.py    one of 3 x 3 in training, with a quarter of the products
+winograd.py    one of 3 x 3 or 5 x 5, with a quarter or a third of the products
 planes.py      pictures as 4:2:0 planes, half their bytes
 cpu/           in C, where there is a compiler: norm_pool, dropout, blocks, augment, update, winograd's transforms, and
                what a file's codes say; in torch: linear, response_norm

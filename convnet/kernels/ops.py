@@ -5,7 +5,7 @@
     lenet5        LeNet-5's features from its pictures, in training                in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
-    conv3x3       a 3 x 3 convolution at stride 1                                  Winograd's, in C
+    tiled_conv       a 3 x 3 convolution at stride 1                                  Winograd's, in C
 
 An operation is composed of torch's own operations and of kernels (`..._forward`, `..._backward`), which are registered
 for the CPU and CUDA. Where no kernel serves (another device or dtype, no compiler), it is its plain form.
@@ -103,9 +103,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """(N, C, H, W) and weight (K, C, 3, 3), plus (K,) -> (N, K, H', W'): F.conv2d, where `winograd.serves`."""
-    y: Tensor = OPS.conv3x3(x, weight, bias, padding)
+def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """(N, C, H, W) and weight (K, C, s, s), plus (K,) -> (N, K, H', W'): F.conv2d, where `winograd.serves`."""
+    y: Tensor = OPS.tiled_conv(x, weight, bias, padding)
     return y
 
 
@@ -333,12 +333,12 @@ _operation("linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", linear_cpu.
 # Winograd's convolutions
 
 
-class _Conv3x3(torch.autograd.Function):
+class _TiledConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.constants = (padding, bias is not None)
-        y: Tensor = OPS.conv3x3_forward(x, weight, bias, padding)
+        y: Tensor = OPS.tiled_conv_forward(x, weight, bias, padding)
         return y
 
     @staticmethod
@@ -350,24 +350,29 @@ class _Conv3x3(torch.autograd.Function):
             found = iter(torch.autograd.grad(winograd.plain(x, weight, None, padding), inputs, g, create_graph=True))
             dx, dw = (next(found) if wants else None for wants in wanted[:2])
         else:
-            dx, dw = OPS.conv3x3_backward(x, weight, g, padding, wanted[0], wanted[1])
+            dx, dw = OPS.tiled_conv_backward(x, weight, g, padding, wanted[0], wanted[1])
         dx, dw = (each if wants else None for each, wants in zip((dx, dw), wanted, strict=False))
         return dx, dw, g.sum((0, 2, 3)) if has_bias and wanted[2] else None, None
 
 
-_apply_conv3x3: Callable[..., Tensor] = _Conv3x3.apply
+_apply_tiled_conv: Callable[..., Tensor] = _TiledConv.apply
 
 
-def _conv3x3_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     return winograd.empty(x, weight, padding)
 
 
-_operation("conv3x3(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor", _apply_conv3x3, winograd.plain)
-_kernel(
-    "conv3x3_forward(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor", winograd.forward, _conv3x3_fake
+_operation(
+    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor", _apply_tiled_conv, winograd.plain
 )
 _kernel(
-    "conv3x3_backward(Tensor x, Tensor weight, Tensor g, int padding, bool of_x, bool of_weight) -> (Tensor, Tensor)",
+    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor",
+    winograd.forward,
+    _tiled_conv_fake,
+)
+_kernel(
+    "tiled_conv_backward(Tensor x, Tensor weight, Tensor g, int padding, bool of_x, bool of_weight)"
+    " -> (Tensor, Tensor)",
     winograd.backward,
     lambda x, weight, *others: (torch.empty_like(x), torch.empty_like(weight)),
 )

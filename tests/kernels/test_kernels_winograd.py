@@ -1,4 +1,4 @@
-"""Winograd's 3 x 3 convolution against its definition in float64, and where it serves."""
+"""Winograd's convolution against its definition in float64, and where it serves."""
 
 import pytest
 import torch
@@ -27,46 +27,49 @@ def near(found: Tensor, expected: Tensor, products: float) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.tuples(st.integers(1, 3), st.sampled_from((16, 32, 48)), st.integers(1, 14), st.integers(1, 14)),
-    *(st.sampled_from((16, 48)), st.integers(0, 2), st.booleans(), st.integers(0, 2**31)),
+    st.tuples(st.integers(1, 3), st.sampled_from((16, 21, 48)), st.integers(1, 14), st.integers(1, 14)),
+    *(st.sampled_from((16, 35)), st.sampled_from((3, 5)), st.integers(0, 4), st.booleans(), st.integers(0, 2**31)),
 )
 def test_values_and_gradients(
-    shape: tuple[int, int, int, int], maps: int, padding: int, has_bias: bool, seed: int
+    shape: tuple[int, int, int, int], maps: int, size: int, padding: int, has_bias: bool, seed: int
 ) -> None:
-    """All sides, also those that tiles of 4 don't fill, and pictures in any layout."""
-    shape = (*shape[:2], *(max(side, 3 - 2 * padding) for side in shape[2:]))
-    x, weight = randn(*shape, seed=seed), randn(maps, shape[1], 3, 3, seed=seed + 1)
+    """All sides, also those that tiles of 4 don't fill, and maps that are no whole vectors."""
+    padding = min(padding, size - 1)
+    shape = (*shape[:2], *(max(side, size - 2 * padding) for side in shape[2:]))
+    x, weight = randn(*shape, seed=seed), randn(maps, shape[1], size, size, seed=seed + 1)
     own = [x, weight, *([randn(maps, seed=seed + 2)] if has_bias else [])]
     exact = [each.double().requires_grad_() for each in own]
     own = [each.requires_grad_() for each in own]
-    found = ops.conv3x3(own[0], own[1], own[2] if has_bias else None, padding)
+    found = ops.tiled_conv(own[0], own[1], own[2] if has_bias else None, padding)
     expected = F.conv2d(exact[0], exact[1], exact[2] if has_bias else None, padding=padding)
-    near(found, expected, 9 * shape[1])
+    near(found, expected, size**2 * shape[1])
     g = randn(*found.shape, seed=seed + 3)
     gradients = torch.autograd.grad(found, own, g), torch.autograd.grad(expected, exact, g.double())
-    summed = 9 * maps, g[:, 0].numel(), g[:, 0].numel()
+    summed = size**2 * maps, g[:, 0].numel(), g[:, 0].numel()
     for one, other, products in zip(*gradients, summed, strict=False):
         near(one, other, products)
 
 
-def test_many_tiles_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight, g = randn(3, 16, 9, 10), randn(32, 16, 3, 3, seed=1), randn(3, 32, 9, 10, seed=2)
-    at_once = winograd.forward(x, weight, None, 1), *winograd.backward(x, weight, g, 1)
+@pytest.mark.parametrize("size", winograd.SIZES)
+def test_many_tiles_go_through_in_parts(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    padding = size // 2
+    x, weight, g = randn(3, 16, 9, 10), randn(32, 16, size, size, seed=1), randn(3, 32, 9, 10, seed=2)
+    at_once = winograd.forward(x, weight, None, padding), *winograd.backward(x, weight, g, padding)
     monkeypatch.setattr(winograd, "LEAST", 5)
     monkeypatch.setattr(winograd, "BYTES", 0)
     for one, other in zip(
-        (winograd.forward(x, weight, None, 1), *winograd.backward(x, weight, g, 1)), at_once, strict=True
+        (winograd.forward(x, weight, None, padding), *winograd.backward(x, weight, g, padding)), at_once, strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.std()))  # other products, other sums
 
 
 def test_only_what_is_wanted_is_computed() -> None:
     x, weight = randn(1, 16, 8, 8), randn(16, 16, 3, 3, seed=1).requires_grad_()
-    y = ops.conv3x3(x, weight, None, 1)
+    y = ops.tiled_conv(x, weight, None, 1)
     y.sum().backward()
     assert x.grad is None
     assert weight.grad is not None
-    y = ops.conv3x3(x.requires_grad_(), weight.detach(), None, 1)
+    y = ops.tiled_conv(x.requires_grad_(), weight.detach(), None, 1)
     y.sum().backward()
     near(x.grad, torch.autograd.grad(F.conv2d(x.double(), weight.double(), padding=1).sum(), x)[0].double(), 144)
 
@@ -82,13 +85,13 @@ def test_second_derivatives_and_transforms() -> None:
     (slope,) = torch.autograd.grad(energy(exact, winograd.plain), exact, create_graph=True)
     (expected,) = torch.autograd.grad(slope.square().sum(), exact)
     own = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(energy(own, ops.conv3x3), own, create_graph=True)
+    (slope,) = torch.autograd.grad(energy(own, ops.tiled_conv), own, create_graph=True)
     (found,) = torch.autograd.grad(slope.square().sum(), own)
     size = 16 * float(expected.abs().max()) ** 2  # of sums of sums
     near(found, expected, size)
     (expected,) = torch.autograd.grad(energy(exact, winograd.plain), exact)
-    near(torch.func.grad(lambda x: energy(x, ops.conv3x3))(x), expected, float(expected.abs().max()) ** 2)
-    compiled_net = torch.compile(lambda x: ops.conv3x3(x, weight, None, 1), backend="aot_eager", fullgraph=True)
+    near(torch.func.grad(lambda x: energy(x, ops.tiled_conv))(x), expected, float(expected.abs().max()) ** 2)
+    compiled_net = torch.compile(lambda x: ops.tiled_conv(x, weight, None, 1), backend="aot_eager", fullgraph=True)
     near(compiled_net(x), winograd.plain(x.double(), weight.double(), None, 1), 144)
     torch.compiler.reset()
 
@@ -119,6 +122,8 @@ def test_few_tiles_are_summed_directly() -> None:
     assert winograd.saves((4, 512, 28, 28), (512, 512, 3, 3), 1)
     assert not winograd.saves((1, 512, 14, 14), (512, 512, 3, 3), 1)
     assert not winograd.saves((16, 384, 6, 6), (1024, 384, 3, 3), 1)
+    assert winograd.saves((4, 96, 27, 27), (256, 96, 5, 5), 2)
+    assert not winograd.saves((4, 512, 14, 14), (512, 512, 5, 5), 2)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +131,11 @@ def test_few_tiles_are_summed_directly() -> None:
     [
         ((4, 64, 32, 32), (64, 64, 3, 3), 1, True),
         ((4, 32, 32, 32), (32, 32, 3, 3), 1, False),  # too few maps to be worth it
-        ((4, 96, 32, 32), (40, 96, 3, 3), 1, False),  # not whole vectors
-        ((4, 64, 32, 32), (64, 64, 5, 5), 2, False),
+        ((4, 100, 32, 32), (100, 100, 3, 3), 1, True),  # not whole vectors
+        ((4, 200, 32, 32), (15, 200, 3, 3), 1, False),  # not even one
+        ((4, 96, 32, 32), (96, 96, 5, 5), 2, True),
+        ((4, 96, 32, 32), (96, 96, 4, 4), 2, False),
+        ((4, 96, 32, 32), (96, 96, 5, 3), 2, False),
         ((4, 64, 32, 32), (64, 64, 3, 3), 3, False),
         ((2, 64, 2, 2), (64, 64, 3, 3), 0, False),  # no room for a kernel: torch says so
         ((0, 64, 8, 8), (64, 64, 3, 3), 1, False),

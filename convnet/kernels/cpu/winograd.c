@@ -4,7 +4,8 @@
    points(d) = B^T d, results(m) = A^T m and spread(g) = A g, applied to the columns of a tile and then to its rows.
    The points +-3/4 and +-3/2 have half the rounding error of the usual +-1 and +-2. All constants are exact in floats.
 
-   Pictures are float32, channels-last, with maps a multiple of 16; a tile's 36 values lie together, (tiles, 36, maps). */
+   Pictures are float32, channels-last, of 16 maps or more; a tile's 36 values lie together, (tiles, 36, maps). The last
+   vector of maps may hold some of the one before. */
 
 #include <stdint.h>
 
@@ -16,7 +17,9 @@
 #define SIDE 6 /* pixels that a row of a tile reads */
 
 typedef struct {
-    int64_t height, width, maps, down, across, padding; /* of the pictures; tiles; zeros around the pictures */
+    int64_t height, width, maps, down, across; /* of the pictures; tiles */
+    int64_t above, before;                     /* the tiles' first pixel: zeros above and left of the picture */
+    int64_t step;                              /* floats from one of a tile's 36 values to the next */
 } Grid;
 
 static inline void points(const V *d, V *out, int64_t step) { /* `step` vectors from one to the next */
@@ -61,15 +64,16 @@ static inline __attribute__((always_inline)) void both_ways(Rule rule, const V *
     for (int i = 0; i < n_out; i++) rule(half + SIDE * i, out + SIDE * i, 1);
 }
 
-/* Reads squares of `n_in` pixels that begin `padding` above and left of their tiles, 0 beyond the picture's edges. */
-static inline __attribute__((always_inline)) void taken_apart(Rule rule, int n_in, const Grid *p, int64_t padding,
-                                                              const float *pictures, float *out, int64_t first, int64_t last) {
+/* Reads squares of `n_in` pixels that begin `above` and `before` (left of) their tiles, 0 beyond the picture's edges. */
+static inline __attribute__((always_inline)) void taken_apart(Rule rule, int n_in, const Grid *p, const float *pictures,
+                                                               float *out, int64_t first, int64_t last) {
     V in[SIDE * SIDE], values[SIDE * SIDE];
-    for (int64_t tile = first; tile < last; tile++, out += SIDE * SIDE * p->maps) {
-        const int64_t left = TILE * (tile % p->across) - padding;
-        const int64_t top = TILE * (tile / p->across % p->down) - padding;
+    for (int64_t tile = first; tile < last; tile++, out += SIDE * SIDE * p->step) {
+        const int64_t left = TILE * (tile % p->across) - p->before;
+        const int64_t top = TILE * (tile / p->across % p->down) - p->above;
         const float *picture = pictures + tile / (p->across * p->down) * p->height * p->width * p->maps;
-        for (int64_t map = 0; map < p->maps; map += LANES) {
+        for (int64_t next = 0; next < p->maps; next += LANES) {
+            const int64_t map = next + LANES <= p->maps ? next : p->maps - LANES;
             for (int i = 0; i < n_in; i++)
                 for (int j = 0; j < n_in; j++) {
                     const int64_t y = top + i, x = left + j;
@@ -77,7 +81,7 @@ static inline __attribute__((always_inline)) void taken_apart(Rule rule, int n_i
                     in[SIDE * i + j] = inside ? at(picture + (y * p->width + x) * p->maps + map) : (V){0};
                 }
             both_ways(rule, in, values, n_in, SIDE);
-            for (int k = 0; k < SIDE * SIDE; k++) put(out + k * p->maps + map, values[k]);
+            for (int k = 0; k < SIDE * SIDE; k++) put(out + k * p->step + map, values[k]);
         }
     }
 }
@@ -85,25 +89,26 @@ static inline __attribute__((always_inline)) void taken_apart(Rule rule, int n_i
 /* Pictures (n, H, W, C) -> B^T d B of tiles first to last - 1, (tiles, 36, C). */
 void winograd_points(const Grid *p, const float *pictures, const float *none, float *out, int64_t first, int64_t last) {
     (void)none;
-    taken_apart(points, SIDE, p, p->padding, pictures, out, first, last);
+    taken_apart(points, SIDE, p, pictures, out, first, last);
 }
 
 /* Gradients of results (n, H, W, C) -> A g A^T of tiles first to last - 1, (tiles, 36, C). */
 void winograd_spread(const Grid *p, const float *gradients, const float *none, float *out, int64_t first, int64_t last) {
     (void)none;
-    taken_apart(spread, TILE, p, 0, gradients, out, first, last);
+    taken_apart(spread, TILE, p, gradients, out, first, last);
 }
 
 /* Products (tiles, 36, C) of tiles first to last - 1 -> their pixels of the results (n, H, W, C), plus the bias (C,). */
 void winograd_results(const Grid *p, float *pictures, const float *bias, const float *products, int64_t first,
                       int64_t last) {
     V in[SIDE * SIDE], values[SIDE * SIDE];
-    for (int64_t tile = first; tile < last; tile++, products += SIDE * SIDE * p->maps) {
+    for (int64_t tile = first; tile < last; tile++, products += SIDE * SIDE * p->step) {
         const int64_t left = TILE * (tile % p->across), top = TILE * (tile / p->across % p->down);
         float *picture = pictures + tile / (p->across * p->down) * p->height * p->width * p->maps;
-        for (int64_t map = 0; map < p->maps; map += LANES) {
+        for (int64_t next = 0; next < p->maps; next += LANES) {
+            const int64_t map = next + LANES <= p->maps ? next : p->maps - LANES;
             const V more = bias ? at(bias + map) : (V){0};
-            for (int k = 0; k < SIDE * SIDE; k++) in[k] = at(products + k * p->maps + map);
+            for (int k = 0; k < SIDE * SIDE; k++) in[k] = at(products + k * p->step + map);
             both_ways(results, in, values, SIDE, TILE);
             for (int i = 0; i < TILE && top + i < p->height; i++)
                 for (int j = 0; j < TILE && left + j < p->width; j++)
