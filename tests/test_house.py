@@ -99,7 +99,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 # Files of nets, which end with NETS, are free: adding a net touches its file, its recipe and one row of a test.
 LINES = {
     ".": 1370,
-    "benchmark": 1430,
+    "benchmark": 1440,
     "cli": 3010,
     "data": 8550,
     "evaluation": 1860,
@@ -111,7 +111,7 @@ LINES = {
     "results": 940,
     "retrieval": 2590,
     "serve": 1510,
-    "training": 2440,
+    "training": 2610,
     "visualize": 2930,
     "weights": 2120,
 }

@@ -23,6 +23,7 @@ from convnet.io.strict_json import Json
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cuda import available as on_cuda
 from convnet.progress import SILENT, Progress
+from convnet.training import memory_layout
 
 PACKAGES = ("triton", "onnx", "onnxruntime", "onnxscript", "torchvision", "timm")
 VARIABLES = (
@@ -81,7 +82,7 @@ def choices(found: Json) -> Json:
         "device": where.device.type,
         "precision": "bf16" if where.dtype == torch.bfloat16 else "fp32",
         "reason": where.reason,
-        "layout": str(where.memory_format).removeprefix("torch.").replace("_", "-"),
+        "layout": str(memory_layout.known(where) or "measured for each net and batch when its first training begins"),
         "threads": where.threads,
         "kernels": on_cuda.state(where.device) if where.device.type == "cuda" else compiled.state(),
         "decoder": f"{stored_by()} for jpeg stores",

@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -29,6 +30,7 @@ from convnet.nets.describe import on_meta, skeleton
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import rbf_loss
 from convnet.recipe import Recipe, load_recipe
+from convnet.training import memory_layout
 from convnet.training.step import RUBBISH, EagerSteps, choose
 
 OURS, PLAIN, COMPILED = "convnet", "plain PyTorch", "torch.compile"
@@ -104,9 +106,10 @@ def build(form: str, case: Case) -> Form:
 
 def ours(case: Case, compiled: bool = False) -> Form:
     """The net as `convnet train` runs it, on pictures that are in memory; or its forward passes by torch.compile."""
-    net = case.where.take(new_net(case))
+    net, where = placed(new_net(case), case)
     counts = _counts(net, case, nullcontext)
-    step, number = EagerSteps(net, case.recipe, case.where), 0
+    step, number = EagerSteps(net, case.recipe, where), 0
+    tested = step.net if where == case.where else case.where.take(deepcopy(net))  # evaluating stays channels-last
     if compiled:
         step.net.compile()
         vars(step.net)["heads"] = torch.compile(step.net.heads)  # what training calls
@@ -124,12 +127,19 @@ def ours(case: Case, compiled: bool = False) -> Form:
 
     def forward() -> Tensor:
         with torch.no_grad(), case.where.autocast():
-            logits: Tensor = step.net(images)
+            logits: Tensor = tested(images)
             return logits
 
     dtype = "bf16" if case.where.dtype == torch.bfloat16 else "fp32"
-    how = f"{dtype}, channels-last, {'torch.compile, our update' if compiled else 'its own kernels'}"
+    layout = "channels-last" if where == case.where else "NCHW in training"
+    how = f"{dtype}, {layout}, {'torch.compile, our update' if compiled else 'its own kernels'}"
     return Form(COMPILED if compiled else OURS, how, step.net, train, forward, counts)
+
+
+def placed(net: Net, case: Case) -> tuple[Net, Device]:
+    """The net on its device in the layout in which `convnet train` would train it, and the device in that layout."""
+    where = memory_layout.choose(net, case.recipe, case.where).of(case.where)
+    return where.take(net), where
 
 
 def plain(case: Case) -> Form:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from convnet.benchmark.forms import Case, new_net
+from convnet.benchmark.forms import Case, new_net, placed
 from convnet.benchmark.timing import Work
 from convnet.data import device_loader, preprocess
 from convnet.data.loader import Batch, Loader
@@ -66,8 +66,9 @@ def passes(
     may lie. The first pass looks at each record's sum, as the first epoch of a training does; later ones don't. A store
     with fewer pictures than a pass has is gone through several times; the first pass is shorter then.
     """
-    recipe, where = case.recipe, case.where
-    step = EagerSteps(where.take(new_net(case, len(store.classes))), recipe, where)
+    recipe = case.recipe
+    net, where = placed(new_net(case, len(store.classes)), case)
+    step = EagerSteps(net, recipe, where)
     split, n = store.split("train"), batches * case.batch
     ids = np.resize(np.arange(split.n), n)
     means = store.mean_picture, store.statistics.mean_rgb

@@ -112,7 +112,7 @@ def _by_trying(step: EagerSteps, shape: tuple[int, int, int]) -> int:
 def _try(step: EagerSteps, shape: tuple[int, int, int], n: int) -> None:
     """The gradients of n black pictures; nothing of it stays."""
     labels = torch.zeros(n, dtype=torch.int64, device=step.device.device)
-    with _training(step.net):
+    with training(step.net):
         try:
             step.gradients(_black(step, shape, n), labels, 0)
         finally:
@@ -120,7 +120,7 @@ def _try(step: EagerSteps, shape: tuple[int, int, int], n: int) -> None:
 
 
 @contextmanager
-def _training(net: nn.Module) -> Iterator[None]:
+def training(net: nn.Module) -> Iterator[None]:
     """Training mode, in which batch norm changes its buffers: afterwards they are as before."""
     former = [buffer.clone() for buffer in net.buffers()]
     net.train()
@@ -148,7 +148,7 @@ def _saved_bytes(step: EagerSteps, shape: tuple[int, int, int], n: int) -> tuple
         return x
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
-    with _training(step.net), hooks, step.device.autocast():
+    with training(step.net), hooks, step.device.autocast():
         step.net.heads(_black(step, shape, n))
     sizes = [size for size, _ in storages.values()]
     return sum(sizes), max(sizes, default=0)

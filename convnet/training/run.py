@@ -31,7 +31,7 @@ from convnet.nets.connected_parallel import parts_of
 from convnet.nets.layers import Net
 from convnet.progress import Progress
 from convnet.recipe import Recipe, to_toml
-from convnet.training import metrics_log, micro_batch
+from convnet.training import memory_layout, metrics_log, micro_batch
 from convnet.training.averaging import layout
 from convnet.training.data import Data
 from convnet.training.init_from import init_from
@@ -41,6 +41,7 @@ from convnet.training.step import EagerSteps
 from convnet.training.tensorboard import Events
 
 ADDED = ("forms", "pixels", "processes")  # to what a checkpoint says of its run, after the first ones were written
+NOT_BITWISE = "the run goes on, but not bitwise as if never stopped"
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
 HAND = "lr.jsonl"  # what `convnet lr` asked for
 OURS = (METRICS, TIMING, HAND, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
@@ -98,6 +99,9 @@ def begin(
     else:
         net, state = _fresh(recipe, store, here, source, progress)
         processes.together(lambda: _make_room(out) if processes.is_first else None)
+    recorded = state.provenance.get("layout", memory_layout.CHANNELS_LAST) if resume else None
+    chosen = memory_layout.choose(net, recipe, device, recorded, processes.n)
+    device, here = chosen.of(device), here | {"layout": chosen.name}
     n_parameters, share = sum(p.numel() for p in net.parameters()), Share.of(net, processes)
     if processes.holders.n > 1:
         net = parts_of(net, processes) if processes.split else column_of(net, processes.holders)
@@ -109,13 +113,10 @@ def begin(
         step.class_weights = torch.from_numpy(data.class_weights).to(device.device)
     step.micro_batch = micro_batch.choose(step, picture_shape(recipe), size, progress)
     provenance, record = dict(state.provenance), bytearray(state.record or b"")
-    if (first := provenance.setdefault("pictures_at_once", step.micro_batch)) != (
-        now := step.micro_batch
-    ):  # which rounds
-        progress.warn(f"{first} pictures at once are now {now}: the run goes on, but not bitwise as if never stopped")
     run = Run(recipe, data, state.preprocessing, net, step, state.position, provenance, out, monotonic(), record,
               share, processes)  # fmt: skip
-    progress.note(f"{recipe.net}, {n_parameters:,} parameters; {device.reason}; {device.forms()}")
+    _keep_rounding(run, chosen.name, recorded, progress)
+    progress.note(f"{recipe.net}, {n_parameters:,} parameters; {device.reason}; {chosen}; {device.forms()}")
     if "decoder" in here:
         progress.note(f"pictures decoded by {here['decoder']}")
     _warn(run, progress)
@@ -131,6 +132,18 @@ def begin(
     atomic.write_atomic(out / METRICS, run.record)
     write_table(run)
     return run
+
+
+def _keep_rounding(run: Run, layout: str, recorded: str | None, progress: Progress) -> None:
+    """What rounds otherwise, kept for the run's next beginning; a warning where it isn't as the run began.
+
+    recorded: the layout that the run began with, if it goes on.
+    """
+    first = run.provenance.setdefault("pictures_at_once", run.step.micro_batch)
+    if first != run.step.micro_batch:
+        progress.warn(f"{first} pictures at once are now {run.step.micro_batch}: {NOT_BITWISE}")
+    if run.provenance.setdefault("layout", recorded or layout) != layout:
+        progress.warn(f"layout was {recorded} and is {layout}: {NOT_BITWISE}")
 
 
 def _warn(run: Run, progress: Progress) -> None:
@@ -298,7 +311,7 @@ def _check_same(
         if name not in kept.provenance and name in ADDED:
             continue  # a run of an earlier version
         if was != now:
-            progress.warn(f"{name} was {was} and is {now}: the run goes on, but not bitwise as if never stopped")
+            progress.warn(f"{name} was {was} and is {now}: {NOT_BITWISE}")
 
 
 def environment(device: Device, store: Store, command: str) -> Json:

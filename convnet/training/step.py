@@ -220,6 +220,8 @@ class EagerSteps:
             images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
         for norm in self.norms:
             norm.pictures = own
+        if self.device.memory_format == torch.contiguous_format:
+            images = images.contiguous()  # a loader's are channels-last
         with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns, rows):
             heads = self.heads(images)
         losses = [w * self._loss(heads[name].float(), labels) for name, w in self.net.loss_weights.items()]
