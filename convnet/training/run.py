@@ -3,8 +3,8 @@
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
@@ -36,6 +36,7 @@ from convnet.training.averaging import layout
 from convnet.training.data import Data
 from convnet.training.init_from import init_from
 from convnet.training.micro_batch import MicroBatch
+from convnet.training.saving import Saving, is_finite
 from convnet.training.schedule import check_layers
 from convnet.training.step import EagerSteps
 from convnet.training.tensorboard import Events
@@ -66,6 +67,7 @@ class Run:
     last_ids: NDArray[np.int64] | None = None  # pictures of the last step
     warned: bool = False  # of activations (health.py)
     events: Events | None = None  # for TensorBoard, where it is asked for
+    saving: Saving = field(default_factory=Saving)
 
     @property
     def in_parts(self) -> bool:
@@ -331,13 +333,21 @@ def environment(device: Device, store: Store, command: str) -> Json:
     }
 
 
-def save(run: Run, buffers: Mapping[str, Tensor] | None = None, gathered: Mapping[str, Tensor] | None = None) -> None:
-    """last.ckpt, the one before it kept. Raises: Diverged rather than save weights that aren't finite.
+def save(
+    run: Run,
+    buffers: Mapping[str, Tensor] | None = None,
+    gathered: Mapping[str, Tensor] | None = None,
+    also: Sequence[str] = (),
+    beside: bool = False,
+) -> None:
+    """last.ckpt, the one before it kept, and first the files `also`, with the net alone.
 
     buffers: those of the net at the position, where a step that has begun may have changed them (batch norm's).
-    gathered: the whole net's weights, where they are known.
+    gathered: the whole net's weights, where they are known. beside: the files may be written while training goes on.
+
+    Raises: Diverged rather than save weights that aren't finite; DiskError, of this save or of the one before.
     """
-    finite = all(bool(torch.isfinite(weight).all()) for weight in run.net.parameters())  # a device synchronisation
+    finite = is_finite(run.net.parameters())  # a device synchronisation
     if run.processes.any(not finite) if run.in_parts else not finite:
         raise diverged(run, "the weights are no longer finite after", run.position.step)
     if not (run.processes.is_first or run.in_parts):
@@ -347,7 +357,7 @@ def save(run: Run, buffers: Mapping[str, Tensor] | None = None, gathered: Mappin
         return
     moving = kept.weights if kept.unaveraged is None else kept.unaveraged
     moving.update({name: value for name, value in (buffers or {}).items() if name in moving})
-    checkpoint.save(run.out / LAST, kept, keep_previous=True)
+    run.saving.save(run.out, kept, also, beside)
     run.saved = monotonic()
 
 

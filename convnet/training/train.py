@@ -112,17 +112,26 @@ def train(
         with _locked(out, processes):
             run = begin(recipe, data, out, chosen, resume, command, progress, source, micro_batch, pixels, processes)
             run.events = _events(run) if events and processes.is_first else None
-            steps, feed = step.choose(run.step, progress.note), None
-            while not schedule.finished(recipe, run.position.epoch, run.position.validation_errors, run.position.hand):
-                if recipe.fold_epoch and run.position.epoch >= recipe.fold_epoch and data.val is not None:
-                    data, feed = data.folded, None
-                feed = feed or _feed(run, data, workers, resident, progress, stop)
-                train_epoch(run, steps, feed, progress, stop)
-                _end_epoch(run, data, progress, stop)
+            with run.saving:
+                data = _train_epochs(run, data, workers, resident, progress, stop)
             return _finish(run, data, device, progress, stop)
     finally:
         with suppress(OSError):
             out.rmdir()  # only if it is empty: a run that could not begin leaves nothing
+
+
+def _train_epochs(
+    run: Run, data: Data, workers: int, resident: Resident, progress: Progress, stop: Stop | None
+) -> Data:
+    """All that are still to do; what the last one was trained and validated on."""
+    recipe, steps, feed = run.recipe, step.choose(run.step, progress.note), None
+    while not schedule.finished(recipe, run.position.epoch, run.position.validation_errors, run.position.hand):
+        if recipe.fold_epoch and run.position.epoch >= recipe.fold_epoch and data.val is not None:
+            data, feed = data.folded, None
+        feed = feed or _feed(run, data, workers, resident, progress, stop)
+        train_epoch(run, steps, feed, progress, stop)
+        _end_epoch(run, data, progress, stop)
+    return data
 
 
 def _check_before(events: bool, micro_batch: MicroBatch | None, processes: Processes) -> None:
@@ -190,9 +199,10 @@ def train_epoch(run: Run, steps: Steps, loader: Feed, progress: Progress, stop: 
                 health.look(run, batch, progress)
             steps.forward_backward(batch, number, partial(interruptible, run, stop, log_time))
             count(steps.update(lr))
+            run.saving.check()
             if is_due(run):
                 count(steps.wait())
-                save(run)
+                save(run, beside=True)
         count(steps.wait())
     except (DataError, Interrupted) as error:  # also a store that was damaged while it was read: what was learned stays
         count(steps.wait())
@@ -312,14 +322,11 @@ def _end_epoch(run: Run, data: Data, progress: Progress, stop: Stop | None) -> N
         validation_errors=errors,
         best_error=errors[-1] if best else None if folded else at.best_error,
     )
-    kept = replace(kept, position=run.position)
-    if (best or folded) and run.processes.is_first:  # nothing tells later nets apart: the last is taken
-        checkpoint.save(run.out / BEST, kept)
-    if epoch in run.recipe.keep_epochs and run.processes.is_first:
-        checkpoint.save(run.out / KEPT.format(epoch), kept)
     if epoch % max(1, epoch // FEWER_FROM) == 0 and run.processes.is_first:
         write_table(run)
-    save(run, gathered=kept.weights)  # last: a run that is killed before it does this epoch's end again
+    also = [BEST] if best or folded else []  # nothing tells later nets apart: the last is taken
+    also += [KEPT.format(epoch)] if epoch in run.recipe.keep_epochs else []
+    save(run, gathered=kept.weights, also=also, beside=True)
     progress.finish()
     progress.note(_epoch_line(row, run.recipe.epochs))
     health.check_epoch(run, data, at, progress)
