@@ -36,7 +36,7 @@ class Watch(Silent):
             "epoch": epoch,
             "resident": int(status.partition("VmRSS:")[2].split()[0]) << 10,
             "files": len(os.listdir("/proc/self/fd")),
-            "threads": threading.active_count(),
+            "threads": sum(thread.name != "save" for thread in threading.enumerate()),  # which may have ended or not
             "seconds": monotonic(),
             "checkpoint": (self.out / "last.ckpt").stat().st_size,
             "record": (self.out / "metrics.jsonl").stat().st_size,
