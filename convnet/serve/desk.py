@@ -185,7 +185,7 @@ class Desk:
         sheet[:n] = maps
         tiled = sheet.reshape(-1, across, height, width).swapaxes(1, 2).reshape(-1, across * width)
         levels = ((tiled - low) / (high - low) * (LEVELS - 1)).clip(0, LEVELS - 1).round().astype(np.uint8)
-        return png(levels, plot.SIGNED if low < 0 else colormaps[plot.AMOUNT])
+        return png(levels, plot.signed() if low < 0 else colormaps[plot.AMOUNT])
 
     def unit(self, name: str, stage: str, place: tuple[int, int, int]) -> Json:
         """How a unit gets its value, what it sees of the picture."""

@@ -15,14 +15,11 @@ in these means.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, to_rgb
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -31,6 +28,9 @@ from convnet.evaluation.trained_net import TrainedNet
 from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.stages import check_finite, check_has_maps, last_maps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Kind = Literal["CAM", "Grad-CAM"]
 
@@ -131,8 +131,11 @@ METHODS = {
 }
 
 
-def draw_cam(rows: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> Figure:
+def draw_cam(rows: Sequence[Sequence[ClassMap]], classes: Sequence[str]) -> "Figure":
     """A row for each picture: the picture, named by its true class if that is known, and the maps of its classes."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
     n, first = 1 + max(len(maps) for maps in rows), rows[0][0]
     names = [plot.shortened(name, LETTERS) for name in classes]
     with plot.figure(TILE * n + 0.7, (TILE + 0.25) * len(rows) + 0.6) as fig:
@@ -162,6 +165,8 @@ def overlay(shown: ClassMap) -> NDArray[np.float32]:
 
 def _mixed(share: NDArray[np.floating], grey: NDArray[np.floating]) -> NDArray[np.float32]:
     """float32 (..., 3): grey (..., 1), 0..1, in softer contrast, under as much colour as `share` (..., 1) says."""
+    from matplotlib.colors import to_rgb
+
     weak, strong = (np.array(to_rgb(plot.COLOURS[i])) for i in (5, 6))
     alpha = 0.85 * share**0.6
     mixed = (1 - alpha) * (0.25 + 0.6 * grey) + alpha * ((1 - share) * weak + share * strong)

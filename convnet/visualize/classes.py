@@ -7,10 +7,9 @@ at most 1 %; a net can be sure and wrong. Pictures that are in the training spli
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from convnet.data.preprocess import Preprocessing
@@ -22,6 +21,10 @@ from convnet.visualize import plot
 from convnet.visualize.confusion import csv_table
 from convnet.visualize.duplicates import Duplicate
 from convnet.visualize.panels import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 SURE, UNLIKELY = 0.9, 0.01  # of another class and of the label: the label is in doubt
 DOUBT = f"the net gives another class at least {SURE:.0%} and the label at most {UNLIKELY:.0%}; a hint, no verdict"
@@ -131,12 +134,12 @@ class _Sheet:
         return from_store(self.split, [int(self.classes.scores.ids[row])], self.preprocessing)[0].pixels
 
 
-Section = tuple[str, float, Callable[[SubFigure, _Sheet], None]]  # its title, its height in inches, who draws it
+Section = tuple[str, float, Callable[["SubFigure", _Sheet], None]]  # its title, its height in inches, who draws it
 
 
 def draw_classes(
     shown: Classes, split: Split, train: Split, preprocessing: Preprocessing, names: Sequence[str]
-) -> Figure:
+) -> "Figure":
     """One sheet of what `classes` says; pictures come from the split that was tested and the training split.
 
     names: of the K classes.
@@ -173,7 +176,7 @@ def _sections(shown: Classes) -> Iterator[Section]:
         )
 
 
-def _errors(part: SubFigure, sheet: _Sheet) -> None:
+def _errors(part: "SubFigure", sheet: _Sheet) -> None:
     rows = [(row.top1, row.interval, row) for row in sheet.classes.rows if row.top1 is not None and row.interval]
     rows = sorted(rows, key=lambda each: (-each[0], each[2].k))[:WORST]
     axes = part.subplots()
@@ -193,7 +196,7 @@ def _errors(part: SubFigure, sheet: _Sheet) -> None:
     axes.spines["bottom"].set_bounds(0, 1)
 
 
-def _pairs(part: SubFigure, sheet: _Sheet) -> None:
+def _pairs(part: "SubFigure", sheet: _Sheet) -> None:
     pairs = sheet.classes.pairs[:PAIRS]
     half = ACROSS // 2
     axes = _axes(part, -(-len(pairs) // 2))
@@ -207,7 +210,7 @@ def _pairs(part: SubFigure, sheet: _Sheet) -> None:
             _show(place, sheet.picture(row), "", percent(sheet.classes.scores.probabilities[row, 0]))
 
 
-def _mistakes(part: SubFigure, sheet: _Sheet) -> None:
+def _mistakes(part: "SubFigure", sheet: _Sheet) -> None:
     scores, rows = sheet.classes.scores, sheet.classes.mistakes[: 2 * ACROSS].tolist()
     doubts = set(sheet.classes.doubts.tolist())
     if doubts:
@@ -220,7 +223,7 @@ def _mistakes(part: SubFigure, sheet: _Sheet) -> None:
             axes.spines[:].set(visible=True, color=plot.COLOURS[1], linewidth=2.5)
 
 
-def _duplicates(part: SubFigure, sheet: _Sheet) -> None:
+def _duplicates(part: "SubFigure", sheet: _Sheet) -> None:
     places = _axes(part)
     for i, pair in enumerate((sheet.classes.duplicates or ())[: ACROSS // 2]):
         text = "same bytes" if pair.exact else f"{'mirror ' if pair.mirrored else ''}{pair.correlation:.3f}"
@@ -230,7 +233,7 @@ def _duplicates(part: SubFigure, sheet: _Sheet) -> None:
             _show(axes, seen.pixels, sheet.names[split.labels[position]], f"{split.name}: {text}")
 
 
-def _axes(part: SubFigure, rows: int = 1) -> list[Axes]:
+def _axes(part: "SubFigure", rows: int = 1) -> "list[Axes]":
     """Rows of places for pictures, all empty."""
     places = list(part.subplots(rows, ACROSS, squeeze=False).flat)
     for axes in places:
@@ -238,7 +241,7 @@ def _axes(part: SubFigure, rows: int = 1) -> list[Axes]:
     return places
 
 
-def _show(axes: Axes, pixels: Pixels, title: str, text: str) -> None:
+def _show(axes: "Axes", pixels: Pixels, title: str, text: str) -> None:
     """A picture in its place, with a text below."""
     axes.set_axis_on()
     plot.show_picture(axes, pixels, title)

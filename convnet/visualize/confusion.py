@@ -4,15 +4,17 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convnet.evaluation.metrics import MATRIX, Scores
 from convnet.training.metrics_log import Value, inert
 from convnet.visualize import plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMED = 40  # classes: up to so many have their names at the picture, and numbers in the cells
 LETTERS = 20  # of a name
@@ -58,11 +60,13 @@ def csv_table(rows: Iterable[Iterable[Value]]) -> bytes:
     return text.getvalue().encode(errors="replace")
 
 
-def draw_confusion(scores: Scores, names: Sequence[str]) -> Figure:
+def draw_confusion(scores: Scores, names: Sequence[str]) -> "Figure":
     """The matrix: true classes down, said classes across, coloured by `shares`; numbers in the cells are counts.
 
     A cell of a large matrix stands for several classes, which is said below it.
     """
+    from matplotlib.colors import PowerNorm
+
     n_classes, share = len(names), shares(scores)
     side = CELL * n_classes + 2.2 if n_classes <= NAMED else max(SIDE, 2 * len(share) / plot.DPI + 1)
     with plot.figure(side + 0.9, side) as fig:

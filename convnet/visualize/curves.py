@@ -4,17 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from convnet.errors import DataError, UsageError
 from convnet.training import metrics_log
 from convnet.visualize import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 RECORD = "metrics.jsonl"  # in a run's folder
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_top1_error", "val_top5_error")
@@ -71,7 +73,7 @@ def curves(run: Path) -> Curves:
     return Curves(run.resolve().name, epochs.astype(np.int64), *columns)
 
 
-def draw_curves(runs: Sequence[Curves]) -> Figure:
+def draw_curves(runs: Sequence[Curves]) -> "Figure":
     """One run: loss and errors, changes of the learning rate as lines. Several: figure 1's form, a line for each run.
 
     Paper: AlexNet figure 1 (training error by epoch, of two nets).
@@ -79,7 +81,7 @@ def draw_curves(runs: Sequence[Curves]) -> Figure:
     return _draw_one(runs[0]) if len(runs) == 1 else _draw_several(runs)
 
 
-def _draw_one(run: Curves) -> Figure:
+def _draw_one(run: Curves) -> "Figure":
     colours = {"training": plot.COLOURS[0], "validation": plot.COLOURS[5], "validation, top 5": plot.COLOURS[2]}
     with plot.figure(7.0, 2.9) as fig:
         for axes, (title, lines) in zip(fig.subplots(1, 2), run.lines().items(), strict=True):
@@ -97,7 +99,7 @@ def _draw_one(run: Curves) -> Figure:
     return fig
 
 
-def _draw_several(runs: Sequence[Curves]) -> Figure:
+def _draw_several(runs: Sequence[Curves]) -> "Figure":
     validated = any(np.isfinite(run.val_top1_error).any() for run in runs)
     with plot.figure(7.0 if validated else 4.5, 3.0 + 0.2 * (len(runs) // 4)) as fig:
         places = fig.subplots(1, 1 + validated, squeeze=False, sharey=True)[0]
@@ -117,13 +119,15 @@ def _draw_several(runs: Sequence[Curves]) -> Figure:
     return fig
 
 
-def _line(axes: Axes, epochs: NDArray[np.int64], values: NDArray[np.float64], colour: str) -> Line2D:
+def _line(axes: "Axes", epochs: NDArray[np.int64], values: NDArray[np.float64], colour: str) -> "Line2D":
     """A line that is broken where a value isn't finite; a single epoch is a dot."""
     shown = np.where(np.isfinite(values), values, np.nan)
     return axes.plot(epochs, shown, color=colour, marker="o" if len(epochs) == 1 else "")[0]
 
 
-def _finish(axes: Axes, title: str, share: bool) -> None:
+def _finish(axes: "Axes", title: str, share: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel("epoch")
     axes.set_title(title, loc="left")
     axes.set_ylim(bottom=0)

@@ -14,10 +14,9 @@ hardly count. The measure is ours: the paper states by eye that one GPU's kernel
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,6 +25,10 @@ from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net
 from convnet.nets.lenet5 import SparseConv2d
 from convnet.visualize import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 A_ROW = 16  # kernels: figure 3 has six rows of sixteen
 WIDTH = 7.0  # inches
@@ -83,7 +86,7 @@ def pictures_of(kernels: NDArray[np.floating]) -> NDArray[np.float32]:
     return pictures.transpose(0, 2, 3, 1)
 
 
-def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> Figure:
+def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> "Figure":
     """Figure 3: all kernels that read the picture. Of another layer `most` kernels a column, of each `slices` inputs.
 
     The bar under a kernel that reads colours is as long as its share of colour; of the others those of the largest norm
@@ -93,7 +96,7 @@ def draw_filters(shown: Kernels, most: int = 16, slices: int = 24) -> Figure:
     return _draw_whole(shown) if whole else _draw_slices(shown, most, slices)
 
 
-def draw_sheet(axes: Axes, kernels: NDArray[np.float32], colour: NDArray[np.float64] | None, columns: int) -> None:
+def draw_sheet(axes: "Axes", kernels: NDArray[np.float32], colour: NDArray[np.float64] | None, columns: int) -> None:
     """Kernels (O, 1 or 3, h, w) side by side, under each a bar as long as its share of colour."""
     height, width = kernels.shape[2:]
     gap = _gap(height, colour is not None)
@@ -116,7 +119,7 @@ def name_of(shown: Kernels, column: int) -> str:
     return ": ".join(parts)
 
 
-def _draw_whole(shown: Kernels) -> Figure:
+def _draw_whole(shown: Kernels) -> "Figure":
     n, channels, height, width = shown.columns[0].shape
     columns, coloured, total = -(-n // -(-n // A_ROW)), channels == 3, len(shown.columns)
     gap = _gap(height, coloured)
@@ -133,7 +136,7 @@ def _draw_whole(shown: Kernels) -> Figure:
     return fig
 
 
-def _draw_slices(shown: Kernels, most: int, slices: int) -> Figure:
+def _draw_slices(shown: Kernels, most: int, slices: int) -> "Figure":
     total, (n, inputs, height, width) = len(shown.columns), shown.columns[0].shape
     most, slices = min(most, n), min(slices, inputs)
     columns = 1 if total == 1 else 2

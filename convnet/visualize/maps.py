@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from convnet.errors import UsageError
@@ -15,6 +13,10 @@ from convnet.evaluation.seen import Seen
 from convnet.evaluation.trained_net import TrainedNet
 from convnet.visualize import plot
 from convnet.visualize.stages import check_finite, check_maps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 7.0  # inches
 STRONG = 0.998  # the part of the activations that the colours tell apart
@@ -50,7 +52,7 @@ def maps(net: TrainedNet, picture: Seen, stage: str, chosen: Sequence[int] | Non
     )
 
 
-def draw_maps(shown: Maps) -> Figure:
+def draw_maps(shown: Maps) -> "Figure":
     """The picture, and each map as a tile, all on one scale; a net's columns one below the other.
 
     Where no activation is negative the scale begins at 0; else it's blue below and orange above 0.
@@ -77,7 +79,7 @@ def draw_maps(shown: Maps) -> Figure:
         shown_axes = []
         for i, sheet in enumerate(sheets):
             axes = fig.add_subplot(grid[i, 1])
-            image = axes.imshow(sheet, cmap=plot.SIGNED if low < 0 else plot.AMOUNT, vmin=low, vmax=most)
+            image = axes.imshow(sheet, cmap=plot.signed() if low < 0 else plot.AMOUNT, vmin=low, vmax=most)
             plot.bare(axes, _title(shown, i))
             axes.title.set(horizontalalignment="left", x=0.0)
             _number(axes, numbers[i], tops, lefts, height)
@@ -97,9 +99,11 @@ def _limits(activations: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _number(
-    axes: Axes, numbers: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], height: int
+    axes: "Axes", numbers: NDArray[np.int64], tops: NDArray[np.int64], lefts: NDArray[np.int64], height: int
 ) -> None:
     """Maps in their order: each row's first number; chosen ones: each its own."""
+    from matplotlib.patheffects import withStroke
+
     if np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
         rows = np.flatnonzero(lefts == 0)
         rows = rows[:: max(1, len(rows) // MOST_TICKS)]

@@ -7,11 +7,10 @@ pass over the store.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +25,10 @@ from convnet.retrieval.activations import before_classes
 from convnet.visualize import plot
 from convnet.visualize.search import BATCH, Ints, Smallest, batches
 from convnet.visualize.stages import check_finite
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NEAREST = 6  # as in the paper
 LETTERS = 16  # of a class's name
@@ -101,7 +104,7 @@ def _pixels(pictures: Sequence[Seen]) -> Tensor:
     return torch.from_numpy(np.stack([picture.pixels for picture in pictures])).flatten(1).double()
 
 
-def draw_neighbours(measures: Sequence[Neighbours], classes: Sequence[str]) -> Figure:
+def draw_neighbours(measures: Sequence[Neighbours], classes: Sequence[str]) -> "Figure":
     """A row a query and measure: the query, then its neighbours with class and distance (AlexNet, figure 4, right).
 
     classes: the K names. A frame marks neighbours of the query's own class.
@@ -126,7 +129,7 @@ def draw_neighbours(measures: Sequence[Neighbours], classes: Sequence[str]) -> F
     return fig
 
 
-def _draw_one(axes: Axes, picture: Seen, query: Seen, distance: float, classes: Sequence[str]) -> None:
+def _draw_one(axes: "Axes", picture: Seen, query: Seen, distance: float, classes: Sequence[str]) -> None:
     plot.show_picture(axes, picture.pixels)
     name = "" if picture.label is None else f"{plot.shortened(classes[picture.label], LETTERS)}\n"
     axes.set_xlabel(f"{name}{distance_text(distance)}", labelpad=2, fontsize=7)

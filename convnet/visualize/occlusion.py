@@ -16,15 +16,10 @@ last that fits, so that strides up to the square's side leave no pixel out. For 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
-from matplotlib.colors import Colormap, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,6 +32,12 @@ from convnet.nets import SelectedStages
 from convnet.progress import SILENT, Progress
 from convnet.visualize import plot
 from convnet.visualize.stages import check_finite, check_has_maps, last_maps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 BOX, STRIDE = 32, 8  # pixels; the paper gives none
 MID_GREY = 128
@@ -181,7 +182,7 @@ LETTERS = 20  # of a class's name
 LEAST_RANGE = 0.1  # of a scale of probabilities, so that changes of no weight are not shown as large ones
 
 
-def draw_occlusion(shown: Sequence[Occlusion], classes: Sequence[str]) -> Figure:
+def draw_occlusion(shown: Sequence[Occlusion], classes: Sequence[str]) -> "Figure":
     """A row for each picture: the picture with the square where it costs most, and the three maps of its places.
 
     A map's value stands at the square's centre; the frame is the picture's. The line in a scale is the value without
@@ -198,8 +199,10 @@ def draw_occlusion(shown: Sequence[Occlusion], classes: Sequence[str]) -> Figure
     return fig
 
 
-def _draw_row(fig: Figure, row: list[Axes], below: list[Axes], shown: Occlusion, classes: Sequence[str]) -> None:
+def _draw_row(fig: "Figure", row: "list[Axes]", below: "list[Axes]", shown: Occlusion, classes: Sequence[str]) -> None:
     """The four pictures; `below` are the places for their scales."""
+    from matplotlib.ticker import MaxNLocator
+
     for axes in below:
         axes.set_axis_off()
     label = plot.shortened(classes[shown.label], LETTERS)
@@ -226,8 +229,11 @@ def _draw_row(fig: Figure, row: list[Axes], below: list[Axes], shown: Occlusion,
     _draw_classes(row[3], below[3], shown, classes)
 
 
-def _draw_classes(axes: Axes, below: Axes, shown: Occlusion, classes: Sequence[str]) -> None:
+def _draw_classes(axes: "Axes", below: "Axes", shown: Occlusion, classes: Sequence[str]) -> None:
     """The class without the square has the first colour, the others follow by the places that they hold."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
     counts = np.bincount(shown.best.ravel(), minlength=len(classes))
     others = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] and k != shown.whole_best]
     order = [shown.whole_best, *others]
@@ -255,8 +261,8 @@ def share(n: int, total: int) -> str:
 
 
 def _mesh(
-    axes: Axes, shown: Occlusion, values: NDArray[np.generic], title: str, colours: str | Colormap = plot.AMOUNT
-) -> QuadMesh:
+    axes: "Axes", shown: Occlusion, values: NDArray[np.generic], title: str, colours: "str | Colormap" = plot.AMOUNT
+) -> "QuadMesh":
     """Values (P, P) as rectangles around the square's centres, in the picture's frame."""
     side = len(shown.picture.pixels)
     edges = _edges(shown.corners + shown.box / 2)

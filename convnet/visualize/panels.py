@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convnet.errors import UsageError
@@ -18,6 +16,10 @@ from convnet.evaluation.trained_net import TrainedNet
 from convnet.io import rng
 from convnet.nets import evaluating
 from convnet.visualize import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BATCH = 32  # pictures at a time
 COLUMNS = 4  # panels side by side
@@ -67,7 +69,7 @@ def choose(scores: Scores, n: int, which: Which = "any", seed: int = 0) -> NDArr
     return scores.ids[rows[:n]]
 
 
-def draw_panels(shown: Sequence[Panel], classes: Sequence[str]) -> Figure:
+def draw_panels(shown: Sequence[Panel], classes: Sequence[str]) -> "Figure":
     """Pictures with their true class, and under each a bar for each of its most probable classes, the right one in red.
 
     classes: the K names.
@@ -90,7 +92,7 @@ def draw_panels(shown: Sequence[Panel], classes: Sequence[str]) -> Figure:
     return fig
 
 
-def _draw_bars(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
+def _draw_bars(axes: "Axes", panel: Panel, classes: Sequence[str]) -> None:
     """Bars from the left; the class's name lies over its bar, the probability stands at the right."""
     places = range(len(panel.classes))
     colours = [plot.RIGHT if place == panel.right else plot.WRONG for place in places]

@@ -11,16 +11,11 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 from convnet.data.store import Pixels
@@ -29,13 +24,15 @@ from convnet.io import atomic
 from convnet.visualize.labels import printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType  # since 3.11
 
 INK, QUIET, FAINT, PAPER = "#222222", "#555555", "#8a8a8a", "#ffffff"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 RIGHT, WRONG = "#CC0000", "#0072B2"  # AlexNet's figure 4: the right class's bar is red, others are blue
 AMOUNT = "cividis"
-SIGNED = LinearSegmentedColormap.from_list("blue-white-orange", ["#0072B2", "#ffffff", "#D55E00"])
 SUFFIXES = (".png", ".svg")
 NOTE_LETTERS = 18  # of a note, for each inch of the figure's width
 DPI = 150  # dots an inch of a PNG
@@ -68,20 +65,32 @@ STYLE: "dict[RcKeyType, object]" = {
 }
 
 
+@cache
+def signed() -> "LinearSegmentedColormap":
+    """The map of numbers around zero."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("blue-white-orange", ["#0072B2", "#ffffff", "#D55E00"])
+
+
 class Unwritten(UserWarning):
     """Letters of a picture that no font here has; boxes stand in their place."""
 
 
 @contextmanager
-def figure(width: float, height: float) -> Iterator[Figure]:
+def figure(width: float, height: float) -> "Iterator[Figure]":
     """A figure of that size in inches, in the common style; within the block the style holds."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(_style()):
         fig = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(fig)
         yield fig
 
 
-def save(fig: Figure, path: Path) -> Path:
+def save(fig: "Figure", path: Path) -> Path:
     """Writes a figure as the file's ending says, .png or .svg. Raises: UsageError for another; DiskError.
 
     Warns `Unwritten` of letters that a PNG lacks; in an SVG who looks at it has the fonts.
@@ -91,8 +100,10 @@ def save(fig: Figure, path: Path) -> Path:
     return path
 
 
-def encoded(fig: Figure, kind: str = "png") -> bytes:
+def encoded(fig: "Figure", kind: str = "png") -> bytes:
     """The figure's bytes, "png" or "svg"; equal figures give equal bytes. Warns: as `save`."""
+    import matplotlib as mpl
+
     out = io.BytesIO()
     with mpl.rc_context(_style()), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph")
@@ -110,6 +121,8 @@ def encoded(fig: Figure, kind: str = "png") -> bytes:
 
 
 def _style() -> "dict[RcKeyType, object]":
+    from matplotlib.font_manager import fontManager
+
     installed = set(fontManager.get_font_names())
     return STYLE | {"font.family": [FONT, *(font for font in FONTS if font in installed)]}
 
@@ -120,13 +133,13 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"{path}: a picture's name ends in {' or '.join(SUFFIXES)}")
 
 
-def show_picture(axes: Axes, pixels: Pixels | NDArray[np.float32], title: str = "") -> None:
+def show_picture(axes: "Axes", pixels: Pixels | NDArray[np.float32], title: str = "") -> None:
     """A picture (H, W, 3), uint8 or float 0..1, without axes."""
     axes.imshow(pixels)
     bare(axes, title)
 
 
-def bare(axes: Axes, title: str = "") -> None:
+def bare(axes: "Axes", title: str = "") -> None:
     """No ticks and no frame."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -134,13 +147,13 @@ def bare(axes: Axes, title: str = "") -> None:
         axes.set_title(title)
 
 
-def note(fig: Figure, text: str) -> None:
+def note(fig: "Figure", text: str) -> None:
     """A sentence under the picture, broken into lines that fit."""
     lines = textwrap.wrap(text, int(fig.get_figwidth() * NOTE_LETTERS))
     fig.supxlabel("\n".join(lines), fontsize=7, color=QUIET, x=0.01, ha="left")
 
 
-def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], inches: float) -> None:
+def name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str]], inches: float) -> None:
     """The names (y, name, colour) of lines beside their ends at the right edge, moved apart where they would overlap.
 
     To be called when the limits of y are set. inches: about the height of the axes.

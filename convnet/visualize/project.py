@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from convnet.checkpoint import KEPT
@@ -30,6 +28,10 @@ from convnet.visualize.receptive_fields import Field, Fields, fields_of
 from convnet.visualize.search import Ints
 from convnet.visualize.stages import check_maps
 from convnet.visualize.top_activations import TopActivations, top_activations
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 T = TypeVar("T", bound=np.generic)
 BATCH = 4  # pictures at a time; all their activations are held for the way back
@@ -179,7 +181,7 @@ STRONG = 0.997  # this part of a projection's values is not clipped: a few pixel
 GAP = 0.03  # between tiles, of a tile's side
 
 
-def draw_features(features: Sequence[Feature], note: str = "") -> Figure:
+def draw_features(features: Sequence[Feature], note: str = "") -> "Figure":
     """For each map the projections on the left, and on the right what the units saw; a block a stage.
 
     Every projection is scaled by itself: grey is 0, its largest value black or white.
@@ -202,7 +204,7 @@ def draw_features(features: Sequence[Feature], note: str = "") -> Figure:
 
 def draw_evolution(
     evolutions: Mapping[str, Sequence[Sequence[Feature]]], epochs: Sequence[int], note: str = ""
-) -> Figure:
+) -> "Figure":
     """A column an epoch, two rows a map: the projection of the picture that then excited it most, and the patch."""
     side = min(1.0, (WIDTH - 0.6) / len(epochs))
     heights = [len(rows) * (2 * side + 0.08) + 0.45 for rows in evolutions.values()]
@@ -220,7 +222,7 @@ def draw_evolution(
     return fig
 
 
-def _parts(fig: Figure, heights: Sequence[float], firsts: Sequence[Feature]) -> list[SubFigure]:
+def _parts(fig: "Figure", heights: Sequence[float], firsts: Sequence[Feature]) -> "list[SubFigure]":
     """A part of the figure for each stage, with a heading; the stages' first features."""
     parts = list(fig.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     for part, feature in zip(parts, firsts, strict=True):
@@ -246,7 +248,7 @@ def shown_patches(feature: Feature) -> list[NDArray[np.float32]]:
     return list(np.where(outside, OUTSIDE, feature.patches / 255).astype(np.float32))
 
 
-def _draw_feature(axes: Axes, feature: Feature) -> None:
+def _draw_feature(axes: "Axes", feature: Feature) -> None:
     columns = ceil(sqrt(len(feature.units)))
     left, right = (_sheet(tiles, columns) for tiles in (shown_projections(feature), shown_patches(feature)))
     gap = np.ones((left.shape[0], left.shape[1] // 16, 3), np.float32)
@@ -262,7 +264,7 @@ def _sheet(tiles: Sequence[NDArray[np.float32]], columns: int) -> NDArray[np.flo
     return plot.tiles(enlarged, columns, gap=max(1, round(GAP * max(enlarged[0].shape[:2]))), ground=LINE)
 
 
-def _show(axes: Axes, sheet: NDArray[np.float32], title: str) -> None:
+def _show(axes: "Axes", sheet: NDArray[np.float32], title: str) -> None:
     axes.imshow(sheet, interpolation="antialiased")
     plot.bare(axes, title)
 

@@ -10,17 +10,19 @@ on a grid of 64 x 64, for 0 < |f| <= 1/2, so that no direction has more frequenc
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from convnet.errors import UsageError
 from convnet.nets.layers import Net
 from convnet.visualize import plot
 from convnet.visualize.filters import Kernels, colour_of, draw_sheet, filters, name_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GRID = 64  # frequencies on a side
 WIDTH = 7.0  # inches
@@ -70,7 +72,7 @@ def tuning(kernels: NDArray[np.floating]) -> Tuning:
     return Tuning(colour_of(kernels), orientation, np.abs(vector), (share * radius[inside]).sum(1))
 
 
-def draw_specialisation(shown: Specialisation) -> Figure:
+def draw_specialisation(shown: Specialisation) -> "Figure":
     """A row for each column: its kernels, how much of each is colour, how oriented it is, and which way it lies."""
     kernels, n = shown.kernels, len(shown.columns)
     with plot.figure(WIDTH, 1.75 * n + 0.75) as fig:
@@ -95,7 +97,9 @@ def draw_specialisation(shown: Specialisation) -> Figure:
     return fig
 
 
-def _draw_shares(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
+def _draw_shares(axes: "Axes", values: NDArray[np.float64], colour: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     known = values[np.isfinite(values)]
     counts, _, _ = axes.hist(known, bins=np.linspace(0, 1, 11).tolist(), color=colour, rwidth=0.9)
     if len(known):
@@ -110,7 +114,7 @@ def _draw_shares(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _draw_directions(axes: Axes, column: Tuning, colour: str) -> None:
+def _draw_directions(axes: "Axes", column: Tuning, colour: str) -> None:
     """A half-disc, as the direction of a bar has no sign."""
     known = np.isfinite(column.frequency)
     sizes = 2 + 34 * column.selectivity[known]

@@ -1,5 +1,7 @@
 """Pictures in common: letters that no font has, labels that fit, classes that share a name, what the commands tell."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +34,12 @@ def test_letters_without_a_font_are_told_once_and_left_to_the_reader_of_an_svg(
         plot.save(draw_panels([panel(names)], names), tmp_path / "a.png")
     assert len(told) == 1
     assert "a 乾酪" in plot.save(draw_panels([panel(names)], names), tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
+def test_a_training_and_its_report_load_no_matplotlib() -> None:
+    """Half a second of a command that takes a few: the page draws its curves itself."""
+    code = "import sys, convnet.report, convnet.training.train; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_other_fonts_are_asked_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
