@@ -1,4 +1,4 @@
-"""A net's summary: its layers from a run on torch's meta device, which knows shapes only, and its known differences.
+"""A net's summary: its layers from a run, of a large net on torch's meta device, and its known differences.
 
 The differences of the layers are the paragraph "Differs:" of a docstring, those of the settings nets/differences.toml.
 """
@@ -19,6 +19,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -28,6 +29,8 @@ from convnet.io.strict_json import Json
 from convnet.nets import MODELS, column_parallel, connected_parallel, list_models, make, model, recipe_of
 from convnet.nets.column_parallel import Part, column_of, connected_layers, with_weights
 from convnet.nets.layers import Net
+
+FEW = 1_000_000  # parameters of a net that is run on the CPU: the meta device loads an algebra (sympy) in 0.4 s
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _without_compiler(func: OpOverload, args: tuple[object, ...]) -> Tensor | No
     tensors = [x for x in args if isinstance(x, Tensor)]
     if func is torch.ops.aten.addmm.default:
         return torch.mm(*tensors[1:])
-    if torch.Tag.pointwise in func.tags and not func._schema.is_mutable:
+    if tensors and tensors[0].is_meta and torch.Tag.pointwise in func.tags and not func._schema.is_mutable:
         return tensors[0].new_empty(torch.broadcast_shapes(*(x.shape for x in tensors)))
     return None
 
@@ -117,9 +120,10 @@ def layer_table(net: Net) -> list[Layer]:
     Multiply-adds are those of convolutions and matrix products, as papers count them; LeNet-5's sparse C3 counts as the
     dense convolution that it runs as. GoogLeNet's auxiliary heads are stages like the others, but run in training only.
     """
-    bare = on_meta(net)
-    images = torch.empty(1, net.in_channels, net.input_size, net.input_size, device="meta")
-    with torch.no_grad(), _Counter() as counter:
+    n_real = sum(weight.numel() for weight in net.parameters() if not weight.is_meta)
+    bare, device = (copy.deepcopy(net).eval().cpu(), "cpu") if 0 < n_real <= FEW else (on_meta(net), "meta")
+    images = torch.zeros(1, net.in_channels, net.input_size, net.input_size, device=device)
+    with torch.no_grad(), BaseTorchFunctionMode(), _Counter() as counter:  # within the mode no kernel of ours serves
         stages = _Stages(counter)
         bare(images, stages)
     counts = dict.fromkeys(stages, 0)
@@ -139,7 +143,7 @@ def summary(name: str, **options: object) -> Json:
     own_name: the name that the net has for itself; vgg16's is vgg_d.
     """
     net = skeleton(name, **options)
-    layers = layer_table(net)
+    layers = layer_table(net if sum(weight.numel() for weight in net.parameters()) > FEW else make(name, options))
     return {
         "name": name,
         "year": net.year,
@@ -157,9 +161,8 @@ def summaries(pattern: str = "*") -> list[Json]:
     """The rows of all nets whose names match a shell pattern, in alphabetical order. Raises: UsageError for none."""
     names = list_models(pattern)
     if not names:
-        is_pattern = any(character in pattern for character in "*?[")
         text = f"no net's name matches '{pattern}'; `convnet nets` lists them all"
-        raise UsageError(text if is_pattern else unknown("net", pattern, MODELS))
+        raise UsageError(text if any(sign in pattern for sign in "*?[") else unknown("net", pattern, MODELS))
     return [summary(name) for name in names]
 
 
@@ -254,10 +257,7 @@ def _by_columns(net: Net, batch: int, before: Mapping[str, Layer]) -> list[Excha
 
 
 def skeleton(name: str, **options: object) -> Net:
-    """A net on the meta device, without weights: shapes and counts only; options: its own.
-
-    Raises: UsageError for an unknown name or option.
-    """
+    """A net on the meta device: shapes and counts only. Raises: UsageError for an unknown name or option."""
     with torch.device("meta"):
         return make(name, options)
 
