@@ -44,7 +44,7 @@ from convnet.data.image_formats import (
     read_metadata,
     sniff,
 )
-from convnet.data.jpeg import jpeg_picture, parse_jpeg
+from convnet.data.jpeg import jpeg_rgb, parse_jpeg
 from convnet.data.tiff import parse_tiff, tiff_picture
 from convnet.data.webp import check_webp, parse_webp
 
@@ -70,21 +70,20 @@ def decode(data: bytes | NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> tup
 
     Raises: BadPicture for any bytes that are no whole picture, or one of more than `max_pixels` pixels.
     """
-    with open_picture(data, max_pixels) as (picture, notes):
-        return np.array(picture), notes
+    with open_picture(data, max_pixels) as (pixels, notes):
+        return np.array(pixels), notes
 
 
 @contextmanager
 def open_picture(
     data: bytes | NDArray[np.uint8], max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[Image.Image, tuple[str, ...]]]:
-    """As `decode`, an RGB picture for Pillow: to resize it, its pixels need not be copied out and in again.
+) -> Iterator[tuple[NDArray[np.uint8], tuple[str, ...]]]:
+    """As `decode`; an array is taken as it is.
 
-    While it is open it takes its room of `max_pixels` among all threads: leave when it is scaled. An array is taken
-    as it is.
+    While it is open it takes its room of `max_pixels` among all threads: leave when it is scaled.
     """
     if not isinstance(data, bytes):
-        yield Image.fromarray(data), ()
+        yield data, ()
         return
     kind = sniff(data[:32])
     if kind is None:
@@ -98,9 +97,8 @@ def open_picture(
             raise BadPicture(f"truncated {kind}: {width} x {height} pixels cannot be in {len(data):,} bytes")
     with _ROOM.reserved(width * height, max_pixels):
         with _blamed(kind):
-            picture = _turned(_picture(kind, info), info.orientation)
-            _remark(picture, info)
-        yield picture, tuple(info.notes)
+            pixels = _pixels(kind, info)
+        yield pixels, tuple(info.notes)
 
 
 @contextmanager
@@ -162,10 +160,18 @@ def _size(kind: str, info: PictureInfo) -> tuple[int, int]:
         return picture.size
 
 
+def _pixels(kind: str, info: PictureInfo) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) RGB, as it is meant to be seen: EXIF's orientation says where its first row and column lie."""
+    if kind == "JPEG" and info.orientation not in TURNS:
+        return jpeg_rgb(info)
+    picture = Image.fromarray(jpeg_rgb(info)) if kind == "JPEG" else _picture(kind, info)
+    picture = picture.transpose(TURNS[info.orientation]) if info.orientation in TURNS else picture
+    _remark(picture, info)
+    return np.asarray(picture)
+
+
 def _picture(kind: str, info: PictureInfo) -> Image.Image:
-    """The picture in RGB, before it is turned."""
-    if kind == "JPEG":
-        return jpeg_picture(info)
+    """The picture in RGB, before it is turned; of other formats than JPEG."""
     if kind == "TIFF":
         return _rgb(tiff_picture(info), info)
     with _PLUGINS[kind](io.BytesIO(info.data)) as picture:
@@ -255,11 +261,6 @@ def _deep_ppm(info: PictureInfo, size: tuple[int, int]) -> NDArray[np.uint8] | N
         raise BadPicture("truncated PPM")
     values = np.frombuffer(info.data, ">u2", 3 * width * height, header.end())
     return (values >> 8).astype(np.uint8).reshape(height, width, 3)
-
-
-def _turned(picture: Image.Image, orientation: int) -> Image.Image:
-    """The picture as it is meant to be seen; EXIF's orientation says where its first row and column lie."""
-    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
 def _limit(width: int, height: int, most: int) -> None:

@@ -85,13 +85,13 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         place += max(length, 2)
 
 
-def jpeg_picture(info: PictureInfo) -> Image.Image:
-    """RGB. Raises: BadPicture when the scan is damaged."""
+def jpeg_rgb(info: PictureInfo) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) RGB. Raises: BadPicture when the scan is damaged."""
     pixels, notes = jpeg_pixels(info.data, "CMYK" if info.channels == 4 else "RGB")
     info.notes += notes
     if info.channels != 4:
-        return Image.fromarray(pixels)
-    return Image.fromarray(255 - pixels if info.inverted else pixels, "CMYK").convert("RGB")
+        return pixels
+    return np.asarray(Image.fromarray(255 - pixels if info.inverted else pixels, "CMYK").convert("RGB"))
 
 
 def jpeg_pixels(data: bytes, colours: str = "RGB") -> tuple[NDArray[np.uint8], list[str]]:

@@ -9,7 +9,6 @@ are sums of integers, exact in any order: neither the workers nor a kill can cha
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,18 +20,19 @@ from typing import IO
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import Image
 
 from convnet.data import store
-from convnet.data.decode import MAX_PIXELS, BadPicture, open_picture, stored_by
+from convnet.data.decode import MAX_PIXELS, stored_by
 from convnet.data.fitness import count, refuse_unfit
-from convnet.data.index import BLOCK, Row
-from convnet.data.preparation import unfinished
+from convnet.data.index import BLOCK
+from convnet.data.preparation import records, unfinished
 from convnet.data.preparation.commit import checked, commit, is_done
 from convnet.data.preparation.unfinished import WORK as WORK
 from convnet.data.preparation.unfinished import Job, Part, Plan
-from convnet.data.resize import SUFFIX, Encoding, Fit, Settings, centre_square, to_frame
-from convnet.data.sources import SPLITS, Entry, Source, open_source
+from convnet.data.resize import Encoding, Fit, Settings
+from convnet.data.sources import SPLITS, Source, open_source
 from convnet.data.statistics import Sums
 from convnet.data.store_header import VERSION, is_store, read_header
 from convnet.errors import UsageError
@@ -42,12 +42,9 @@ from convnet.io.processes import Processes
 from convnet.progress import SILENT, Progress
 
 SIZE = 256  # pixels: AlexNet section 2
-QUALITY = 95  # of JPEG members
 SHARD_BYTES = 1 << 27  # about this much in a shard
 JPEG_PICTURES = 2048  # in a jpeg shard, whose bytes aren't known before
 FLUSH_BYTES = 1 << 24  # are written, then flushed to the disk beside the work
-CHUNK = 16  # pictures that a worker takes at a time
-CHUNK_BYTES = 1 << 26  # ... but no more than about this much
 
 
 @dataclass(frozen=True)
@@ -238,20 +235,22 @@ def _make_shards(
 
 def _make_shard(path: Path, job: Job, source: Source, settings: Settings, n_threads: int) -> Iterator[int]:
     """Writes one shard and its part; yields the number of pictures finished, chunk by chunk."""
-    part, offset = Part(Sums.zero(settings.size)), 0
-    n = max(1, min(CHUNK, CHUNK_BYTES // (3 * settings.size**2)))
+    part, offset, rooms = Part(Sums.zero(settings.size)), 0, list[NDArray[np.uint8]]()
+    n = records.n_at_once(settings)
     chunks = [(job.first + i, job.entries[i : i + n]) for i in range(0, len(job.entries), n)]
     with atomic.atomic(path / job.shard) as file, _flushing(file) as flush:
-        for records, made in in_order(lambda item: _chunk(source, settings, job, *item), chunks,
-                                      lambda item: f"a picture of {item[1][0].key!r} to {item[1][-1].key!r}",
-                                      n_threads=n_threads, window=2 * n_threads):  # fmt: skip
-            for k, data in enumerate(records):
-                made.rows[k] = made.rows[k]._replace(offset=offset)
-                file.write(data)
-                offset += len(data)
+        for made in in_order(lambda item: records.make_chunk(source, settings, job, *item, rooms), chunks,
+                             lambda item: f"a picture of {item[1][0].key!r} to {item[1][-1].key!r}",
+                             n_threads=n_threads, window=2 * n_threads):  # fmt: skip
+            for k, record in enumerate(made.records):
+                made.part.rows[k] = made.part.rows[k]._replace(offset=offset)
+                file.write(record.data)
+                offset += len(record)
             flush(offset)
-            part.add(made)
-            yield len(made.rows) + made.n_failed
+            part.add(made.part)
+            if made.room is not None:
+                rooms.append(made.room)
+            yield len(made.part.rows) + made.part.n_failed
         file.write(store.TRAILER)
     unfinished.write_part(path, job, part)
 
@@ -273,36 +272,3 @@ def _flushing(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
         yield flush
         if running is not None:
             running.result()
-
-
-def _chunk(
-    source: Source, settings: Settings, job: Job, first: int, entries: Sequence[Entry]
-) -> tuple[list[bytes], Part]:
-    """A worker's pictures: their records, and the rest, whose rows have no offset in the shard yet."""
-    records, made = list[bytes](), Part(Sums.small(settings.size))
-    for position, entry in enumerate(entries, first):
-        try:
-            with open_picture(source.read(entry), settings.max_pixels) as (picture, notes):
-                frame, side = to_frame(picture, settings), (max if settings.fit == "pad" else min)(picture.size)
-        except BadPicture as error:
-            made.left_out.append({"status": "failed", "key": entry.key, "reason": str(error)})
-            continue
-        made.left_out += [{"status": "note", "key": entry.key, "reason": note} for note in notes]
-        made.enlarged += side < settings.shorter_side
-        pixels = np.asarray(frame)
-        payload = store.npy_pieces(pixels) if settings.encoding == "raw" else [_jpeg_bytes(frame)]
-        member = store.record(position, entry.label, SUFFIX[settings.encoding], payload)
-        sums = store.weighted_sum(np.frombuffer(member, np.uint8)), hashlib.sha256(member).hexdigest()
-        height, width, _ = pixels.shape
-        made.rows.append(Row(job.number, 0, len(member), sum(map(len, payload)), entry.label, height, width, *sums))
-        made.keys.append(entry.key)
-        records.append(member)
-        if job.split == "train":
-            made.sums.count(centre_square(pixels, settings.size))
-    return records, made
-
-
-def _jpeg_bytes(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()

@@ -15,8 +15,9 @@ from PIL import Image
 from convnet.data.decode import MAX_PIXELS, BadPicture
 from convnet.errors import UsageError
 from convnet.io.strict_json import Json
-from convnet.kernels.cpu import resize as cpu_resize
+from convnet.kernels.cpu.pictures import resize as cpu_resize
 
+Pixels = NDArray[np.uint8]  # (H, W, 3)
 Fit = Literal["crop", "pad", "squash"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 Encoding = Literal["raw", "jpeg"]
@@ -70,60 +71,85 @@ def fit_of(text: str) -> Fit:
     raise UsageError(f"--fit {text}: must be {', '.join(FITS)}")
 
 
-def scaled(image: Image.Image, shorter_side: int, now: int) -> Image.Image:
-    """A picture scaled by `shorter_side` / `now`, bicubic; its sides are rounded, a half to the even number.
+def scaled(pixels: Pixels, shorter_side: int, now: int) -> Pixels:
+    """A picture (H, W, 3) scaled by `shorter_side` / `now`, bicubic; its sides are rounded, a half to the even number.
 
     Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory.
     """
-    if shorter_side == now:
-        return image
-    width, height = (max(1, round(side * shorter_side / now)) for side in image.size)
-    if width * height > MAX_RESIZED:
-        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
-    return bicubic(image, width, height)
+    return pixels if shorter_side == now else bicubic(pixels, *_scaled_sides(pixels, shorter_side, now))
 
 
-def bicubic(image: Image.Image, width: int, height: int) -> Image.Image:
+def bicubic(pixels: Pixels, height: int, width: int) -> Pixels:
     """A picture resized, bicubic: Pillow's pixels, whichever makes them."""
-    upright = image.height - height > 2 * max(image.width - width, 0) or image.height > 100 * image.width
-    if image.mode != "RGB" or upright or not cpu_resize.available():  # some of Pillow's versions begin with the columns
-        return image.resize((width, height), Image.Resampling.BICUBIC)
-    return Image.fromarray(cpu_resize.resize(np.asarray(image), height, width))
+    out = np.empty((height, width, 3), np.uint8)
+    _bicubic_part(pixels, height, width, out)
+    return out
 
 
-def fitted(image: Image.Image, side: int, fit: Fit) -> Image.Image:
-    """An RGB picture with its shorter side of `side` pixels (crop), or a square of them that holds all of it.
+def fitted(pixels: Pixels, side: int, fit: Fit) -> Pixels:
+    """A picture (H, W, 3) with its shorter side of `side` pixels (crop), or a square of them that holds all of it.
 
     Raises: BadPicture when a picture to be cropped is so elongated that the scaled one would not fit into memory.
     """
     if fit == "crop":
-        return scaled(image, side, min(image.size))
+        return scaled(pixels, side, min(pixels.shape[:2]))
     if fit == "squash":
-        return image if image.size == (side, side) else bicubic(image, side, side)
-    inside = scaled(image, side, max(image.size))
-    if inside.size == (side, side):
+        return pixels if pixels.shape[:2] == (side, side) else bicubic(pixels, side, side)
+    inside = scaled(pixels, side, max(pixels.shape[:2]))
+    if inside.shape[:2] == (side, side):
         return inside
-    frame = Image.new("RGB", (side, side), FILL)
-    frame.paste(inside, ((side - inside.width) // 2, (side - inside.height) // 2))
+    frame = np.full((side, side, 3), FILL, np.uint8)
+    top, left = (side - inside.shape[0]) // 2, (side - inside.shape[1]) // 2
+    frame[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return frame
 
 
-def to_frame(image: Image.Image, settings: Settings) -> Image.Image:
-    """An RGB picture fitted to S, bicubic; for a raw store its central square.
+def to_frame(pixels: Pixels, settings: Settings) -> Pixels:
+    """What a jpeg store keeps of a picture: all of it, fitted to S, bicubic.
 
     Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory, or into a JPEG.
     """
-    longer = max(image.size) * settings.shorter_side / min(image.size)
-    if settings.encoding == "jpeg" and settings.fit == "crop" and round(longer) > JPEG_SIDE:
-        raise BadPicture(f"its {image.width} x {image.height} pixels are too elongated to resize")
-    image = fitted(image, settings.shorter_side, settings.fit)
-    if settings.encoding == "raw" and image.size != (settings.size, settings.size):
-        left, top = (image.width - settings.size) // 2, (image.height - settings.size) // 2
-        image = image.crop((left, top, left + settings.size, top + settings.size))
-    return image
+    height, width, _ = pixels.shape
+    if settings.fit == "crop" and round(max(height, width) * settings.shorter_side / min(height, width)) > JPEG_SIDE:
+        raise BadPicture(f"its {width} x {height} pixels are too elongated to resize")
+    return fitted(pixels, settings.shorter_side, settings.fit)
 
 
-def centre_square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def to_square(pixels: Pixels, settings: Settings, out: Pixels) -> None:
+    """Fills `out` with what a raw store keeps of a picture: the central square of it, fitted to S, bicubic.
+
+    Raises: BadPicture when it is so elongated that the scaled picture would not fit into memory.
+    """
+    side = settings.shorter_side
+    if settings.fit == "pad":
+        out[:] = centre_square(fitted(pixels, side, settings.fit), settings.size)
+    else:
+        sides = _scaled_sides(pixels, side, min(pixels.shape[:2])) if settings.fit == "crop" else (side, side)
+        _bicubic_part(pixels, *sides, out)
+
+
+def _scaled_sides(pixels: Pixels, shorter_side: int, now: int) -> tuple[int, int]:
+    """Height and width of a picture scaled by `shorter_side` / `now`. Raises: BadPicture."""
+    height, width = (max(1, round(side * shorter_side / now)) for side in pixels.shape[:2])
+    if height * width > MAX_RESIZED and shorter_side != now:
+        raise BadPicture(f"its {pixels.shape[1]} x {pixels.shape[0]} pixels are too elongated to resize")
+    return height, width
+
+
+def _bicubic_part(pixels: Pixels, height: int, width: int, out: Pixels) -> None:
+    """Fills `out` with the middle of a picture resized; only that is worked out where C serves."""
+    corner = (height - out.shape[0]) // 2, (width - out.shape[1]) // 2
+    old_height, old_width, _ = pixels.shape
+    upright = old_height - height > 2 * max(old_width - width, 0) or old_height > 100 * old_width
+    if not upright and cpu_resize.available():  # some of Pillow's versions begin with the columns
+        cpu_resize.resize_part(pixels, height, width, corner, out)
+        return
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    left, top = corner[1], corner[0]
+    out[:] = np.asarray(resized.crop((left, top, left + out.shape[1], top + out.shape[0])))
+
+
+def centre_square(pixels: Pixels, size: int) -> Pixels:
     """The central size x size pixels; where the margin is odd, the smaller part is above and to the left."""
     top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
     return pixels[top : top + size, left : left + size]

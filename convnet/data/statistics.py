@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnet.io.strict_json import Json
+from convnet.kernels.cpu.pictures import sums as cpu_sums
 
 AT_ONCE = 257  # pictures whose uint16 sums of 0..255 can't overflow
 BLOCK = 66051  # pixels whose uint32 sums of products 0..255 x 255 can't overflow
@@ -55,8 +56,11 @@ class Sums:
     def count(self, square: NDArray[np.uint8]) -> None:
         """Takes up one picture (size, size, 3)."""
         self.n += 1
-        self.pixels += square
-        self.products += channel_products(square)
+        if self.pixels.dtype == np.uint16 and cpu_sums.available():
+            self.products += cpu_sums.count(square, self.pixels)
+        else:
+            self.pixels += square
+            self.products += channel_products(square)
 
 
 def channel_products(square: NDArray[np.uint8]) -> NDArray[np.int64]:

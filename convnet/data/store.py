@@ -44,27 +44,36 @@ Pixels = NDArray[np.uint8]
 # writing
 
 
-def record(position: int, label: int, suffix: str, payload: Sequence[bytes | memoryview]) -> bytes:
-    """The bytes of one picture in a shard: header, payload (in pieces), padding, and the .cls member with its label."""
-    text, length = str(label).encode(), sum(map(len, payload))
-    picture = [_tar_header(f"{position:09d}.{suffix}", length), *payload, bytes(-length % BLOCK)]
-    return b"".join([*picture, _tar_header(f"{position:09d}.cls", len(text)), text, bytes(-len(text) % BLOCK)])
+def record(position: int, label: int, suffix: str, payload: bytes) -> bytes:
+    """The bytes of one picture in a shard: header, payload, padding, and the .cls member with its label."""
+    before, after = around(position, label, suffix, len(payload))
+    return b"".join((before, payload, after))
 
 
-def npy_pieces(pixels: Pixels) -> list[bytes | memoryview]:
-    """A uint8 (H, W, 3) array as the bytes of a .npy file: a header of `npy.HEADER_BYTES`, and the pixels."""
-    return [npy.header(pixels.shape, pixels.dtype), pixels.reshape(-1).data]
+def around(position: int, label: int, suffix: str, length: int) -> tuple[bytes, bytes]:
+    """What of a picture's record stands before its payload of `length` bytes, and what behind it."""
+    text, name = str(label).encode(), f"{position:09d}."
+    behind = bytes(-length % BLOCK), _tar_header(f"{name}cls", len(text)), text, bytes(-len(text) % BLOCK)
+    return _tar_header(f"{name}{suffix}", length), b"".join(behind)
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    """As Python's tarfile writes it (USTAR, mode 644, everything else zero), ten times as fast."""
+    """As Python's tarfile writes it (USTAR, mode 644, everything else zero), twenty times as fast."""
+    nameless, total = _nameless(size)
+    head, called = bytearray(nameless), name.encode()
+    head[: len(called)] = called
+    head[148:156] = b"%06o\0 " % (total + sum(called))
+    return bytes(head)
+
+
+@lru_cache(maxsize=64)
+def _nameless(size: int) -> tuple[bytes, int]:
+    """The header without the name, and the sum of its bytes."""
     head = bytearray(BLOCK)
-    head[: len(name)] = name.encode()
     head[100:136] = b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" % size
     head[136:157] = b"00000000000\0" + 8 * b" " + b"0"
     head[257:265] = b"ustar\x0000"
-    head[148:156] = b"%06o\0 " % sum(head)
-    return bytes(head)
+    return bytes(head), sum(head)
 
 
 def weighted_sum(record: Pixels) -> int:

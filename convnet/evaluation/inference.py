@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from convnet.data.augment import to_input
@@ -136,7 +135,7 @@ def _cut(frame: Pixels, box: Box, crop: int) -> Pixels:
         region = padded
     if box.side == crop:
         return region
-    return np.asarray(bicubic(Image.fromarray(region), crop, crop))
+    return bicubic(region, crop, crop)
 
 
 def _dense(

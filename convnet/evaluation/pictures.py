@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from convnet.data.decode import BadPicture, open_picture
 from convnet.data.preprocess import Preprocessing
@@ -94,11 +93,7 @@ def at_scales(pixels: Pixels, now: int, looks: Sequence[Look]) -> Picture:
 
     Raises: BadPicture if it is too elongated to be scaled.
     """
-    image = Image.fromarray(pixels) if any(look.scale != now for look in looks) else None
-    return {
-        look.scale: pixels if image is None or look.scale == now else np.asarray(scaled(image, look.scale, now))
-        for look in looks
-    }
+    return {look.scale: scaled(pixels, look.scale, now) for look in looks}
 
 
 def read_picture(source: Source, looks: Sequence[Look], fit: Fit) -> tuple[Picture, tuple[str, ...]]:
@@ -109,9 +104,9 @@ def read_picture(source: Source, looks: Sequence[Look], fit: Fit) -> tuple[Pictu
     scales = {look.scale for look in looks}
     try:
         if isinstance(source, np.ndarray):
-            return {scale: np.asarray(fitted(_image(source), scale, fit)) for scale in scales}, ()
-        with open_picture(atomic.read(atomic.as_path(source, "a picture"), LARGEST)) as (picture, notes):
-            return {scale: np.asarray(fitted(picture, scale, fit)) for scale in scales}, notes
+            return {scale: fitted(_whole(source), scale, fit) for scale in scales}, ()
+        with open_picture(atomic.read(atomic.as_path(source, "a picture"), LARGEST)) as (pixels, notes):
+            return {scale: fitted(pixels, scale, fit) for scale in scales}, notes
     except BadPicture as error:
         raise DataError(str(error)) from error
     except IsADirectoryError as error:
@@ -127,7 +122,7 @@ def name_of(source: Source, place: int) -> str:
     return f"picture {place}" if isinstance(source, np.ndarray) else str(atomic.as_path(source, "a picture"))
 
 
-def _image(pixels: Pixels) -> Image.Image:
+def _whole(pixels: Pixels) -> Pixels:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UsageError(f"a picture is {pixels.dtype} {list(pixels.shape)}; it must be a path, or uint8 (H, W, 3)")
-    return Image.fromarray(pixels)
+    return np.ascontiguousarray(pixels)

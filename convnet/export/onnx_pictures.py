@@ -125,7 +125,7 @@ def trials(takes: Takes, done: Preprocessing) -> list[tuple[Pixels, Pixels]]:
         grey = _file(picture.convert("L"), "JPEG")
         given.append((np.empty(0, np.uint8), grey, Image.open(BytesIO(grey.tobytes())).convert("RGB")))
     return [
-        (file if takes == "file" else pixels, centre_crop(np.asarray(fitted(picture, side, done.fit)), done))
+        (file if takes == "file" else pixels, centre_crop(fitted(np.asarray(picture), side, done.fit), done))
         for pixels, file, picture in given
     ]
 

@@ -199,11 +199,11 @@ class Desk:
     def _frame(self, data: bytes) -> tuple[Pixels, tuple[str, ...], tuple[int, int]]:
         """The picture in some bytes, fitted as in preparation; notes; its size. Raises: BadPicture."""
         how = self.net.preprocessing
-        with open_picture(data, MOST_PIXELS) as (picture, notes):
-            if max(picture.size) > LONGEST * min(picture.size):
-                width, height = picture.size
+        with open_picture(data, MOST_PIXELS) as (pixels, notes):
+            height, width, _ = pixels.shape
+            if max(width, height) > LONGEST * min(width, height):
                 raise BadPicture(f"its {width} x {height} pixels are too elongated: more than {LONGEST} times as long")
-            return np.asarray(fitted(picture, protocol("single", how).looks[0].scale, how.fit)), notes, picture.size
+            return fitted(pixels, protocol("single", how).looks[0].scale, how.fit), notes, (width, height)
 
     def _seen(self, name: str) -> Seen:
         if name not in self._kept:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from convnet.data import prepare as preparing
+from convnet.data.preparation import records
 from convnet.data.preparation.commit import merge
 from convnet.data.prepare import PartOfStore, prepare, prepare_part
 from convnet.data.resize import Settings
@@ -163,7 +164,7 @@ def start(work: Callable[[], object], kill_at: int = 0) -> int:
 def killed(folder: str, place: str, *numbers: str) -> None:
     """Prints how each process ended that made a part or merged; called in a young process, as forks need it."""
     preparing.SHARD_BYTES, n = map(int, numbers)
-    preparing.CHUNK, os.fsync = 3, lambda handle: None  # type: ignore[assignment]
+    records.CHUNK, os.fsync = 3, lambda handle: None  # type: ignore[assignment]
     source, out = open_source(folder), Path(place)
     choice, order = random.Random(n), list(range(1, n + 1))
     choice.shuffle(order)

@@ -19,8 +19,9 @@ from PIL import Image
 from convnet.data import prepare as preparing
 from convnet.data.check import check_folder, check_store
 from convnet.data.decode import decode
+from convnet.data.preparation import records
 from convnet.data.prepare import WORK, prepare
-from convnet.data.resize import Settings, to_frame
+from convnet.data.resize import Settings, to_frame, to_square
 from convnet.data.sources import Source, open_source
 from convnet.data.statistics import BLOCK, Sums, channel_products, statistics
 from convnet.data.store import Store
@@ -39,7 +40,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """12 pictures to a shard, 3 to a worker."""
     monkeypatch.setattr(preparing, "SHARD_BYTES", 12 * (3 * SIZE**2 + 128 + 3 * 512))
     monkeypatch.setattr(preparing, "JPEG_PICTURES", 12)
-    monkeypatch.setattr(preparing, "CHUNK", 3)
+    monkeypatch.setattr(records, "CHUNK", 3)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,14 @@ def made_of(source: Source, path: Path, **options: object) -> dict[str, bytes]:
     return content(path)
 
 
+def stored_of(pixels: np.ndarray, shorter: int, encoding: str) -> np.ndarray:
+    if encoding == "jpeg":
+        return to_frame(pixels, Settings(SIZE, shorter, "jpeg"))
+    out = np.empty((SIZE, SIZE, 3), np.uint8)
+    to_square(pixels, Settings(SIZE, shorter, "raw"), out)
+    return out
+
+
 # geometry
 
 
@@ -73,11 +82,10 @@ def test_shorter_side_and_central_square_equal_plain_pillow(sides: tuple[int, in
         right = Image.fromarray(pixels).resize((shorter, round(height * shorter / width)), Image.BICUBIC)
     else:
         right = Image.fromarray(pixels).resize((round(width * shorter / height), shorter), Image.BICUBIC)
-    frame = np.asarray(to_frame(Image.fromarray(pixels), Settings(SIZE, shorter, "jpeg")))
-    assert np.array_equal(frame, np.asarray(right))
+    assert np.array_equal(stored_of(pixels, shorter, "jpeg"), np.asarray(right))
     top, left = (right.height - SIZE) // 2, (right.width - SIZE) // 2
-    square = np.asarray(to_frame(Image.fromarray(pixels), Settings(SIZE, shorter, "raw")))
-    assert np.array_equal(square, np.asarray(right)[top : top + SIZE, left : left + SIZE])
+    square = np.asarray(right)[top : top + SIZE, left : left + SIZE]
+    assert np.array_equal(stored_of(pixels, shorter, "raw"), square)
 
 
 def test_a_picture_of_the_right_size_is_stored_as_it_is(tmp_path: Path) -> None:
@@ -97,12 +105,10 @@ def test_each_stored_picture_is_that_of_its_file(source: Source, folder: Path, t
     labels = {entry.key: entry.label for entry in source.entries}
     for split in made.splits.values():
         for i, key in enumerate(split.keys):
-            frame = to_frame(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, 14, encoding))
-            if encoding == "raw":
-                right = np.asarray(frame)
-            else:
+            right = stored_of(decode((folder / key).read_bytes())[0], 14, encoding)
+            if encoding == "jpeg":
                 buffer = io.BytesIO()
-                frame.save(buffer, "JPEG", quality=95)
+                Image.fromarray(right).save(buffer, "JPEG", quality=95)
                 right = np.asarray(Image.open(buffer))
                 assert min(right.shape[:2]) == 14
             assert np.array_equal(split.picture(i), right)
@@ -128,11 +134,8 @@ def test_training_pictures_are_mixed_and_always_in_the_same_order(source: Source
 def test_statistics_equal_brute_force(source: Source, folder: Path, tmp_path: Path, encoding: str) -> None:
     made = prepare(source, tmp_path / "s", size=SIZE, encoding=encoding)
     split = made.split("train")
-    squares = [
-        to_frame(Image.fromarray(decode((folder / key).read_bytes())[0]), Settings(SIZE, SIZE, "raw"))
-        for key in split.keys
-    ]
-    pixels = np.stack([np.asarray(square) for square in squares]).astype(np.float64)
+    squares = [stored_of(decode((folder / key).read_bytes())[0], SIZE, "raw") for key in split.keys]
+    pixels = np.stack(squares).astype(np.float64)
     if encoding == "raw":
         assert np.array_equal(pixels, [split.picture(i) for i in range(split.n)])
     found = made.statistics
@@ -216,7 +219,7 @@ EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtr
 def killed(folder: str, place: str, *numbers: str) -> None:
     """Prints how preparations ended that were killed at a file operation; in a young process, as forks need it."""
     preparing.SHARD_BYTES, n_kills = map(int, numbers)
-    preparing.CHUNK = 3
+    records.CHUNK = 3
     source, out = open_source(folder), Path(place)
 
     def made(path: Path, workers: int, kill_at: int) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convnet.data.resize import bicubic
-from convnet.kernels.cpu import resize as cpu_resize
+from convnet.kernels.cpu.pictures import resize as cpu_resize
 
 NEEDED = pytest.mark.skipif(not cpu_resize.available(), reason="needs a C compiler")
 # Elsewhere Pillow's compiler may join a product and a sum, which moves a weight by a unit in its last place
@@ -62,16 +62,24 @@ def test_a_side_that_stays_is_not_touched_and_views_are_read_rightly() -> None:
 @settings(max_examples=100, deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_what_is_used_is_the_pillow_that_is_installed(height: int, width: int, new_height: int, new_width: int) -> None:
-    image = Image.fromarray(picture(height, width, "noise"))
-    found, wanted = (
-        np.asarray(each, np.int64)
-        for each in (
-            bicubic(image, new_width, new_height),
-            image.resize((new_width, new_height), Image.Resampling.BICUBIC),
-        )
-    )
-    assert np.abs(found - wanted).max() <= MOST
-    assert bicubic(image.convert("L"), 5, 5).mode == "L"
+    pixels = picture(height, width, "noise")
+    wanted = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    assert np.abs(bicubic(pixels, new_height, new_width).astype(int) - np.asarray(wanted)).max() <= MOST
+
+
+@NEEDED
+@settings(max_examples=200, deadline=None)
+@given(SIDES, SIDES, st.integers(1, 150), st.integers(1, 150), st.data())
+def test_a_part_is_that_of_the_whole(
+    height: int, width: int, new_height: int, new_width: int, data: st.DataObject
+) -> None:
+    pixels = picture(height, width, "noise")
+    top, left = data.draw(st.integers(0, new_height - 1)), data.draw(st.integers(0, new_width - 1))
+    n_rows, n_columns = data.draw(st.integers(1, new_height - top)), data.draw(st.integers(1, new_width - left))
+    out = np.empty((n_rows, n_columns, 3), np.uint8)
+    cpu_resize.resize_part(pixels, new_height, new_width, (top, left), out)
+    whole = cpu_resize.resize(pixels, new_height, new_width)
+    assert np.array_equal(out, whole[top : top + n_rows, left : left + n_columns])
 
 
 @NEEDED

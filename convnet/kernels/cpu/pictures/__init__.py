@@ -1,0 +1,1 @@
+"""What preparation does with the pixels of a picture, in C."""
