@@ -5,13 +5,14 @@
 
 enum { FINE, UNKNOWN, SHORT, BAD_CODE, TOO_MANY, TOO_LARGE, LEFT_OVER, BAD_PADDING, NO_RESTART, HOLE };
 
+#define ALONE __attribute__((noinline)) /* its caller, or itself, has too few registers otherwise */
+enum { LOOK = 10 }; /* bits of a code that are looked up at once */
 enum { ALIKE = 20 }; /* coefficients in a row that no picture has: what a hole of zeros says */
 
 typedef struct {
-    uint8_t size[512];   /* of the codes of at most 9 bits that a window begins with, 0: longer */
-    uint8_t value[512];
-    int32_t last[18];    /* the largest code of each length, -1: none */
-    int32_t shift[17];   /* from a code to its place in symbols */
+    uint32_t short_code[1 << LOOK]; /* by the bits that come: code's and value's bits, code's bits, symbol; 0: longer */
+    int32_t last[18];               /* the largest code of each length, -1: none */
+    int32_t shift[17];              /* from a code to its place in symbols */
     uint8_t symbols[256];
     int known;
 } Huffman;
@@ -23,9 +24,11 @@ typedef struct {
 
 typedef struct {
     const uint8_t *place, *end;
-    uint64_t bits;
+    uint64_t bits;       /* those that come, the next one highest; zeros follow them */
     int n_bits, n_false; /* of n_bits, so many lie behind the end of the segment */
 } Reader;
+
+static inline uint32_t entry(int length, int symbol) { return symbol << 16 | length << 8 | (length + (symbol & 15)); }
 
 static int define_codes(Huffman *table, const uint8_t *body, int n) {
     int code = 0, place = 0, total = 0;
@@ -37,11 +40,8 @@ static int define_codes(Huffman *table, const uint8_t *body, int n) {
         table->shift[length] = place - code;
         for (int i = 0; i < body[length - 1]; i++, code++, place++) {
             if (code >= 1 << length) return 0;
-            if (length > 9) continue;
-            for (int low = 0; low < 1 << (9 - length); low++) {
-                table->size[(code << (9 - length)) + low] = length;
-                table->value[(code << (9 - length)) + low] = table->symbols[place];
-            }
+            for (int low = 0; length <= LOOK && low < 1 << (LOOK - length); low++)
+                table->short_code[(code << (LOOK - length)) + low] = entry(length, table->symbols[place]);
         }
         table->last[length] = body[length - 1] ? code - 1 : -1;
         code <<= 1;
@@ -56,7 +56,7 @@ static inline void fill(Reader *reader) {
     if (reader->place + 4 <= reader->end) {
         uint32_t word = (uint32_t)reader->place[0] << 24 | reader->place[1] << 16 | reader->place[2] << 8 | reader->place[3];
         if (!((~word - 0x01010101u) & word & 0x80808080u)) { /* none of the four is 0xFF */
-            reader->bits = reader->bits << 32 | word;
+            reader->bits |= (uint64_t)word << (32 - reader->n_bits);
             reader->n_bits += 32;
             reader->place += 4;
             return;
@@ -72,51 +72,56 @@ static inline void fill(Reader *reader) {
         } else {
             reader->n_false += 8;
         }
-        reader->bits = reader->bits << 8 | (uint64_t)byte;
+        reader->bits |= (uint64_t)byte << (56 - reader->n_bits);
         reader->n_bits += 8;
     }
 }
 
-static inline int peek(const Reader *reader, int n) { return (int)(reader->bits >> (reader->n_bits - n) & ((1u << n) - 1)); }
-
-static inline int symbol(Reader *reader, const Huffman *table) {
-    int window = peek(reader, 9);
-    if (table->size[window]) {
-        reader->n_bits -= table->size[window];
-        return table->value[window];
-    }
-    for (int length = 10; length <= 16; length++) {
-        int code = peek(reader, length);
-        if (code <= table->last[length] && table->shift[length] + code >= 0) {
-            reader->n_bits -= length;
-            return table->symbols[(table->shift[length] + code) & 255];
-        }
-    }
-    return -1;
-}
-
-static inline int number(Reader *reader, int n) {
-    int value = peek(reader, n);
+static inline void pass(Reader *reader, int n) {
+    reader->bits <<= n;
     reader->n_bits -= n;
-    return value < (1 << n) >> 1 ? value - (1 << n) + 1 : value; /* of no bits: 0 */
 }
 
-/* A sample lies in -128 .. 127, so no dequantised coefficient goes beyond 1024; a rounding step more is allowed. */
-static int too_large(int value, int step) { return (value < 0 ? -value : value) * (int64_t)step > 1024 + step; }
+/* The entry of a code of more than LOOK bits; 0: it means nothing. */
+static ALONE uint32_t long_code(uint64_t bits, const Huffman *table) {
+    for (int length = LOOK + 1; length <= 16; length++) {
+        int code = (int)(bits >> (64 - length));
+        if (code <= table->last[length] && table->shift[length] + code >= 0)
+            return entry(length, table->symbols[(table->shift[length] + code) & 255]);
+    }
+    return 0;
+}
 
-static int block(Reader *shared, Component *part, const Huffman *dc, const Huffman *ac, const uint16_t *steps) {
+static inline uint32_t code(uint64_t bits, const Huffman *table) {
+    uint32_t short_code = table->short_code[bits >> (64 - LOOK)];
+    return short_code ? short_code : long_code(bits, table);
+}
+
+/* The value, of `size` bits, that follows a code of `length`. */
+static inline int number(const Reader *reader, int length, int size) {
+    int value = (int)(reader->bits << length >> 1 >> (63 - size)); /* of no bits: 0 */
+    return value + ((value - ((1 << size) >> 1)) >> 31 & (1 - (1 << size)));
+}
+
+static inline int larger(int value, int most) { return (value < 0 ? -value : value) > most; }
+
+static ALONE int block(Reader *shared, Component *part, const Huffman *dc, const Huffman *ac, const int32_t *most) {
     Reader own = *shared, *reader = &own; /* in registers */
     fill(reader);
-    int size = symbol(reader, dc);
-    if (size < 0 || size > 11) return BAD_CODE;
-    part->before += number(reader, size);
-    if (too_large(part->before, steps[0])) return TOO_LARGE;
+    uint32_t next = code(reader->bits, dc);
+    int size = next >> 16;
+    if (!next || size > 11) return BAD_CODE;
+    part->before += number(reader, next >> 8 & 255, size);
+    pass(reader, next & 255);
+    if (larger(part->before, most[0])) return TOO_LARGE;
     for (int k = 1, before = 0, alike = 0; k < 64; k++) {
         fill(reader);
-        int both = symbol(reader, ac);
-        if (both < 0) return BAD_CODE;
-        int run = both >> 4;
-        size = both & 15;
+        next = code(reader->bits, ac);
+        if (!next) return BAD_CODE;
+        int run = next >> 20;
+        size = next >> 16 & 15;
+        int value = number(reader, next >> 8 & 255, size);
+        pass(reader, next & 255);
         if (!size) {
             if (run != 15) break;
             k += 15;
@@ -126,9 +131,8 @@ static int block(Reader *shared, Component *part, const Huffman *dc, const Huffm
         k += run;
         if (k > 63) return TOO_MANY;
         if (size > 10) return BAD_CODE;
-        int value = number(reader, size);
-        if (too_large(value, steps[k])) return TOO_LARGE;
-        alike = value == before && !run ? alike + 1 : 0;
+        if (larger(value, most[k])) return TOO_LARGE;
+        alike = (alike + 1) & -((value == before) & !run);
         if (alike == ALIKE) return HOLE;
         before = value;
     }
@@ -140,7 +144,7 @@ static int block(Reader *shared, Component *part, const Huffman *dc, const Huffm
  * between them mean nothing. */
 static int ends(Reader *reader) {
     int n = reader->n_bits - reader->n_false, rest = n % 8;
-    uint64_t bits = reader->bits >> reader->n_false;
+    uint64_t bits = n ? reader->bits >> (64 - n) : 0;
     if (n > rest && bits & ((1ull << (n - rest)) - 1)) return LEFT_OVER;
     while (reader->place < reader->end && !*reader->place) reader->place++;
     if (reader->place < reader->end && (*reader->place != 0xFF || (reader->place + 1 < reader->end && !reader->place[1])))
@@ -163,7 +167,7 @@ static int restart(Reader *reader, Component *parts, int n_parts, int number_of)
 
 typedef struct {
     Huffman dc[4], ac[4];
-    uint16_t steps[4][64];
+    int32_t most[4][64]; /* what a coefficient of each table can be */
     Component parts[4];
     int n_parts, interval, width, height, across, down;
 } Picture;
@@ -195,7 +199,7 @@ static int scan(Picture *picture, const uint8_t *body, int n, Reader *reader, in
             int n_blocks = n_used == 1 ? 1 : used[i]->across * used[i]->down;
             for (int k = 0; k < n_blocks; k++) {
                 int verdict = block(reader, used[i], &picture->dc[used[i]->dc], &picture->ac[used[i]->ac],
-                                    picture->steps[used[i]->quant]);
+                                    picture->most[used[i]->quant]);
                 if (verdict) return *at = mcu / wide, verdict;
             }
         }
@@ -229,12 +233,17 @@ static int frame(Picture *picture, const uint8_t *body, int n) {
     return picture->width && picture->height;
 }
 
+/* A sample lies in -128 .. 127, so no dequantised coefficient goes beyond 1024; a rounding step more is allowed. */
+enum { PEAK = 1024 };
+
 static int define_steps(Picture *picture, const uint8_t *body, int n) {
     while (n > 0) {
         int deep = body[0] >> 4, size = deep ? 129 : 65;
         if (n < size || body[0] % 16 > 3) return 0;
-        for (int i = 0; i < 64; i++)
-            picture->steps[body[0] & 3][i] = deep ? body[1 + 2 * i] << 8 | body[2 + 2 * i] : body[1 + i];
+        for (int i = 0; i < 64; i++) {
+            int step = deep ? body[1 + 2 * i] << 8 | body[2 + 2 * i] : body[1 + i];
+            picture->most[body[0] & 3][i] = step ? PEAK / step + 1 : INT32_MAX;
+        }
         body += size;
         n -= size;
     }
@@ -256,6 +265,7 @@ static int define_tables(Picture *picture, const uint8_t *body, int n) {
 int jpeg_scan(const uint8_t *data, int64_t length, int64_t *at) {
     Picture picture;
     memset(&picture, 0, sizeof picture);
+    for (int i = 0; i < 4 * 64; i++) picture.most[i / 64][i % 64] = INT32_MAX;
     int verdict = UNKNOWN, marker;
     for (int64_t place = 2; place + 4 <= length;) {
         if (data[place] != 0xFF) return UNKNOWN;
