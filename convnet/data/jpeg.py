@@ -23,12 +23,11 @@ END = b"\xff\xd9"
 
 def parse_jpeg(data: bytes) -> PictureInfo:
     """Walks the segments up to the pixels. Raises: BadPicture."""
-    info, profile, pieces, end, odd = PictureInfo(data), {}, [data[:2]], 2, False
+    info, profile, end, odd = PictureInfo(data), {}, 2, False
     for marker, start, stop in _segments(data):
         body = data[start:stop]
         if start - 4 > end or (marker == 0xE0 and body[:5] == b"JFIF\0" and body[5:6] != b"\1"):
             odd = True  # stray bytes, or a version that libjpeg would remark on
-        pieces.append(data[start - 4 : start] + (body if marker != 0xE0 else body[:5] + b"\1" + body[6:]))
         end = stop
         if marker == 0xE1 and body[:5] == b"Exif\0":
             info.exif = info.exif or body
@@ -45,8 +44,17 @@ def parse_jpeg(data: bytes) -> PictureInfo:
     if profile:
         info.profile = b"".join(profile[number] for number in sorted(profile))
     if odd:
-        info.data = b"".join(pieces) + data[end:]
+        info.data = _tidied(data)
     return info
+
+
+def _tidied(data: bytes) -> bytes:
+    """The same picture without stray bytes between its segments, and of JFIF's version 1."""
+    pieces, end = [data[:2]], 2
+    for marker, start, end in _segments(data):
+        body = data[start:end]
+        pieces.append(data[start - 4 : start] + (body if marker != 0xE0 else body[:5] + b"\1" + body[6:]))
+    return b"".join(pieces) + data[end:]
 
 
 def _most_pixels(marker: int, frame: bytes, n_bytes: int) -> float:
@@ -62,13 +70,12 @@ def _most_pixels(marker: int, frame: bytes, n_bytes: int) -> float:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment's body, up to the start of the first scan."""
-    place = 2
+    n, place = len(data), 2
     while True:
-        while place < len(data) and data[place] != 0xFF:
-            place += 1  # libjpeg passes over stray bytes too
-        while place < len(data) and data[place] == 0xFF:
+        place = data.find(b"\xff", place)  # libjpeg passes over stray bytes too
+        while 0 <= place < n and data[place] == 0xFF:
             place += 1
-        if place >= len(data):
+        if not 0 <= place < n:
             raise BadPicture("truncated JPEG")
         marker = data[place]
         place += 1
@@ -76,13 +83,13 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise BadPicture("a JPEG without pixels")
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             continue
-        length = int.from_bytes(data[place : place + 2], "big")
-        if place + max(length, 2) > len(data):
+        end = place + max(int.from_bytes(data[place : place + 2], "big"), 2)
+        if end > n:
             raise BadPicture("truncated JPEG")
-        yield marker, place + 2, place + max(length, 2)
+        yield marker, place + 2, end
         if marker == 0xDA:
             return
-        place += max(length, 2)
+        place = end
 
 
 def jpeg_rgb(info: PictureInfo) -> NDArray[np.uint8]:

@@ -52,7 +52,7 @@ def make_chunk(
         try:
             made.room = rooms.pop()
         except IndexError:
-            made.room = np.zeros((n_at_once(settings), _raw_bytes(settings)), np.uint8)
+            made.room = _new_room(settings)
     for position, entry in enumerate(entries, first):
         try:
             with open_picture(source.read(entry), settings.max_pixels) as (picture, notes):
@@ -81,8 +81,8 @@ def _add(made: Chunk, pixels: Bytes, job: Job, position: int, entry: Entry, sett
     else:
         n_bytes, member = npy.HEADER_BYTES + pixels.size, made.room[len(made.records)]
         before, after = store.around(position, entry.label, SUFFIX[settings.encoding], n_bytes)
-        head, view = before + npy.header(pixels.shape, pixels.dtype), memoryview(member)
-        view[: len(head)], view[len(view) - len(after) :] = head, after
+        view = memoryview(member)
+        view[:BLOCK], view[len(view) - len(after) :] = before, after
     sums = store.weighted_sum(member), hashlib.sha256(member.data).hexdigest()
     made.part.rows.append(Row(job.number, 0, len(member), n_bytes, entry.label, height, width, *sums))
     made.part.keys.append(entry.key)
@@ -91,9 +91,14 @@ def _add(made: Chunk, pixels: Bytes, job: Job, position: int, entry: Entry, sett
         made.part.sums.count(centre_square(pixels, settings.size))
 
 
-def _raw_bytes(settings: Settings) -> int:
-    """Of a raw store's record: its payload, as the whole blocks of a tar, two headers and the label."""
-    return -(-(npy.HEADER_BYTES + 3 * settings.size**2) // BLOCK) * BLOCK + 3 * BLOCK
+def _new_room(settings: Settings) -> Bytes:
+    """For the records of a chunk of a raw store, which have one length: whole blocks of payload, two headers and the
+    label. What is the same in all is there."""
+    header = npy.header((settings.size, settings.size, 3), np.dtype(np.uint8))
+    n_blocks = -(-(len(header) + 3 * settings.size**2) // BLOCK) + 3
+    room = np.zeros((n_at_once(settings), n_blocks * BLOCK), np.uint8)
+    room[:, BLOCK : BLOCK + len(header)] = np.frombuffer(header, np.uint8)
+    return room
 
 
 def _square_in(member: Bytes, settings: Settings) -> Bytes:

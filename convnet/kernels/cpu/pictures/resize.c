@@ -1,53 +1,22 @@
 /* Pillow's resampling of 8-bit RGB: sums of pixels times whole numbers, 22 bits after the point, rounded after the rows and after
  * the columns. Rows are read `ROWS` at a time and laid so that a byte of all of them lies together: sums go side by side. */
 
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+
+#include "bytes.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bytes are exchanged within words");
 
 #define BITS 22
 #define ROWS 16
-#if defined(__AVX512F__) /* sums side by side: what is wider than the processor's vectors GCC takes apart */
-#define LANES 16
-#elif defined(__AVX2__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
 #define TOGETHER (4 * LANES) /* bytes of a row that are laid, or added up, at a time */
 
-typedef int32_t Sums __attribute__((vector_size(4 * LANES)));
 typedef uint64_t Words __attribute__((vector_size(TOGETHER)));
 
-/* Conversions between bytes and sums; those of the vector extension GCC 12 takes apart. */
-static inline Sums at(const uint8_t *x) {
-#if defined(__AVX512F__)
-    return (Sums)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)x));
-#elif defined(__AVX2__)
-    return (Sums)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)x));
-#else
-    return (Sums){x[0], x[1], x[2], x[3]};
-#endif
-}
-
-static inline void put(uint8_t *y, Sums sums) { /* rounded, within 0 to 255 */
+static inline Sums rounded(Sums sums) { /* within 0 to 255 */
     sums >>= BITS;
     sums &= ~(sums >> 31);
-    sums |= (255 - sums) >> 31;
-#if defined(__AVX512F__)
-    _mm_storeu_si128((__m128i *)y, _mm512_cvtepi32_epi8((__m512i)sums));
-#elif defined(__AVX2__)
-    __m256i bytes = _mm256_shuffle_epi8((__m256i)sums, _mm256_set1_epi32(0x0C080400)); /* the lowest of four */
-    int32_t halves[2] = {_mm256_extract_epi32(bytes, 0), _mm256_extract_epi32(bytes, 4)};
-    memcpy(y, halves, LANES);
-#else
-    for (int i = 0; i < LANES; i++) y[i] = (uint8_t)sums[i];
-#endif
+    return sums | (255 - sums) >> 31;
 }
 
 static inline void exchange(Words *a, Words *b, int bits, uint64_t low) {
@@ -116,7 +85,7 @@ static void across(const uint8_t *x, int64_t width, int64_t n, uint8_t *y, int64
         for (int i = 0; i < 3 * ROWS / LANES; i++) sums[i] = (Sums){0} + (1 << (BITS - 1));
         for (int64_t k = 0; k < axis->count[j]; k++, from += 3 * ROWS)
             for (int i = 0; i < 3 * ROWS / LANES; i++) sums[i] += at(from + i * LANES) * weights[k];
-        for (int i = 0; i < 3 * ROWS / LANES; i++) put(narrow + j * 3 * ROWS + i * LANES, sums[i]);
+        for (int i = 0; i < 3 * ROWS / LANES; i++) put(narrow + j * 3 * ROWS + i * LANES, rounded(sums[i]));
     }
     lay_back(narrow, 3 * out, n, y);
 }
@@ -129,7 +98,7 @@ static void down(const uint8_t *x, int64_t bytes, uint8_t *y, int64_t count, con
         for (int i = 0; i < TOGETHER / LANES; i++) sums[i] = (Sums){0} + (1 << (BITS - 1));
         for (int64_t k = 0; k < count; k++)
             for (int i = 0; i < TOGETHER / LANES; i++) sums[i] += at(x + k * bytes + first + i * LANES) * weights[k];
-        for (int i = 0; i < TOGETHER / LANES; i++) put(y + first + i * LANES, sums[i]);
+        for (int i = 0; i < TOGETHER / LANES; i++) put(y + first + i * LANES, rounded(sums[i]));
     }
     for (; first < bytes; first++) {
         int32_t sum = 1 << (BITS - 1);

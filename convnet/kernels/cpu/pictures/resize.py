@@ -7,6 +7,7 @@ them otherwise.
 
 import ctypes
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,24 @@ from convnet.kernels.cpu.compiled import function
 
 SUPPORT = 2.0  # pixels on either side that the filter reaches
 BITS = 22  # of a weight, after the point
-Weights = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]  # begin, count (out,), weights (out, most)
+
+
+class Weights(NamedTuple):
+    """Of each pixel of a result where its sum begins, of how many pixels it is, and their weights (n, most)."""
+
+    begins: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    weights: NDArray[np.int32]
+
+    @property
+    def most(self) -> int:
+        """The weights that each has room for."""
+        return int(self.weights.shape[1])
+
+    @property
+    def places(self) -> list[int]:
+        """Where C finds them."""
+        return [array.ctypes.data for array in self]
 
 
 def resize(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -43,12 +61,12 @@ def resize_part(
     if rows is None and columns is None:
         out[:] = x
         return
-    sizes = (*x.shape[:2], n_rows, n_columns, *(0 if axis is None else axis[2].shape[1] for axis in (rows, columns)))
-    places: list[int | None] = []
+    most, places = [], list[int | None]()
     for axis in (rows, columns):
-        places += [None] * 3 if axis is None else [each.ctypes.data for each in axis]
-    pointers = map(ctypes.c_void_p, (x.ctypes.data, out.ctypes.data, *places))
-    if function("resize")((ctypes.c_int64 * 6)(*sizes), *pointers):
+        most.append(0 if axis is None else axis.most)
+        places += [None] * 3 if axis is None else axis.places
+    shape = (ctypes.c_int64 * 6)(*x.shape[:2], n_rows, n_columns, *most)
+    if function("resize")(shape, *map(ctypes.c_void_p, (x.ctypes.data, out.ctypes.data, *places))):
         raise MemoryError("no memory for a resized picture")
 
 
@@ -67,7 +85,7 @@ def _weights(size: int, out: int, first: int, n: int) -> Weights:
     for column in weights.T:  # one after the other, as sums round
         total += column
     weights /= np.where(total == 0, 1, total)[:, None]
-    return begin, count, (weights * (1 << BITS) + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+    return Weights(begin, count, (weights * (1 << BITS) + np.where(weights < 0, -0.5, 0.5)).astype(np.int32))
 
 
 def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
