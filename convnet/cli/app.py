@@ -19,7 +19,7 @@ from convnet.cli import show_unit as _unit  # noqa: F401
 from convnet.cli.evaluate import evaluate, fuse, predict
 from convnet.cli.features import extract, fit_classifier, index, search
 from convnet.cli.launch import end, is_ended
-from convnet.cli.machine import benchmark, doctor
+from convnet.cli.measure import benchmark, doctor, reproduce
 from convnet.cli.options import (
     AsJson,
     Processes,
@@ -28,7 +28,6 @@ from convnet.cli.options import (
 from convnet.cli.prepare import check, merge, prepare
 from convnet.cli.progress_bar import columns, plain
 from convnet.cli.report import report, serve
-from convnet.cli.reproduce import reproduce
 from convnet.cli.show import show
 from convnet.cli.train import lr, train
 from convnet.cli.verb import guarded, print_json, print_lines

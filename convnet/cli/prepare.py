@@ -62,7 +62,7 @@ def prepare(
     principal components in the same pass. A picture that can't be used is named with its reason. A preparation that
     was stopped goes on where it was.
     """
-    from convnet.cli.resolve import make_part, make_store, open_for
+    from convnet.cli.stores import make_part, make_store, open_for
     from convnet.data.prepare import settings_for
     from convnet.data.resize import encoding_of, fit_of
     from convnet.data.sources import ColumnNames
@@ -89,7 +89,7 @@ def merge(
     Reads every shard first; one that is missing or damaged is named with its part, and nothing is changed then. The
     store is to the last byte that of one process.
     """
-    from convnet.cli.resolve import say_what_was_odd
+    from convnet.cli.stores import say_what_was_odd
     from convnet.data.preparation.commit import merge as merged
 
     with shown(as_json) as progress:
@@ -120,7 +120,7 @@ def check(
     classes that are missing in a split, and the same picture twice, worst of all in training and test; exit code 3 when
     the classes can't be trained on, as prepare and train then stop. Near-copies are warnings: docs/retrieval.md.
     """
-    from convnet.cli.resolve import open_for, refuse_columns
+    from convnet.cli.stores import open_for, refuse_columns
     from convnet.data.check import check_folder, check_store
     from convnet.data.sources import ColumnNames
     from convnet.data.store import is_store

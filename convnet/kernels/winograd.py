@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet.kernels.cpu import compiled
-from convnet.kernels.cpu.compiled import function, in_parts
+from convnet.kernels.cpu.compiled import function
+from convnet.kernels.cpu.parts import in_parts
 
 PIECE, TILE, PRODUCTS = 3, 4, 36
 SIZES = (3, 5)  # of kernels

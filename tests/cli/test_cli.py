@@ -330,6 +330,20 @@ def test_help_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.parametrize("verb", ["prepare", "check"])
+def test_pictures_are_prepared_and_checked_without_loading_torch(verb: str, tmp_path: Path) -> None:
+    """Which would take longer than a thousand photos."""
+    arguments = ["digits", str(tmp_path / "store")] if verb == "prepare" else ["digits"]
+    code = (
+        "import sys\n"
+        "from convnet.cli import app as cli\n"
+        f"sys.argv = ['convnet', {verb!r}, *{arguments!r}]\n"
+        "try:\n    cli.main()\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_names_can_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     lines = progress_bar.Lines()
     lines.note("\x1b[31mred\x07\n\r\x9bnext")

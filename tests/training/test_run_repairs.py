@@ -355,12 +355,12 @@ def test_what_may_be_cut_is_waited_for_and_nothing_else_is_cut() -> None:
 def test_sigterm_ends_other_verbs_by_130(verb: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wait")
     code = (
-        "import sys, convnet.cli.resolve\n"
+        "import sys, convnet.cli.stores\n"
         "from convnet.cli import app as cli\n"
         "def wait(*arguments, **options):\n"
         "    print('at work', flush=True)\n"
         f"    open({str(tmp_path / 'wait')!r}).read()\n"
-        "convnet.cli.resolve.open_for = wait\n"
+        "convnet.cli.stores.open_for = wait\n"
         f"sys.argv = ['convnet', {verb!r}, 'digits'] + ['store'] * ({verb!r} == 'prepare')\n"
         "cli.main()\n"
     )

@@ -5,7 +5,8 @@ import ctypes
 from torch import Tensor
 
 from convnet.kernels.cpu import compiled
-from convnet.kernels.cpu.compiled import function, in_parts
+from convnet.kernels.cpu.compiled import function
+from convnet.kernels.cpu.parts import in_parts
 
 
 def available(images: Tensor) -> bool:

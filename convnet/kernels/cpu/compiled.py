@@ -15,14 +15,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache as once
-from itertools import pairwise
 from pathlib import Path
-
-import torch
 
 from convnet.errors import DiskError
 from convnet.io import atomic
@@ -82,27 +77,6 @@ def function(name: str) -> "ctypes._NamedFuncPointer":
 def state() -> str:
     """Whether fast forms in C are in use on the CPU, and why (not)."""
     return library()[1]
-
-
-def in_parts(n: int, part: Callable[[int, int], None]) -> None:
-    """Calls `part(first, last)` for parts of 0 .. n - 1, one to a thread; C lets them run at once."""
-    n_threads = torch.get_num_threads()
-    bounds = [n * i // n_threads for i in range(n_threads + 1)]
-    parts = [(a, b) for a, b in pairwise(bounds) if a < b]
-    others = [_pool(n_threads - 1).submit(part, *each) for each in parts[1:]]
-    for each in parts[:1]:
-        part(*each)
-    for other in others:
-        other.result()
-
-
-@once
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, "convnet-kernel")
-
-
-if hasattr(os, "register_at_fork"):  # a child process has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _loaded(command: list[str]) -> ctypes.CDLL:

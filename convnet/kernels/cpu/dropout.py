@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from convnet.kernels.cpu import compiled
-from convnet.kernels.cpu.compiled import function, in_parts
+from convnet.kernels.cpu.compiled import function
+from convnet.kernels.cpu.parts import in_parts
 from convnet.kernels.dropout import scale, threshold
 
 

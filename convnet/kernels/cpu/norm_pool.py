@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from convnet.kernels.cpu import compiled
-from convnet.kernels.cpu.compiled import function, in_parts
+from convnet.kernels.cpu.compiled import function
+from convnet.kernels.cpu.parts import in_parts
 from convnet.kernels.plain import Block
 
 LIMIT = 2**31  # more than these elements are left to the plain form

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convnet.kernels.cpu import compiled
-from convnet.kernels.cpu.compiled import function, in_parts
+from convnet.kernels.cpu.compiled import function
+from convnet.kernels.cpu.parts import in_parts
 
 SMALL = 2**14  # elements: fewer are not worth a second thread
 
