@@ -26,7 +26,7 @@ from convnet.data.loader import Loader
 from convnet.data.prepare import prepare
 from convnet.data.preprocess import of_recipe
 from convnet.data.sources import open_source
-from convnet.data.store import Store, crop_square, header_bytes, record
+from convnet.data.store import Store, around, crop_square, header_bytes, record
 from convnet.errors import DataError, UsageError
 from convnet.recipe import load_recipe
 from pictures import write_photos
@@ -190,7 +190,9 @@ def test_a_record_is_what_tarfile_writes(position: int, label: int, suffix: str,
         info = tarfile.TarInfo(f"{position:09d}.{ending}")
         info.size, info.mode, info.mtime = len(content), 0o644, 0
         expected += info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
-    assert record(position, label, suffix, [data[:100], memoryview(data)[100:]]) == expected
+    assert record(position, label, suffix, data) == expected
+    before, after = around(position, label, suffix, size)
+    assert before + data + after == expected
 
 
 # reading
