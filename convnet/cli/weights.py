@@ -66,7 +66,12 @@ def export(
         str, typer.Option("--input", metavar="crop|picture|file", help="What an .onnx takes; the others resize inside.")
     ] = "crop",
     floats: Annotated[bool, typer.Option("--float", help="An .onnx takes float32 grey levels, not uint8.")] = False,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="STORE", help="An .onnx in int8, by this store's pictures; its cost is said."),
+    ] = None,
     runtime: Annotated[Path | None, typer.Option(help="Of an .html: the folder dist of onnxruntime-web.")] = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """A net for other programs: convnet export runs/photos/best.ckpt photos.onnx
@@ -75,20 +80,27 @@ def export(
     under our names, torchvision's or Caffe's; a .caffemodel has its .prototxt beside. Nothing is written over.
     """
     from convnet.checkpoint import load
+    from convnet.data.store import Store
     from convnet.evaluation.trained_net import checkpoint_at
     from convnet.export import export as run
     from convnet.export.hub import export_hub
 
-    if hub and (names != "convnet" or floats or takes != "crop" or runtime):
+    if hub and (names != "convnet" or floats or takes != "crop" or runtime or int8):
         raise UsageError("--hub writes weights, and chooses their names: leave out what is for other files")
     if hub:
         written = export_hub(checkpoint, file)
     else:
-        written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats, takes=takes, runtime=runtime)
+        with shown(quiet or as_json) as progress:
+            store = None if int8 is None else Store(int8, progress)
+            written = run(load(checkpoint_at(checkpoint)), file, names=names, floats=floats, takes=takes,
+                          runtime=runtime, int8=store, progress=progress)  # fmt: skip
     if as_json:
         print_json(written.to_dict())
         return
     print_lines(f"note: {note}" for note in written.notes)
     if written.difference is not None:
-        print(f"onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")
+        of = "" if written.int8 is None else "of the net in fp32, "
+        print(f"{of}onnxruntime gives torch's probabilities; the largest difference is {written.difference:.1e}")
+    if written.int8 is not None:
+        print_lines(written.int8.lines())
     print_lines(["written: " + ", ".join(map(str, written.files))])

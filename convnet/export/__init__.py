@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import cast, get_args
 
 from convnet.checkpoint import Checkpoint, rebuild
+from convnet.data.store import Store
 from convnet.errors import UsageError, unknown
 from convnet.export import caffe, named, onnx, page
+from convnet.export.onnx_int8 import Cost
 from convnet.export.onnx_pictures import Takes
 from convnet.io.strict_json import Json
+from convnet.progress import SILENT, Progress
 
 ENDINGS = (".onnx", ".safetensors", ".caffemodel", ".npz", ".html")
 COMPLETE = (".onnx", ".html")  # with preprocessing and classes inside
@@ -32,15 +35,19 @@ class Exported:
 
     files       the file, a .caffemodel's .prototxt, the classes' names and the mean picture's where it can't hold them
     notes       what its reader must know
-    difference  of an .onnx: the largest difference of a probability from torch's
+    difference  of an .onnx: the largest difference of a probability from torch's; of one in int8 before that
+    int8        of an .onnx in int8: what that costs in right answers
     """
 
     files: tuple[Path, ...]
     notes: list[str] = field(default_factory=list)
     difference: float | None = None
+    int8: Cost | None = None
 
     def to_dict(self) -> Json:
-        return {"files": [str(path) for path in self.files], "notes": self.notes, "difference": self.difference}
+        cost = None if self.int8 is None else self.int8.to_dict()
+        files = [str(path) for path in self.files]
+        return {"files": files, "notes": self.notes, "difference": self.difference, "int8": cost}
 
 
 def export(
@@ -51,6 +58,8 @@ def export(
     floats: bool = False,
     takes: str = "crop",
     runtime: Path | None = None,
+    int8: Store | None = None,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Writes a checkpoint's net to `path`.
 
@@ -58,12 +67,13 @@ def export(
     floats  an .onnx takes float32 pictures instead of uint8, in the same grey levels 0 to 255
     takes   what an .onnx takes: "crop", "picture" or "file" (`onnx_pictures.py`)
     runtime  of an .html: the folder with onnxruntime-web's files
+    int8    an .onnx in int8: calibrated and tested on this store's pictures (`onnx_int8.py`)
 
     Raises: UsageError for a file that exists, an unknown ending, a missing package, a net that the kind of file can't
     hold; DataError when weights and net don't fit; DiskError; ConvnetError when an .onnx differs from torch.
     """
     ending = path.suffix.lower()
-    _check_arguments(path, ending, names, floats, takes, runtime)
+    _check_arguments(path, ending, names, floats, takes, runtime, int8 is not None)
     files, mean = [path], None
     prototxt, classes = path.with_suffix(".prototxt"), path.with_name(f"{path.name}.classes.txt")
     if ending == ".caffemodel":
@@ -74,14 +84,14 @@ def export(
         mean = path.with_name(f"{path.name}.mean.npy")
         files.append(mean)
     net, new = rebuild(checkpoint), [file for file in files if not file.exists()]
-    difference, notes, order = None, list[str](), net.caffe_channels if ending == ".caffemodel" else "bgr"
+    difference, cost, notes, order = None, None, list[str](), net.caffe_channels if ending == ".caffemodel" else "bgr"
     try:
         if mean is not None:
             named.write_mean(checkpoint.preprocessing, mean, order)
         if classes in files:
             named.write_classes(checkpoint.classes, classes)
         if ending == ".onnx":
-            difference = onnx.write(net, checkpoint, path, floats, cast(Takes, takes))
+            difference, cost = onnx.write(net, checkpoint, path, floats, cast(Takes, takes), int8, progress)
         elif ending == ".html":
             difference = page.write(net, checkpoint, path, runtime)
         elif (
@@ -102,10 +112,12 @@ def export(
     holder, n = classes.name if classes in files else "its metadata", len(checkpoint.classes)
     ends = f"0 is {checkpoint.classes[0]!r}, {n - 1} is {checkpoint.classes[-1]!r}"
     notes.append(f"{holder} names the classes in the order of the outputs: {ends}")
-    return Exported(tuple(files), notes, difference)
+    return Exported(tuple(files), notes, difference, cost)
 
 
-def _check_arguments(path: Path, ending: str, names: str, floats: bool, takes: str, runtime: Path | None) -> None:
+def _check_arguments(
+    path: Path, ending: str, names: str, floats: bool, takes: str, runtime: Path | None, int8: bool
+) -> None:
     if ending not in ENDINGS:
         raise UsageError(f"{path}: its name must end in {', '.join(ENDINGS)}")
     if names not in NAMES:
@@ -120,5 +132,7 @@ def _check_arguments(path: Path, ending: str, names: str, floats: bool, takes: s
         raise UsageError(f"--input {takes} is for .onnx, without --float: it takes bytes")
     if floats and ending != ".onnx":
         raise UsageError(f"--float is for .onnx; a {ending} holds weights only")
+    if int8 and ending != ".onnx":
+        raise UsageError(f"--int8 is for .onnx; a {ending} has float32 weights")
     if path.exists():
         raise UsageError(f"{path} exists; choose another name, or remove it")

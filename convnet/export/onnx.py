@@ -11,11 +11,11 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +27,16 @@ from convnet.checkpoint import Checkpoint
 from convnet.data import preprocess
 from convnet.data.augment import LUMA, to_input
 from convnet.data.preprocess import Preprocessing
+from convnet.data.store import Store
 from convnet.errors import ConvnetError, UsageError
 from convnet.evaluation.views import centre
-from convnet.export import onnx_pictures
+from convnet.export import onnx_int8, onnx_pictures
+from convnet.export.onnx_int8 import Cost
 from convnet.export.onnx_pictures import Takes
+from convnet.export.onnx_session import Feed, Session
 from convnet.io import atomic
 from convnet.nets.layers import Net
+from convnet.progress import SILENT, Progress
 
 TOLERANCE = 1e-5  # of the largest logit
 BATCHES = (1, 3)  # pictures: the file is tried with both
@@ -76,38 +80,52 @@ class Posterior(nn.Module):
         return y.softmax(1)
 
 
-def write(net: Net, checkpoint: Checkpoint, path: Path, floats: bool, takes: Takes = "crop") -> float:
+def write(
+    net: Net,
+    checkpoint: Checkpoint,
+    path: Path,
+    floats: bool,
+    takes: Takes,
+    int8: Store | None = None,
+    progress: Progress = SILENT,
+) -> tuple[float, Cost | None]:
     """Writes the net, which takes crops, whole pictures or files; returns by how much a probability differs in
-    onnxruntime from torch at most.
+    onnxruntime from torch at most, and what int8 costs.
 
-    Raises: UsageError without the packages; ConvnetError, and no file, when torch can't say the net in ONNX or the
-    results differ.
+    int8: the store whose pictures calibrate and test; the difference is then the net's in fp32, which int8 is made of.
+
+    Raises: UsageError without the packages, or for a store that doesn't fit; ConvnetError, and no file, when torch
+    can't say the net in ONNX or the results differ.
     """
     _check_packages(takes)
     done = checkpoint.preprocessing
+    pictures = onnx_int8.pictures_of(int8, checkpoint) if int8 is not None else None
     module = FromPixels(net, done).eval()
-    data = _program(module, checkpoint, path, floats)
-    if takes == "crop":
-        batches = [_pictures(n, done.crop, floats) for n in BATCHES]
-        feeds: list[dict[str, NDArray[Any]]] = [{"pixels": pixels.numpy()} for pixels in batches]
-    else:
+    data, cost = _program(module, checkpoint, path, floats), None
+    expected = partial(_by_torch, module)
+    batches = [_pictures(n, done.crop, floats) for n in BATCHES]
+    feeds: list[Feed] = [{"pixels": pixels.numpy()} for pixels in batches]
+    if pictures is not None:
+        difference = _difference(path, expected, batches, Session(data, path).each(feeds))
+        data, cost = onnx_int8.quantised(data, checkpoint, pictures, floats, path, progress)
+        expected = partial(_by_session, Session(data, path))
+    if takes != "crop":
         data, preparation = onnx_pictures.with_pictures(data, done, takes)
         feeds, batches = _prepared(preparation, path, done, takes)
     with atomic.atomic(path) as file:
         file.write(data)
         file.flush()
-        found = _in_onnxruntime(Path(file.name), path, "probabilities", feeds, takes)
-        return _difference(path, module, batches, found)
+        found = Session(Path(file.name), path, takes == "file").each(feeds)
+        differs = _difference(path, expected, batches, found)
+        return (differs if cost is None else difference), cost
 
 
-def _prepared(
-    preparation: bytes, path: Path, done: Preprocessing, takes: Takes
-) -> tuple[list[dict[str, NDArray[Any]]], list[Tensor]]:
+def _prepared(preparation: bytes, path: Path, done: Preprocessing, takes: Takes) -> tuple[list[Feed], list[Tensor]]:
     """(random pictures as the file takes them, their crops in onnxruntime). Raises: ConvnetError for other crops than
     ours."""
     trials = onnx_pictures.trials(takes, done)
-    feeds: list[dict[str, NDArray[Any]]] = [{takes: given} for given, _ in trials]
-    crops = _in_onnxruntime(preparation, path, "pixels", feeds, takes)
+    feeds: list[Feed] = [{takes: given} for given, _ in trials]
+    crops = Session(preparation, path, takes == "file").each(feeds, "pixels")
     for crop, (_, expected) in zip(crops, trials, strict=True):
         if not onnx_pictures.is_near(crop[0], expected):
             needed = "; install onnxruntime-extensions 0.13" if takes == "file" else ""
@@ -190,44 +208,40 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _difference(path: Path, module: FromPixels, batches: list[Tensor], found: list[NDArray[np.float32]]) -> float:
-    """The largest difference of a probability that was found for the crops, a batch at a time, from torch's.
+Expected = tuple[NDArray[np.float32], float, str]  # (N, K); by how much others may differ from them; whose they are
 
-    Allowed is what logits that differ by `TOLERANCE` of the largest can do to a probability: a half of that, and
-    `TOLERANCE` itself where logits are small.
 
-    Raises: ConvnetError when it's more.
+def _by_torch(module: FromPixels, pixels: Tensor) -> Expected:
+    """Allowed is what logits that differ by `TOLERANCE` of the largest can do to a probability: a half of that, and
+    `TOLERANCE` itself where logits are small."""
+    with torch.inference_mode():
+        logits = module(pixels)
+    return logits.softmax(1).numpy(), TOLERANCE * max(1.0, float(logits.abs().max()) / 2), "torch's"
+
+
+def _by_session(session: Session, pixels: Tensor) -> Expected:
+    """Of the same layers in the same arithmetic."""
+    return session.run({"pixels": pixels.numpy()}), TOLERANCE, "the net's in int8"
+
+
+def _difference(
+    path: Path,
+    expected: Callable[[Tensor], Expected],
+    batches: list[Tensor],
+    found: list[NDArray[np.float32]],
+) -> float:
+    """The largest difference of a probability that was found for the crops, a batch at a time, from what is expected.
+
+    Raises: ConvnetError when it's more than is allowed.
     """
     largest = 0.0
     for pixels, probabilities in zip(batches, found, strict=True):
-        with torch.inference_mode():
-            logits = module(pixels)
-        allowed = TOLERANCE * max(1.0, float(logits.abs().max()) / 2)
-        difference = float(np.abs(probabilities - logits.softmax(1).numpy()).max())
+        right, allowed, whose = expected(pixels)
+        difference = float(np.abs(probabilities - right).max())
         if not difference <= allowed:
             raise ConvnetError(
-                f"{path}: not written: a probability differs by {difference:.3g} in onnxruntime from torch's, at most "
+                f"{path}: not written: a probability differs by {difference:.3g} in onnxruntime from {whose}, at most "
                 f"{allowed:.3g} is allowed ({len(pixels)} random pictures)"
             )
         largest = max(largest, difference)
     return largest
-
-
-def _in_onnxruntime(
-    model: Path | bytes, path: Path, output: str, feeds: Sequence[dict[str, NDArray[Any]]], takes: Takes
-) -> list[NDArray[Any]]:
-    """The output for each of what is fed. Raises: ConvnetError when the file can't be run."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # nothing on stderr but what kills the process: errors are raised
-    if takes == "file":
-        options.register_custom_ops_library(onnx_pictures.library_path())
-    try:
-        where = model if isinstance(model, bytes) else str(model)
-        session = onnxruntime.InferenceSession(where, options, providers=["CPUExecutionProvider"])
-        return [session.run([output], feed)[0] for feed in feeds]
-    except Exception as error:  # onnxruntime's errors have no common type
-        reason = " ".join(str(error).split())[:300]
-        raise ConvnetError(f"{path}: not written: onnxruntime can't run it: {reason}") from error

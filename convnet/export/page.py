@@ -39,7 +39,7 @@ def write(net: Net, checkpoint: Checkpoint, path: Path, runtime: Path | None) ->
         raise UsageError(f"the net has {n_bytes >> 20} MiB, and a page at most {MOST >> 20}: serve its .onnx as a file")
     with TemporaryDirectory() as place:
         file = Path(place) / "net.onnx"
-        difference = onnx.write(net, checkpoint, file, False, "picture")
+        difference, _ = onnx.write(net, checkpoint, file, False, "picture")
         content = file.read_bytes()
     template = resources("convnet.export").joinpath("page.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(
