@@ -65,7 +65,7 @@ class Cost:
     @property
     def points(self) -> float:
         """By how much the top-1 error of int8 is larger, in points; below 0 where it is smaller."""
-        return 100 * (self.int8.top1 - self.fp32.top1)
+        return 100 * int((self.int8.ranks >= 1).sum() - (self.fp32.ranks >= 1).sum()) / self.int8.n
 
     @property
     def same(self) -> float:
