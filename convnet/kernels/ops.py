@@ -2,7 +2,7 @@
 
     norm_pool     ReLU, response normalisation and max-pooling as a `Block` says   in C, in Triton
     dropout       from a counter                                                   in C, in Triton
-    lenet5        LeNet-5's features from its pictures, in training                in C
+    lenet5        LeNet-5's features from its pictures                             in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
     tiled_conv       a 3 x 3 convolution at stride 1                                  Winograd's, in C
