@@ -2,7 +2,8 @@
 
 libjpeg goes on after damage and fills what is missing with grey. What it remarks on fails the picture, but for what
 leaves every pixel in its place: a missing end marker, zeros before it. Where there is a C compiler a second reader
-walks the scan's codes (kernels/cpu/codes/jpeg_scan.c): of the damage that is seen it finds most of what libjpeg is content with.
+walks the scan's codes (kernels/cpu/codes/jpeg_scan.c): of the damage that is seen it finds most of what libjpeg is
+content with.
 """
 
 import math
