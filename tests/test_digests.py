@@ -86,6 +86,7 @@ READ = {
     "export/named.py": "export; .npz (which has CRCs) and lists of classes are for other programs",
     "export/page.py": "a page for people",
     "export/onnx.py": "for other programs, in their formats",
+    "export/onnx_int8.py": "its own, in a folder that vanishes",
     "cli/show_data.py": "tables for people",
     "cli/launch.py": "a recipe and an exit code, between the processes of one command",
     "kernels/cpu/compiled.py": "library",

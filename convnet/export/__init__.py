@@ -94,9 +94,7 @@ def export(
             difference, cost = onnx.write(net, checkpoint, path, floats, cast(Takes, takes), int8, progress)
         elif ending == ".html":
             difference = page.write(net, checkpoint, path, runtime)
-        elif (
-            ending == ".caffemodel"
-        ):  # the file itself is the last: until it's there the same export may be tried again
+        elif ending == ".caffemodel":  # the file itself is the last: until then the same export may be tried again
             notes = caffe.write(net, checkpoint, path, prototxt)
         elif ending == ".safetensors":
             notes = named.write_safetensors(net, checkpoint, path, names, mean)
@@ -109,10 +107,13 @@ def export(
         raise
     if mean is not None:
         notes.append(f"{mean.name} is the mean picture, (3, H, W) and {order.upper()} as Caffe's")
-    holder, n = classes.name if classes in files else "its metadata", len(checkpoint.classes)
-    ends = f"0 is {checkpoint.classes[0]!r}, {n - 1} is {checkpoint.classes[-1]!r}"
-    notes.append(f"{holder} names the classes in the order of the outputs: {ends}")
+    notes.append(_order(classes.name if classes in files else "its metadata", checkpoint.classes))
     return Exported(tuple(files), notes, difference, cost)
+
+
+def _order(holder: str, classes: tuple[str, ...]) -> str:
+    ends = f"0 is {classes[0]!r}, {len(classes) - 1} is {classes[-1]!r}"
+    return f"{holder} names the classes in the order of the outputs: {ends}"
 
 
 def _check_arguments(

@@ -2,7 +2,8 @@
 
 int8     weights of convolutions and linear layers, a scale for each output channel (for each unit)
 uint8    what goes into and comes out of these layers, and of the ReLUs, max pools and concatenations between them: a
-         scale and a zero for each tensor, by its least and largest value over `CALIBRATION` training pictures
+         scale and a zero for each tensor, by its least and largest value in `PICTURES` training pictures, the mean of
+         the batches of `CALIBRATION`: over all of them one odd picture would make the steps coarse for every other
 float32  all else: the last layer that has weights, response normalisation, average pools, locally connected layers,
          LeNet-5's tanh and RBF
 
@@ -23,19 +24,21 @@ from numpy.typing import NDArray
 from convnet.checkpoint import Checkpoint
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
-from convnet.errors import ConvnetError, UsageError
+from convnet.errors import ConvnetError, DiskError, UsageError
 from convnet.evaluation.metrics import Scores, Tally, sign_test
 from convnet.evaluation.pictures import split_to_test
 from convnet.evaluation.seen import from_store, in_parts, some
 from convnet.export.onnx_session import Session
+from convnet.io import atomic
 from convnet.io.strict_json import Json
 from convnet.progress import SILENT, Progress
 
 CALIBRATION = 512  # training pictures
 SEED = 0  # by which they are sampled
-PICTURES = 32  # at a time
+PICTURES = 32  # at a time; a batch of the calibration
 LAYERS = ("Conv", "Gemm", "Relu", "MaxPool", "Concat")  # what is said in int8
 WEIGHTED = ("Conv", "Gemm", "MatMul")
+RANGES = {"CalibMovingAverage": True}  # onnxruntime's word for the mean over batches
 ALLOWED = 0.1  # points of top-1 error that int8 may lose without a warning
 
 
@@ -167,16 +170,16 @@ def _in_int8(data: bytes, calibration: _Calibration, path: Path) -> tuple[bytes,
 
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         whole, folded, small = (Path(folder) / f"{name}.onnx" for name in ("whole", "folded", "int8"))
-        whole.write_bytes(data)
+        atomic.write_atomic(whole, data)
         try:
             quant_pre_process(whole, folded, skip_symbolic_shape=True)
             last = [node for node in onnx.load(folded).graph.node if node.op_type in WEIGHTED][-1]
             quantize_static(
                 folded, small, calibration, op_types_to_quantize=LAYERS, nodes_to_exclude=[last.name], per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options=RANGES,
             )  # fmt: skip
-        except OSError:
-            raise
+        except OSError as error:
+            raise DiskError(f"{folder}: cannot be written: {error.strerror or error}") from error
         except Exception as error:  # onnxruntime's errors have no common type
             reason = " ".join(str(error).split())[:300]
             raise ConvnetError(f"{path}: not written: onnxruntime can't say it in int8: {reason}") from error
