@@ -96,6 +96,7 @@ READ = {
     "report/sheet.py": "a page for people",
     "retrieval/index.py": "index",
     "training/run.py": "recipe, sealed, rows; diverged.json is for people",
+    "training/memory_layout.py": "sealed",
     "training/metrics_log.py": "rows; metrics.csv is for people",
     "data/sources/tars.py": "unpacked tar",
     "data/store.py": "store",

@@ -235,7 +235,7 @@ class LeNet5(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        if stages is not None or self._watched(images):
+        if stages is not None or self._watched(images) or images.shape[2:] != (self.input_size, self.input_size):
             return self.run(images, stages, *FEATURES, "output")
         weights = [getattr(getattr(self, stage), name) for stage in FEATURES for name in ("weight", "bias")]
         return self.run(ops.lenet5(images, weights, self.c3.outputs, self.c3.inputs), None, "output")

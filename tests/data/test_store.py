@@ -457,8 +457,11 @@ def test_an_array_that_claims_more_than_it_has_is_refused(digits: Store, tmp_pat
         _ = Store(path).mean_picture
 
 
-def test_a_shard_that_is_cut_while_it_is_read_is_an_error_and_not_the_end(digits: Store, tmp_path: Path) -> None:
-    """Reading a mapped page that is gone ends a process; so the length is looked at before each batch."""
+def test_a_shard_that_is_cut_while_it_is_read_is_an_error_and_not_the_end(
+    digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a mapped page that is gone ends a process; so the length is looked at before each read."""
+    monkeypatch.setattr("convnet.data.loader.PIECE", 1)  # a batch
     shutil.copytree(digits.path, tmp_path / "store")
     split = Store(tmp_path / "store").split("train")
     recipe = load_recipe("lenet5_small")

@@ -38,10 +38,10 @@ def runtime(tmp_path: Path) -> Path:
 
 
 def test_all_is_inside_and_names_are_inert(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(net: object, kept: Checkpoint, path: Path, floats: bool, takes: str) -> float:
+    def write(net: object, kept: Checkpoint, path: Path, floats: bool, takes: str) -> tuple[float, None]:
         assert (takes, floats) == ("picture", False)
         path.write_bytes(b"\x00net</script>")
-        return 0.0
+        return 0.0, None
 
     monkeypatch.setattr(onnx, "write", write)
     export(replace(lenet5(), classes=HOSTILE), tmp_path / "a.html", runtime=runtime)
