@@ -235,16 +235,12 @@ class LeNet5(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        if stages is not None or self._watched(images) or images.shape[2:] != (self.input_size, self.input_size):
+        layers = [getattr(self, stage) for stage in FEATURES]
+        watched = ops.layer_by_layer(images) or any(hooked(layer) or hooked(layer.tanh) for layer in layers)
+        if stages is not None or watched or images.shape[2:] != (self.input_size, self.input_size):
             return self.run(images, stages, *FEATURES, "output")
-        weights = [getattr(getattr(self, stage), name) for stage in FEATURES for name in ("weight", "bias")]
+        weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
         return self.run(ops.lenet5(images, weights, self.c3.outputs, self.c3.inputs), None, "output")
-
-    def _watched(self, images: Tensor) -> bool:
-        """Whether someone looks at the layers of the features, which are one pass otherwise."""
-        return ops.layer_by_layer(images) or any(
-            hooked(layer) for stage in FEATURES for layer in getattr(self, stage).modules()
-        )
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         options: Json = {"output": "linear"} if "output.weight" in shapes else {}

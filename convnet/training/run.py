@@ -5,6 +5,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from convnet import __version__, checkpoint
 from convnet.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, Position
@@ -43,8 +45,7 @@ from convnet.training.tensorboard import Events
 
 ADDED = ("forms", "pixels", "processes")  # to what a checkpoint says of its run, after the first ones were written
 NOT_BITWISE = "the run goes on, but not bitwise as if never stopped"
-METRICS, TIMING = "metrics.jsonl", "timing.jsonl"  # names in a run's folder
-HAND = "lr.jsonl"  # what `convnet lr` asked for
+METRICS, TIMING, HAND = "metrics.jsonl", "timing.jsonl", "lr.jsonl"  # in a run's folder; HAND: what `convnet lr` asked
 OURS = (METRICS, TIMING, HAND, "metrics.csv", "recipe.toml", "environment.json", "summary.json", "diverged.json", BEST)
 
 
@@ -68,6 +69,11 @@ class Run:
     warned: bool = False  # of activations (health.py)
     events: Events | None = None  # for TensorBoard, where it is asked for
     saving: Saving = field(default_factory=Saving)
+
+    @cached_property
+    def batch_norms(self) -> dict[str, BatchNorm]:
+        """The net's, by their paths: looked for once, as there are steps of a millisecond."""
+        return {path: each for path, each in self.net.named_modules() if isinstance(each, BatchNorm)}
 
     @property
     def in_parts(self) -> bool:

@@ -201,6 +201,8 @@ class EagerSteps:
 
     def _rows(self, n: int, begin: int, size: int) -> list[range]:
         """The pictures of a batch of n that each process has in the pass from picture `begin` of its part on."""
+        if self.sharing.n == 1:
+            return [range(begin, min(begin + size, n))]
         parts = [replace(self.sharing, rank=rank).part(n) for rank in range(self.sharing.n)]
         return [range(n)[part][begin : begin + size] for part in parts]
 
@@ -225,7 +227,8 @@ class EagerSteps:
         with self.device.autocast(), counted(self.recipe.seed, number, first, states, self.processes.columns, rows):
             heads = self.heads(images)
         losses = [w * self._loss(heads[name].float(), labels) for name, w in self.net.loss_weights.items()]
-        loss = (losses[0] if len(losses) == 1 else torch.stack(losses).sum()) * (own / n)
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = loss if own == n else loss * (own / n)
         torch.autograd.backward(loss * self.sharing.n if self.sharing.n > 1 else loss)  # whose mean is the sum
         return Outcome(loss.detach(), (heads["logits"].argmax(1) != labels)[:own].sum())
 

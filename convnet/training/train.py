@@ -21,7 +21,6 @@ from pathlib import Path
 from time import monotonic
 
 import torch
-from torch import nn
 
 from convnet import checkpoint
 from convnet.checkpoint import BEST, KEPT, LAST
@@ -230,9 +229,8 @@ def interruptible(run: Run, stop: Stop | None, saved: Callable[[], None] = lambd
         return
     buffers = {
         f"{name}.{own}": buffer.clone()
-        for name, module in run.net.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for own, buffer in module.named_buffers()
+        for name, norm in run.batch_norms.items()
+        for own, buffer in norm.named_buffers()
     }
 
     def keep() -> str:

@@ -13,8 +13,8 @@ from torch import Tensor
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu.compiled import function
 
-SHAPES = ((6,), (6,), (6,), (16,), (16,), (16,), (120, 16, 5, 5), (120,), (84, 120), (84,))  # of weights, but for C1's
-# and C3's kernels
+SHAPES = ((6,), (6,), (6,), (16,), (16,), (16,), (120, 16, 5, 5), (120,), (84, 120), (84,))  # of C1's bias and so on,
+# but for C3's kernels
 SIDE, F6 = 32, 84
 
 
@@ -33,13 +33,12 @@ def available(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs
         return False
     if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
         return False
-    if any(each.dtype != torch.float32 or each.device.type != "cpu" for each in (images, *weights)):
+    if images.shape[2:] != (SIDE, SIDE) or any(each.dtype != torch.float32 or not each.is_cpu for each in weights):
         return False
-    c1, _, _, _, c3, *_ = weights
-    rest = tuple(tuple(each.shape) for each in weights if each is not c1 and each is not c3)
+    c1, *biases, c3 = *weights[:4], weights[4]
+    known = c1.shape == (6, images.shape[1], 5, 5) and (*(each.shape for each in (*biases, *weights[5:])),) == SHAPES
     table = outputs.is_contiguous() and inputs.is_contiguous() and len(outputs) == len(inputs) == len(c3)
-    known = rest == SHAPES and c1.shape == (6, images.shape[1], 5, 5) and c3.shape[1:] == (5, 5)
-    return known and table and images.shape[2:] == (SIDE, SIDE)
+    return known and table and c3.shape[1:] == (5, 5) and images.dtype == torch.float32
 
 
 def forward(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
