@@ -111,7 +111,7 @@ LINES = {
     "results": 940,
     "retrieval": 2590,
     "serve": 1510,
-    "training": 2740,
+    "training": 2750,
     "visualize": 2930,
     "weights": 2120,
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convnet import checkpoint, hardware
-from convnet.checkpoint import LAST, Checkpoint
+from convnet.checkpoint import LAST, Checkpoint, Position
 
 SHARE = 0.5  # of the free memory, that a copy may take: a step may need some of it too
 
@@ -25,19 +25,25 @@ class Saving:
     def __init__(self) -> None:
         self._thread: Thread | None = None
         self._error: BaseException | None = None
+        self._position: Position | None = None  # of what is on the disk, or will be when the thread ends
 
     def save(self, out: Path, kept: Checkpoint, also: Sequence[str] = (), beside: bool = False) -> None:
         """last.ckpt in the folder `out`, the one before it kept; before that the files `also`, with the net alone.
 
-        beside: a copy is written, where there is memory for it, while the caller goes on and changes the tensors.
+        beside: a copy is written, where there is memory for it, while the caller goes on and changes the tensors. What
+        this run has saved at its position already isn't written again: whoever stops it shall not wait for that.
 
         Raises: DiskError, of this save or of the one before, if that was written beside the training.
         """
         self.wait()
+        if kept.position == self._position and not also:
+            return
         copied = _copied(kept) if beside else None
         if copied is None:
             _write(out, kept, also)
+            self._position = kept.position
             return
+        self._position = kept.position
         thread = Thread(target=self._write, args=(out, copied, also), name="save")
         thread.start()
         self._thread = thread
@@ -53,6 +59,7 @@ class Saving:
         """Raises: what a write beside the training has raised so far, once."""
         error, self._error = self._error, None
         if error is not None:
+            self._position = None
             raise error
 
     def _write(self, out: Path, kept: Checkpoint, also: Sequence[str]) -> None:

@@ -188,10 +188,12 @@ def test_told_to_stop_meanwhile_it_saves_when_the_writer_is_done(
     goes_on_undisturbed(few_digits, out, undisturbed)
 
 
+@pytest.mark.parametrize(("at", "before"), [(5, 0), (7, 5)])
 def test_a_step_that_is_cut_meanwhile_is_saved_when_the_writer_is_done(
-    few_digits: Store, undisturbed: Path, tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By another thread, as the process ends in the middle of a step."""
+    at: int, before: int, few_digits: Store, undisturbed: Path, tmp_path: Path, writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By another thread, as the process ends in the middle of a step; the first one after a save is not saved again."""
     out, stop, writer.waits_at = tmp_path / "run", Stop(), 1
     gradients, left = EagerSteps.gradients, list[str]()
 
@@ -203,7 +205,7 @@ def test_a_step_that_is_cut_meanwhile_is_saved_when_the_writer_is_done(
         raise Cut
 
     def calculated(step: EagerSteps, images: Tensor, labels: Tensor, number: int, *more: Any) -> Any:
-        if number == 7:
+        if number == at:
             assert writer.waits.wait(SECONDS)
             threading.Timer(0.2, writer.go.set).start()
             stop.cut(cut)
@@ -213,8 +215,9 @@ def test_a_step_that_is_cut_meanwhile_is_saved_when_the_writer_is_done(
         patch.setattr(EagerSteps, "gradients", calculated)
         with pytest.raises(Cut):
             train(RECIPE, few_digits, out, stop=stop)
-    assert left[0].startswith("stopped in epoch 2, step 7; everything is saved")
-    assert checkpoint.load(out / LAST).position.step == 7
+    assert left[0].startswith(f"stopped in epoch 2, step {at}; everything is saved")
+    assert checkpoint.load(out / LAST).position.step == at
+    assert checkpoint.load(out / PREVIOUS).position.step == before
     goes_on_undisturbed(few_digits, out, undisturbed)
 
 
