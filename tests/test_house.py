@@ -105,7 +105,7 @@ LINES = {
     "evaluation": 1860,
     "export": 1460,
     "io": 2090,
-    "kernels": 2770,
+    "kernels": 2780,
     "nets/": 1890,
     "report": 690,
     "results": 940,

@@ -162,6 +162,10 @@ class TanhLinear(_Squashed, nn.Linear):
         return linear(self, x)
 
 
+LAYERS = (TanhConv2d, TanhSubSampling, TanhSparseConv2d, TanhSubSampling, TanhConv2d, TanhLinear)  # of FEATURES
+OF_CONVOLUTIONS = (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1)), ("padding_mode", "zeros"))
+
+
 class RBF(nn.Module):
     """Radial basis function units: minus the squared distance of the features (N, D) to each class's fixed code (K, D).
 
@@ -236,11 +240,22 @@ class LeNet5(Net):
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
         layers = [getattr(self, stage) for stage in FEATURES]
-        watched = ops.layer_by_layer(images) or any(hooked(layer) or hooked(layer.tanh) for layer in layers)
-        if stages is not None or watched or images.shape[2:] != (self.input_size, self.input_size):
+        if stages is not None or self._in_stages(images, layers):
             return self.run(images, stages, *FEATURES, "output")
         weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
         return self.run(ops.lenet5(images, weights, self.c3.outputs, self.c3.inputs), None, "output")
+
+    def _in_stages(self, images: Tensor, layers: Sequence[nn.Module]) -> bool:
+        """Whether the features must be computed stage by stage: for who looks at one, or has put another in its place,
+        and of pictures over which the net slides."""
+        if ops.layer_by_layer(images) or tuple(map(type, layers)) != LAYERS or any(map(hooked, layers)):
+            return True
+        if images.shape[2:] != (self.input_size, self.input_size):
+            return True
+        tanhs = [layer.get_submodule("tanh") for layer in layers]
+        if any(type(tanh) is not ScaledTanh or hooked(tanh) for tanh in tanhs):
+            return True
+        return any(vars(layer).get(name, value) != value for layer in layers for name, value in OF_CONVOLUTIONS)
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         options: Json = {"output": "linear"} if "output.weight" in shapes else {}

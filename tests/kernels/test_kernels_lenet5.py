@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from convnet.kernels.cpu import compiled, lenet5
 from convnet.kernels.ops import lenet5 as by_ops
 from convnet.kernels.plain import plain_lenet5, scaled_tanh, sub_sample
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net
-from convnet.nets.lenet5 import FEATURES
+from convnet.nets.lenet5 import FEATURES, TanhLinear
 
 needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=compiled.state())
 ROUNDING = 2.0**-23
@@ -154,6 +154,42 @@ def test_in_training_a_hook_sees_its_stage() -> None:
     net.get_submodule("s2.tanh").register_forward_hook(lambda module, args, y: seen.append(y))
     net(images)
     near(seen[0], stages["s2"].double(), 1e-6)
+
+
+class Doubled(TanhLinear):
+    """F6 with another `forward`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def padded(net: Net) -> None:
+    vars(net.get_submodule("c1"))["padding"] = (2, 2)
+    net.s2 = nn.Sequential(nn.AvgPool2d(4, 2), nn.ZeroPad2d((0, -1, 0, -1)))
+
+
+CHANGES: dict[str, Callable[[Net], object]] = {
+    "a stage of another kind": lambda net: setattr(
+        net, "f6", nn.Sequential(nn.Flatten(), nn.Linear(120, 84), nn.ReLU())
+    ),
+    "none": lambda net: setattr(net, "s4", nn.Sequential(nn.AvgPool2d(2), nn.Identity())),
+    "another tanh": lambda net: setattr(net.get_submodule("c5"), "tanh", nn.Tanh()),
+    "another forward": lambda net: setattr(net, "f6", Doubled(120, 84)),
+    "padding": padded,
+    "a weight of another's making": lambda net: nn.utils.parametrizations.weight_norm(net.get_submodule("c1")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_stage_that_was_replaced_is_asked(change: str) -> None:
+    """In place of the pass in C, which knows the paper's stages alone."""
+    torch.manual_seed(0)
+    net, images = create_model("lenet5", seed=0).eval(), randn(2, 1, 32, 32)
+    CHANGES[change](net)
+    x = images
+    for stage in (*FEATURES, "output"):
+        x = net.get_submodule(stage)(x)
+    near(net(images), x.detach().double(), 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.*is deprecated")
