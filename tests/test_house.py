@@ -106,7 +106,7 @@ LINES = {
     "export": 1460,
     "io": 2090,
     "kernels": 2780,
-    "nets/": 1890,
+    "nets/": 1900,
     "report": 690,
     "results": 940,
     "retrieval": 2590,

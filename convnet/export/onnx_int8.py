@@ -178,12 +178,13 @@ def _in_int8(data: bytes, calibration: _Calibration, path: Path) -> tuple[bytes,
                 folded, small, calibration, op_types_to_quantize=LAYERS, nodes_to_exclude=[last.name], per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options=RANGES,
             )  # fmt: skip
+            made = small.read_bytes()
         except OSError as error:
             raise DiskError(f"{folder}: cannot be written: {error.strerror or error}") from error
         except Exception as error:  # onnxruntime's errors have no common type
             reason = " ".join(str(error).split())[:300]
             raise ConvnetError(f"{path}: not written: onnxruntime can't say it in int8: {reason}") from error
-        return small.read_bytes(), last.input[1].removeprefix("logits.net.").removesuffix(".weight")
+        return made, last.input[1].removeprefix("logits.net.").removesuffix(".weight")
 
 
 def _scores(

@@ -5,10 +5,11 @@
     lenet5        LeNet-5's features from its pictures                             in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
-    tiled_conv       a 3 x 3 convolution at stride 1                                  Winograd's, in C
+    tiled_conv    a 3 x 3 or 5 x 5 convolution at stride 1                         Winograd's, in C
 
 An operation is composed of torch's own operations and of kernels (`..._forward`, `..._backward`), which are registered
-for the CPU and CUDA. Where no kernel serves (another device or dtype, no compiler), it is its plain form.
+for the CPU and CUDA (LeNet-5's are not: where anybody looks on, it is its plain form). Where no kernel serves (another
+device or dtype, no compiler), it is its plain form.
 torch.jit.trace, torch.export and torch.compile see one operation. Transforms of torch.func (grad, vmap, jvp) get the
 plain form, and so do second derivatives and who looks at torch's functions one by one: torch.fx, function modes, ONNX.
 """
@@ -288,10 +289,12 @@ class _LeNet5(torch.autograd.Function):
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         images, outputs, inputs, kept, *weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled():  # someone will differentiate the gradient
+        again = torch.is_grad_enabled()  # someone will differentiate the gradient
+        if again or not torch._C._has_storage(grads[0]):  # or asks for many at once
             some = [weight for weight, wants in zip(weights, wanted, strict=True) if wants]
-            features = plain_lenet5(images, weights, outputs, inputs)
-            found = iter(torch.autograd.grad(features, some, grads[0], create_graph=True))
+            with torch.enable_grad():
+                features = plain_lenet5(images, weights, outputs, inputs)
+            found = iter(torch.autograd.grad(features, some, grads[0], create_graph=again))
             return None, None, None, *(next(found) if wants else None for wants in wanted)
         gradients = lenet5_cpu.backward(images, weights, outputs, inputs, kept, grads[0])
         return None, None, None, *(g if wants else None for g, wants in zip(gradients, wanted, strict=True))

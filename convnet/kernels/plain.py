@@ -55,8 +55,6 @@ class Context(Protocol):
 
     def save_for_backward(self, *tensors: Tensor) -> None: ...
 
-    def set_materialize_grads(self, value: bool) -> None: ...
-
 
 Norm = Callable[[Tensor, int, float, float, float], Tensor]
 

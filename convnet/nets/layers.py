@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as any_module
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError, unknown
@@ -294,8 +295,9 @@ def _product(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def hooked(layer: nn.Module) -> bool:
-    """Whether someone waits for the layer's own call, which a faster form would not make."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    """Whether someone waits for the layer's own call, which a faster form would not make, or has put another there."""
+    own = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return bool(own) or "forward" in layer.__dict__ or bool(any_module._has_any_global_hook())
 
 
 def sliding(net: Net) -> Net:

@@ -250,7 +250,7 @@ class LeNet5(Net):
         and of pictures over which the net slides."""
         if ops.layer_by_layer(images) or tuple(map(type, layers)) != LAYERS or any(map(hooked, layers)):
             return True
-        if images.shape[2:] != (self.input_size, self.input_size):
+        if images.shape[2:] != (self.input_size, self.input_size) or self.c3.dense_shape != (16, 6, 5, 5):
             return True
         tanhs = [layer.get_submodule("tanh") for layer in layers]
         if any(type(tanh) is not ScaledTanh or hooked(tanh) for tanh in tanhs):

@@ -1,9 +1,9 @@
 """In which memory layout does a training compute: channels-last, or NCHW, PyTorch's own?
 
-The kernels in C want channels-last, and with them no net was faster in NCHW (docs/speed.md). Without a C compiler
-oneDNN computes every convolution in float32, and its gradients of kernels can take longer channels-last than all else
-gains: on AVX2 VGG-A then trains at 0.8 of NCHW's rate, GoogLeNet at 1.1. So there it is measured: once for net, batch
-and machine, in seconds, and kept in the user's cache. CONVNET_LAYOUT says it otherwise.
+The kernels in C want channels-last, and with them no net was clearly faster in NCHW (docs/speed.md). Without a
+compiler oneDNN computes every convolution in float32, and its gradients of kernels can take longer channels-last than
+all else gains: on AVX2 VGG-A then trains at 0.8 of NCHW's rate, GoogLeNet at 1.1. So there it is measured: once for
+net, batch and machine, in seconds, and kept in the user's cache. CONVNET_LAYOUT says it otherwise.
 """
 
 import hashlib
@@ -91,10 +91,10 @@ def known(device: Device, recorded: object = None) -> Layout | None:
         raise UsageError(f"{VARIABLE}={name} is for the CPU; {device.device} computes channels-last")
     if name != AUTO:
         return Layout(name, f"by {VARIABLE}")
-    if isinstance(recorded, str) and recorded in FORMATS:
-        return Layout(recorded, "as the run began")
     if not on_cpu or device.dtype != torch.float32:
         return Layout(CHANNELS_LAST, "always, but for the CPU in fp32")
+    if isinstance(recorded, str) and recorded in FORMATS:
+        return Layout(recorded, "as the run began")
     if compiled.available():
         return Layout(CHANNELS_LAST, "as the kernels in C want it")
     return None

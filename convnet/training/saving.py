@@ -57,9 +57,8 @@ class Saving:
 
     def check(self) -> None:
         """Raises: what a write beside the training has raised so far, once."""
-        error, self._error = self._error, None
-        if error is not None:
-            self._position = None
+        if self._error is not None:
+            error, self._error, self._position = self._error, None, None
             raise error
 
     def _write(self, out: Path, kept: Checkpoint, also: Sequence[str]) -> None:

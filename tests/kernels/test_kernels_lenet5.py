@@ -15,7 +15,7 @@ from convnet.kernels.ops import lenet5 as by_ops
 from convnet.kernels.plain import plain_lenet5, scaled_tanh, sub_sample
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net
-from convnet.nets.lenet5 import FEATURES, TanhLinear
+from convnet.nets.lenet5 import FEATURES, TanhLinear, TanhSparseConv2d
 
 needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=compiled.state())
 ROUNDING = 2.0**-23
@@ -175,6 +175,7 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "none": lambda net: setattr(net, "s4", nn.Sequential(nn.AvgPool2d(2), nn.Identity())),
     "another tanh": lambda net: setattr(net.get_submodule("c5"), "tanh", nn.Tanh()),
     "another forward": lambda net: setattr(net, "f6", Doubled(120, 84)),
+    "a forward of the layer's own": lambda net: setattr(net.get_submodule("s2"), "forward", nn.AvgPool2d(2)),
     "padding": padded,
     "a weight of another's making": lambda net: nn.utils.parametrizations.weight_norm(net.get_submodule("c1")),
 }
@@ -190,6 +191,57 @@ def test_a_stage_that_was_replaced_is_asked(change: str) -> None:
     for stage in (*FEATURES, "output"):
         x = net.get_submodule(stage)(x)
     near(net(images), x.detach().double(), 1e-5)
+
+
+def test_who_waits_for_every_layer_sees_them() -> None:
+    net, seen = create_model("lenet5", seed=0).eval(), list[nn.Module]()
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *others: seen.append(module))
+    try:
+        net(randn(2, 1, 32, 32))
+    finally:
+        hook.remove()
+    assert {net.get_submodule(stage) for stage in FEATURES} <= set(seen)
+
+
+def test_a_table_that_is_none_is_not_read() -> None:
+    """C would read maps that aren't there; of connections in another order it would make other sums."""
+    images, weights, outputs, inputs = arguments(2)
+    turned = [*weights[:4], weights[4].flip(0), *weights[5:]]
+    assert not lenet5.available(images, turned, outputs.flip(0), inputs.flip(0))
+    expected = plain_lenet5(images, weights, outputs, inputs).double()
+    near(by_ops(images, turned, outputs.flip(0), inputs.flip(0)), expected, 1e-6)
+    for wrong in (inputs + 1, inputs - 1, inputs.int()):
+        assert not lenet5.available(images, weights, outputs, wrong)
+    net = create_model("lenet5", seed=0).eval()
+    net.c3 = TanhSparseConv2d(8, ((0, 7),) * 16, 5)  # of more maps than S2 has
+    for stages in (None, {}):
+        with pytest.raises(RuntimeError, match="8 channels"):
+            net(images, stages)
+
+
+def test_many_gradients_at_once_are_those_one_by_one() -> None:
+    images, weights, *table = arguments(3)
+    own = [each.requires_grad_() for each in weights]
+    features = by_ops(images, own, *table)
+    seeds = randn(4, *features.shape, seed=3)
+    together = torch.autograd.grad(features, own, seeds, is_grads_batched=True, retain_graph=True)
+    for i, each in enumerate(seeds):
+        for found, expected in zip(together, torch.autograd.grad(features, own, each, retain_graph=True), strict=True):
+            near(found[i], expected.double(), 1e-5)
+
+
+def test_what_is_kept_may_come_back_anywhere_in_memory() -> None:
+    images, weights, *table = arguments(3)
+    own = [each.requires_grad_() for each in weights]
+
+    def moved(x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros(1, dtype=x.dtype), x.detach().flatten()])[1:].view(x.shape)
+
+    expected = torch.autograd.grad(by_ops(images, own, *table).sum(), own)
+    with torch.autograd.graph.saved_tensors_hooks(moved, lambda x: x):
+        features = by_ops(images, own, *table)
+    for one, other in zip(torch.autograd.grad(features.sum(), own), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.*is deprecated")

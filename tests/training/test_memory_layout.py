@@ -135,6 +135,9 @@ def test_who_says_so_has_it(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> Non
     for word in ("auto", ""):
         monkeypatch.setenv(memory_layout.VARIABLE, word)
         assert known(cpu) is None
+        assert str(known(cpu, CONTIGUOUS)) == "NCHW (as the run began)"
+        for other in (replace(cpu, device=torch.device("cuda")), replace(cpu, dtype=torch.bfloat16)):
+            assert str(known(other, CONTIGUOUS)).startswith("channels-last (always")
     monkeypatch.setenv(memory_layout.VARIABLE, "nchw")
     with pytest.raises(UsageError, match=r"unknown CONVNET_LAYOUT 'nchw'.*auto, channels_last, contiguous"):
         known(cpu)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,7 @@ def test_the_buffers_of_a_cut_step_are_those_before_it(digits: Store, tmp_path: 
     """Batch norm's running means move in the forward pass, which a cut step takes back."""
     run = begin(RECIPE, choose_data(RECIPE, digits), tmp_path, device.choose("fp32", "cpu"), False, "", Notes())
     run.net.add_module("norm", torch.nn.BatchNorm2d(3))
+    run.position = replace(run.position, step=1)  # what is saved already isn't saved again
     stop, left = Stop(), []
 
     class Left(Exception):  # noqa: N818 - it stands for the end of the process

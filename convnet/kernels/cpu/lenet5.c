@@ -48,6 +48,15 @@ static Stages stages(const Shape *p, float *kept, int64_t block) {
     return t;
 }
 
+/* Whether C3's table is one: its outputs rising, all maps there. Who reads beyond S2 would read others' memory. */
+int lenet5_takes(const Shape *p) {
+    for (int64_t c = 0; c < p->connections; c++) {
+        const int64_t before = c ? p->outputs[c - 1] : 0;
+        if (p->outputs[c] < before || p->outputs[c] >= MAPS3 || p->inputs[c] < 0 || p->inputs[c] >= MAPS1) return 0;
+    }
+    return 1;
+}
+
 /* How many floats the stages of n pictures are */
 int64_t lenet5_floats(const Shape *p) {
     const int64_t blocks = (p->n + LANES - 1) / LANES;

@@ -1,7 +1,6 @@
 """LeNet-5 from the pictures to F6 in one pass on the CPU, with its gradients (lenet5.c): the net is bound by calls.
 
-Plain form: `plain_lenet5` of plain.py. On one core of an AMD EPYC with AVX-512, 16 pictures: forward 0.17 ms, backward
-0.28 ms; as for AVX2 0.22 and 0.35.
+Plain form: `plain_lenet5` of plain.py. Times: docs/log.md, LeNet-5's convolutions.
 """
 
 import ctypes
@@ -15,7 +14,7 @@ from convnet.kernels.cpu.compiled import function
 
 SHAPES = ((6,), (6,), (6,), (16,), (16,), (16,), (120, 16, 5, 5), (120,), (84, 120), (84,))  # of C1's bias and so on,
 # but for C3's kernels
-SIDE, F6 = 32, 84
+SIDE, F6, ALIGNED = 32, 84, 64  # ALIGNED: bytes, as torch places a tensor and vectors want it
 
 
 class _Shape(ctypes.Structure):
@@ -39,8 +38,12 @@ def available(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs
         return False
     c1, *biases, c3 = *weights[:4], weights[4]
     known = c1.shape == (6, images.shape[1], 5, 5) and (*(each.shape for each in (*biases, *weights[5:])),) == SHAPES
-    table = outputs.is_contiguous() and inputs.is_contiguous() and len(outputs) == len(inputs) == len(c3)
-    return known and table and c3.shape[1:] == (5, 5) and images.dtype == torch.float32
+    if not known or c3.shape != (len(outputs), 5, 5) or images.dtype != torch.float32:
+        return False
+    pair = (outputs, inputs)
+    if len(inputs) != len(outputs) or not all(each.is_contiguous() and each.dtype == torch.int64 for each in pair):
+        return False
+    return bool(function("lenet5_takes")(ctypes.byref(_shape(images, weights, *pair))))
 
 
 def forward(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +62,8 @@ def backward(
 ) -> list[Tensor]:
     """The weights' gradients from that of `forward`'s features."""
     g, weights = g.contiguous(), [_dense(each) for each in weights]
+    if kept.data_ptr() % ALIGNED:  # who keeps tensors elsewhere meanwhile may give back a part of a larger one
+        kept = kept.clone()
     gradients = [torch.zeros_like(each) for each in weights]
     shape = _shape(images, weights, outputs, inputs)
     _run("lenet5_backward", shape, _places(weights), _place(kept), _place(g), _places(gradients))

@@ -15,7 +15,7 @@ typedef struct {
 /* n elements. `copy` and `g` may be missing; a gradient is bfloat16 where there is a copy, else float32.
    decayed: - decay * rate; negative: - rate. */
 static void update(float *restrict w, float *restrict v, const void *restrict g, uint16_t *restrict copy, int64_t n,
-            float momentum, float decayed, float negative) {
+                   float momentum, float decayed, float negative) {
     const float *restrict wide = g;
     const uint16_t *restrict narrow = g;
     for (int64_t first = 0; first < n; first += BLOCK) {

@@ -1,4 +1,5 @@
 /* The transforms of Winograd's F(4x4, 3x3): tiles of 4 x 4 pixels of a 3 x 3 convolution at stride 1 from 36 products.
+   Of a larger kernel's pieces of 3 x 3 each has its values beside the others': `step` is then that of all together.
 
    With the points 0, +-a, +-b and infinity, for a row of six pixels d, four results y and four gradients g:
    points(d) = B^T d, results(m) = A^T m and spread(g) = A g, applied to the columns of a tile and then to its rows.

@@ -1,4 +1,4 @@
-"""Bicubic resizing of RGB pictures in C (resize.c): Pillow's pixels, in an eighth of its time.
+"""Bicubic resizing of RGB pictures in C (resize.c): Pillow's pixels; in which part of its time, says docs/log.md.
 
 Plain form: `Image.resize` by `Resampling.BICUBIC`. The filter is Keys's (1981) with a = -1/2, as wide as a pixel of the
 smaller picture. Its weights are worked out here in float64, step by step as Pillow does, because a compiler may round
