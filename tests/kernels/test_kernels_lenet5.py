@@ -241,7 +241,7 @@ def test_what_is_kept_may_come_back_anywhere_in_memory() -> None:
     with torch.autograd.graph.saved_tensors_hooks(moved, lambda x: x):
         features = by_ops(images, own, *table)
     for one, other in zip(torch.autograd.grad(features.sum(), own), expected, strict=True):
-        assert torch.equal(one, other)
+        near(one, other.double(), 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.*is deprecated")
