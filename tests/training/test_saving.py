@@ -359,10 +359,11 @@ MOMENTS = (  # of the writer: what it is about to do with which file for how man
 )
 
 
-def test_killed_at_each_moment_of_a_write_beside_the_training(
-    few_digits: Store, undisturbed: Path, tmp_path: Path
-) -> None:
-    """By SIGKILL in the thread that writes, while the other one trains."""
+def test_killed_at_each_moment_of_a_write_beside_the_training(few_digits: Store, tmp_path: Path) -> None:
+    """By SIGKILL in the thread that writes, while the other one trains; with one thread, on which the numbers depend."""
+    torch.set_num_threads(1)
+    undisturbed = tmp_path / "undisturbed"
+    train(RECIPE, few_digits, undisturbed)
     jobs = [
         (1, [str(few_digits.path), str(tmp_path / f"run{i}"), *map(str, moment[:3])])
         for i, moment in enumerate(MOMENTS)
@@ -381,6 +382,7 @@ def test_killed_at_each_moment_of_a_write_beside_the_training(
 
 def killed(store: str, out: str, operation: str, name: str, time: str) -> None:
     """Trains, in a process of its own, and is killed when the thread that writes is about to do that for that time."""
+    torch.set_num_threads(1)
     real = {each: getattr(os, each) for each in ("fsync", "replace")}
     times = 0
 
