@@ -360,7 +360,7 @@ MOMENTS = (  # of the writer: what it is about to do with which file for how man
 
 
 def test_killed_at_each_moment_of_a_write_beside_the_training(few_digits: Store, tmp_path: Path) -> None:
-    """By SIGKILL in the thread that writes, while the other one trains; with one thread, on which the numbers depend."""
+    """By SIGKILL in the thread that writes, while the other trains; with one thread, on which the numbers depend."""
     torch.set_num_threads(1)
     undisturbed = tmp_path / "undisturbed"
     train(RECIPE, few_digits, undisturbed)
