@@ -252,6 +252,8 @@ class LeNet5(Net):
             return True
         if images.shape[2:] != (self.input_size, self.input_size) or self.c3.dense_shape != (16, 6, 5, 5):
             return True
+        if any(layer.bias is None for layer in layers):
+            return True
         tanhs = [layer.get_submodule("tanh") for layer in layers]
         if any(type(tanh) is not ScaledTanh or hooked(tanh) for tanh in tanhs):
             return True

@@ -176,6 +176,7 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "another tanh": lambda net: setattr(net.get_submodule("c5"), "tanh", nn.Tanh()),
     "another forward": lambda net: setattr(net, "f6", Doubled(120, 84)),
     "a forward of the layer's own": lambda net: setattr(net.get_submodule("s2"), "forward", nn.AvgPool2d(2)),
+    "no bias": lambda net: net.get_submodule("c1").register_parameter("bias", None),
     "padding": padded,
     "a weight of another's making": lambda net: nn.utils.parametrizations.weight_norm(net.get_submodule("c1")),
 }
@@ -191,6 +192,12 @@ def test_a_stage_that_was_replaced_is_asked(change: str) -> None:
     for stage in (*FEATURES, "output"):
         x = net.get_submodule(stage)(x)
     near(net(images), x.detach().double(), 1e-5)
+
+
+def test_autocast_computes_in_bfloat16() -> None:
+    net, images = create_model("lenet5", seed=0).eval(), randn(2, 1, 32, 32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(images), net(images, {}))
 
 
 def test_who_waits_for_every_layer_sees_them() -> None:
