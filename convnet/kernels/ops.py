@@ -104,9 +104,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1) -> Tensor:
     """(N, C, H, W) and weight (K, C, s, s), plus (K,) -> (N, K, H', W'): F.conv2d, where `winograd.serves`."""
-    y: Tensor = OPS.tiled_conv(x, weight, bias, padding)
+    y: Tensor = OPS.tiled_conv(x, weight, bias, padding, stride)
     return y
 
 
@@ -338,43 +338,47 @@ _operation("linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", linear_cpu.
 
 class _TiledConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.constants = (padding, bias is not None)
-        y: Tensor = OPS.tiled_conv_forward(x, weight, bias, padding)
+        ctx.constants = (padding, stride, bias is not None)
+        y: Tensor = OPS.tiled_conv_forward(x, weight, bias, padding, stride)
         return y
 
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (padding, has_bias), g = ctx.saved_tensors, ctx.constants, grads[0]
+        (x, weight), (padding, stride, has_bias), g = ctx.saved_tensors, ctx.constants, grads[0]
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled():  # someone will differentiate the gradient
             inputs = [each for each, wants in zip((x, weight), wanted, strict=False) if wants]
-            found = iter(torch.autograd.grad(winograd.plain(x, weight, None, padding), inputs, g, create_graph=True))
+            found = iter(
+                torch.autograd.grad(winograd.plain(x, weight, None, padding, stride), inputs, g, create_graph=True)
+            )
             dx, dw = (next(found) if wants else None for wants in wanted[:2])
         else:
-            dx, dw = OPS.tiled_conv_backward(x, weight, g, padding, wanted[0], wanted[1])
+            dx, dw = OPS.tiled_conv_backward(x, weight, g, padding, stride, wanted[0], wanted[1])
         dx, dw = (each if wants else None for each, wants in zip((dx, dw), wanted, strict=False))
-        return dx, dw, g.sum((0, 2, 3)) if has_bias and wanted[2] else None, None
+        return dx, dw, g.sum((0, 2, 3)) if has_bias and wanted[2] else None, None, None
 
 
 _apply_tiled_conv: Callable[..., Tensor] = _TiledConv.apply
 
 
-def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    return winograd.empty(x, weight, padding)
+def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
+    return winograd.empty(x, weight, padding, stride)
 
 
 _operation(
-    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor", _apply_tiled_conv, winograd.plain
+    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
+    _apply_tiled_conv,
+    winograd.plain,
 )
 _kernel(
-    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding) -> Tensor",
+    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
     winograd.forward,
     _tiled_conv_fake,
 )
 _kernel(
-    "tiled_conv_backward(Tensor x, Tensor weight, Tensor g, int padding, bool of_x, bool of_weight)"
+    "tiled_conv_backward(Tensor x, Tensor weight, Tensor g, int padding, int stride, bool of_x, bool of_weight)"
     " -> (Tensor, Tensor)",
     winograd.backward,
     lambda x, weight, *others: (torch.empty_like(x), torch.empty_like(weight)),

@@ -1,119 +1,364 @@
-/* The transforms of Winograd's F(4x4, 3x3): tiles of 4 x 4 pixels of a 3 x 3 convolution at stride 1 from 36 products.
-   Of a larger kernel's pieces of 3 x 3 each has its values beside the others': `step` is then that of all together.
+/* Winograd's convolutions: tiles of 4 x 4 pixels from 36 products (kernels of 3 x 3) or 64 (5 x 5).
 
-   With the points 0, +-a, +-b and infinity, for a row of six pixels d, four results y and four gradients g:
-   points(d) = B^T d, results(m) = A^T m and spread(g) = A g, applied to the columns of a tile and then to its rows.
-   The points +-3/4 and +-3/2 have half the rounding error of the usual +-1 and +-2. All constants are exact in floats.
+   A polynomial of n coefficients is known by its values at n points, the last of them infinity (its last coefficient).
+   With the points 0, +-a, +-b (5 x 5: +-c) and infinity, on a row of pixels, kernels, results or gradients:
+     points(d) = B^T d        what a tile's pixels are multiplied as
+     values(g) = A g or G w   of a row of gradients, or of weights, which are divided by `scale`
+     sums(m) = A^T m or G^T m   their transpose: of products to results, or to gradients of weights
+   each applied to the columns of a square and then to its rows. The points have small rounding errors
+   (kernels/winograd.py); all constants but the scales are exact in floats.
 
-   Pictures are float32, channels-last, of 16 maps or more; a tile's 36 values lie together, (tiles, 36, maps). The last
-   vector of maps may hold some of the one before. */
+   Pictures are float32 (n, height, width, maps). At a stride of 2 a convolution is one at stride 1 over the four pictures
+   of every other row and column: their maps lie one behind the other. Values of the maps of a tile lie in vectors:
+   matrix[product][vector of maps][row][lane], a row being a tile, or a map of the other side; lanes past the last map
+   are 0. */
 
 #include <stdint.h>
 
 #include "vectors.h"
 
-#define A 0.75f
-#define B 1.5f
 #define TILE 4
-#define SIDE 6 /* pixels that a row of a tile reads */
+#define SIDE 8                                 /* the most pixels that a row of a tile reads */
+#define ROWS ((LANES == 4 || LANES == 8) ? 4 : 8) /* and vectors beside each other whose sums stay in registers */
+#define WIDE 3
+#define ALWAYS static inline __attribute__((always_inline))
 
 typedef struct {
-    int64_t height, width, maps, down, across; /* of the pictures; tiles */
-    int64_t above, before;                     /* the tiles' first pixel: zeros above and left of the picture */
-    int64_t step;                              /* floats from one of a tile's 36 values to the next */
+    int64_t height, width, maps, stride; /* pictures, and the stride of the convolution in them */
+    int64_t before;                      /* zeros above and left of them, in pixels of each of the stride^2 pictures */
 } Grid;
 
-static inline void points(const V *d, V *out, int64_t step) { /* `step` vectors from one to the next */
-    const V d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
-    const V even_a = d4 - B * B * d2, odd_a = A * (d3 - B * B * d1);
-    const V even_b = d4 - A * A * d2, odd_b = B * (d3 - A * A * d1);
-    out[0] = A * A * B * B * d0 - (A * A + B * B) * d2 + d4;
-    out[step] = even_a + odd_a;
-    out[2 * step] = even_a - odd_a;
-    out[3 * step] = even_b + odd_b;
-    out[4 * step] = even_b - odd_b;
-    out[5 * step] = A * A * B * B * d1 - (A * A + B * B) * d3 + d5;
+typedef struct {
+    Grid in, out;         /* out: the tiles'; in a pass forward it has no zeros */
+    int64_t down, across; /* tiles */
+    int64_t size, tiles;  /* of a kernel's row; at once: a multiple of ROWS */
+    int64_t turned;       /* kernels are those of the pictures' gradient, in and out being exchanged */
+} Convolution;
+
+typedef struct {
+    float at[3], scale[4];     /* a, b, c; of 0, a, b, c: products of the differences to all other points */
+    float others[3][3], all[4]; /* coefficients of the product of x^2 - the other points', and of all points' squares */
+} Points;
+
+#define A (0.75f * 0.75f)
+#define B (1.5f * 1.5f)
+static const Points OF_3 = {{0.75f, 1.5f},
+                            {A * B, 2 * A * (A - B), 2 * B * (B - A)},
+                            {{-B, 1}, {-A, 1}},
+                            {A * B, -A - B, 1}};
+#undef A
+#undef B
+static const Points OF_5 = {{0.5f, 1, 2}, /* squares: 1/4, 1, 4 */
+                            {-1, 2 * 0.25f * (0.25f - 1) * (0.25f - 4), 2 * (1 - 0.25f) * (1 - 4), 8 * (4 - 0.25f) * (4 - 1)},
+                            {{4, -5, 1}, {1, -4.25f, 1}, {0.25f, -1.25f, 1}},
+                            {-1, 5.25f, -5.25f, 1}};
+
+ALWAYS void points(int pairs, int n, int divided, const V *d, V *out, int64_t step) { /* `step` vectors to the next */
+    const Points *p = pairs == 2 ? &OF_3 : &OF_5;
+    V zero = p->all[0] * d[0], end = p->all[0] * d[step];
+    for (int t = 1; t <= pairs; t++) {
+        zero += p->all[t] * d[2 * t * step];
+        end += p->all[t] * d[(2 * t + 1) * step];
+    }
+    for (int k = 0; k < pairs; k++) {
+        V even = p->others[k][0] * d[2 * step], odd = p->others[k][0] * d[step];
+        for (int t = 1; t < pairs; t++) {
+            even += p->others[k][t] * d[(2 * t + 2) * step];
+            odd += p->others[k][t] * d[(2 * t + 1) * step];
+        }
+        out[(2 * k + 1) * step] = even + p->at[k] * odd;
+        out[(2 * k + 2) * step] = even - p->at[k] * odd;
+    }
+    out[0] = zero;
+    out[(2 * pairs + 1) * step] = end;
+    (void)n, (void)divided;
 }
 
-static inline void results(const V *m, V *out, int64_t step) {
-    const V sum_a = m[step] + m[2 * step], less_a = A * (m[step] - m[2 * step]);
-    const V sum_b = m[3 * step] + m[4 * step], less_b = B * (m[3 * step] - m[4 * step]);
-    out[0] = m[0] + sum_a + sum_b;
-    out[step] = less_a + less_b;
-    out[2 * step] = A * A * sum_a + B * B * sum_b;
-    out[3 * step] = A * A * less_a + B * B * less_b + m[5 * step];
+ALWAYS void values(int pairs, int n, int divided, const V *g, V *out, int64_t step) {
+    const Points *p = pairs == 2 ? &OF_3 : &OF_5;
+    out[0] = divided ? g[0] * (1 / p->scale[0]) : g[0];
+    for (int k = 0; k < pairs; k++) {
+        const float square = p->at[k] * p->at[k], by = divided ? 1 / p->scale[k + 1] : 1;
+        V even = g[(n - 1) / 2 * 2 * step], odd = g[(n / 2 * 2 - 1) * step]; /* the last of each kind */
+        for (int t = (n - 1) / 2 * 2 - 2; t >= 0; t -= 2) even = g[t * step] + square * even;
+        for (int t = n / 2 * 2 - 3; t >= 0; t -= 2) odd = g[t * step] + square * odd;
+        out[(2 * k + 1) * step] = by * even + by * p->at[k] * odd;
+        out[(2 * k + 2) * step] = by * even - by * p->at[k] * odd;
+    }
+    out[(2 * pairs + 1) * step] = g[(n - 1) * step];
 }
 
-static inline void spread(const V *g, V *out, int64_t step) {
-    const V g0 = g[0], g1 = g[step], g2 = g[2 * step], g3 = g[3 * step];
-    const V even_a = g0 + A * A * g2, odd_a = A * (g1 + A * A * g3);
-    const V even_b = g0 + B * B * g2, odd_b = B * (g1 + B * B * g3);
-    out[0] = g0;
-    out[step] = even_a + odd_a;
-    out[2 * step] = even_a - odd_a;
-    out[3 * step] = even_b + odd_b;
-    out[4 * step] = even_b - odd_b;
-    out[5 * step] = g3;
+ALWAYS void sums(int pairs, int n, int divided, const V *m, V *out, int64_t step) {
+    const Points *p = pairs == 2 ? &OF_3 : &OF_5;
+    V y[TILE + 1];
+    y[0] = divided ? m[0] * (1 / p->scale[0]) : m[0];
+    for (int t = 1; t < n; t++) y[t] = (V){0};
+    for (int k = 0; k < pairs; k++) {
+        const float by = divided ? 1 / p->scale[k + 1] : 1, square = p->at[k] * p->at[k];
+        const V plus = m[(2 * k + 1) * step], minus = m[(2 * k + 2) * step];
+        const V even = plus + minus, odd = plus - minus;
+        float of_even = by, of_odd = by * p->at[k];
+        for (int t = 0; t < n; t += 2, of_even *= square) y[t] += of_even * even;
+        for (int t = 1; t < n; t += 2, of_odd *= square) y[t] += of_odd * odd;
+    }
+    y[n - 1] += m[(2 * pairs + 1) * step];
+    for (int t = 0; t < n; t++) out[t * step] = y[t];
 }
 
-typedef void Rule(const V *, V *, int64_t);
+typedef void Rule(int, int, int, const V *, V *, int64_t);
 
-/* `rule` on the columns of a tile (n_in x n_in), then on the rows: (n_out x n_out). */
-static inline __attribute__((always_inline)) void both_ways(Rule rule, const V *in, V *out, int n_in, int n_out) {
+/* `rule` on the columns of a square (n_in x n_in), then on the rows: (n_out x n_out). */
+ALWAYS void both_ways(Rule rule, int pairs, int n, int divided, const V *in, V *out, int n_in, int n_out) {
     V half[SIDE * SIDE];
-    for (int j = 0; j < n_in; j++) rule(in + j, half + j, SIDE);
-    for (int i = 0; i < n_out; i++) rule(half + SIDE * i, out + SIDE * i, 1);
+    for (int j = 0; j < n_in; j++) rule(pairs, n, divided, in + j, half + j, SIDE);
+    for (int i = 0; i < n_out; i++) rule(pairs, n, divided, half + SIDE * i, out + SIDE * i, 1);
 }
 
-/* Reads squares of `n_in` pixels that begin `above` and `before` (left of) their tiles, 0 beyond the picture's edges. */
-static inline __attribute__((always_inline)) void taken_apart(Rule rule, int n_in, const Grid *p, const float *pictures,
-                                                               float *out, int64_t first, int64_t last) {
-    V in[SIDE * SIDE], values[SIDE * SIDE];
-    for (int64_t tile = first; tile < last; tile++, out += SIDE * SIDE * p->step) {
-        const int64_t left = TILE * (tile % p->across) - p->before;
-        const int64_t top = TILE * (tile / p->across % p->down) - p->above;
-        const float *picture = pictures + tile / (p->across * p->down) * p->height * p->width * p->maps;
-        for (int64_t next = 0; next < p->maps; next += LANES) {
-            const int64_t map = next + LANES <= p->maps ? next : p->maps - LANES;
+static inline V some(const float *x, int64_t n) { /* of which only so many are there */
+    V v = {0};
+    if (n >= LANES) return at(x);
+    memcpy(&v, x, 4 * n);
+    return v;
+}
+static inline void put_some(float *x, V v, int64_t n) { memcpy(x, &v, n >= LANES ? sizeof v : 4 * (size_t)n); }
+
+static inline int64_t vectors(int64_t maps) { return (maps + LANES - 1) / LANES; }
+static inline int64_t depth(const Grid *g) { return g->stride * g->stride * vectors(g->maps); } /* vectors */
+static inline int64_t rows(int64_t tiles) { return tiles + 1; } /* of a matrix: not all in one place of a cache */
+
+/* Where a tile begins in the picture of the maps' phase: its first row and column, those before it included. */
+typedef struct {
+    const float *picture;
+    int64_t top, left;
+} Place;
+
+static inline Place place(const Convolution *c, const Grid *g, const float *pictures, int64_t tile) {
+    const int64_t row = TILE * (tile / c->across % c->down), column = TILE * (tile % c->across);
+    const int64_t number = tile / (c->across * c->down);
+    return (Place){pictures + number * g->height * g->width * g->maps, row - g->before, column - g->before};
+}
+
+/* Squares of n_in pixels of tiles first to last - 1 by `rule`, of vectors v_first to v_last - 1, into their matrix. */
+ALWAYS void taken(Rule rule, int pairs, int n_in, const Convolution *c, const Grid *g, const float *pictures, float *out,
+                  int64_t first, int64_t last, int64_t v_first, int64_t v_last) {
+    const int side = 2 * pairs + 2;
+    const int64_t each = vectors(g->maps), step = (v_last - v_first) * rows(c->tiles) * LANES;
+    V in[SIDE * SIDE], found[SIDE * SIDE];
+    for (int64_t tile = first; tile < last; tile++) {
+        const Place p = place(c, g, pictures, tile);
+        for (int64_t v = v_first; v < v_last; v++) {
+            const int64_t phase = v / each, map = v % each * LANES;
             for (int i = 0; i < n_in; i++)
                 for (int j = 0; j < n_in; j++) {
-                    const int64_t y = top + i, x = left + j;
-                    const int inside = y >= 0 && y < p->height && x >= 0 && x < p->width;
-                    in[SIDE * i + j] = inside ? at(picture + (y * p->width + x) * p->maps + map) : (V){0};
+                    const int64_t y = g->stride * (p.top + i) + phase / g->stride;
+                    const int64_t x = g->stride * (p.left + j) + phase % g->stride;
+                    const int inside = y >= 0 && y < g->height && x >= 0 && x < g->width;
+                    const float *pixel = p.picture + (y * g->width + x) * g->maps + map;
+                    in[SIDE * i + j] = inside ? some(pixel, g->maps - map) : (V){0};
                 }
-            both_ways(rule, in, values, n_in, SIDE);
-            for (int k = 0; k < SIDE * SIDE; k++) put(out + k * p->step + map, values[k]);
+            both_ways(rule, pairs, n_in, 0, in, found, n_in, side);
+            float *value = out + ((v - v_first) * rows(c->tiles) + tile - first) * LANES;
+            for (int k = 0; k < side * side; k++) put(value + k * step, found[SIDE * (k / side) + k % side]);
         }
     }
 }
 
-/* Pictures (n, H, W, C) -> B^T d B of tiles first to last - 1, (tiles, 36, C). */
-void winograd_points(const Grid *p, const float *pictures, const float *none, float *out, int64_t first, int64_t last) {
-    (void)none;
-    taken_apart(points, SIDE, p, pictures, out, first, last);
-}
-
-/* Gradients of results (n, H, W, C) -> A g A^T of tiles first to last - 1, (tiles, 36, C). */
-void winograd_spread(const Grid *p, const float *gradients, const float *none, float *out, int64_t first, int64_t last) {
-    (void)none;
-    taken_apart(spread, TILE, p, gradients, out, first, last);
-}
-
-/* Products (tiles, 36, C) of tiles first to last - 1 -> their pixels of the results (n, H, W, C), plus the bias (C,). */
-void winograd_results(const Grid *p, float *pictures, const float *bias, const float *products, int64_t first,
-                      int64_t last) {
-    V in[SIDE * SIDE], values[SIDE * SIDE];
-    for (int64_t tile = first; tile < last; tile++, products += SIDE * SIDE * p->step) {
-        const int64_t left = TILE * (tile % p->across), top = TILE * (tile / p->across % p->down);
-        float *picture = pictures + tile / (p->across * p->down) * p->height * p->width * p->maps;
-        for (int64_t next = 0; next < p->maps; next += LANES) {
-            const int64_t map = next + LANES <= p->maps ? next : p->maps - LANES;
-            const V more = bias ? at(bias + map) : (V){0};
-            for (int k = 0; k < SIDE * SIDE; k++) in[k] = at(products + k * p->step + map);
-            both_ways(results, in, values, SIDE, TILE);
-            for (int i = 0; i < TILE && top + i < p->height; i++)
-                for (int j = 0; j < TILE && left + j < p->width; j++)
-                    put(picture + ((top + i) * p->width + left + j) * p->maps + map, values[SIDE * i + j] + more);
+/* Products of tiles first to last - 1 -> their pixels, plus the bias (maps,). */
+ALWAYS void given(int pairs, const Convolution *c, const float *products, const float *bias, float *pictures,
+                  int64_t first, int64_t last) {
+    const Grid *g = &c->out;
+    const int side = 2 * pairs + 2;
+    const int64_t each = vectors(g->maps), step = depth(g) * rows(c->tiles) * LANES;
+    V in[SIDE * SIDE], found[SIDE * SIDE];
+    for (int64_t tile = first; tile < last; tile++) {
+        const Place p = place(c, g, pictures, tile);
+        for (int64_t v = 0; v < depth(g); v++) {
+            const int64_t phase = v / each, map = v % each * LANES;
+            const V more = bias ? some(bias + map, g->maps - map) : (V){0};
+            const float *value = products + (v * rows(c->tiles) + tile - first) * LANES;
+            for (int k = 0; k < side * side; k++) in[SIDE * (k / side) + k % side] = at(value + k * step);
+            both_ways(sums, pairs, TILE, 0, in, found, side, TILE);
+            for (int i = 0; i < TILE; i++)
+                for (int j = 0; j < TILE; j++) {
+                    const int64_t y = g->stride * (p.top + i) + phase / g->stride;
+                    const int64_t x = g->stride * (p.left + j) + phase % g->stride;
+                    if (y < g->height && x < g->width)
+                        put_some((float *)p.picture + (y * g->width + x) * g->maps + map, found[SIDE * i + j] + more,
+                                 g->maps - map);
+                }
         }
     }
+}
+
+/* Rows and depths of the left matrix: a[row * of_row], `blocks` times `n` depths, a float and a block further. */
+typedef struct {
+    int64_t of_row, n, of_n, blocks, of_block;
+} Left;
+
+/* out[v][row] (+)= the sum over depths of a[row][depth] * b[v][depth]: ROWS rows, `wide` vectors v. */
+ALWAYS void block(int wide, const Left *l, const float *a, const float *b, int64_t of_b, float *out, int64_t of_out,
+                  int more) {
+    V sum[ROWS][WIDE];
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < wide; v++) sum[i][v] = more ? at(out + v * of_out + i * LANES) : (V){0};
+    for (int64_t k = 0; k < l->blocks; k++, a += l->of_block) {
+        const float *own = a;
+        for (int64_t d = 0; d < l->n; d++, own += l->of_n, b += LANES) {
+            V right[WIDE];
+            for (int v = 0; v < wide; v++) right[v] = at(b + v * of_b);
+            for (int i = 0; i < ROWS; i++)
+                for (int v = 0; v < wide; v++) sum[i][v] += own[i * l->of_row] * right[v];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < wide; v++) put(out + v * of_out + i * LANES, sum[i][v]);
+}
+
+/* `block` of n rows, which lie `of_rows` (ROWS of them) from each other, and of as many vectors as there are. */
+static void multiply(const Left *l, const float *a, int64_t n, int64_t lanes, int64_t of_lanes, const float *b,
+                     int64_t of_b, float *out, int64_t of_out, int64_t n_vectors, int more) {
+    for (int64_t v = 0, wide; v < n_vectors; v += wide) {
+        const int64_t left = n_vectors - v;
+        wide = left == 4 || left < 3 ? (left < 2 ? 1 : 2) : 3;
+        for (int64_t row = 0; row < n; row += ROWS) {
+            const float *own = a + row / lanes * of_lanes + row % lanes * l->of_row, *right = b + v * of_b;
+            float *place = out + v * of_out + row * LANES;
+            if (wide == 3)
+                block(3, l, own, right, of_b, place, of_out, more);
+            else if (wide == 2)
+                block(2, l, own, right, of_b, place, of_out, more);
+            else
+                block(1, l, own, right, of_b, place, of_out, more);
+        }
+    }
+}
+
+/* Of points, by the kernels' size in each of the stride^2 pictures. */
+static inline int pairs(const Convolution *c) {
+    const int64_t stride = c->in.stride * c->out.stride;
+    return (int)((c->size + stride - 1) / stride + 1) / 2;
+}
+
+/* Kernels first to last - 1 of (K, size, size, C) -> [product][vector of maps out][map in][lane]. */
+ALWAYS void kernels(int pairs, const Convolution *c, const float *weight, float *out, int64_t first, int64_t last) {
+    const Grid *g = c->turned ? &c->out : &c->in;
+    const int side = 2 * pairs + 2, n = side - TILE + 1;
+    const int64_t column = depth(&c->in) * LANES * LANES, step = depth(&c->out) * column;
+    V in[SIDE * SIDE], found[SIDE * SIDE];
+    for (int64_t k = first; k < last; k++)
+        for (int64_t v = 0; v < depth(g); v++) {
+            const int64_t phase = v / vectors(g->maps), map = v % vectors(g->maps) * LANES;
+            for (int i = 0; i < n; i++)
+                for (int j = 0; j < n; j++) {
+                    const int64_t y = g->stride * i + phase / g->stride, x = g->stride * j + phase % g->stride;
+                    const int inside = y < c->size && x < c->size;
+                    const float *from = weight + ((k * c->size + y) * c->size + x) * g->maps + map;
+                    const int place = c->turned ? SIDE * (n - 1 - i) + n - 1 - j : SIDE * i + j;
+                    in[place] = inside ? some(from, g->maps - map) : (V){0};
+                }
+            both_ways(values, pairs, n, 1, in, found, n, side);
+            for (int p = 0; p < side * side; p++) {
+                const V value = found[SIDE * (p / side) + p % side];
+                if (c->turned)
+                    put(out + p * step + v * column + k * LANES, value);
+                else
+                    for (int lane = 0; lane < LANES; lane++)
+                        out[p * step + k / LANES * column + (v * LANES + lane) * LANES + k % LANES] = value[lane];
+            }
+        }
+}
+
+void winograd_kernels(const Convolution *c, const float *weight, float *out, int64_t first, int64_t last) {
+    if (pairs(c) == 2)
+        kernels(2, c, weight, out, first, last);
+    else
+        kernels(3, c, weight, out, first, last);
+}
+
+/* The sums of `winograd_weights` -> gradients of kernels first to last - 1 of (K, size, size, C). */
+ALWAYS void gradients(int pairs, const Convolution *c, const float *sum, float *out, int64_t first, int64_t last) {
+    const Grid *g = &c->in;
+    const int side = 2 * pairs + 2, n = side - TILE + 1;
+    const int64_t column = depth(&c->out) * LANES * LANES, step = depth(g) * column;
+    V in[SIDE * SIDE], found[SIDE * SIDE];
+    for (int64_t k = first; k < last; k++)
+        for (int64_t v = 0; v < depth(g); v++) {
+            const int64_t phase = v / vectors(g->maps), map = v % vectors(g->maps) * LANES;
+            for (int p = 0; p < side * side; p++)
+                in[SIDE * (p / side) + p % side] = at(sum + p * step + v * column + k * LANES);
+            both_ways(sums, pairs, n, 1, in, found, side, n);
+            for (int i = 0; i < n; i++)
+                for (int j = 0; j < n; j++) {
+                    const int64_t y = g->stride * i + phase / g->stride, x = g->stride * j + phase % g->stride;
+                    float *to = out + ((k * c->size + y) * c->size + x) * g->maps + map;
+                    if (y < c->size && x < c->size) put_some(to, found[SIDE * i + j], g->maps - map);
+                }
+        }
+}
+
+void winograd_gradients(const Convolution *c, const float *sum, float *out, int64_t first, int64_t last) {
+    if (pairs(c) == 2)
+        gradients(2, c, sum, out, first, last);
+    else
+        gradients(3, c, sum, out, first, last);
+}
+
+/* How many floats kernels and sums (0) and the work of `winograd_forward` and `winograd_weights` take (1), and vectors the
+   maps of the results (2). */
+int64_t winograd_count(const Convolution *c, int64_t of) {
+    const int64_t n = (2 * pairs(c) + 2) * (2 * pairs(c) + 2) * LANES;
+    if (of == 0) return n * depth(&c->in) * depth(&c->out) * LANES;
+    return of == 1 ? n * rows(c->tiles) * (depth(&c->in) + depth(&c->out)) : depth(&c->out);
+}
+
+/* Tiles first to last - 1 of the results: y = kernels * x + bias (or NULL). */
+ALWAYS void forward(int pairs, const Convolution *c, const float *x, const float *kernel, const float *bias, float *y,
+                    float *work, int64_t first, int64_t last) {
+    const int side = 2 * pairs + 2;
+    const int64_t in = depth(&c->in), out = depth(&c->out), matrix = rows(c->tiles) * LANES;
+    const Left left = {LANES, LANES, 1, in, matrix};
+    float *products = work + side * side * in * matrix;
+    for (int64_t tile = first; tile < last; tile += c->tiles) {
+        const int64_t end = tile + c->tiles < last ? tile + c->tiles : last;
+        taken(points, pairs, side, c, &c->in, x, work, tile, end, 0, in);
+        for (int p = 0; p < side * side; p++)
+            multiply(&left, work + p * in * matrix, end - tile, 1, LANES, kernel + p * in * out * LANES * LANES,
+                     in * LANES * LANES, products + p * out * matrix, matrix, out, 0);
+        given(pairs, c, products, bias, y, tile, end);
+    }
+}
+
+void winograd_forward(const Convolution *c, const float *x, const float *kernel, const float *bias, float *y,
+                      float *work, int64_t first, int64_t last) {
+    if (pairs(c) == 2)
+        forward(2, c, x, kernel, bias, y, work, first, last);
+    else
+        forward(3, c, x, kernel, bias, y, work, first, last);
+}
+
+/* Of vectors v_first to v_last - 1 of the results' maps: the sums over all tiles of the products of their gradients' values
+   and the pictures' points. */
+ALWAYS void weights(int pairs, const Convolution *c, const float *x, const float *g, float *sum, float *work,
+                    int64_t n_tiles, int64_t v_first, int64_t v_last) {
+    const int side = 2 * pairs + 2;
+    const int64_t in = depth(&c->in), out = v_last - v_first, matrix = rows(c->tiles) * LANES;
+    const int64_t column = depth(&c->out) * LANES * LANES;
+    float *slopes = work + side * side * in * matrix;
+    for (int64_t tile = 0; tile < n_tiles; tile += c->tiles) {
+        const int64_t end = tile + c->tiles < n_tiles ? tile + c->tiles : n_tiles;
+        const Left left = {1, end - tile, LANES, 1, 0};
+        taken(points, pairs, side, c, &c->in, x, work, tile, end, 0, in);
+        taken(values, pairs, TILE, c, &c->out, g, slopes, tile, end, v_first, v_last);
+        for (int p = 0; p < side * side; p++)
+            multiply(&left, slopes + p * out * matrix, out * LANES, LANES, matrix, work + p * in * matrix, matrix,
+                     sum + p * in * column + v_first * LANES * LANES, column, in, tile > 0);
+    }
+}
+
+void winograd_weights(const Convolution *c, const float *x, const float *g, float *sum, float *work, int64_t n_tiles,
+                      int64_t v_first, int64_t v_last) {
+    if (pairs(c) == 2)
+        weights(2, c, x, g, sum, work, n_tiles, v_first, v_last);
+    else
+        weights(3, c, x, g, sum, work, n_tiles, v_first, v_last);
 }
