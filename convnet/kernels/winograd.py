@@ -1,18 +1,17 @@
-"""A convolution at stride 1 on the CPU in float32 with fewer multiplications: Winograd's F(4x4, 3x3), a quarter of them
-for 3 x 3, 36 % for 5 x 5.
+"""A convolution on the CPU in float32 with fewer multiplications: Winograd's F(4x4, 3x3), a quarter of them for 3 x 3,
+and F(4x4, 5x5), a sixth for 5 x 5; at stride 2 a 5 x 5 one is four of 3 x 3, with 36 %.
 
-A tile of 4 x 4 results is A^T [sum over maps of (G w G^T) * (B^T d B)] A, d being the 6 x 6 pixels that it reads: 36
-products where the definition has 144, and over many tiles they are 36 products of matrices. The pictures' gradient is
-such a convolution of the results' gradients with the kernels turned; the kernels' is G^T [sum over tiles of
-(A g A^T) * (B^T d B)] G. A kernel of 5 x 5 is four pieces of 3 x 3, with zeros where it ends, over four times as many
-maps: each piece reads the pixels at its own place. Plain form: F.conv2d.
+A tile of 4 x 4 results is A^T [sum over maps of (G w G^T) * (B^T d B)] A, d being the 6 x 6 or 8 x 8 pixels that it
+reads: 36 or 64 products where the definition has 144 or 400, and over many tiles they are as many products of matrices.
+The pictures' gradient is such a convolution of the results' gradients with the kernels turned; the kernels' is
+G^T [sum over tiles of (A g A^T) * (B^T d B)] G. At stride 2 each of the four pictures of every other row and column is
+convolved with every other row and column of the kernel. Plain form: F.conv2d.
 
-It rounds by 1.2e-6 of the results' size in the mean at 256 maps. Direct sums round by 2e-7 or 9e-7, as the processor
-adds them up (AVX2, AVX-512). Of whole nets on photos, the largest error of a logit against float64, as a part of the
-largest logit: VGG-D 1.3e-6 (direct on AVX-512: 2.2e-6), VGG-A 9e-7 (1.7e-6), ZFNet 1.3e-6 (1.4e-6), GoogLeNet 6e-7
-(6e-7). For 5 x 5 the mean is 7e-7 to 8e-7 at 64 to 256 maps (direct 3e-7 to 7e-7).
+It rounds by 1.4e-6 (3 x 3) and 1.9e-6 (5 x 5) of the results' size in the mean at 256 maps, by 7e-7 and 1.5e-6 at 64.
+Direct sums round by 2e-7 or 9e-7, as the processor adds them up (AVX2, AVX-512). WHOLE NETS
 
-Paper: Lavin and Gray, Fast algorithms for convolutional neural networks (2015). The points: 0, +-3/4, +-3/2, infinity.
+Paper: Lavin and Gray, Fast algorithms for convolutional neural networks (2015). The points: 0, +-3/4, +-3/2, infinity
+for 3 x 3; 0, +-1/2, +-1, +-2, infinity for 5 x 5.
 """
 
 import ctypes
@@ -29,11 +28,9 @@ from convnet.kernels.cpu.parts import in_parts
 TILE = 4
 KERNELS = {(3, 1): 3, (5, 1): 5, (5, 2): 3}  # (size, stride) -> the size at stride 1
 FEWEST = 16  # maps: a whole vector on every processor
-TRANSFORM = 72  # multiply-adds that take as long as a value's transform, of a tile's 36 of a map in or out
-KERNEL_TRANSFORM = 4600  # and as a kernel's: measured with AVX2 and AVX-512
-BYTES = 2**20  # of the tiles that are worked on at once, with their products: in a core's own cache
-LEAST, MOST = 32, 256  # tiles at once: each time all kernels are read
-ROWS = 8  # tiles side by side in registers
+TRANSFORM = 20  # multiply-adds that take as long as the transform of a value of a tile, of a map in or out
+KERNEL_TRANSFORM = 55  # and as that of a kernel's: measured with AVX2 and AVX-512
+TILES = 48  # at once, a multiple of 8: their values stay in a core's cache, and all kernels are read each time
 KERNEL_VALUES, WORK, VECTORS = range(3)  # what winograd.c counts
 
 
@@ -59,8 +56,9 @@ def saves(pictures: Sequence[int], kernels: Sequence[int], padding: int, stride:
     height, width = sides(pictures, size, padding, stride)
     products, read = (KERNELS[size, stride] + TILE - 1) ** 2, stride**2 * maps_in
     tiles = pictures[0] * -(-height // TILE) * -(-width // TILE)
-    transforms = products * tiles * TRANSFORM * (read + maps_out) + KERNEL_TRANSFORM * read * maps_out
-    return size**2 * pictures[0] * height * width * maps_in * maps_out > products * tiles * read * maps_out + transforms
+    transforms = stride * TRANSFORM * tiles * (read + maps_out) + KERNEL_TRANSFORM * read * maps_out
+    direct = size**2 * pictures[0] * height * width * maps_in * maps_out
+    return direct > products * (tiles * read * maps_out + transforms)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1) -> Tensor:
@@ -113,13 +111,11 @@ class _Convolution(ctypes.Structure):
 def _convolution(x: Tensor, y: Tensor, size: int, before: int, strides: tuple[int, int], turned: bool) -> _Convolution:
     """Of pictures x to y, of which one has a stride. before: zeros above and left of x, in pixels at stride 1."""
     down, across = (-(-side // (strides[1] * TILE)) for side in y.shape[2:])
-    maps = strides[0] ** 2 * x.shape[1] + strides[1] ** 2 * y.shape[1]
-    fit = BYTES // (4 * (KERNELS[size, strides[0] * strides[1]] + TILE - 1) ** 2 * maps)
     grids = (
         _Grid(*each.shape[2:], each.shape[1], s, zeros)
         for each, s, zeros in ((x, strides[0], before), (y, strides[1], 0))
     )
-    return _Convolution(*grids, down, across, size, min(max(fit, LEAST), MOST) // ROWS * ROWS, turned)
+    return _Convolution(*grids, down, across, size, TILES, turned)
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before: int, stride: int, turned: bool
@@ -129,8 +125,8 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
     c = _convolution(x, y, weight.shape[2], before, strides, turned)
     x, weight = _channels_last(x), _channels_last(weight)
     bias = None if bias is None else bias.detach().contiguous()
-    kernels = x.new_zeros(_count(c, KERNEL_VALUES))
-    in_parts(len(weight), lambda first, last: _call("winograd_kernels", c, weight, kernels, first, last))
+    kernels = x.new_empty(_count(c, KERNEL_VALUES))
+    in_parts(_count(c, VECTORS), lambda first, last: _call("winograd_kernels", c, weight, kernels, first, last))
 
     def part(first: int, last: int) -> None:
         _call("winograd_forward", c, x, kernels, bias, y, x.new_empty(_count(c, WORK)), first, last)
@@ -142,7 +138,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
 def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int) -> Tensor:
     c = _convolution(x, g, weight.shape[2], padding // stride, (stride, 1), False)
     x, g, found = _channels_last(x), _channels_last(g), torch.empty_like(weight, memory_format=torch.channels_last)
-    sums = x.new_zeros(_count(c, KERNEL_VALUES))
+    sums = x.new_empty(_count(c, KERNEL_VALUES))
 
     def part(first: int, last: int) -> None:
         _call("winograd_weights", c, x, g, sums, x.new_empty(_count(c, WORK)), len(x) * c.down * c.across, first, last)

@@ -259,14 +259,14 @@ def connected(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def by_winograd(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
-    """A convolution at stride 1 by Winograd's form; None where that doesn't serve (kernels/winograd.py)."""
+    """A convolution by Winograd's form; None where that doesn't serve (kernels/winograd.py)."""
     if ops.layer_by_layer(x):
         return None
-    before, *others = (layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
-    if others != [(1, 1), (1, 1), 1, "zeros"] or not isinstance(before[0], int) or before[0] != before[1]:
+    before, stride, *others = (layer.padding, layer.stride, layer.dilation, layer.groups, layer.padding_mode)
+    if others != [(1, 1), 1, "zeros"] or stride[0] != stride[1] or isinstance(before, str) or before[0] != before[1]:
         return None
-    serves = winograd.serves(x, layer.weight, before[0])
-    return ops.tiled_conv(x, layer.weight, layer.bias, before[0]) if serves else None
+    serves = winograd.serves(x, layer.weight, before[0], stride[0])
+    return ops.tiled_conv(x, layer.weight, layer.bias, before[0], stride[0]) if serves else None
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

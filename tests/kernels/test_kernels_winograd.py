@@ -28,20 +28,22 @@ def near(found: Tensor, expected: Tensor, products: float) -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     st.tuples(st.integers(1, 3), st.sampled_from((16, 21, 48)), st.integers(1, 14), st.integers(1, 14)),
-    *(st.sampled_from((16, 35)), st.sampled_from((3, 5)), st.integers(0, 4), st.booleans(), st.integers(0, 2**31)),
+    *(st.sampled_from((16, 35)), st.sampled_from(list(winograd.KERNELS)), st.integers(0, 4), st.booleans()),
+    st.integers(0, 2**31),
 )
 def test_values_and_gradients(
-    shape: tuple[int, int, int, int], maps: int, size: int, padding: int, has_bias: bool, seed: int
+    shape: tuple[int, int, int, int], maps: int, kernel: tuple[int, int], padding: int, has_bias: bool, seed: int
 ) -> None:
     """All sides, also those that tiles of 4 don't fill, and maps that are no whole vectors."""
-    padding = min(padding, size - 1)
+    size, stride = kernel
+    padding = min(padding, size - 1) // stride * stride
     shape = (*shape[:2], *(max(side, size - 2 * padding) for side in shape[2:]))
     x, weight = randn(*shape, seed=seed), randn(maps, shape[1], size, size, seed=seed + 1)
     own = [x, weight, *([randn(maps, seed=seed + 2)] if has_bias else [])]
     exact = [each.double().requires_grad_() for each in own]
     own = [each.requires_grad_() for each in own]
-    found = ops.tiled_conv(own[0], own[1], own[2] if has_bias else None, padding)
-    expected = F.conv2d(exact[0], exact[1], exact[2] if has_bias else None, padding=padding)
+    found = ops.tiled_conv(own[0], own[1], own[2] if has_bias else None, padding, stride)
+    expected = F.conv2d(exact[0], exact[1], exact[2] if has_bias else None, padding=padding, stride=stride)
     near(found, expected, size**2 * shape[1])
     g = randn(*found.shape, seed=seed + 3)
     gradients = torch.autograd.grad(found, own, g), torch.autograd.grad(expected, exact, g.double())
@@ -50,17 +52,19 @@ def test_values_and_gradients(
         near(one, other, products)
 
 
-@pytest.mark.parametrize("size", winograd.SIZES)
-def test_many_tiles_go_through_in_parts(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "stride"), list(winograd.KERNELS))
+def test_many_tiles_go_through_in_parts(size: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     padding = size // 2
-    x, weight, g = randn(3, 16, 9, 10), randn(32, 16, size, size, seed=1), randn(3, 32, 9, 10, seed=2)
-    at_once = winograd.forward(x, weight, None, padding), *winograd.backward(x, weight, g, padding)
-    monkeypatch.setattr(winograd, "LEAST", 5)
-    monkeypatch.setattr(winograd, "BYTES", 0)
-    for one, other in zip(
-        (winograd.forward(x, weight, None, padding), *winograd.backward(x, weight, g, padding)), at_once, strict=True
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.std()))  # other products, other sums
+    x, weight = randn(3, 16, 9, 10), randn(32, 16, size, size, seed=1)
+    at_once = winograd.forward(x, weight, None, padding, stride)
+    g = randn(*at_once.shape, seed=2)
+    gradients = winograd.backward(x, weight, g, padding, stride)
+    monkeypatch.setattr(winograd, "TILES", 8)
+    torch.testing.assert_close(
+        winograd.forward(x, weight, None, padding, stride), at_once, rtol=0, atol=0
+    )  # the same sums
+    for one, other in zip(winograd.backward(x, weight, g, padding, stride), gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.std()))  # other sums
 
 
 def test_only_what_is_wanted_is_computed() -> None:
@@ -121,16 +125,18 @@ def test_few_tiles_are_summed_directly() -> None:
     """A kernel's transform takes as long as some hundred pixels."""
     assert winograd.saves((4, 512, 28, 28), (512, 512, 3, 3), 1)
     assert not winograd.saves((1, 512, 14, 14), (512, 512, 3, 3), 1)
-    assert not winograd.saves((16, 384, 6, 6), (1024, 384, 3, 3), 1)
     assert winograd.saves((4, 96, 27, 27), (256, 96, 5, 5), 2)
-    assert not winograd.saves((4, 512, 14, 14), (512, 512, 5, 5), 2)
+    assert not winograd.saves((1, 512, 7, 7), (512, 512, 5, 5), 2)
+    assert winograd.saves((4, 96, 55, 55), (256, 96, 5, 5), 0, 2)
+    assert not winograd.saves((4, 128, 14, 14), (128, 128, 5, 5), 2, 2)
 
 
 @pytest.mark.parametrize(
     ("shape", "kernel", "padding", "expected"),
     [
         ((4, 64, 32, 32), (64, 64, 3, 3), 1, True),
-        ((4, 32, 32, 32), (32, 32, 3, 3), 1, False),  # too few maps to be worth it
+        ((4, 32, 32, 32), (32, 32, 3, 3), 1, True),
+        ((1, 32, 8, 8), (32, 32, 3, 3), 1, False),  # too few tiles to be worth it
         ((4, 100, 32, 32), (100, 100, 3, 3), 1, True),  # not whole vectors
         ((4, 200, 32, 32), (15, 200, 3, 3), 1, False),  # not even one
         ((4, 96, 32, 32), (96, 96, 5, 5), 2, True),
@@ -147,3 +153,14 @@ def test_what_it_takes(shape: tuple[int, ...], kernel: tuple[int, ...], padding:
     assert not winograd.serves(x.double(), weight.double(), padding)
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.serves(x, weight, padding)
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "stride", "expected"),
+    [(5, 0, 2, True), (5, 2, 2, True), (5, 1, 2, False), (3, 0, 2, False), (3, 1, 2, False), (5, 0, 3, False)],
+)
+def test_which_strides_it_takes(size: int, padding: int, stride: int, expected: bool) -> None:
+    x, weight = randn(4, 64, 65, 64), randn(64, 64, size, size)
+    assert winograd.serves(x, weight, padding, stride) is expected
+    layer = Conv2d(64, 64, size, stride, padding)
+    near(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), stride, padding), 1)

@@ -239,32 +239,38 @@ static inline int pairs(const Convolution *c) {
     return (int)((c->size + stride - 1) / stride + 1) / 2;
 }
 
-/* Kernels first to last - 1 of (K, size, size, C) -> [product][vector of maps out][map in][lane]. */
+/* Weights of map k and of LANES other maps at a pixel of a kernel. */
+static inline V of_kernel(const Convolution *c, const Grid *g, const float *weight, int64_t k, int64_t v, int i, int j) {
+    const int64_t phase = v / vectors(g->maps), map = v % vectors(g->maps) * LANES;
+    const int64_t y = g->stride * i + phase / g->stride, x = g->stride * j + phase % g->stride;
+    const float *from = weight + ((k * c->size + y) * c->size + x) * g->maps + map;
+    return y < c->size && x < c->size ? some(from, g->maps - map) : (V){0};
+}
+
+/* Kernels of vectors first to last - 1 of the maps (out, or in where turned) of (K, size, size, C) ->
+   [product][vector of maps][map of the other side][lane]. */
 ALWAYS void kernels(int pairs, const Convolution *c, const float *weight, float *out, int64_t first, int64_t last) {
     const Grid *g = c->turned ? &c->out : &c->in;
     const int side = 2 * pairs + 2, n = side - TILE + 1;
     const int64_t column = depth(&c->in) * LANES * LANES, step = depth(&c->out) * column;
+    const int64_t n_maps = depth(&c->in) * LANES;
+    float block[SIDE * SIDE][LANES][LANES]; /* not turned: of LANES maps in, as many maps out */
     V in[SIDE * SIDE], found[SIDE * SIDE];
-    for (int64_t k = first; k < last; k++)
-        for (int64_t v = 0; v < depth(g); v++) {
-            const int64_t phase = v / vectors(g->maps), map = v % vectors(g->maps) * LANES;
-            for (int i = 0; i < n; i++)
-                for (int j = 0; j < n; j++) {
-                    const int64_t y = g->stride * i + phase / g->stride, x = g->stride * j + phase % g->stride;
-                    const int inside = y < c->size && x < c->size;
-                    const float *from = weight + ((k * c->size + y) * c->size + x) * g->maps + map;
-                    const int place = c->turned ? SIDE * (n - 1 - i) + n - 1 - j : SIDE * i + j;
-                    in[place] = inside ? some(from, g->maps - map) : (V){0};
+    for (int64_t v = first; v < last; v++)
+        for (int64_t map = 0; map < n_maps; map++) {
+            for (int64_t lane = 0; !c->turned && map % LANES == 0 && lane < LANES; lane++)
+                for (int p = 0; p < n * n; p++) {
+                    const int64_t k = v * LANES + lane;
+                    const V read = k < c->out.maps ? of_kernel(c, g, weight, k, map / LANES, p / n, p % n) : (V){0};
+                    for (int i = 0; i < LANES; i++) block[p][i][lane] = read[i];
                 }
+            for (int p = 0; p < n * n; p++)
+                in[SIDE * (p / n) + p % n] = !c->turned             ? at(block[p][map % LANES])
+                                             : map >= c->in.maps ? (V){0}
+                                                                 : of_kernel(c, g, weight, map, v, n - 1 - p / n, n - 1 - p % n);
             both_ways(values, pairs, n, 1, in, found, n, side);
-            for (int p = 0; p < side * side; p++) {
-                const V value = found[SIDE * (p / side) + p % side];
-                if (c->turned)
-                    put(out + p * step + v * column + k * LANES, value);
-                else
-                    for (int lane = 0; lane < LANES; lane++)
-                        out[p * step + k / LANES * column + (v * LANES + lane) * LANES + k % LANES] = value[lane];
-            }
+            for (int p = 0; p < side * side; p++)
+                put(out + p * step + v * column + map * LANES, found[SIDE * (p / side) + p % side]);
         }
 }
 
