@@ -9,8 +9,8 @@ windows at the right and bottom edges, and averages over the pixels inside; weig
 """
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from convnet.errors import UsageError
 from convnet.kernels import ops
 from convnet.nets.layers import LRN, Chain, without
 
+AS_READ, BACK = (0, 1, 4, 5, 3, 2), (0, 1, 5, 4, 2, 3)  # a place's weights as (size, size, maps_in, maps_out); and back
 SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
 
 
@@ -44,6 +45,12 @@ class LocallyConnected2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(out, out, maps_out, maps_in, size, size).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(maps_out, out, out).uniform_(-bound, bound))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """After `to` and the like the weights lie in memory as the products read them, which then need no copy."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.weight.data = self.weight.data.permute(AS_READ).contiguous().permute(BACK)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         if not ops.is_proxy(x) and x.shape[2:] != (self.side, self.side):
             size = f"{x.shape[2]} x {x.shape[3]}"
@@ -63,7 +70,7 @@ def locally_connected(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0)
     padded = F.pad(x, (padding,) * 4).permute(2, 3, 0, 1)  # (H, W, N, C): what a place reads lies together
     offsets = ((i, j) for i in range(size) for j in range(size))
     patches = torch.cat([padded[i : i + high, j : j + wide] for i, j in offsets], dim=3).flatten(0, 1)
-    kernels = weight.permute(0, 1, 4, 5, 3, 2).flatten(2, 4).flatten(0, 1)  # (places, size size C, maps)
+    kernels = weight.permute(AS_READ).flatten(2, 4).flatten(0, 1)  # (places, size size C, maps)
     biases = bias.permute(1, 2, 0).reshape(high * wide, 1, maps)
     y = torch.baddbmm(biases.to(x.dtype), patches, kernels.to(x.dtype))  # a product for each place
     return y.view(high, wide, -1, maps).permute(2, 3, 0, 1)

@@ -90,3 +90,18 @@ def test_input_sizes(name: str) -> None:
         for side in (low - 1, high + 1):
             with pytest.raises(UsageError, match=rf"{name} takes pictures with sides of {low} to {high} pixels, got"):
                 net(torch.empty(1, 3, side, low))
+
+
+def test_local_weights_move_without_a_change() -> None:
+    """`to` lays them out as the products read them: shape, values, gradient and what a checkpoint has stay."""
+    net, moved = create_model("cifar_13", seed=0), create_model("cifar_13", seed=0).to("cpu")
+    for (name, weight), (_, other) in zip(net.state_dict().items(), moved.state_dict().items(), strict=True):
+        assert torch.equal(weight, other), name
+    weight = moved.get_parameter("local3.weight")
+    assert not weight.is_contiguous()
+    images = pictures(2, 24)
+    for each in (net, moved):
+        each.train()(images).square().sum().backward()
+    torch.testing.assert_close(weight.grad, net.get_parameter("local3.weight").grad)
+    assert weight.grad is not None
+    assert weight.grad.stride() == weight.stride()  # no copy

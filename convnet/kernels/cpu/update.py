@@ -50,7 +50,7 @@ def available(move: Move) -> bool:
     for other in (velocity, gradient, copy):
         if other is not None and (other.shape != shape or other.stride() != stride):
             return False
-    return weight.is_contiguous() or (weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
+    return weight.is_contiguous() or bool(torch.ops.aten.is_non_overlapping_and_dense(weight))
 
 
 def update(moves: Sequence[Move]) -> None:

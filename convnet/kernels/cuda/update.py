@@ -26,7 +26,7 @@ BLOCK = 1024  # elements of a program
 def available(weight: Tensor, velocity: Tensor, gradient: Tensor | None, copy: Tensor | None) -> bool:
     """Whether `step` takes these: a dense float32 weight, and the rest in its layout; a gradient may have another."""
     fits = runs_on(weight.device) and weight.dtype == velocity.dtype == torch.float32
-    dense = weight.is_contiguous() or (weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
+    dense = bool(torch.ops.aten.is_non_overlapping_and_dense(weight))
     alike = all(each is None or each.stride() == weight.stride() for each in (velocity, copy))
     return fits and dense and alike and all(each is None or is_float(each) for each in (gradient, copy))
 
