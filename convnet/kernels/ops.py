@@ -5,7 +5,8 @@
     lenet5        LeNet-5's features from its pictures                             in C
     to_blocks     pictures as blocks of pixels                                     in C
     linear        a fully connected layer on few pictures                          in oneDNN's order
-    tiled_conv    a 3 x 3 or 5 x 5 convolution at stride 1                         Winograd's, in C
+    tiled_conv    a 3 x 3 or 5 x 5 convolution                                     Winograd's, in C
+    local         a locally connected layer                                        in C
 
 An operation is composed of torch's own operations and of kernels (`..._forward`, `..._backward`), which are registered
 for the CPU and CUDA (LeNet-5's are not: where anybody looks on, it is its plain form). Where no kernel serves (another
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.kernels import linear as linear_cpu
-from convnet.kernels import winograd
+from convnet.kernels import local
 from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.cpu import dropout as dropout_cpu
 from convnet.kernels.cpu import lenet5 as lenet5_cpu
@@ -41,9 +42,8 @@ from convnet.kernels.plain import (
     plain_response_norm,
     plain_to_blocks,
 )
+from convnet.kernels.register import OPS, kernel, operation
 
-LIBRARY = torch.library.Library("convnet", "DEF")
-OPS = torch.ops.convnet
 Fields = tuple[int, float, float, float, int, int, int, bool, bool, bool]  # of a `Block`
 
 
@@ -110,6 +110,15 @@ def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, str
     return y
 
 
+def locally_connected(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
+    """(N, C, H, H), weights (h, h, K, C, s, s), bias (K, h, h) -> (N, K, h, h): at each place a product of its own."""
+    if has_torch_function_unary(x):  # as in `response_norm`
+        seen: Tensor = handle_torch_function(locally_connected, (x,), x, weight, bias, padding=padding)
+        return seen
+    y: Tensor = (local.plain if layer_by_layer(x) else OPS.local)(x, weight, bias, padding)
+    return y
+
+
 def layer_by_layer(x: Tensor) -> bool:
     """Whether someone looks at torch's functions one by one, or writes them as ONNX, which knows none of ours."""
     onnx = None if torch.compiler.is_dynamo_compiling() else sys.modules.get("torch.onnx")
@@ -121,23 +130,6 @@ def layer_by_layer(x: Tensor) -> bool:
 def is_proxy(x: object) -> bool:
     """Whether torch.fx has put a proxy in a tensor's place, which has neither shape nor device."""
     return has_torch_function_unary(x) and not isinstance(x, Tensor)
-
-
-def _operation(schema: str, function: Callable[..., object], plain: Callable[..., object]) -> None:
-    """Registers an operation that is composed of others; the transforms of torch.func get its plain form."""
-    name = schema.split("(")[0]
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, function, "CompositeImplicitAutograd")
-    LIBRARY.impl(name, plain, "FuncTorchDynamicLayerFrontMode")
-
-
-def _kernel(schema: str, kernel: Callable[..., object], fake: Callable[..., object]) -> None:
-    """Registers a kernel, which has no gradient, for the CPU and CUDA. fake: what comes out, without its values."""
-    name = schema.split("(")[0]
-    LIBRARY.define(schema)
-    for key in ("CPU", "CUDA"):
-        LIBRARY.impl(name, kernel, key)
-    torch.library.register_fake(f"convnet::{name}", fake, lib=LIBRARY)
 
 
 # ReLU, response norm, pooling
@@ -215,9 +207,9 @@ def _plain_norm_pool(x: Tensor, *fields: *Fields) -> Tensor:
     return plain_norm_pool(x, Block(*fields))
 
 
-_operation(f"norm_pool(Tensor x, {FIELDS}) -> Tensor", _norm_pool, _plain_norm_pool)
-_kernel(f"norm_pool_forward(Tensor x, {FIELDS}, bool keep) -> (Tensor, Tensor)", _norm_pool_forward, _norm_pool_fake)
-_kernel(
+operation(f"norm_pool(Tensor x, {FIELDS}) -> Tensor", _norm_pool, _plain_norm_pool)
+kernel(f"norm_pool_forward(Tensor x, {FIELDS}, bool keep) -> (Tensor, Tensor)", _norm_pool_forward, _norm_pool_fake)
+kernel(
     f"norm_pool_backward(Tensor x, Tensor places, Tensor g, {FIELDS}) -> Tensor",
     _norm_pool_backward,
     lambda x, *others: torch.empty_like(x, memory_format=torch.channels_last),
@@ -267,8 +259,8 @@ def _dropout_forward(x: Tensor, p: float, state: Tensor, first: int) -> Tensor:
     return y
 
 
-_operation("dropout(Tensor x, float p, Tensor state, int first) -> Tensor", _dropout, plain_dropout)
-_kernel(
+operation("dropout(Tensor x, float p, Tensor state, int first) -> Tensor", _dropout, plain_dropout)
+kernel(
     "dropout_forward(Tensor x, float p, Tensor state, int first) -> Tensor",
     _dropout_forward,
     lambda x, *others: torch.empty_like(x, memory_format=torch.contiguous_format),
@@ -309,7 +301,7 @@ def _lenet5(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: 
     return plain_lenet5(images, weights, outputs, inputs)
 
 
-_operation("lenet5(Tensor images, Tensor[] weights, Tensor outputs, Tensor inputs) -> Tensor", _lenet5, plain_lenet5)
+operation("lenet5(Tensor images, Tensor[] weights, Tensor outputs, Tensor inputs) -> Tensor", _lenet5, plain_lenet5)
 
 
 # Blocks of pixels; fully connected layers
@@ -326,60 +318,8 @@ def _to_blocks_fake(images: Tensor, stride: int, rows: int, columns: int) -> Ten
     return images.new_empty(len(images), rows, columns, stride**2 * images.shape[1]).permute(0, 3, 1, 2)
 
 
-_operation("to_blocks(Tensor images, int stride, int rows, int columns) -> Tensor", _to_blocks, plain_to_blocks)
-_kernel(
+operation("to_blocks(Tensor images, int stride, int rows, int columns) -> Tensor", _to_blocks, plain_to_blocks)
+kernel(
     "to_blocks_forward(Tensor images, int stride, int rows, int columns) -> Tensor", blocks_cpu.blocks, _to_blocks_fake
 )
-_operation("linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", linear_cpu.linear, F.linear)
-
-
-# Winograd's convolutions
-
-
-class _TiledConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.constants = (padding, stride, bias is not None)
-        y: Tensor = OPS.tiled_conv_forward(x, weight, bias, padding, stride)
-        return y
-
-    @staticmethod
-    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (padding, stride, has_bias), g = ctx.saved_tensors, ctx.constants, grads[0]
-        wanted = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # someone will differentiate the gradient
-            inputs = [each for each, wants in zip((x, weight), wanted, strict=False) if wants]
-            found = iter(
-                torch.autograd.grad(winograd.plain(x, weight, None, padding, stride), inputs, g, create_graph=True)
-            )
-            dx, dw = (next(found) if wants else None for wants in wanted[:2])
-        else:
-            dx, dw = OPS.tiled_conv_backward(x, weight, g, padding, stride, wanted[0], wanted[1])
-        dx, dw = (each if wants else None for each, wants in zip((dx, dw), wanted, strict=False))
-        return dx, dw, g.sum((0, 2, 3)) if has_bias and wanted[2] else None, None, None
-
-
-_apply_tiled_conv: Callable[..., Tensor] = _TiledConv.apply
-
-
-def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
-    return winograd.empty(x, weight, padding, stride)
-
-
-_operation(
-    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
-    _apply_tiled_conv,
-    winograd.plain,
-)
-_kernel(
-    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
-    winograd.forward,
-    _tiled_conv_fake,
-)
-_kernel(
-    "tiled_conv_backward(Tensor x, Tensor weight, Tensor g, int padding, int stride, bool of_x, bool of_weight)"
-    " -> (Tensor, Tensor)",
-    winograd.backward,
-    lambda x, weight, *others: (torch.empty_like(x), torch.empty_like(weight)),
-)
+operation("linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", linear_cpu.linear, F.linear)

@@ -17,7 +17,7 @@ for 3 x 3; 0, +-1/2, +-1, +-2, infinity for 5 x 5.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from torch import Tensor
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu.compiled import function
 from convnet.kernels.cpu.parts import in_parts
+from convnet.kernels.plain import Context
+from convnet.kernels.register import OPS, kernel, operation
 
 TILE = 4
 KERNELS = {(3, 1): 3, (5, 1): 5, (5, 2): 3}  # (size, stride) -> the size at stride 1
@@ -169,3 +171,50 @@ def _count(c: _Convolution, of: int) -> int:
     count.restype = ctypes.c_int64
     n: int = count(ctypes.byref(c), ctypes.c_int64(of))
     return n
+
+
+class _TiledConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.constants = (padding, stride, bias is not None)
+        y: Tensor = OPS.tiled_conv_forward(x, weight, bias, padding, stride)
+        return y
+
+    @staticmethod
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (padding, stride, has_bias), g = ctx.saved_tensors, ctx.constants, grads[0]
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # someone will differentiate the gradient
+            inputs = [each for each, wants in zip((x, weight), wanted, strict=False) if wants]
+            found = iter(torch.autograd.grad(plain(x, weight, None, padding, stride), inputs, g, create_graph=True))
+            dx, dw = (next(found) if wants else None for wants in wanted[:2])
+        else:
+            dx, dw = OPS.tiled_conv_backward(x, weight, g, padding, stride, wanted[0], wanted[1])
+        dx, dw = (each if wants else None for each, wants in zip((dx, dw), wanted, strict=False))
+        return dx, dw, g.sum((0, 2, 3)) if has_bias and wanted[2] else None, None, None
+
+
+_apply_tiled_conv: Callable[..., Tensor] = _TiledConv.apply
+
+
+def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
+    return empty(x, weight, padding, stride)
+
+
+operation(
+    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
+    _apply_tiled_conv,
+    plain,
+)
+kernel(
+    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
+    forward,
+    _tiled_conv_fake,
+)
+kernel(
+    "tiled_conv_backward(Tensor x, Tensor weight, Tensor g, int padding, int stride, bool of_x, bool of_weight)"
+    " -> (Tensor, Tensor)",
+    backward,
+    lambda x, weight, *others: (torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(weight)),
+)

@@ -13,15 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.errors import UsageError
 from convnet.kernels import ops
+from convnet.kernels.local import AS_READ, BACK
 from convnet.nets.layers import LRN, Chain, without
 
-AS_READ, BACK = (0, 1, 4, 5, 3, 2), (0, 1, 5, 4, 2, 3)  # a place's weights as (size, size, maps_in, maps_out); and back
 SIDES_6 = range(24, 28)  # pixels: those that give 6 x 6 maps after two pools
 
 
@@ -57,23 +55,7 @@ class LocallyConnected2d(nn.Module):
             raise UsageError(
                 f"this locally connected layer has weights for {self.side} x {self.side} pixels, got {size}"
             )
-        return locally_connected(x, self.weight, self.bias, self.padding)
-
-
-def locally_connected(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
-    """`LocallyConnected2d`'s maps (N, maps_out, side', side') of x (N, maps_in, side, side); `x`'s dtype."""
-    if has_torch_function_unary(x):  # as in `response_norm`
-        seen: Tensor = handle_torch_function(locally_connected, (x,), x, weight, bias, padding=padding)
-        return seen
-    maps, high, wide = bias.shape
-    size = weight.shape[-1]
-    padded = F.pad(x, (padding,) * 4).permute(2, 3, 0, 1)  # (H, W, N, C): what a place reads lies together
-    offsets = ((i, j) for i in range(size) for j in range(size))
-    patches = torch.cat([padded[i : i + high, j : j + wide] for i, j in offsets], dim=3).flatten(0, 1)
-    kernels = weight.permute(AS_READ).flatten(2, 4).flatten(0, 1)  # (places, size size C, maps)
-    biases = bias.permute(1, 2, 0).reshape(high * wide, 1, maps)
-    y = torch.baddbmm(biases.to(x.dtype), patches, kernels.to(x.dtype))  # a product for each place
-    return y.view(high, wide, -1, maps).permute(2, 3, 0, 1)
+        return ops.locally_connected(x, self.weight, self.bias, self.padding)
 
 
 class CifarNet(Chain):

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from convnet.errors import UsageError
+from convnet.kernels.ops import locally_connected
 from convnet.nets import evaluating, stage_of
-from convnet.nets.cifar import locally_connected
 from convnet.nets.layers import Net, response_norm, within_map_norm
 
 Ints = NDArray[np.int64]

@@ -15,13 +15,10 @@
 
 #include <stdint.h>
 
-#include "vectors.h"
+#include "products.h"
 
 #define TILE 4
 #define SIDE 8                                 /* the most pixels that a row of a tile reads */
-#define ROWS ((LANES == 4 || LANES == 8) ? 4 : 8) /* and vectors beside each other whose sums stay in registers */
-#define WIDE 3
-#define ALWAYS static inline __attribute__((always_inline))
 
 typedef struct {
     int64_t height, width, maps, stride; /* pictures, and the stride of the convolution in them */
@@ -31,7 +28,7 @@ typedef struct {
 typedef struct {
     Grid in, out;         /* out: the tiles'; in a pass forward it has no zeros */
     int64_t down, across; /* tiles */
-    int64_t size, tiles;  /* of a kernel's row; at once: a multiple of ROWS */
+    int64_t size, tiles;  /* of a row of a kernel; worked on at once */
     int64_t turned;       /* kernels are those of the pictures' gradient, in and out being exchanged */
 } Convolution;
 
@@ -190,49 +187,6 @@ ALWAYS void given(int pairs, const Convolution *c, const float *products, const 
     }
 }
 
-/* Rows and depths of the left matrix: a[row * of_row], `blocks` times `n` depths, a float and a block further. */
-typedef struct {
-    int64_t of_row, n, of_n, blocks, of_block;
-} Left;
-
-/* out[v][row] (+)= the sum over depths of a[row][depth] * b[v][depth]: ROWS rows, `wide` vectors v. */
-ALWAYS void block(int wide, const Left *l, const float *a, const float *b, int64_t of_b, float *out, int64_t of_out,
-                  int more) {
-    V sum[ROWS][WIDE];
-    for (int i = 0; i < ROWS; i++)
-        for (int v = 0; v < wide; v++) sum[i][v] = more ? at(out + v * of_out + i * LANES) : (V){0};
-    for (int64_t k = 0; k < l->blocks; k++, a += l->of_block) {
-        const float *own = a;
-        for (int64_t d = 0; d < l->n; d++, own += l->of_n, b += LANES) {
-            V right[WIDE];
-            for (int v = 0; v < wide; v++) right[v] = at(b + v * of_b);
-            for (int i = 0; i < ROWS; i++)
-                for (int v = 0; v < wide; v++) sum[i][v] += own[i * l->of_row] * right[v];
-        }
-    }
-    for (int i = 0; i < ROWS; i++)
-        for (int v = 0; v < wide; v++) put(out + v * of_out + i * LANES, sum[i][v]);
-}
-
-/* `block` of n rows, which lie `of_rows` (ROWS of them) from each other, and of as many vectors as there are. */
-static void multiply(const Left *l, const float *a, int64_t n, int64_t lanes, int64_t of_lanes, const float *b,
-                     int64_t of_b, float *out, int64_t of_out, int64_t n_vectors, int more) {
-    for (int64_t v = 0, wide; v < n_vectors; v += wide) {
-        const int64_t left = n_vectors - v;
-        wide = left == 4 || left < 3 ? (left < 2 ? 1 : 2) : 3;
-        for (int64_t row = 0; row < n; row += ROWS) {
-            const float *own = a + row / lanes * of_lanes + row % lanes * l->of_row, *right = b + v * of_b;
-            float *place = out + v * of_out + row * LANES;
-            if (wide == 3)
-                block(3, l, own, right, of_b, place, of_out, more);
-            else if (wide == 2)
-                block(2, l, own, right, of_b, place, of_out, more);
-            else
-                block(1, l, own, right, of_b, place, of_out, more);
-        }
-    }
-}
-
 /* Of points, by the kernels' size in each of the stride^2 pictures. */
 static inline int pairs(const Convolution *c) {
     const int64_t stride = c->in.stride * c->out.stride;
@@ -323,13 +277,15 @@ ALWAYS void forward(int pairs, const Convolution *c, const float *x, const float
     const int side = 2 * pairs + 2;
     const int64_t in = depth(&c->in), out = depth(&c->out), matrix = rows(c->tiles) * LANES;
     const Left left = {LANES, LANES, 1, in, matrix};
+    const Right right = {LANES, in * LANES * LANES};
+    const Out to = {LANES, matrix};
     float *products = work + side * side * in * matrix;
     for (int64_t tile = first; tile < last; tile += c->tiles) {
         const int64_t end = tile + c->tiles < last ? tile + c->tiles : last;
         taken(points, pairs, side, c, &c->in, x, work, tile, end, 0, in);
         for (int p = 0; p < side * side; p++)
-            multiply(&left, work + p * in * matrix, end - tile, 1, LANES, kernel + p * in * out * LANES * LANES,
-                     in * LANES * LANES, products + p * out * matrix, matrix, out, 0);
+            multiply(left, work + p * in * matrix, end - tile, right, kernel + p * in * out * LANES * LANES, out, to,
+                     products + p * out * matrix, 0);
         given(pairs, c, products, bias, y, tile, end);
     }
 }
@@ -353,11 +309,14 @@ ALWAYS void weights(int pairs, const Convolution *c, const float *x, const float
     for (int64_t tile = 0; tile < n_tiles; tile += c->tiles) {
         const int64_t end = tile + c->tiles < n_tiles ? tile + c->tiles : n_tiles;
         const Left left = {1, end - tile, LANES, 1, 0};
+        const Right right = {LANES, matrix};
+        const Out to = {LANES, column};
         taken(points, pairs, side, c, &c->in, x, work, tile, end, 0, in);
         taken(values, pairs, TILE, c, &c->out, g, slopes, tile, end, v_first, v_last);
         for (int p = 0; p < side * side; p++)
-            multiply(&left, slopes + p * out * matrix, out * LANES, LANES, matrix, work + p * in * matrix, matrix,
-                     sum + p * in * column + v_first * LANES * LANES, column, in, tile > 0);
+            for (int64_t v = 0; v < out; v++)
+                multiply(left, slopes + (p * out + v) * matrix, LANES, right, work + p * in * matrix, in, to,
+                         sum + p * in * column + (v_first + v) * LANES * LANES, tile > 0);
     }
 }
 
