@@ -41,7 +41,12 @@ KERNEL_VALUES, WORK, VECTORS = range(3)  # what winograd.c counts
 def serves(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:
     """Whether `forward` takes these and is faster: float32 (N, C, H, W) on the CPU, weight (K, C, s, s)."""
     shapes = x.shape, weight.shape, padding, stride
-    return takes(x, weight, padding, stride) and saves(*shapes) and compiled.available()
+    return takes(x, weight, padding, stride) and saves(*shapes) and _compiled()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _compiled() -> bool:
+    return compiled.available()
 
 
 def takes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:

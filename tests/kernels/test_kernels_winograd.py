@@ -119,6 +119,8 @@ def test_torchs_tools_take_it_in_evaluating() -> None:
         near(torch.jit.trace(layer, (x,))(x), expected, 1)
         near(torch.export.export(layer, (x,)).module()(x), expected, 1)
         near(torch.func.vmap(lambda image: layer(image[None])[0])(x), expected, 1)
+        near(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), expected, 1)
+    torch.compiler.reset()
 
 
 def test_few_tiles_are_summed_directly() -> None:
