@@ -1,6 +1,7 @@
-"""Locally connected layers on the CPU in float32, by products that read the pictures where they lie (cpu/local.c).
+"""Locally connected layers on the CPU, by products that read the pictures where they lie (cpu/local.c).
 
-Plain form: `plain`, one batched product of the windows, which are copied for it.
+Plain form: `plain`, one batched product of the windows, which are copied for it. In bfloat16 the kernel computes in
+float32 too and rounds its results, where the plain form rounds the weights besides.
 """
 
 import ctypes
@@ -21,35 +22,37 @@ AS_READ, BACK = (0, 1, 4, 5, 3, 2), (0, 1, 5, 4, 2, 3)  # weights as (h, w, size
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether `forward` takes these: float32 (N, C, H, H) on the CPU and weights (h, h, K, C, s, s)."""
-    if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
+    """Whether `forward` takes these: (N, C, H, H) on the CPU and float32 weights (h, h, K, C, s, s)."""
+    if x.device.type != "cpu" or weight.dtype != torch.float32:
         return False
-    return len(x) > 0 and weight.shape[2] % WHOLE == 0 and compiled.available()
+    wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+    fits = x.dtype in (wanted, torch.bfloat16) and len(x) > 0 and weight.shape[2] % WHOLE == 0
+    return fits and compiled.available()
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     """(N, C, H, H), weights (h, h, K, C, s, s), bias (K, h, h) -> (N, K, h, h), channels-last."""
-    x, lying = _channels_last(x), _lying(weight)
+    own, lying = _channels_last(x), _lying(weight)
     y = bias.detach().permute(1, 2, 0).expand(len(x), -1, -1, -1).contiguous()
     shape = _shape(x, weight, padding)
-    in_parts(len(x), lambda first, last: _call("local_forward", shape, x, lying, y, first, last))
-    return y.permute(0, 3, 1, 2)
+    in_parts(len(x), lambda first, last: _call("local_forward", shape, own, lying, y, first, last))
+    return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
 def backward(x: Tensor, weight: Tensor, g: Tensor, padding: int, of_x: bool, of_weight: bool) -> tuple[Tensor, Tensor]:
     """The gradients of x and of the weight from g, that of the results; what isn't wanted is left empty."""
-    x, g, lying = _channels_last(x), _channels_last(g), _lying(weight)
+    own, g, lying = _channels_last(x), _channels_last(g), _lying(weight)
     shape = _shape(x, weight, padding)
     dx, dweight = empty_gradients(x, weight)
     if of_x:
         lanes = F.pad(g.permute(2, 3, 1, 0), (0, shape.lanes - len(g))).contiguous()
-        summed = x.new_zeros(*x.shape[2:], x.shape[1], shape.lanes)
+        summed = own.new_zeros(*x.shape[2:], x.shape[1], shape.lanes)
         vectors = shape.lanes // WHOLE
         in_parts(vectors, lambda first, last: _call("local_pictures", shape, lanes, lying, summed, first, last))
         dx.copy_(summed[..., : len(x)].permute(3, 2, 0, 1))
     if of_weight:
         dweight.zero_()  # for what is beyond the edges
-        in_parts(len(weight) ** 2, lambda first, last: _call("local_weights", shape, x, g, dweight, first, last))
+        in_parts(len(weight) ** 2, lambda first, last: _call("local_weights", shape, own, g, dweight, first, last))
     return dx, dweight
 
 
@@ -90,7 +93,7 @@ def _lying(weight: Tensor) -> Tensor:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.detach().contiguous(memory_format=torch.channels_last)
+    return x.detach().float().contiguous(memory_format=torch.channels_last)
 
 
 def _call(name: str, shape: _Shape, *values: Tensor | int) -> None:
@@ -114,7 +117,8 @@ class _Local(torch.autograd.Function):
             found = iter(torch.autograd.grad(plain(x, weight, bias, padding), inputs, g, create_graph=True))
             return *(next(found) if wants else None for wants in wanted[:3]), None
         dx, dw = OPS.local_backward(x, weight, g, padding, wanted[0], wanted[1])
-        return dx if wanted[0] else None, dw if wanted[1] else None, g.sum(0) if wanted[2] else None, None
+        db = g.sum(0, dtype=bias.dtype) if wanted[2] else None
+        return dx if wanted[0] else None, dw if wanted[1] else None, db, None
 
 
 _apply_local: Callable[..., Tensor] = _Local.apply

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from convnet.kernels import linear as linear_cpu
-from convnet.kernels import local
+from convnet.kernels import local, winograd
 from convnet.kernels.cpu import blocks as blocks_cpu
 from convnet.kernels.cpu import dropout as dropout_cpu
 from convnet.kernels.cpu import lenet5 as lenet5_cpu
@@ -106,7 +106,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1) -> Tensor:
     """(N, C, H, W) and weight (K, C, s, s), plus (K,) -> (N, K, H', W'): F.conv2d, where `winograd.serves`."""
-    y: Tensor = OPS.tiled_conv(x, weight, bias, padding, stride)
+    form = winograd.plain if layer_by_layer(x) else OPS.tiled_conv
+    y: Tensor = form(x, weight, bias, padding, stride)
     return y
 
 

@@ -34,14 +34,17 @@ KERNELS = {(3, 1): 3, (5, 1): 5, (5, 2): 3}  # (size, stride) -> the size at str
 FEWEST = 16  # maps: a whole vector on every processor
 TRANSFORM = 20  # multiply-adds that take as long as the transform of a value of a tile, of a map in or out
 KERNEL_TRANSFORM = 55  # and as that of a kernel's: measured with AVX2 and AVX-512
+BF16_RATE = 3  # at which direct sums are done, in times float32's, with what the casts take
 TILES = 48  # at once, a multiple of 8: their values stay in a core's cache, and all kernels are read each time
 KERNEL_VALUES, WORK, VECTORS = range(3)  # what winograd.c counts
 
 
 def serves(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:
-    """Whether `forward` takes these and is faster: float32 (N, C, H, W) on the CPU, weight (K, C, s, s)."""
-    shapes = x.shape, weight.shape, padding, stride
-    return takes(x, weight, padding, stride) and saves(*shapes) and _compiled()
+    """Whether `forward` takes these and is faster: (N, C, H, W) on the CPU, weight (K, C, s, s), float32; also bfloat16,
+    computed in float32, where the processor sums that twice as fast as float32 and not ten times, as with AMX."""
+    if not takes(x, weight, padding, stride) or not _compiled():
+        return False
+    return saves(x.shape, weight.shape, padding, stride, 1 if x.dtype == torch.float32 else BF16_RATE)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -49,40 +52,51 @@ def _compiled() -> bool:
     return compiled.available()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_slow_bf16() -> bool:
+    return compiled.has("avx512_bf16") and not compiled.has("amx_bf16")
+
+
 def takes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:
-    fits = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.ndim == 4
+    autocast = torch.is_autocast_enabled("cpu")
+    in_bf16 = x.dtype == torch.bfloat16 and (autocast or weight.dtype == torch.bfloat16) and _has_slow_bf16()
+    fits = in_bf16 or (x.dtype == weight.dtype == torch.float32 and not autocast)
+    fits = fits and x.device.type == weight.device.type == "cpu" and x.ndim == 4
     maps_out, maps_in, size, width = weight.shape
-    if not fits or size != width or (size, stride) not in KERNELS or torch.is_autocast_enabled("cpu"):
+    if not fits or size != width or (size, stride) not in KERNELS:
         return False
     if x.shape[1] != maps_in or min(maps_in, maps_out) < FEWEST:
         return False
     return 0 <= padding < size and padding % stride == 0 and len(x) > 0 and min(x.shape[2:]) + 2 * padding >= size
 
 
-def saves(pictures: Sequence[int], kernels: Sequence[int], padding: int, stride: int = 1) -> bool:
-    """Whether products and transforms take less than the direct sums. pictures: (N, C, H, W); kernels: (K, C, s, s)."""
+def saves(pictures: Sequence[int], kernels: Sequence[int], padding: int, stride: int = 1, rate: float = 1
+          ) -> bool:  # fmt: skip
+    """Whether products and transforms take less than the direct sums. pictures: (N, C, H, W); kernels: (K, C, s, s).
+    rate: of direct sums, in times that of products in float32."""
     maps_out, maps_in, size = kernels[:3]
     height, width = sides(pictures, size, padding, stride)
     products, read = (KERNELS[size, stride] + TILE - 1) ** 2, stride**2 * maps_in
     tiles = pictures[0] * -(-height // TILE) * -(-width // TILE)
     transforms = stride * TRANSFORM * tiles * (read + maps_out) + KERNEL_TRANSFORM * read * maps_out
     direct = size**2 * pictures[0] * height * width * maps_in * maps_out
-    return direct > products * (tiles * read * maps_out + transforms)
+    return direct > rate * products * (tiles * read * maps_out + transforms)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1) -> Tensor:
-    """(N, C, H, W) -> (N, K, H', W'), channels-last, where it `serves`."""
-    return _convolved(x, weight, bias, empty(x, weight, padding, stride), padding // stride, stride, turned=False)
+    """(N, C, H, W) -> (N, K, H', W'), channels-last, in `x`'s dtype, where it `serves`."""
+    y = empty(x.float(), weight, padding, stride)
+    return _convolved(x, weight.to(x.dtype), bias, y, padding // stride, stride, turned=False).to(x.dtype)
 
 
 def backward(
     x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int = 1, of_x: bool = True, of_weight: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and of the weight from g, that of the results; what isn't wanted is left empty."""
-    dx, dweight = torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(weight)
+    dx, dweight = empty_gradients(x, weight)
     if of_x:
         before = KERNELS[weight.shape[2], stride] - 1 - padding // stride
-        _convolved(g, weight, None, dx, before, stride, turned=True)
+        dx = _convolved(g, weight.to(x.dtype), None, dx.float(), before, stride, turned=True).to(x.dtype)
     return dx, _of_weight(x, weight, g, padding, stride) if of_weight else dweight
 
 
@@ -100,6 +114,11 @@ def sides(pictures: Sequence[int], size: int, padding: int, stride: int) -> tupl
 def empty(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> Tensor:
     """The results (N, K, H', W') without their values, channels-last."""
     return x.new_empty(len(x), *sides(x.shape, weight.shape[2], padding, stride), len(weight)).permute(0, 3, 1, 2)
+
+
+def empty_gradients(x: Tensor, weight: Tensor, *others: object) -> tuple[Tensor, Tensor]:
+    """What `backward` gives, without its values."""
+    return torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(weight)
 
 
 class _Grid(ctypes.Structure):
@@ -133,7 +152,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
     strides = (1, stride) if turned else (stride, 1)
     c = _convolution(x, y, weight.shape[2], before, strides, turned)
     x, weight = _channels_last(x), _channels_last(weight)
-    bias = None if bias is None else bias.detach().contiguous()
+    bias = None if bias is None else bias.detach().float().contiguous()
     kernels = x.new_empty(_count(c, KERNEL_VALUES))
     in_parts(_count(c, VECTORS), lambda first, last: _call("winograd_kernels", c, weight, kernels, first, last))
 
@@ -146,7 +165,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
 
 def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int) -> Tensor:
     c = _convolution(x, g, weight.shape[2], padding // stride, (stride, 1), False)
-    x, g, found = _channels_last(x), _channels_last(g), torch.empty_like(weight, memory_format=torch.channels_last)
+    x, g, found = _channels_last(x), _channels_last(g), torch.empty_like(_channels_last(weight))
     sums = x.new_empty(_count(c, KERNEL_VALUES))
 
     def part(first: int, last: int) -> None:
@@ -158,7 +177,7 @@ def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int) 
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.detach().contiguous(memory_format=torch.channels_last)
+    return x.detach().float().contiguous(memory_format=torch.channels_last)
 
 
 def _call(name: str, c: _Convolution, *values: Tensor | int | None) -> None:
@@ -221,5 +240,5 @@ kernel(
     "tiled_conv_backward(Tensor x, Tensor weight, Tensor g, int padding, int stride, bool of_x, bool of_weight)"
     " -> (Tensor, Tensor)",
     backward,
-    lambda x, weight, *others: (torch.empty_like(x, memory_format=torch.channels_last), torch.empty_like(weight)),
+    empty_gradients,
 )

@@ -64,6 +64,24 @@ def test_only_what_is_wanted_is_computed() -> None:
     near(dx, expected, 30 * 144)
 
 
+def test_bfloat16() -> None:
+    """Computed in float32: a result is rounded once, to 8 bits."""
+    x, weight, bias = randn(3, 16, 6, 6).bfloat16(), randn(6, 6, 32, 16, 3, 3, seed=1), randn(32, 6, 6, seed=2)
+    own = [each.clone().requires_grad_() for each in (x, weight, bias)]
+    exact = [each.detach().double().requires_grad_() for each in own]
+    found, expected = ops.locally_connected(*own, 1), definition(*exact, 1)
+    g = randn(*found.shape, seed=3).bfloat16()
+    for one, other in zip(
+        (found, *torch.autograd.grad(found, own, g)),
+        (expected, *torch.autograd.grad(expected, exact, g.double())),
+        strict=True,
+    ):
+        torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-4)
+    assert [each.dtype for each in (found, *torch.autograd.grad(ops.locally_connected(*own, 1), own, g))] == [
+        torch.bfloat16, torch.bfloat16, torch.float32, torch.float32
+    ]  # fmt: skip
+
+
 def test_second_derivatives_and_transforms() -> None:
     x, weight, bias = randn(2, 16, 4, 4), randn(4, 4, 16, 16, 3, 3, seed=1) / 12, randn(16, 4, 4, seed=2)
 
@@ -95,6 +113,7 @@ def test_where_it_serves() -> None:
     assert not local.serves(x, randn(6, 6, 10, 16, 3, 3))  # no whole vectors of maps
     with torch.autocast("cpu", torch.bfloat16):
         assert not local.serves(x, weight)
+        assert local.serves(x.bfloat16(), weight)
     bias = randn(10, 6, 6)
     near(
         ops.locally_connected(x, randn(6, 6, 10, 16, 3, 3), bias, 1),

@@ -133,6 +133,30 @@ def test_few_tiles_are_summed_directly() -> None:
     assert not winograd.saves((4, 128, 14, 14), (128, 128, 5, 5), 2, 2)
 
 
+@pytest.mark.parametrize("slow", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bfloat16_where_the_processor_is_slow_at_it(
+    slow: bool, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed in float32 from what is rounded to bfloat16, as torch's are, and rounded to 8 bits once."""
+    monkeypatch.setattr(winograd, "_has_slow_bf16", lambda: slow)
+    x, weight, bias = randn(4, 64, 27, 27).bfloat16(), randn(128, 64, 5, 5, seed=1), randn(128, seed=2)
+    own = [each.to(each.dtype if autocast else torch.bfloat16).requires_grad_() for each in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert winograd.serves(own[0], own[1], 2) is slow
+        assert not winograd.serves(x[:, :16], own[1][:16, :16], 2)  # as fast directly
+        found = ops.tiled_conv(own[0], own[1], own[2], 2)
+    exact = [each.detach().bfloat16().double().requires_grad_() for each in own]
+    expected = F.conv2d(*exact, padding=2)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=0.02)
+    g = randn(*found.shape, seed=3).bfloat16()
+    gradients = torch.autograd.grad(found, own, g), torch.autograd.grad(expected, exact, g.double())
+    for one, other, wanted in zip(*gradients, own, strict=True):
+        assert one.dtype == wanted.dtype
+        torch.testing.assert_close(one.double(), other, rtol=2**-7, atol=0.02 * float(other.std()))
+
+
 @pytest.mark.parametrize(
     ("shape", "kernel", "padding", "expected"),
     [

@@ -79,6 +79,11 @@ def state() -> str:
     return library()[1]
 
 
+def has(flag: str) -> bool:
+    """Whether the processor has it, as Linux tells: "avx512_bf16"."""
+    return flag.encode() in _processor().split()
+
+
 def _loaded(command: list[str]) -> ctypes.CDLL:
     """The library of the cache, or a new one, which the cache then keeps if there is one."""
     folder, identity = own_folder()[0], _identity(command)
@@ -110,6 +115,7 @@ def _identity(command: list[str]) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
 
+@once
 def _processor() -> bytes:
     """The processor and what it can do: a home directory may be shared between machines."""
     try:
