@@ -17,6 +17,7 @@ plain form, and so do second derivatives and who looks at torch's functions one 
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -87,6 +88,17 @@ def lenet5(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: T
     form = plain_lenet5 if layer_by_layer(images) else OPS.lenet5
     features: Tensor = form(images, weights, outputs, inputs)
     return features
+
+
+def lenet5_vjp(
+    images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor
+) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]] | None:
+    """`lenet5`, and what gives the weights' gradients for the features' own, without autograd; None where no kernel
+    serves."""
+    if not torch.is_grad_enabled() or not lenet5_cpu.available(images, weights, outputs, inputs):
+        return None
+    features, kept = lenet5_cpu.forward(images, weights, outputs, inputs)
+    return features, partial(lenet5_cpu.backward, images, weights, outputs, inputs, kept)
 
 
 def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:

@@ -197,8 +197,27 @@ def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
     """
     if j == math.inf:
         return F.cross_entropy(logits, labels)
-    rubbish = logits.new_full((len(logits), 1), -j)
+    rubbish = logits.new_full((labels.shape[0], 1), -j)
     return F.cross_entropy(torch.cat([logits, rubbish], 1), labels)
+
+
+def rbf_slope(features: Tensor, codes: Tensor, labels: Tensor, j: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`rbf_loss` of an `RBF`'s logits, these, and the loss's gradient by the features: to the bit what autograd gives,
+    in a third of its time. float32 (N, 84) -> (), (N, 10), (N, 84)."""
+    differences = features[:, None] - codes
+    logits = -differences.square().sum(2)
+    with_rubbish = torch.cat([logits, logits.new_full((labels.shape[0], 1), -j)], 1)
+    log_shares = F.log_softmax(with_rubbish, 1)
+    by_share = torch.zeros_like(log_shares).scatter_(1, labels[:, None], -1 / labels.shape[0])
+    by_logit = torch.ops.aten._log_softmax_backward_data(by_share, log_shares, 1, log_shares.dtype)[:, :-1]
+    return F.nll_loss(log_shares, labels), logits, (differences * (by_logit * -2)[:, :, None]).sum(1)
+
+
+def _only_adds_up(weight: Tensor) -> bool:
+    """Whether a parameter's gradient is added up and no more: nobody waits for it, and it may lie as the weight does."""
+    if type(weight) is not nn.Parameter or weight._backward_hooks or weight._post_accumulate_grad_hooks:
+        return False
+    return weight.is_contiguous() or (weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
 
 
 class LeNet5(Net):
@@ -239,25 +258,51 @@ class LeNet5(Net):
 
     def forward(self, images: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
         check_images(images, self)
-        layers = [getattr(self, stage) for stage in FEATURES]
-        if stages is not None or self._in_stages(images, layers):
+        weights = self._weights_of_one_pass(images) if stages is None else None
+        if weights is None:
             return self.run(images, stages, *FEATURES, "output")
-        weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
         return self.run(ops.lenet5(images, weights, self.c3.outputs, self.c3.inputs), None, "output")
 
-    def _in_stages(self, images: Tensor, layers: Sequence[nn.Module]) -> bool:
-        """Whether the features must be computed stage by stage: for who looks at one, or has put another in its place,
-        and of pictures over which the net slides."""
-        if ops.layer_by_layer(images) or tuple(map(type, layers)) != LAYERS or any(map(hooked, layers)):
-            return True
-        if images.shape[2:] != (self.input_size, self.input_size) or self.c3.dense_shape != (16, 6, 5, 5):
-            return True
-        if any(layer.bias is None for layer in layers):
-            return True
-        tanhs = [layer.get_submodule("tanh") for layer in layers]
-        if any(type(tanh) is not ScaledTanh or hooked(tanh) for tanh in tanhs):
-            return True
-        return any(vars(layer).get(name, value) != value for layer in layers for name, value in OF_CONVOLUTIONS)
+    def loss_and_gradients(self, images: Tensor, labels: Tensor, j: float) -> tuple[Tensor, Tensor] | None:
+        """`rbf_loss` of a batch and the logits, without a graph; the gradients are left where `backward` leaves them.
+
+        None, and nothing is done, where autograd must do it: of another output, and for who looks at a layer, at a
+        gradient, or at torch's functions."""
+        output = self.output
+        if type(self) is not LeNet5 or type(output) is not RBF or hooked(self) or hooked(output):
+            return None
+        check_images(images, self)
+        weights = self._weights_of_one_pass(images)
+        if weights is None or not all(map(_only_adds_up, weights)) or torch.is_anomaly_enabled():
+            return None
+        found = ops.lenet5_vjp(images, weights, self.c3.outputs, self.c3.inputs)
+        if found is None:
+            return None
+        features, gradients_of = found
+        loss, logits, slope = rbf_slope(features, output.codes, labels, j)
+        for weight, gradient in zip(weights, gradients_of(slope), strict=True):
+            if weight.requires_grad:
+                weight.grad = gradient if weight.grad is None else weight.grad + gradient
+        return loss, logits
+
+    def _weights_of_one_pass(self, images: Tensor) -> list[Tensor] | None:
+        """The weights and biases up to F6 where one pass can do with them alone. None where the features must be
+        computed stage by stage: for who looks at one, or has put another in its place, and of pictures over which the
+        net slides. Asked in steps of half a millisecond, so that no layer is looked for by `__getattr__`."""
+        modules: Mapping[str, Any] = self._modules
+        layers = [modules[stage] for stage in FEATURES]
+        if ops.layer_by_layer(images) or tuple(map(type, layers)) != LAYERS:
+            return None
+        if images.shape[2:] != (self.input_size, self.input_size) or modules["c3"].dense_shape != (16, 6, 5, 5):
+            return None
+        tanhs = [layer._modules.get("tanh") for layer in layers]
+        if any(type(tanh) is not ScaledTanh for tanh in tanhs) or any(map(hooked, (*layers, *tanhs))):
+            return None
+        for layer in (modules["c1"], modules["c5"]):
+            if any(vars(layer)[name] != value for name, value in OF_CONVOLUTIONS):
+                return None
+        weights = [layer._parameters.get(name) for layer in layers for name in ("weight", "bias")]
+        return None if any(weight is None for weight in weights) else weights
 
     def options_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Json:
         options: Json = {"output": "linear"} if "output.weight" in shapes else {}

@@ -57,6 +57,7 @@ class Momentum:
         self.decays = {name: 0.0 if _is_bias(name) and not decay_biases else decay for name in self.parameters}
         self.decays |= {name: own for name, own in (layer_decay or {}).items() if name in self.parameters}
         self.layer_lr: Mapping[str, float] = {}
+        self.in_c = update_cpu.Update()
         self.velocity = {name: torch.zeros_like(weight) for name, weight in self.parameters.items()}
 
     @torch.no_grad()
@@ -74,23 +75,19 @@ class Momentum:
             self._limit_filters()
 
     def _step(self, lr: float) -> None:
-        moves = []
-        for name, weight in self.parameters.items():
-            velocity, rate, bf16_weight = self.velocity[name], self._rate(name, lr), self.bf16_weights.get(name)
-            gradient = self.computed(name).grad
-            move = update_cpu.Move(weight, velocity, gradient, bf16_weight, rate, self.momentum, self.decays[name])
-            if update_cpu.available(move):
-                moves.append(move)
-                continue
-            velocity.mul_(self.momentum)
-            velocity.add_(weight, alpha=-self.decays[name] * rate)
+        moves = [
+            update_cpu.Move(weight, self.velocity[name], self.computed(name).grad, self.bf16_weights.get(name),
+                            self._rate(name, lr), self.momentum, self.decays[name])
+            for name, weight in self.parameters.items()
+        ]  # fmt: skip
+        for weight, velocity, gradient, bf16_weight, rate, momentum, decay in self.in_c(moves):
+            velocity.mul_(momentum)
+            velocity.add_(weight, alpha=-decay * rate)
             if gradient is not None:
                 velocity.add_(gradient.to(weight.dtype), alpha=-rate)
             weight.add_(velocity)
             if bf16_weight is not None:
                 bf16_weight.copy_(weight)
-        if moves:
-            update_cpu.update(moves)
 
     def _limit_filters(self) -> None:
         for name, weight in self.parameters.items():

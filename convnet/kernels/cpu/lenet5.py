@@ -72,7 +72,9 @@ def backward(
 
 def _dense(weight: Tensor) -> Tensor:
     """C5's kernels may lie channels-last, as S4's maps then do too."""
-    if weight.shape == SHAPES[6] and weight.is_contiguous(memory_format=torch.channels_last):
+    if weight.is_contiguous() or (
+        weight.shape == SHAPES[6] and weight.is_contiguous(memory_format=torch.channels_last)
+    ):
         return weight
     return weight.contiguous()
 

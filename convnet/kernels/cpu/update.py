@@ -53,16 +53,47 @@ def available(move: Move) -> bool:
     return weight.is_contiguous() or bool(torch.ops.aten.is_non_overlapping_and_dense(weight))
 
 
-def update(moves: Sequence[Move]) -> None:
-    """Moves each weight once: the small ones by one call, a large one by all threads."""
-    small = []
-    for move in moves:
-        n = move.weight.numel()
-        if n < SMALL:
-            small.append(_part(move, 0, n))
-        else:
-            in_parts(n, lambda first, last, move=move: _call([_part(move, first, last)]))  # type: ignore[misc]
-    _call(small)
+class Update:
+    """Moves weights in C, step after step. What C is told of small ones is kept until a weight or its velocity lies
+    elsewhere, or a rate is another: to work it out takes longer than to move LeNet-5's."""
+
+    def __init__(self) -> None:
+        self._told: list[object] = []  # what the array was made of
+        self._array: ctypes.Array[_Move] | None = None
+
+    def __call__(self, moves: Sequence[Move]) -> list[Move]:
+        """Moves each weight once: the small ones by one call, a large one by all threads. What C doesn't take is left
+        as it is, and given back."""
+        n_threads = torch.get_num_threads()
+        told = [n_threads, *map(_told, moves)]
+        if self._array is not None and told == self._told:
+            for known, move in zip(self._array, moves, strict=True):
+                known.gradient = None if move.gradient is None else move.gradient.data_ptr()
+            _call(self._array)
+            return []
+        small, others = [], []
+        for move in moves:
+            n = move.weight.numel()
+            if not available(move):
+                others.append(move)
+            elif n < SMALL or n_threads == 1:
+                small.append(_part(move, 0, n))
+            else:
+                in_parts(n, lambda first, last, move=move: _call(_array([_part(move, first, last)])))  # type: ignore[misc]
+        array = _array(small)
+        if small:
+            _call(array)
+        self._told, self._array = told, array if len(small) == len(moves) else None
+        return others
+
+
+def _told(move: Move) -> tuple[object, ...]:
+    """What C is told of a move, but for the gradient's place; its shape and dtype are the weight's: torch takes no
+    other."""
+    weight, velocity, gradient, copy, *numbers = move
+    places = weight.data_ptr(), velocity.data_ptr(), None if copy is None else copy.data_ptr()
+    strides = weight.stride(), velocity.stride(), None if gradient is None else gradient.stride()
+    return weight.shape, weight.dtype, *places, *strides, *numbers
 
 
 def _part(move: Move, first: int, last: int) -> tuple[int | float | None, ...]:
@@ -71,5 +102,9 @@ def _part(move: Move, first: int, last: int) -> tuple[int | float | None, ...]:
     return *places, last - first, move.momentum, -move.decay * move.rate, -move.rate
 
 
-def _call(parts: list[tuple[int | float | None, ...]]) -> None:
-    function("updates")((_Move * len(parts))(*(_Move(*part) for part in parts)), ctypes.c_int64(len(parts)))
+def _array(parts: list[tuple[int | float | None, ...]]) -> "ctypes.Array[_Move]":
+    return (_Move * len(parts))(*(_Move(*part) for part in parts))
+
+
+def _call(array: "ctypes.Array[_Move]") -> None:
+    function("updates")(array, ctypes.c_int64(len(array)))
