@@ -111,6 +111,11 @@ def fill(
 
     images: (N, C, crop, crop), channels-last, in a place and dtype to which `augment_cpu.available` says yes.
     """
+    if split.is_mapped and augmentation.boxes is None:
+        addresses, shards = split.addresses(ids)
+        squares = augment_cpu.Squares(addresses, split.store.size, shards)
+        _augment_in_c(images, squares, augmentation.corners, augmentation, preprocessing)
+        return
     for first in range(0, len(ids), CHUNK):
         part = slice(first, first + CHUNK)
         chunk = augmentation.part(part)
@@ -134,7 +139,7 @@ def empty_images(n: int, height: int, width: int, preprocessing: Preprocessing, 
 
 def _augment_in_c(
     images: Tensor,
-    pictures: Sequence[Pixels],
+    pictures: Sequence[Pixels] | augment_cpu.Squares,
     corners: NDArray[np.int64],
     augmentation: Augmentation,
     preprocessing: Preprocessing,

@@ -113,14 +113,17 @@ def _with_mirrors(net: nn.Module, images: Tensor, device: Device, most: int, row
 
 def _jobs(frames: Sequence[Pixels], name: str, preprocessing: Preprocessing) -> Iterator[Weighted]:
     """Every crop that differs, view by view, so that crops of one place of the square follow each other."""
-    sizes = [frame.shape[:2] for frame in frames]
-    views = [Counter(boxes(name, height, width, preprocessing)) for height, width in sizes]
-    counts = [found.total() for found in views]
-    for n in range(max(len(found) for found in views)):
-        for i, found in enumerate(views):
-            if n < len(found):
-                box = list(found)[n]
-                yield i, box, found[box] / counts[i]
+    sizes = [(len(frame), len(frame[0])) for frame in frames]
+    views = {(height, width): _shares(boxes(name, height, width, preprocessing)) for height, width in set(sizes)}
+    for n in range(max(map(len, views.values()))):
+        for i, size in enumerate(sizes):
+            if n < len(views[size]):
+                yield i, *views[size][n]
+
+
+def _shares(views: list[Box]) -> list[tuple[Box, float]]:
+    """The crops that differ, each with its share of all."""
+    return [(box, n / len(views)) for box, n in Counter(views).items()]
 
 
 def _cut(frame: Pixels, box: Box, crop: int) -> Pixels:

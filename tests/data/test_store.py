@@ -1,5 +1,6 @@
 """The store: its page against its bytes, crops against np.pad, every kind of flipped bit against its message."""
 
+import ctypes
 import hashlib
 import io
 import json
@@ -226,6 +227,20 @@ def test_pictures_of_a_raw_store_are_mapped(made: Store) -> None:
         picture = made.split("val").picture(0)
         assert not picture.flags.owndata
         assert not picture.flags.writeable
+
+
+def test_the_addresses_of_many_pictures_are_theirs(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, verified = Store(made.path).split("train"), []
+    assert split.is_mapped == (made.encoding == "raw")
+    if split.is_mapped:
+        verify = split.verify
+        monkeypatch.setattr(split, "verify", lambda i: (verified.append(i), verify(i)))
+        ids = np.random.default_rng(0).integers(0, split.n, 50)
+        addresses, shards = split.addresses(ids)
+        assert set(verified) == set(ids.tolist())
+        assert len(shards) > 1
+        for i, address in zip(ids, addresses.tolist(), strict=True):
+            assert ctypes.string_at(address, 3 * SIZE**2) == split.square(i).tobytes()
 
 
 def test_what_is_asked_for_must_be_there(made: Store, tmp_path: Path) -> None:

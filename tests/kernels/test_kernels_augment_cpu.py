@@ -27,6 +27,8 @@ CPU = torch.device("cpu")
 class Pictures:
     """What `augment.fill` asks of a split."""
 
+    is_mapped = False
+
     def __init__(self, frames: Pixels, size: int) -> None:
         """frames: (M, H, W, 3); the squares are their upper left corners, so that rows don't lie side by side."""
         self.frames, self.size = frames, size

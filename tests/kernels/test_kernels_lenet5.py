@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,14 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from convnet.data.loader import Batch
+from convnet.device import Device
 from convnet.kernels.cpu import compiled, lenet5
 from convnet.kernels.ops import lenet5 as by_ops
 from convnet.kernels.plain import plain_lenet5, scaled_tanh, sub_sample
 from convnet.nets import create_model, trace
 from convnet.nets.layers import Net
-from convnet.nets.lenet5 import FEATURES, TanhLinear, TanhSparseConv2d
+from convnet.nets.lenet5 import FEATURES, LeNet5, TanhLinear, TanhSparseConv2d
+from convnet.recipe import load_recipe
+from convnet.training.step import EagerSteps
 
 needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=compiled.state())
+FP32 = Device(torch.device("cpu"), torch.float32, torch.channels_last, 1, "a test's")
 ROUNDING = 2.0**-23
 Arguments = tuple[Tensor, list[Tensor], Tensor, Tensor]
 
@@ -175,7 +182,7 @@ CHANGES: dict[str, Callable[[Net], object]] = {
     "none": lambda net: setattr(net, "s4", nn.Sequential(nn.AvgPool2d(2), nn.Identity())),
     "another tanh": lambda net: setattr(net.get_submodule("c5"), "tanh", nn.Tanh()),
     "another forward": lambda net: setattr(net, "f6", Doubled(120, 84)),
-    "a forward of the layer's own": lambda net: setattr(net.get_submodule("s2"), "forward", nn.AvgPool2d(2)),
+    "a forward of the layer's own": lambda net: vars(net.get_submodule("s2")).update(forward=nn.AvgPool2d(2)),
     "no bias": lambda net: net.get_submodule("c1").register_parameter("bias", None),
     "padding": padded,
     "a weight of another's making": lambda net: nn.utils.parametrizations.weight_norm(net.get_submodule("c1")),
@@ -273,3 +280,101 @@ def test_in_training_torchs_tools_give_the_same_gradients() -> None:
     by_func = torch.func.grad(loss)({name: weight.detach() for name, weight in weights.items()})
     for (name, _), other in zip(weights.items(), expected, strict=True):
         near(by_func[name], other.double(), 1e-5)
+
+
+def steps(change: Callable[[Net], object] = lambda net: None, **settings: object) -> EagerSteps:
+    net = create_model("lenet5", seed=0)
+    change(net)
+    recipe = replace(load_recipe("lenet5_small"), **settings)
+    return EagerSteps(FP32.take(net), recipe, FP32)
+
+
+def outcome(step: EagerSteps, n: int, number: int = 0) -> list[Tensor]:
+    """Loss, how many are wrong, and the gradients of a batch of n pictures."""
+    images, labels = randn(n, 1, 32, 32), torch.arange(n) % 10
+    step.net.train()
+    loss, wrong = step.gradients(images, labels, number)
+    return [loss, wrong, *(each.grad for each in step.net.parameters() if each.grad is not None)]
+
+
+def shared(net: Net) -> None:
+    net.get_submodule("s2").bias = net.get_submodule("c1").bias
+
+
+def frozen(net: Net) -> None:
+    for name in ("c1.weight", "s4.bias"):
+        net.get_parameter(name).requires_grad_(False)
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", [lambda net: None, shared, frozen])
+@pytest.mark.parametrize("n", [1, 11, 16, 37])
+def test_a_training_step_without_autograd_is_autograds_to_the_bit(
+    n: int, change: Callable[[Net], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(torch.autograd, "backward", lambda *given: pytest.fail("autograd was asked"))
+        found = outcome(steps(change), n)
+    monkeypatch.setattr(LeNet5, "loss_and_gradients", lambda *given: None)
+    expected = outcome(steps(change), n)
+    assert len(found) == len(expected) == 14 - {shared: 1, frozen: 2}.get(change, 0)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()
+
+
+def turned(net: Net) -> None:
+    """F6's weights lie column by column."""
+    weight = net.get_parameter("f6.weight")
+    weight.data = weight.detach().t().contiguous().t()
+
+
+class Own(LeNet5):
+    """A net of somebody's own."""
+
+
+WATCHED: dict[str, Callable[[Net], object]] = {
+    **{name: change for name, change in CHANGES.items() if name not in ("padding", "none")},
+    "a hook of the net": lambda net: net.register_forward_hook(lambda *given: None),
+    "a hook of a stage": lambda net: net.get_submodule("c3").register_full_backward_hook(lambda *given: None),
+    "a hook of the output": lambda net: net.get_submodule("output").register_forward_hook(lambda *given: None),
+    "a hook of a weight": lambda net: net.get_parameter("c5.bias").register_hook(lambda g: 2 * g),
+    "a hook of a gradient": lambda net: net.get_parameter("c1.weight").register_post_accumulate_grad_hook(
+        lambda weight: None
+    ),
+    "another output": lambda net: setattr(net, "output", nn.Linear(84, 10)),
+    "codes that are learned": lambda net: net.get_buffer("output.codes").requires_grad_(),
+    "weights that lie otherwise": turned,
+    "a class of its own": lambda net: setattr(net, "__class__", Own),
+}
+
+
+@pytest.mark.parametrize("change", WATCHED)
+def test_who_looks_on_gets_autograds_step(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, asked = steps(WATCHED[change]), []
+    backward = torch.autograd.backward
+    monkeypatch.setattr(torch.autograd, "backward", lambda loss: (asked.append(loss), backward(loss)))
+    outcome(step, 4)
+    assert asked
+
+
+def test_micro_batches_and_anomaly_detection_are_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = steps(), steps()
+    pieces.micro_batch = 3
+    for one, other in zip(outcome(pieces, 8), outcome(whole, 8), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(torch, "is_anomaly_enabled", lambda: True)
+    monkeypatch.setattr(torch.autograd, "backward", lambda loss: pytest.fail("autograd"))
+    with pytest.raises(pytest.fail.Exception):
+        outcome(whole, 8)
+
+
+def test_a_loss_that_is_not_finite_moves_no_weight() -> None:
+    step = steps()
+    before = {name: weight.clone() for name, weight in step.net.state_dict().items()}
+    images = randn(16, 1, 32, 32)
+    images[3, 0, 0, 0] = math.nan
+    step.forward_backward(Batch(images, torch.zeros(16, dtype=torch.int64), np.arange(16)), 0)
+    (result,) = step.update(0.1)
+    assert math.isnan(result.loss)
+    assert all(torch.equal(weight, before[name]) for name, weight in step.net.state_dict().items())

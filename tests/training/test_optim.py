@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from convnet.errors import DataError
+from convnet.kernels.cpu import update
 from convnet.recipe import Recipe
 from convnet.training.optim import Momentum, optimizer
 
@@ -160,3 +161,46 @@ def test_filters_above_the_radius_are_set_back_to_it(as_tensor):
     torch.testing.assert_close(filters[2:], before["0.weight"][2:] * 0.1 / radius)
     assert torch.equal(net[1].weight, before["1.weight"])
     assert torch.equal(copies["0.weight"].detach(), filters.to(torch.bfloat16))
+
+
+def turn(rule, name):
+    """The weight and its velocity lie column by column, from here on."""
+    rule.parameters[name].data = rule.parameters[name].detach().t().contiguous().t()
+    rule.velocity[name] = rule.velocity[name].t().contiguous().t()
+
+
+CHANGES = {
+    "none": lambda rule: None,
+    "a weight elsewhere": lambda rule: setattr(rule.parameters["1.weight"], "data", torch.ones(6, 6)),
+    "a velocity elsewhere": lambda rule: rule.velocity.update({"0.bias": torch.ones(6)}),
+    "another layout": lambda rule: turn(rule, "0.weight"),
+    "a layer's rate": lambda rule: setattr(rule, "layer_lr", {"0.weight": 0.5}),
+    "momentum": lambda rule: setattr(rule, "momentum", 0.5),
+    "a decay": lambda rule: rule.decays.update({"1.weight": 0.3}),
+    "no gradient": lambda rule: setattr(rule.parameters["0.bias"], "grad", None),
+    "a gradient's layout": lambda rule: setattr(
+        rule.parameters["1.weight"], "grad", rule.parameters["1.weight"].grad.t().contiguous().t()
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_kept_between_steps_is_worked_out_anew_when_it_changes(change):
+    """To the bit as a rule that keeps nothing; the tensors lie where another's may have lain before."""
+
+    def ends(forgets):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        rule = Momentum(net.named_parameters(), momentum=0.9, decay=0.01)
+        for number in range(6):
+            for weight in net.parameters():
+                weight.grad = torch.randn_like(weight)
+            if number == 3:
+                CHANGES[change](rule)
+            if forgets:
+                rule.in_c = update.Update()
+            rule.step(0.1 if number < 5 else 0.01)
+        return [*net.parameters(), *rule.velocity.values()]
+
+    for kept, forgotten in zip(ends(False), ends(True), strict=True):
+        assert torch.equal(kept, forgotten)

@@ -6,6 +6,7 @@ pictures where they lie, mapped from the store or decoded.
 
 import ctypes
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +26,21 @@ class _Settings(ctypes.Structure):
     )
 
 
+class Squares(NamedTuple):
+    """Pictures (side, side, 3), each in one piece. addresses: int64 (N,), of their first pixels in `memory`."""
+
+    addresses: NDArray[np.int64]
+    side: int
+    memory: Sequence[NDArray[np.uint8]]
+
+
 def available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `augment` writes such numbers there: float32 or bfloat16 on the CPU, and a compiler was at hand."""
     return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and compiled.available()
 
 
 def augment(
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[NDArray[np.uint8]] | Squares,
     corners: NDArray[np.int64],
     mirrored: NDArray[np.bool_],
     colour: NDArray[np.float32],
@@ -53,15 +62,19 @@ def augment(
     assert out.is_contiguous(memory_format=torch.channels_last)
     if not out.numel():
         return
-    height, width, _ = pictures[0].shape
-    assert all(each.shape == (height, width, 3) and each.strides[1:] == (3, 1) for each in pictures)
     mean = np.zeros(channels, np.float32) if mean is None else np.ascontiguousarray(mean, np.float32)
     assert mean.shape in ((channels,), (len(mean), len(mean), channels))
     colour = np.ascontiguousarray(colour, np.float32)
     assert colour.shape == (n, channels)
     table = np.empty((n, 7), np.int64)  # `Picture` of augment.c
-    table[:, 0] = [each.__array_interface__["data"][0] for each in pictures]
-    table[:, 1] = [each.strides[0] for each in pictures]
+    if isinstance(pictures, Squares):
+        height = width = pictures.side
+        table[:, 0], table[:, 1] = pictures.addresses, 3 * width
+    else:
+        height, width, _ = pictures[0].shape
+        assert all(each.shape == (height, width, 3) and each.strides[1:] == (3, 1) for each in pictures)
+        table[:, 0] = [each.__array_interface__["data"][0] for each in pictures]
+        table[:, 1] = [each.strides[0] for each in pictures]
     table[:, 2:4] = corners
     table[:, 4:6] = corners if mean_corners is None else mean_corners
     table[:, 6] = mirrored
