@@ -160,8 +160,8 @@ class Loader:
     def _batches(self, piece: Piece, read: Read) -> Iterator[Batch]:
         if not isinstance(read, Tensor):
             read = augment.to_input(*read, self.preprocessing, self.device, self.dtype)
-        first = 0
-        for ids, own, _ in piece.steps:
-            images, first = read[first : first + len(own)], first + len(own)
-            part = self.processes.part(len(ids))
-            yield Batch(images, torch.from_numpy(self.split.labels[ids[part]]).to(self.device), ids, part.start)
+        sizes = [len(own) for _, own, _ in piece.steps]
+        labels = torch.from_numpy(self.split.labels[np.concatenate([own for _, own, _ in piece.steps])])
+        parts = zip(read.split(sizes), labels.to(self.device).split(sizes), strict=True)
+        for (ids, _, _), (images, of_images) in zip(piece.steps, parts, strict=True):
+            yield Batch(images, of_images, ids, self.processes.part(len(ids)).start)

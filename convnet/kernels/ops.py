@@ -97,8 +97,9 @@ def lenet5_vjp(
     serves."""
     if not torch.is_grad_enabled() or not lenet5_cpu.available(images, weights, outputs, inputs):
         return None
-    features, kept = lenet5_cpu.forward(images, weights, outputs, inputs)
-    return features, partial(lenet5_cpu.backward, images, weights, outputs, inputs, kept)
+    known = lenet5_cpu.told(images, weights, outputs, inputs)
+    features, kept = lenet5_cpu.forward(images, known)
+    return features, partial(lenet5_cpu.backward, known, kept)
 
 
 def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:
@@ -286,7 +287,7 @@ kernel(
 class _LeNet5(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, images: Tensor, outputs: Tensor, inputs: Tensor, *weights: Tensor) -> Tensor:
-        features, kept = lenet5_cpu.forward(images, weights, outputs, inputs)
+        features, kept = lenet5_cpu.forward(images, lenet5_cpu.told(images, weights, outputs, inputs))
         ctx.save_for_backward(images, outputs, inputs, kept, *weights)
         return features
 
@@ -301,7 +302,7 @@ class _LeNet5(torch.autograd.Function):
                 features = plain_lenet5(images, weights, outputs, inputs)
             found = iter(torch.autograd.grad(features, some, grads[0], create_graph=again))
             return None, None, None, *(next(found) if wants else None for wants in wanted)
-        gradients = lenet5_cpu.backward(images, weights, outputs, inputs, kept, grads[0])
+        gradients = lenet5_cpu.backward(lenet5_cpu.told(images, weights, outputs, inputs), kept, grads[0])
         return None, None, None, *(g if wants else None for g, wants in zip(gradients, wanted, strict=True))
 
 

@@ -78,9 +78,10 @@ def last_tanh(before: Tensor) -> tuple[Tensor, Tensor]:
     weights = [torch.zeros_like(each) for each in weights]
     values, slopes = [], []
     for each in torch.nn.functional.pad(before, (0, -len(before) % 84)).split(84):
-        features, kept = lenet5.forward(images, [*weights[:-1], each], *table)
+        known = lenet5.told(images, [*weights[:-1], each], *table)
+        features, kept = lenet5.forward(images, known)
         values.append(features[0])
-        slopes.append(lenet5.backward(images, [*weights[:-1], each], *table, kept, torch.ones(1, 84))[-1])
+        slopes.append(lenet5.backward(known, kept, torch.ones(1, 84))[-1])
     return torch.cat(values)[: len(before)], torch.cat(slopes)[: len(before)]
 
 
@@ -100,11 +101,13 @@ def test_tanh_is_within_three_roundings_and_keeps_its_range() -> None:
 @needs_compiler
 def test_pictures_in_a_batch_change_nothing_of_each_other() -> None:
     images, weights, *table = arguments(37)
-    together = lenet5.forward(images, weights, *table)[0]
-    alone = torch.cat([lenet5.forward(each, weights, *table)[0] for each in images.split(1)])
+    together = lenet5.forward(images, lenet5.told(images, weights, *table))[0]
+    alone = torch.cat([lenet5.forward(each, lenet5.told(each, weights, *table))[0] for each in images.split(1)])
     assert torch.equal(together, alone)
     images[5] = math.nan
-    assert lenet5.forward(images, weights, *table)[0].isnan().any(1).nonzero().flatten().tolist() == [5]
+    assert lenet5.forward(images, lenet5.told(images, weights, *table))[0].isnan().any(
+        1
+    ).nonzero().flatten().tolist() == [5]
 
 
 def test_where_no_kernel_serves_it_is_the_plain_form() -> None:

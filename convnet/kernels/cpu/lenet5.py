@@ -5,6 +5,7 @@ Plain form: `plain_lenet5` of plain.py. Times: docs/log.md, LeNet-5's convolutio
 
 import ctypes
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,45 +29,54 @@ class _Shape(ctypes.Structure):
 def available(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> bool:
     """Whether `forward` takes these: float32 on the CPU in the paper's sizes, a compiler at hand, and nobody who wants
     to see the operations one by one, or the pictures' gradient."""
-    if images.device.type != "cpu" or images.requires_grad or not len(images) or not compiled.available():
+    n, maps, *sides = images.shape
+    if not images.is_cpu or images.requires_grad or not n or sides != [SIDE, SIDE] or not compiled.available():
         return False
     if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
         return False
     if torch.is_autocast_enabled("cpu"):  # who wants bfloat16
         return False
-    if images.shape[2:] != (SIDE, SIDE) or any(each.dtype != torch.float32 or not each.is_cpu for each in weights):
+    if {each.dtype for each in (images, *weights)} != {torch.float32} or not all(each.is_cpu for each in weights):
         return False
-    c1, *biases, c3 = *weights[:4], weights[4]
-    known = c1.shape == (6, images.shape[1], 5, 5) and (*(each.shape for each in (*biases, *weights[5:])),) == SHAPES
-    if not known or c3.shape != (len(outputs), 5, 5) or images.dtype != torch.float32:
+    connections = outputs.shape[0]
+    if [each.shape for each in weights] != [(6, maps, 5, 5), *SHAPES[:3], (connections, 5, 5), *SHAPES[3:]]:
         return False
     pair = (outputs, inputs)
-    if len(inputs) != len(outputs) or not all(each.is_contiguous() and each.dtype == torch.int64 for each in pair):
+    if inputs.shape[0] != connections or not all(each.is_contiguous() and each.dtype == torch.int64 for each in pair):
         return False
     return bool(function("lenet5_takes")(ctypes.byref(_shape(images, weights, *pair))))
 
 
-def forward(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+class Told(NamedTuple):
+    """What C is told but for the pictures: sizes; the weights, dense, and their places."""
+
+    shape: _Shape
+    weights: list[Tensor]
+    places: ctypes.Array[ctypes.c_void_p]
+
+
+def told(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> Told:
+    dense = [_dense(each) for each in weights]
+    return Told(_shape(images, dense, outputs, inputs), dense, _places(dense))
+
+
+def forward(images: Tensor, known: Told) -> tuple[Tensor, Tensor]:
     """`plain_lenet5`, float32 (N, 84), and what `backward` needs of the stages."""
-    images, weights = images.contiguous(), [_dense(each) for each in weights]
-    shape = _shape(images, weights, outputs, inputs)
     n_floats = function("lenet5_floats")
     n_floats.restype = ctypes.c_int64
-    kept, features = images.new_empty(n_floats(ctypes.byref(shape))), images.new_empty(len(images), F6)
-    _run("lenet5_forward", shape, _place(images), _places(weights), _place(kept), _place(features))
+    images = images.contiguous()
+    kept, features = images.new_empty(n_floats(ctypes.byref(known.shape))), images.new_empty(known.shape.n, F6)
+    _run("lenet5_forward", known.shape, _place(images), known.places, _place(kept), _place(features))
     return features, kept
 
 
-def backward(
-    images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor, kept: Tensor, g: Tensor
-) -> list[Tensor]:
+def backward(known: Told, kept: Tensor, g: Tensor) -> list[Tensor]:
     """The weights' gradients from that of `forward`'s features."""
-    g, weights = g.contiguous(), [_dense(each) for each in weights]
+    g = g.contiguous()
     if kept.data_ptr() % ALIGNED:  # who keeps tensors elsewhere meanwhile may give back a part of a larger one
         kept = kept.clone()
-    gradients = [torch.zeros_like(each) for each in weights]
-    shape = _shape(images, weights, outputs, inputs)
-    _run("lenet5_backward", shape, _places(weights), _place(kept), _place(g), _places(gradients))
+    gradients = [torch.zeros_like(each) for each in known.weights]
+    _run("lenet5_backward", known.shape, known.places, _place(kept), _place(g), _places(gradients))
     return gradients
 
 
@@ -89,7 +99,7 @@ def _place(tensor: Tensor) -> ctypes.c_void_p:
 
 
 def _places(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors))
+    return (ctypes.c_void_p * len(tensors))(*[each.data_ptr() for each in tensors])
 
 
 def _run(name: str, shape: _Shape, *places: object) -> None:
