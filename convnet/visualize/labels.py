@@ -47,4 +47,4 @@ def printable(text: str) -> str:
     >>> printable("re\x1b[31md \u202e"), printable("Käse, 乾酪")
     ('re?[31md ?', 'Käse, 乾酪')
     """
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
