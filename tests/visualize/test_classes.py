@@ -22,7 +22,7 @@ from convnet.visualize import classes as find
 from convnet.visualize import near_duplicates, plot
 from convnet.visualize.classes import classes_csv, draw_classes
 from convnet.visualize.confusion import confusion_csv, draw_confusion, shares
-from convnet.visualize.duplicates import LIKE, Duplicate, thumbnail
+from convnet.visualize.duplicates import LIKE, Duplicate, thumbnails
 
 
 def made_up(n: int = 200, k: int = 7, seed: int = 0, empty: int | None = 4) -> Scores:
@@ -219,7 +219,7 @@ def test_each_picture_has_the_one_that_is_most_like_it(copies: tuple[Store, dict
             assert found[i].correlation == pytest.approx(best, abs=1e-5)
             assert (found[i].second, found[i].mirrored) == (j, mirrored)
     flat = np.full((20, 20, 3), 7, np.uint8)
-    assert not thumbnail(flat).any()
+    assert not thumbnails([flat]).any()
 
 
 def test_only_the_chosen_pictures_are_looked_at(copies: tuple[Store, dict[str, str]]) -> None:
