@@ -208,7 +208,7 @@ def rbf_slope(features: Tensor, codes: Tensor, labels: Tensor, j: float) -> tupl
     differences = features.unsqueeze(1) - codes.to(features.dtype)
     logits = -(differences * differences).sum(2)
     log_shares = torch.cat([logits, logits.new_full((n, 1), -j)], 1).log_softmax(1)
-    # A logit's slope is -2 times the difference, and the mean loss's by a log share is -1/n: -2 is there taken in
+    # The mean loss's slope by a label's log share is -1/n; times -2, as a logit's is -2 times the difference
     seed = torch.zeros_like(log_shares).scatter_(1, labels.unsqueeze(1), 2 / n)
     by_logit = torch._log_softmax_backward_data(seed, log_shares, 1, log_shares.dtype).narrow(1, 0, k)
     return F.nll_loss(log_shares, labels), logits, differences.mul_(by_logit.unsqueeze(2)).sum(1)
@@ -275,7 +275,7 @@ class LeNet5(Net):
         if output.codes.requires_grad or torch.is_anomaly_enabled():
             return None
         weights = self._weights_of_one_pass(images)
-        if weights is None or not all(map(_only_adds_up, weights)):
+        if weights is None or not all(map(_only_adds_up, weights)) or not any(each.requires_grad for each in weights):
             return None
         found = ops.lenet5_vjp(images, weights, self.c3.outputs, self.c3.inputs)
         if found is None:

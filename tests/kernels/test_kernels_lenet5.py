@@ -361,6 +361,12 @@ def test_who_looks_on_gets_autograds_step(change: str, monkeypatch: pytest.Monke
     assert asked
 
 
+def test_a_net_of_which_nothing_learns_is_refused_as_by_autograd() -> None:
+    step = steps(lambda net: net.requires_grad_(False))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        outcome(step, 4)
+
+
 def test_micro_batches_and_anomaly_detection_are_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, pieces = steps(), steps()
     pieces.micro_batch = 3

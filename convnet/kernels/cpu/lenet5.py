@@ -48,16 +48,17 @@ def available(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs
 
 
 class Told(NamedTuple):
-    """What C is told but for the pictures: sizes; the weights, dense, and their places."""
+    """What C is told but for the pictures: sizes; the weights, dense, and their places; and the table, held as long."""
 
     shape: _Shape
     weights: list[Tensor]
     places: ctypes.Array[ctypes.c_void_p]
+    table: tuple[Tensor, Tensor]
 
 
 def told(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor) -> Told:
     dense = [_dense(each) for each in weights]
-    return Told(_shape(images, dense, outputs, inputs), dense, _places(dense))
+    return Told(_shape(images, dense, outputs, inputs), dense, _places(dense), (outputs, inputs))
 
 
 def forward(images: Tensor, known: Told) -> tuple[Tensor, Tensor]:
