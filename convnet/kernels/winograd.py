@@ -40,8 +40,8 @@ KERNEL_VALUES, WORK, VECTORS = range(3)  # what winograd.c counts
 
 
 def serves(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:
-    """Whether `forward` takes these and is faster: (N, C, H, W) on the CPU, weight (K, C, s, s), float32; also bfloat16,
-    computed in float32, where the processor sums that twice as fast as float32 and not ten times, as with AMX."""
+    """Whether `forward` takes these and is faster: (N, C, H, W) on the CPU, weight (K, C, s, s), both float32; bfloat16
+    too, computed in float32, where the processor sums that twice as fast as float32 and not ten times, as with AMX."""
     if not takes(x, weight, padding, stride) or not _compiled():
         return False
     return saves(x.shape, weight.shape, padding, stride, 1 if x.dtype == torch.float32 else BF16_RATE)
