@@ -23,3 +23,9 @@ def kernel(schema: str, function: Callable[..., object], fake: Callable[..., obj
     for key in ("CPU", "CUDA"):
         LIBRARY.impl(name, function, key)
     torch.library.register_fake(f"convnet::{name}", fake, lib=LIBRARY)
+
+
+def constant(function: Callable[[], bool]) -> Callable[[], bool]:
+    """`torch.compiler.assume_constant_result`, which would load the compiler, 2 s: a compiled net asks once."""
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function

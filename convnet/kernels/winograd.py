@@ -27,7 +27,7 @@ from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu.compiled import function
 from convnet.kernels.cpu.parts import in_parts
 from convnet.kernels.plain import Context
-from convnet.kernels.register import OPS, kernel, operation
+from convnet.kernels.register import OPS, constant, kernel, operation
 
 TILE = 4
 KERNELS = {(3, 1): 3, (5, 1): 5, (5, 2): 3}  # (size, stride) -> the size at stride 1
@@ -47,12 +47,12 @@ def serves(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:
     return saves(x.shape, weight.shape, padding, stride, 1 if x.dtype == torch.float32 else BF16_RATE)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _compiled() -> bool:
     return compiled.available()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _has_slow_bf16() -> bool:
     return compiled.has("avx512_bf16") and not compiled.has("amx_bf16")
 
