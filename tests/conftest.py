@@ -42,28 +42,17 @@ HAS_MPS = MPS()
 torch.set_warn_always(True)  # else once a process, in whichever test comes first
 
 
-LITTLE = (  # the files that import torch and are about files, commands and pages, or learn long
-    *("benchmark", "checkpoint", "digests", "doctor", "describe", "ensemble", "init_from", "loader", "nets_learn"),
-    *(
-        "hub",
-        "library",
-        "report",
-        "report_browser",
-        "run_repairs",
-        "safetensors",
-        "store",
-        "threads",
-        "train",
-        "weights",
-    ),
-    *("weights_caffe", "weights_own", "weights_trainings"),
+LITTLE = (  # files that import torch and are about files, pages, shapes, names, messages, or learn long
+    *("benchmark", "checkpoint", "describe", "digests", "doctor", "ensemble", "health", "hub", "init_from", "library"),
+    *("loader", "nets", "nets_learn", "receptive_fields", "report", "report_browser", "reproduce", "run_repairs"),
+    *("safetensors", "store", "threads", "train", "weights", "weights_caffe", "weights_own", "weights_trainings"),
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file that computes with torch is numerical: .ci/run tests it under other instruction sets too. A test of
-    another file can be marked by itself."""
+    """A file whose numbers depend on torch's arithmetic is numerical: .ci/run tests it under other instruction sets
+    too. A test of another file can be marked by itself."""
     for item in items:
         module = getattr(item, "module", None)
         if hasattr(module, "torch") and module.__name__.removeprefix("test_") not in LITTLE:

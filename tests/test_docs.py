@@ -17,6 +17,7 @@ from PIL import Image
 
 import convnet
 from convnet.cli.app import app
+from exported import program_once
 from thin import THIN, thinned
 
 ROOT = Path(__file__).parents[1]
@@ -246,9 +247,10 @@ def test_the_tutorial_in_python_runs_from_beginning_to_end(typed: Any) -> None:
         exec(compile(block.text, block.page, "exec"), names)
 
 
-def test_the_commands_of_the_other_pages_run(typed: Any, tmp_path: Path) -> None:
+def test_the_commands_of_the_other_pages_run(typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a thin AlexNet, on 48 photos of 48 x 40 pixels; each page finds what it supposes."""
     told = [(page, command) for page, command in all_commands() if page not in TUTORIALS]
+    program_once(monkeypatch)
     y = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)  # of the four stimuli, another stage's
     pieces: dict[str, dict[str, Any]] = {"features.md": {"y": y}, "retrieval.md": {"convnet": convnet}, "store.md": {}}
     n = 0

@@ -26,6 +26,7 @@ from convnet.kernels.cpu import compiled
 from convnet.nets import create_model
 from convnet.recipe import load_recipe
 from convnet.retrieval import activations
+from exported import program_once
 from faults import EVERY, POWER, Disk, PowerLoss
 
 Command = Callable[..., tuple[int, str, str]]
@@ -46,7 +47,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 TIMES = ("timing.jsonl", "summary.json", "environment.json")  # differ from run to run
 SMALL = {"prepare": 16, "train": 8, "evaluate": 8, "report": 2, "index": 6, "show": 4, "compile": 8}  # faults
 SMALL |= {"extract npy": 16, "extract hdf5": 8, "extract parquet": 8}
-SMALL |= {"export npz": 8, "export caffemodel": 8, "export onnx": 2}  # where torch takes seconds for each
+SMALL |= {"export npz": 8, "export caffemodel": 8, "export onnx": 8}
 C = "float twice(float x) { return 2.0f * x; }\n"
 
 
@@ -118,6 +119,7 @@ def ready(pictures: Path, run: Command, tmp_path: Path, monkeypatch: pytest.Monk
         if verb == "export onnx":
             for package in ("onnx", "onnxruntime", "onnxscript"):
                 pytest.importorskip(package, reason='needs pip install "convnet-classics[onnx]"')
+            program_once(monkeypatch)
         for earlier, name in (("prepare", "store"), ("train", "run")):
             if verb != "prepare" and earlier != verb:
                 base = tmp_path / "base"

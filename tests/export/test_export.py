@@ -1,7 +1,6 @@
 """Weights out: what is written comes back bitwise, and onnxruntime says what torch says."""
 
 import functools
-import importlib.util
 import io
 import json
 import sys
@@ -37,6 +36,7 @@ from convnet.nets.layers import Net
 from convnet.recipe import Recipe
 from convnet.weights import read_weights
 from convnet.weights.caffe import read_net
+from exported import livelier, needs_onnx
 from thin import new_thin_net, shapes_of
 
 COLOUR = np.asarray((123.68, 116.779, 103.939), np.float32)
@@ -263,22 +263,6 @@ def test_wrong_arguments_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 # ONNX
-
-
-MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-NEEDS_ONNX = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convnet-classics[onnx]"')
-
-
-def needs_onnx(test: Any) -> Any:
-    return pytest.mark.peers(NEEDS_ONNX(test))
-
-
-def livelier(net: Net, factor: float) -> Net:
-    """With larger weights: some fresh nets give nearly the same logits for all pictures, which would test nothing."""
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.mul_(factor)
-    return net
 
 
 def lenet5(seed: int = 1) -> Checkpoint:

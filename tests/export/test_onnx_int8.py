@@ -1,6 +1,5 @@
 """Nets in int8: the numbers that a file tells of itself are an independent count's, and its answers near fp32's."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import Run, scores_of
 from convnet import checkpoint
@@ -22,23 +20,8 @@ from convnet.errors import ConvnetError, UsageError
 from convnet.evaluation.views import centre
 from convnet.export import export, onnx_int8
 from convnet.nets import create_model
-from convnet.nets.layers import Net
 from convnet.recipe import Recipe
-
-MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-NEEDS_ONNX = pytest.mark.skipif(bool(MISSING), reason='needs pip install "convnet-classics[onnx]"')
-
-
-def needs_onnx(test: Any) -> Any:
-    return pytest.mark.peers(NEEDS_ONNX(test))
-
-
-def livelier(net: Net, factor: float) -> Net:
-    """With larger weights: some fresh nets give nearly the same logits for all pictures, which would test nothing."""
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.mul_(factor)
-    return net
+from exported import livelier, needs_onnx, program_once
 
 
 def lenet5(classes: tuple[str, ...]) -> Checkpoint:
@@ -139,13 +122,22 @@ def test_what_is_in_int8_and_what_in_float32(photos: Store, tmp_path: Path) -> N
             makers[name].op_type != "DequantizeLinear" or node.op_type == "Pow" for name in node.input if name in makers
         )
 
-    export(kept, tmp_path / "floats.onnx", int8=photos, floats=True)
-    crops = crops_of(photos, "test", kept.preprocessing)
+
+@needs_onnx
+def test_floats_and_whole_pictures_get_the_same_answers(
+    few_digits: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program_once(monkeypatch)
+    kept = lenet5(few_digits.classes)
+    crops = crops_of(few_digits, "test", kept.preprocessing)
+    export(kept, tmp_path / "a.onnx", int8=few_digits)
     found = answers(tmp_path / "a.onnx", crops)
+    export(kept, tmp_path / "floats.onnx", int8=few_digits, floats=True)
     np.testing.assert_allclose(answers(tmp_path / "floats.onnx", crops.astype(np.float32)), found, atol=1e-6)
-    export(kept, tmp_path / "pictures.onnx", int8=photos, takes="picture")  # the store holds them as the net sees them
-    whole = np.stack([photos.split("test").picture(i) for i in range(10)])
+    export(kept, tmp_path / "pictures.onnx", int8=few_digits, takes="picture")  # the store holds what the net sees
+    whole = np.stack([few_digits.split("test").picture(i) for i in range(10)])
     np.testing.assert_allclose(answers(tmp_path / "pictures.onnx", whole, "picture"), found[:10], atol=1e-6)
+    assert found.std(0).max() > 100 * 1e-6
 
 
 def test_a_loss_above_a_tenth_of_a_point_is_a_warning(digits: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +162,7 @@ def test_a_loss_above_a_tenth_of_a_point_is_a_warning(digits: Store, monkeypatch
 def test_stores_that_do_not_fit_are_named(
     digits: Store, photos: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    program_once(monkeypatch)
     kept = lenet5(digits.classes)
 
     def refused(text: str, store: Store, like: Checkpoint = kept, name: str = "a.onnx") -> None:

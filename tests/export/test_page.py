@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_export import lenet5, needs_onnx
+from test_export import lenet5
 
 from browser import MISSING, PATIENCE, Browser, browser
 from conftest import trained_net
@@ -22,6 +22,7 @@ from convnet import checkpoint
 from convnet.checkpoint import Checkpoint
 from convnet.errors import UsageError
 from convnet.export import export, onnx, page
+from exported import needs_onnx
 
 HOSTILE = ("</script><script>alert(1)</script>", '"', "<b>", "&lt;", *"456789")
 WEB = Path(os.environ.get("CONVNET_ORT_WEB", ""))

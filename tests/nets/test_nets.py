@@ -182,6 +182,7 @@ def test_channels_and_classes(name: str) -> None:
     assert net.num_classes == (10 if name == "lenet5" else 7)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", NAMES)
 def test_interface(name: str) -> None:
     net = thin_net(name)
@@ -219,6 +220,7 @@ def test_multiply_adds(name: str) -> None:
     assert counter.get_total_flops() / 2 == pytest.approx(MACS[name] * 1e9, rel=1e-3)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("name", "init"), [("lenet5", "paper"), ("alexnet", "fan-in")])
 def test_bfloat16_is_close_to_float32(name: str, init: str) -> None:
     net = net_of(name, init).eval()
@@ -326,6 +328,7 @@ def test_lenet5_init_is_within_the_papers_bounds() -> None:
     assert c3[-6:].abs().max().item() <= 2.4 / 150 < c3[:18].abs().max().item() <= 2.4 / 75
 
 
+@pytest.mark.numerical
 def test_lenet5_whose_c3_reads_all_maps_is_the_papers_where_the_others_weigh_nothing() -> None:
     paper, full = create_model("lenet5", seed=0), create_model("lenet5", seed=1, c3="full")
     assert sum(each.numel() for each in full.parameters()) == 60_000 - 1_516 + 16 * (6 * 25 + 1)
@@ -366,6 +369,7 @@ def test_alexnets_are_built_for_other_sides(name: str) -> None:
             create_model(name, input_size=odd)
 
 
+@pytest.mark.numerical
 def test_columns_of_conv2_see_their_own_maps_only() -> None:
     net = net_of("alexnet")
     x = torch.randn(1, 96, 7, 7)
@@ -384,6 +388,7 @@ def test_alexnet_takes_every_side_that_gives_6_by_6() -> None:
             net(torch.zeros(1, 3, side, 224))
 
 
+@pytest.mark.numerical
 def test_alexnet_drops_half_of_the_hidden_units_in_training_only() -> None:
     net, images = net_of("alexnet", "fan-in"), images_for(net_of("alexnet", "fan-in"), 1)
     with torch.no_grad():
@@ -465,6 +470,7 @@ def test_trace_takes_stages_and_columns_by_name() -> None:
         trace(net_of("lenet5"), images_for(net_of("lenet5")), ["c1.0"])
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_2012", "caffenet", "vgg_a"])
 def test_stages_that_nobody_asks_for_are_passed_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block whose inner stages aren't selected is one operation, with the same result and the same known names."""

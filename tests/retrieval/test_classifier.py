@@ -24,6 +24,7 @@ from convnet.retrieval import classifier
 from convnet.retrieval.classifier import fit_classifier
 from convnet.retrieval.features import open_features
 from convnet.retrieval.pictures import of_files, of_split
+from exported import needs_onnx
 
 CPU = device.choose("fp32", "cpu")
 
@@ -99,7 +100,7 @@ def two(photos: Store) -> list[Checkpoint]:
     """A net that sees pixels less their mean colour, and one that sees more of them, less their mean picture."""
     colour = np.array([90, 100, 110], np.float32)
     return [
-        of("nin_cifar10", {}, photos, crop=28, mean=colour, scale=1 / 64, offset=0.1),
+        of("nin_small", {}, photos, crop=28, mean=colour, scale=1 / 64, offset=0.1),
         of(
             "lenet5",
             {"in_channels": 3, "output": "linear"},
@@ -115,14 +116,14 @@ def two(photos: Store) -> list[Checkpoint]:
 def test_two_nets_features_stand_one_after_the_other(two: list[Checkpoint], photos: Store) -> None:
     """Each net's are those that it has alone, by its own preprocessing; the net that sees most is the first one."""
     some = of_split(photos.split("train")).some(np.arange(0, 90, 3))
-    fitted = fit_classifier([(two[0], "pool1"), (two[1], "f6")], CPU, some)
+    fitted = fit_classifier([(two[0], "cccp1"), (two[1], "f6")], CPU, some)
     made, test = TrainedNet.of(fitted.checkpoint, CPU), photos.split("test")
     squares = np.stack([test.square(i) for i in range(5)])
-    alone = [TrainedNet.of(kept, CPU).features(squares, stage) for kept, stage in ((two[1], "f6"), (two[0], "pool1"))]
+    alone = [TrainedNet.of(kept, CPU).features(squares, stage) for kept, stage in ((two[1], "f6"), (two[0], "cccp1"))]
     expected = torch.cat([torch.nn.functional.normalize(part) for part in alone], 1)
     torch.testing.assert_close(made.features(squares, "features"), expected, atol=1e-5, rtol=1e-4)
     assert made.evaluate(test).top1 < 0.1, "the classes are the pictures' main colours"
-    assert fitted.checkpoint.provenance["fitted"]["stage"] == "pool1,f6"
+    assert fitted.checkpoint.provenance["fitted"]["stage"] == "cccp1,f6"
 
 
 def test_nets_that_see_other_pictures_are_refused(two: list[Checkpoint], untrained: Path, photos: Store) -> None:
@@ -138,10 +139,10 @@ def fit_on(two: list[Checkpoint], photos: Store, run: Run) -> Path:
     folder.mkdir()
     for name, kept in zip("ab", two, strict=True):
         checkpoint.save(folder / f"{name}.ckpt", kept)
-    words = ("fit-classifier", folder / "a.ckpt", folder / "b.ckpt", photos.path, "--stage", "pool3,f6", "-q")
+    words = ("fit-classifier", folder / "a.ckpt", folder / "b.ckpt", photos.path, "--stage", "cccp2,f6", "-q")
     code, said, wrong = run(*words, "--out", folder / "best.ckpt")
     assert code == 0, wrong
-    assert "svm on pool3, f6, 90 pictures, 3 classes; C " in said
+    assert "svm on cccp2, f6, 90 pictures, 3 classes; C " in said
     return folder
 
 
@@ -164,12 +165,11 @@ def test_the_verbs_take_a_classifier_on_two_nets(two: list[Checkpoint], photos: 
     assert (code, "takes a net and a store" in said) == (2, True)
 
 
+@needs_onnx
 @pytest.mark.parametrize("n_nets", [1, 2])
 def test_it_is_exported_to_onnx(
     n_nets: int, two: list[Checkpoint], photos: Store, untrained: Path, few_digits: Store, run: Run
 ) -> None:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package, reason='needs pip install "convnet-classics[onnx]"')
     if n_nets == 2:
         net = fit_on(two, photos, run) / "best.ckpt"
     else:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,16 @@ from convnet.training.fine_tuning import fine_tuning
 from convnet.training.train import train
 from convnet.weights import import_weights
 from runs import Notes
+from thin import THIN, thinned
 
 MEAN = np.asarray([120.0, 110.0, 100.0], np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin() -> Iterator[None]:
+    """Which weights a run begins with, and where it goes on, doesn't depend on their number."""
+    with thinned(THIN):
+        yield
 
 
 @pytest.fixture(scope="module")
