@@ -140,8 +140,7 @@ class Disk:
         place = self._path(file)
         if place is None or "b" not in mode or not set(mode) & set("wxa+"):
             opened = real(file, mode, buffering, *rest, **more)
-            if place is not None:
-                self._open[opened.fileno()] = place
+            self._handle(opened.fileno(), place)
             return opened
         raw = Raw(file, mode.replace("b", ""), opener=more.get("opener", partial(os.open, mode=0o666)))
         raw.disk = self
@@ -154,6 +153,12 @@ class Disk:
             return self._open.get(file)
         path = Path(self._open.get(folder, Path()) if folder is not None else Path(), os.fsdecode(file)).absolute()
         return path if path.is_relative_to(self.root) else None
+
+    def _handle(self, handle: int, place: Path | None) -> None:
+        """Which file below `root` a handle is of; None: of one elsewhere, whatever it was of before."""
+        self._open.pop(handle, None)
+        if place is not None:
+            self._open[handle] = place
 
     def _moved(self, folder: Path) -> None:
         """The folder's names are others now; durable once it is told to the disk."""
@@ -170,7 +175,10 @@ class Disk:
             places = [self._path(file, named.get("dir_fd")) for file in paths(*arguments, **named)]
             place = places[-1]
             if place is None:
-                return real(*arguments, **named)
+                outcome = real(*arguments, **named)
+                if change == "open":
+                    self._handle(outcome, None)
+                return outcome
             if change == "open":
                 return self._opened(real, place, *arguments, **named)
             if (change, os.path.lexists(place)) in (("unlink", False), ("mkdir", True)):
@@ -189,7 +197,7 @@ class Disk:
         if new or flags & os.O_TRUNC:
             self.change("open", place)
         handle = real(path, flags, *rest, **named)
-        self._open[handle] = place
+        self._handle(handle, place)
         if new:
             self._data[os.fstat(handle).st_ino] = Data()
             self._moved(place.parent)

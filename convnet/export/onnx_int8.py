@@ -15,7 +15,6 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from convnet.checkpoint import Checkpoint
 from convnet.data.preprocess import Preprocessing
 from convnet.data.store import Split, Store
-from convnet.errors import ConvnetError, DiskError, UsageError
+from convnet.errors import ConvnetError, UsageError
 from convnet.evaluation.metrics import Scores, Tally, sign_test
 from convnet.evaluation.pictures import split_to_test
 from convnet.evaluation.seen import from_store, in_parts, some
@@ -39,6 +38,7 @@ PICTURES = 32  # at a time; a batch of the calibration
 LAYERS = ("Conv", "Gemm", "Relu", "MaxPool", "Concat")  # what is said in int8
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 RANGES = {"CalibMovingAverage": True}  # onnxruntime's word for the mean over batches
+COPIES = 4  # of the file that lie on the disk at once; where there is room for 3.6 it was enough
 ALLOWED = 0.1  # points of top-1 error that int8 may lose without a warning
 
 
@@ -168,8 +168,8 @@ def _in_int8(data: bytes, calibration: _Calibration, path: Path) -> tuple[bytes,
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        whole, folded, small = (Path(folder) / f"{name}.onnx" for name in ("whole", "folded", "int8"))
+    with atomic.temporary_folder(COPIES * len(data)) as folder, contextlib.redirect_stdout(io.StringIO()):
+        whole, folded, small = (folder / f"{name}.onnx" for name in ("whole", "folded", "int8"))
         atomic.write_atomic(whole, data)
         try:
             quant_pre_process(whole, folded, skip_symbolic_shape=True)
@@ -179,8 +179,8 @@ def _in_int8(data: bytes, calibration: _Calibration, path: Path) -> tuple[bytes,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, extra_options=RANGES,
             )  # fmt: skip
             made = small.read_bytes()
-        except OSError as error:
-            raise DiskError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        except OSError:
+            raise
         except Exception as error:  # onnxruntime's errors have no common type
             reason = " ".join(str(error).split())[:300]
             raise ConvnetError(f"{path}: not written: onnxruntime can't say it in int8: {reason}") from error

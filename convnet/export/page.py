@@ -8,7 +8,6 @@ import base64
 import json
 from importlib.resources import files as resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -37,8 +36,8 @@ def write(net: Net, checkpoint: Checkpoint, path: Path, runtime: Path | None) ->
         raise UsageError(f"{runtime} has no {missing[0]}: {needed}")
     if (n_bytes := sum(each.numel() * each.element_size() for each in net.state_dict().values())) > MOST:
         raise UsageError(f"the net has {n_bytes >> 20} MiB, and a page at most {MOST >> 20}: serve its .onnx as a file")
-    with TemporaryDirectory() as place:
-        file = Path(place) / "net.onnx"
+    with atomic.temporary_folder() as place:
+        file = place / "net.onnx"
         difference, _ = onnx.write(net, checkpoint, file, False, "picture")
         content = file.read_bytes()
     template = resources("convnet.export").joinpath("page.html").read_text(encoding="utf-8")

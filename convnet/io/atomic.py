@@ -9,10 +9,12 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
 from typing import IO
 
@@ -58,6 +60,23 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(f"{path}: disk full; free some space and run the same command again") from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise DiskError(f"{path}: cannot be written: {reason}; mend that and run the same command again") from error
+
+
+@contextmanager
+def temporary_folder(needed: int = 0) -> Iterator[Path]:
+    """An empty folder that is gone when the block ends. needed: bytes that must be free on its disk.
+
+    Raises: DiskError when fewer are, when there is no such folder, or when an OSError leaves the block.
+    """
+    place = "temporary files"
+    try:
+        with TemporaryDirectory(prefix="convnet-") as place:
+            if (free := shutil.disk_usage(place).free) < needed:
+                raise OSError(errno.ENOSPC, f"disk full: {free:,} bytes are free, {needed:,} may be needed")
+            yield Path(place)
+    except OSError as error:
+        advice = "free some space, or let TMPDIR name a folder on another disk, and run the same command again"
+        raise DiskError(f"{error.filename or place}: {error.strerror or error}; {advice}") from error
 
 
 @contextmanager

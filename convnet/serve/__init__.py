@@ -21,7 +21,7 @@ from pathlib import Path
 import uvicorn
 
 from convnet.device import Device
-from convnet.errors import UsageError
+from convnet.errors import Interrupted, UsageError
 from convnet.evaluation.trained_net import checkpoint_at
 from convnet.retrieval.index import load as load_index
 from convnet.serve.confused import confused
@@ -33,11 +33,14 @@ from convnet.serve.worker import Worker
 
 
 def serve(server: Server, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until it is stopped. ready: is told the page's address. Raises: UsageError for a port that isn't free."""
+    """Serves until a signal. ready: is told the page's address. Raises: UsageError for a port in use; Interrupted."""
     with listening(host, port) as listener:
         shown = "localhost" if host in ("127.0.0.1", "localhost") else f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        uvicorn.Server(settings(Guard(application(server), host))).run([listener])
+        try:
+            uvicorn.Server(settings(Guard(application(server), host))).run([listener])
+        except KeyboardInterrupt:  # it raises the signal again that ended it; nothing is left to be gone on with
+            raise Interrupted("the page is closed") from None
 
 
 def settings(app: Guard) -> uvicorn.Config:

@@ -1,7 +1,9 @@
 """Nets in int8: the numbers that a file tells of itself are an independent count's, and its answers near fp32's."""
 
 import json
+import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from convnet.export import export, onnx_int8
 from convnet.nets import create_model
 from convnet.recipe import Recipe
 from exported import livelier, needs_onnx, program_once
+from faults import Disk
 
 
 def lenet5(classes: tuple[str, ...]) -> Checkpoint:
@@ -189,6 +192,43 @@ def test_stores_that_do_not_fit_are_named(
         export(kept, tmp_path / "a.onnx", int8=digits)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     refused(r'pip install "convnet-classics\[onnx\]"', digits)
+
+
+@needs_onnx
+def test_no_room_for_temporary_files_is_told_and_nothing_is_left(
+    few_digits: Store, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program_once(monkeypatch)
+    checkpoint.save(tmp_path / "best.ckpt", lenet5(few_digits.classes))
+    assert run("export", "best.ckpt", "fp32.onnx", "-q")[0] == 0  # torch has a folder of its own among them
+    (place := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    told = "free some space, or let TMPDIR name a folder on another disk, and run the same command again"
+
+    def check(reason: str) -> None:
+        code, _, err = run("export", "best.ckpt", "int8.onnx", "--int8", few_digits.path, "-q")
+        assert (code, err.count("\n"), str(place) in err) == (5, 1, True), err
+        assert reason in err
+        assert not (tmp_path / "int8.onnx").exists()
+        assert list(place.iterdir()) == []
+
+    with Disk(place) as disk:
+        code, _, err = run("export", "best.ckpt", "whole.onnx", "--int8", few_digits.path, "-q")
+    assert code == 0, err
+    assert disk.changes[0].startswith("mkdir convnet-")
+    folders = [at for at, change in enumerate(disk.changes, 1) if change.startswith("mkdir")]
+    for at in folders:  # ours, and those of onnxruntime
+        with Disk(place, "ENOSPC", at):
+            check(told)
+    with Disk(place, "ENOSPC", 3):  # while the file is written there
+        check("disk full; free some space and run the same command again")
+    full = shutil.disk_usage(place)._replace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    check("disk full: 1 bytes are free, ")
+    check(told)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(place / "none")])
+    check(told)
 
 
 def test_a_folder_for_a_hub_has_no_int8(run: Run, digits: Store) -> None:

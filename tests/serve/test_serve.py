@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections import Counter
@@ -46,6 +47,22 @@ def about(app: Guard, name: str, rest: str) -> Any:
     answer = ask(app, "GET", f"/api/pictures/{name}/{rest}")
     assert answer.status == 200, answer
     return answer.json
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_page(number: int, untrained: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn ends and raises it again; nothing is advised, as nothing is to be gone on with."""
+    uvicorn = pytest.importorskip("uvicorn")
+    serving = uvicorn.Server.main_loop
+
+    async def asked(server: Any) -> None:
+        signal.raise_signal(number)
+        await serving(server)
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", asked)
+    code, out, err = run("serve", untrained, "--port", 0, "--device", "cpu")
+    assert out.startswith("convnet: http://localhost:")
+    assert (code, err) == (130, "convnet: the page is closed\n")
 
 
 def test_answers_are_the_commands(app: Guard, untrained: Path, pngs: list[bytes], run: Run, tmp_path: Path) -> None:
