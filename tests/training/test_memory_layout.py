@@ -24,8 +24,15 @@ from convnet.training.memory_layout import CHANNELS_LAST, CONTIGUOUS, choose, kn
 from convnet.training.step import EagerSteps
 from convnet.training.train import train
 from runs import Notes
+from thin import THIN, thinned
 
 FASTER = {CHANNELS_LAST: 1.2, CONTIGUOUS: 1.0}  # seconds: NCHW is faster, clearly
+
+
+@pytest.fixture
+def thin() -> Iterator[None]:
+    with thinned(THIN):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +182,7 @@ def test_the_measure_leaves_the_net_as_it_is(
 
 
 def test_a_run_goes_on_in_the_layout_it_began_with(
-    photos: Store, tmp_path: Path, measure: Measure, monkeypatch: pytest.MonkeyPatch
+    photos: Store, tmp_path: Path, measure: Measure, monkeypatch: pytest.MonkeyPatch, thin: None
 ) -> None:
     """Bitwise, though another layout would be measured now; who asks for another is told that it isn't."""
     recipe = replace(load_recipe("nin_small"), epochs=2, batch=30, precision="fp32")
