@@ -14,7 +14,7 @@ Nothing is fetched from another host, and nothing is written.
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -37,10 +37,9 @@ def serve(server: Server, host: str, port: int, ready: Callable[[str], None]) ->
     with listening(host, port) as listener:
         shown = "localhost" if host in ("127.0.0.1", "localhost") else f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}/")
-        try:
+        with suppress(KeyboardInterrupt):  # it raises the signal again that ended it
             uvicorn.Server(settings(Guard(application(server), host))).run([listener])
-        except KeyboardInterrupt:  # it raises the signal again that ended it; nothing is left to be gone on with
-            raise Interrupted("the page is closed") from None
+        raise Interrupted("the page is closed")
 
 
 def settings(app: Guard) -> uvicorn.Config:
