@@ -1,4 +1,4 @@
-"""Locally connected layers on the CPU, by products that read the pictures where they lie (cpu/local.c).
+"""Locally connected layers on the CPU, by products that read the pictures where they lie (cpu/convolutions/local.c).
 
 Plain form: `plain`, one batched product of the windows, which are copied for it. In bfloat16 the kernel computes in
 float32 too and rounds its results, where the plain form rounds the weights besides.

@@ -2,7 +2,7 @@
 
 #include <stdint.h>
 
-#include "vectors.h"
+#include "../vectors.h"
 
 #define ROWS ((LANES == 4 || LANES == 8) ? 4 : 8) /* whose sums, of WIDE vectors, the registers hold */
 #define WIDE 3
