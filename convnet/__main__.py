@@ -1,6 +1,6 @@
 """`python -m convnet VERB` is the command `convnet VERB`."""
 
-from convnet.cli.app import main
+from convnet.cli import main
 
 if __name__ == "__main__":
     main()
