@@ -17,7 +17,6 @@ plain form, and so do second derivatives and who looks at torch's functions one 
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import ModuleType
 
 import torch
@@ -90,16 +89,19 @@ def lenet5(images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: T
     return features
 
 
-def lenet5_vjp(
-    images: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor
-) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]] | None:
-    """`lenet5`, and what gives the weights' gradients for the features' own, without autograd; None where no kernel
-    serves."""
+def lenet5_step(
+    images: Tensor, labels: Tensor, weights: Sequence[Tensor], outputs: Tensor, inputs: Tensor, codes: Tensor, j: float
+) -> tuple[Tensor, Tensor, list[Tensor]] | None:
+    """The mean loss of eq. 9, how many pictures are wrong, and the weights' gradients, without autograd; None where no
+    kernel serves."""
     if not torch.is_grad_enabled() or not lenet5_cpu.available(images, weights, outputs, inputs):
+        return None
+    if codes.dtype != torch.float32 or codes.device != images.device or len(codes) > lenet5_cpu.CLASSES:
         return None
     known = lenet5_cpu.told(images, weights, outputs, inputs)
     features, kept = lenet5_cpu.forward(images, known)
-    return features, partial(lenet5_cpu.backward, known, kept)
+    loss, wrong, slope = lenet5_cpu.loss(features, codes, labels, j)
+    return loss, wrong, lenet5_cpu.backward(known, kept, slope)
 
 
 def to_blocks(images: Tensor, stride: int, rows: int, columns: int) -> Tensor:

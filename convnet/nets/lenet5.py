@@ -201,19 +201,6 @@ def rbf_loss(logits: Tensor, labels: Tensor, j: float = math.inf) -> Tensor:
     return F.cross_entropy(torch.cat([logits, rubbish], 1), labels)
 
 
-def rbf_slope(features: Tensor, codes: Tensor, labels: Tensor, j: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`rbf_loss` of an `RBF`'s logits, these, and the loss's gradient by the features: to the bit what autograd gives,
-    in a third of its time. float32 (N, D) and (K, D), int64 (N,) -> (), (N, K), (N, D)."""
-    n, k = labels.shape[0], codes.shape[0]
-    differences = features.unsqueeze(1) - codes.to(features.dtype)
-    logits = -(differences * differences).sum(2)
-    log_shares = torch.cat([logits, logits.new_full((n, 1), -j)], 1).log_softmax(1)
-    # The mean loss's slope by a label's log share is -1/n; times -2, as a logit's is -2 times the difference
-    seed = torch.zeros_like(log_shares).scatter_(1, labels.unsqueeze(1), 2 / n)
-    by_logit = torch._log_softmax_backward_data(seed, log_shares, 1, log_shares.dtype).narrow(1, 0, k)
-    return F.nll_loss(log_shares, labels), logits, differences.mul_(by_logit.unsqueeze(2)).sum(1)
-
-
 def _only_adds_up(weight: Tensor) -> bool:
     """Whether a gradient is added up and no more: nobody waits for it, and it lies as the weight does."""
     if type(weight) is not nn.Parameter or weight._backward_hooks or weight._post_accumulate_grad_hooks:
@@ -265,7 +252,8 @@ class LeNet5(Net):
         return self.run(ops.lenet5(images, weights, self.c3.outputs, self.c3.inputs), None, "output")
 
     def loss_and_gradients(self, images: Tensor, labels: Tensor, j: float) -> tuple[Tensor, Tensor] | None:
-        """`rbf_loss` of a batch and the logits, without a graph; the gradients are left where `backward` leaves them.
+        """`rbf_loss` of a batch and how many pictures are wrong, without a graph; the gradients are left where
+        `backward` leaves them.
 
         None, and nothing is done, where autograd must do it: of another output, and for who looks at a layer, at a
         gradient, or at torch's functions."""
@@ -277,15 +265,14 @@ class LeNet5(Net):
         weights = self._weights_of_one_pass(images)
         if weights is None or not all(map(_only_adds_up, weights)) or not any(each.requires_grad for each in weights):
             return None
-        found = ops.lenet5_vjp(images, weights, self.c3.outputs, self.c3.inputs)
+        found = ops.lenet5_step(images, labels, weights, self.c3.outputs, self.c3.inputs, output.codes, j)
         if found is None:
             return None
-        features, gradients_of = found
-        loss, logits, slope = rbf_slope(features, output.codes, labels, j)
-        for weight, gradient in zip(weights, gradients_of(slope), strict=True):
+        loss, wrong, gradients = found
+        for weight, gradient in zip(weights, gradients, strict=True):
             if weight.requires_grad:
                 weight.grad = gradient if weight.grad is None else weight.grad + gradient
-        return loss, logits
+        return loss, wrong
 
     def _weights_of_one_pass(self, images: Tensor) -> list[Tensor] | None:
         """The weights and biases up to F6 where one pass can do with them alone. None where the features must be

@@ -7,6 +7,7 @@
 
 #include "vectors.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -101,6 +102,47 @@ static inline float sum(V v) {
     float total = 0;
     for (int i = 0; i < LANES; i++) total += v[i];
     return total;
+}
+
+/* The output and its loss */
+
+static inline float distance(const float *a, const float *b, int64_t n) { /* squared */
+    V sums = {0};
+    float rest = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) sums += (at(a + i) - at(b + i)) * (at(a + i) - at(b + i));
+    for (; i < n; i++) rest += (a[i] - b[i]) * (a[i] - b[i]);
+    return sum(sums) + rest;
+}
+
+/* Eq. 7 and eq. 9: features (n, F6) and codes (k, F6), k <= 256 -> the gradient of the mean loss (n, F6), that, and how many
+   pictures are nearer to another code than to their label's. 0, or 1 for a label that is none. */
+int lenet5_loss(int64_t n, int64_t k, float j, const float *features, const float *codes, const int64_t *labels, float *slope,
+                float *mean, int64_t *wrong) {
+    float shares[256], loss = 0;
+    *wrong = 0;
+    for (int64_t i = 0; i < n; i++, features += F6, slope += F6) {
+        if (labels[i] < 0 || labels[i] >= k) return 1;
+        float least = j, sum_of = 0;
+        int64_t nearest = 0;
+        for (int64_t c = 0; c < k; c++) {
+            shares[c] = distance(features, codes + c * F6, F6);
+            if (shares[c] < shares[nearest]) nearest = c;
+            least = shares[c] < least ? shares[c] : least;
+        }
+        loss += shares[labels[i]] - least;
+        *wrong += nearest != labels[i];
+        for (int64_t c = 0; c < k; c++) sum_of += shares[c] = expf(least - shares[c]);
+        sum_of += expf(least - j);
+        loss += logf(sum_of);
+        memset(slope, 0, F6 * sizeof *slope);
+        for (int64_t c = 0; c < k; c++) {
+            const float by = 2 * ((c == labels[i]) - shares[c] / sum_of) / (float)n;
+            for (int64_t d = 0; d < F6; d++) slope[d] += by * (features[d] - codes[c * F6 + d]);
+        }
+    }
+    *mean = loss / (float)n;
+    return 0;
 }
 
 /* Forward */

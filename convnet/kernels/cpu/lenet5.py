@@ -15,6 +15,7 @@ from convnet.kernels.cpu.compiled import function
 
 SHAPES = ((6,), (6,), (6,), (16,), (16,), (16,), (120, 16, 5, 5), (120,), (84, 120), (84,))  # of C1's bias and so on,
 # but for C3's kernels
+CLASSES = 256
 SIDE, F6, ALIGNED = 32, 84, 64  # ALIGNED: bytes, as torch places a tensor and vectors want it
 
 
@@ -79,6 +80,19 @@ def backward(known: Told, kept: Tensor, g: Tensor) -> list[Tensor]:
     gradients = [torch.zeros_like(each) for each in known.weights]
     _run("lenet5_backward", known.shape, known.places, _place(kept), _place(g), _places(gradients))
     return gradients
+
+
+def loss(features: Tensor, codes: Tensor, labels: Tensor, j: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`rbf_loss` of features (N, 84) by codes (K, 84), at most `CLASSES`, and int64 labels (N,): the mean, float32 (),
+    how many are wrong, int64 (), and the loss's gradient by the features.
+
+    Raises: IndexError for a label that is none, as torch does."""
+    features, codes, labels = features.contiguous(), codes.contiguous(), labels.contiguous()
+    mean, wrong, slope = features.new_empty(()), labels.new_empty(()), torch.empty_like(features)
+    sizes = ctypes.c_int64(len(labels)), ctypes.c_int64(len(codes)), ctypes.c_float(j)
+    if function("lenet5_loss")(*sizes, *map(_place, (features, codes, labels, slope, mean, wrong))):
+        raise IndexError(f"labels must be 0 to {len(codes) - 1}, got {int(labels.min())} to {int(labels.max())}")
+    return mean, wrong, slope
 
 
 def _dense(weight: Tensor) -> Tensor:
