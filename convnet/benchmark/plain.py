@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from convnet.kernels import local
+from convnet.kernels.ops import locally_connected
 from convnet.kernels.plain import plain_response_norm
 from convnet.nets.convolutions import Columns
 from convnet.nets.layers import Net, response_norm
@@ -54,7 +56,8 @@ def _grouped(columns: Columns) -> nn.Conv2d:
 
 
 class Plain(TorchFunctionMode):
-    """Within the block response normalisation is torch's, and nothing runs in kernels of ours."""
+    """Within the block response normalisation is torch's, locally connected layers are composed of torch's operations,
+    and nothing runs in kernels of ours."""
 
     def __torch_function__(
         self,
@@ -63,8 +66,8 @@ class Plain(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        chosen: Callable[..., object] = _torchs_norm if func is response_norm else func
-        return chosen(*args, **(kwargs or {}))
+        instead: dict[object, Callable[..., object]] = {response_norm: _torchs_norm, locally_connected: local.plain}
+        return instead.get(func, func)(*args, **(kwargs or {}))
 
 
 def _torchs_norm(x: Tensor, n: int, k: float, alpha: float, beta: float) -> Tensor:
