@@ -21,19 +21,24 @@ WHOLE = 16  # maps and pictures: whole vectors on every processor
 AS_READ, BACK = (0, 1, 4, 5, 3, 2), (0, 1, 5, 4, 2, 3)  # weights as (h, w, size, size, maps_in, maps_out); and back
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether `forward` takes these: (N, C, H, H) on the CPU and float32 weights (h, h, K, C, s, s)."""
-    if x.device.type != "cpu" or weight.dtype != torch.float32:
+def serves(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> bool:
+    """Whether `forward` takes these: (N, C, H, H), and float32 weights (h, h, K, C, s, s) and biases (K, h, h), all on
+    the CPU. What doesn't fit together is refused here, as C would read others' memory."""
+    if {each.device.type for each in (x, weight, bias)} != {"cpu"} or x.ndim != 4 or padding < 0:
         return False
+    n, maps_in, side, width = x.shape
+    maps, size = weight.shape[2], weight.shape[-1]
+    out = side + 2 * padding - size + 1
     wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-    fits = x.dtype in (wanted, torch.bfloat16) and len(x) > 0 and weight.shape[2] % WHOLE == 0
-    return fits and compiled.available()
+    fits = n > 0 and x.dtype in (wanted, torch.bfloat16) and weight.dtype == bias.dtype == torch.float32
+    fits = fits and side == width and weight.shape == (out, out, maps, maps_in, size, size)
+    return fits and bias.shape == (maps, out, out) and maps % WHOLE == 0 and compiled.available()
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     """(N, C, H, H), weights (h, h, K, C, s, s), bias (K, h, h) -> (N, K, h, h), channels-last."""
     own, lying = _channels_last(x), _lying(weight)
-    y = bias.detach().permute(1, 2, 0).expand(len(x), -1, -1, -1).contiguous()
+    y = own.new_empty(len(x), *bias.shape[1:], len(bias)).copy_(bias.detach().permute(1, 2, 0))
     shape = _shape(x, weight, padding)
     in_parts(len(x), lambda first, last: _call("local_forward", shape, own, lying, y, first, last))
     return y.permute(0, 3, 1, 2).to(x.dtype)
@@ -125,7 +130,7 @@ _apply_local: Callable[..., Tensor] = _Local.apply
 
 
 def _local(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    form = _apply_local if serves(x, weight) else plain
+    form = _apply_local if serves(x, weight, bias, padding) else plain
     return form(x, weight, bias, padding)
 
 

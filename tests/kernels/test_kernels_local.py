@@ -44,7 +44,7 @@ def test_values_and_gradients(
     own = [x, weight, randn(maps_out, out, out, seed=seed + 2)]
     exact = [each.double().requires_grad_() for each in own]
     own = [each.requires_grad_() for each in own]
-    assert local.serves(x, weight)
+    assert local.serves(*own, padding)
     found, expected = ops.locally_connected(*own, padding), definition(*exact, padding)
     near(found, expected, 30 * (size**2 * maps_in + 1))
     g = randn(*found.shape, seed=seed + 3)
@@ -62,6 +62,37 @@ def test_only_what_is_wanted_is_computed() -> None:
     exact = x.detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(definition(exact, weight.detach().double(), bias.double(), 1).sum(), exact)
     near(dx, expected, 30 * 144)
+
+
+def test_the_bias_stays_as_it_is() -> None:
+    """Results begin as biases; of one picture and one place these would lie as the results do."""
+    for n, out in ((1, 1), (1, 3), (2, 1)):
+        x, weight = randn(n, 16, 4, 4), randn(out, out, 16, 16, 5 - out, 5 - out, seed=1)
+        bias = randn(out, out, 16, seed=2).permute(2, 0, 1)
+        before = bias.clone()
+        found = ops.locally_connected(x, weight, bias)
+        assert torch.equal(bias, before)
+        near(found, definition(x.double(), weight.double(), bias.double(), 0), 30 * 256)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias"),
+    [
+        ((2, 32, 6, 6), (6, 6, 16, 16, 3, 3), (16, 6, 6)),  # more maps than the weights have
+        ((2, 3, 6, 6), (6, 6, 16, 16, 3, 3), (16, 6, 6)),
+        ((2, 16, 5, 5), (6, 6, 16, 16, 3, 3), (16, 6, 6)),
+        ((2, 16, 6, 5), (6, 6, 16, 16, 3, 3), (16, 6, 6)),
+        ((2, 16, 6, 6), (6, 6, 16, 16, 3, 3), (32, 6, 6)),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(x: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...]
+                                               ) -> None:  # fmt: skip
+    """By torch: C would read what lies behind."""
+    own = randn(*x), randn(*weight), randn(*bias)
+    assert not local.serves(*own, 1)
+    with pytest.raises(RuntimeError):
+        ops.locally_connected(*own, 1)
+    assert not local.serves(own[0], own[1].to("meta"), own[2], 1)
 
 
 def test_bfloat16() -> None:
@@ -106,14 +137,14 @@ def test_second_derivatives_and_transforms() -> None:
 
 
 def test_where_it_serves() -> None:
-    x, weight = randn(2, 16, 6, 6), randn(6, 6, 16, 16, 3, 3)
-    assert local.serves(x, weight)
-    assert not local.serves(x.double(), weight.double())
-    assert not local.serves(x[:0], weight)
-    assert not local.serves(x, randn(6, 6, 10, 16, 3, 3))  # no whole vectors of maps
+    x, weight, bias = randn(2, 16, 6, 6), randn(6, 6, 16, 16, 3, 3), randn(16, 6, 6)
+    assert local.serves(x, weight, bias, 1)
+    assert not local.serves(x.double(), weight.double(), bias.double(), 1)
+    assert not local.serves(x[:0], weight, bias, 1)
+    assert not local.serves(x, randn(6, 6, 10, 16, 3, 3), bias[:10], 1)  # no whole vectors of maps
     with torch.autocast("cpu", torch.bfloat16):
-        assert not local.serves(x, weight)
-        assert local.serves(x.bfloat16(), weight)
+        assert not local.serves(x, weight, bias, 1)
+        assert local.serves(x.bfloat16(), weight, bias, 1)
     bias = randn(10, 6, 6)
     near(
         ops.locally_connected(x, randn(6, 6, 10, 16, 3, 3), bias, 1),
