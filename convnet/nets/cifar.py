@@ -45,8 +45,8 @@ class LocallyConnected2d(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """After `to` and the like the weights lie in memory as the products read them, which then need no copy."""
+        self.weight.data = self.weight.data.permute(AS_READ).contiguous().permute(BACK)  # first: `fn` may share it
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.weight.data = self.weight.data.permute(AS_READ).contiguous().permute(BACK)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -105,3 +105,8 @@ def test_local_weights_move_without_a_change() -> None:
     torch.testing.assert_close(weight.grad, net.get_parameter("local3.weight").grad)
     assert weight.grad is not None
     assert weight.grad.stride() == weight.stride()  # no copy
+
+
+def test_local_weights_are_shared_between_processes() -> None:
+    net = create_model("cifar_13", seed=0).share_memory()
+    assert all(weight.is_shared() for weight in net.parameters())
