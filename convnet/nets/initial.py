@@ -5,7 +5,8 @@ values are a function of the generator alone, in the order of the net's paramete
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from types import MappingProxyType
 from typing import TypeVar
@@ -48,6 +49,17 @@ def renew_layers(net: M, paths: Sequence[str], n_units: int, initialize: Callabl
         for name, old in list(layer.named_parameters(recurse=False)):
             new = fresh.get_parameter(f"{path}.{name}").detach().to(old)
             setattr(layer, name, nn.Parameter(new, requires_grad=old.requires_grad))
+
+
+@contextmanager
+def contiguous(net: nn.Module) -> Iterator[None]:
+    """All weights lie contiguously meanwhile: torch fills memory in its own order, and other weights would come out."""
+    others = [(weight, weight.data) for weight in net.parameters() if not weight.is_contiguous()]
+    for weight, values in others:
+        weight.data = values.contiguous()
+    yield
+    for weight, values in others:
+        weight.data = values.copy_(weight.data)
 
 
 def gaussian(

@@ -22,7 +22,7 @@ from convnet.kernels import ops, winograd
 from convnet.kernels.ops import response_norm as response_norm
 from convnet.kernels.plain import Block, norm_in_groups, wide
 from convnet.nets.dropout import checked_rate, dropout
-from convnet.nets.initial import NONE, gaussian, generator_of, renew_layers, uniform_by_fan_in
+from convnet.nets.initial import NONE, contiguous, gaussian, generator_of, renew_layers, uniform_by_fan_in
 from convnet.nets.published import Known
 
 
@@ -133,7 +133,7 @@ class Net(nn.Module):
         """
         if init not in self.inits:
             raise UsageError(unknown("init", init, self.inits))
-        with torch.no_grad():
+        with torch.no_grad(), contiguous(self):
             self.sample_weights(init, generator)
 
     def reset_classifier(self, num_classes: int, init: str = "paper", seed: int | None = None) -> None:

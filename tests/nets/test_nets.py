@@ -291,6 +291,32 @@ def test_no_seed_draws_one_from_torchs_generator() -> None:
     assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["cifar_13", "cifar_26", "nin_small"])
+def test_weights_are_a_function_of_the_generator_however_they_lie(name: str) -> None:
+    """torch fills memory in its order; after `to` locally connected layers and convolutions lie otherwise."""
+    net, other = create_model(name, seed=0), create_model(name, seed=0)
+    other = other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layouts = [weight.stride() for weight in other.parameters()]
+    for init in net.inits:
+        for each in (net, other):
+            each.initialize(init, torch.Generator().manual_seed(1))
+        assert all(map(torch.equal, net.parameters(), other.parameters()))
+    assert [weight.stride() for weight in other.parameters()] == layouts
+    for each in (net, other):
+        each.reset_classifier(7, seed=2)
+    assert all(map(torch.equal, net.parameters(), other.parameters()))
+
+
+def test_new_classes_of_a_net_with_local_weights_begin_as_ever() -> None:
+    net = create_model("cifar_13", seed=0)
+    net.reset_classifier(7, seed=5)
+    expected = torch.Generator().manual_seed(5)
+    sampled = {name: torch.empty(weight.shape).normal_(0, 1, generator=expected)
+               for name, weight in net.named_parameters() if name.endswith("weight")}  # fmt: skip
+    last = net.get_parameter("fc10.weight")
+    torch.testing.assert_close(last / last.std(), sampled["fc10.weight"] / sampled["fc10.weight"].std())
+
+
 def test_alexnet_paper_init_is_section_5() -> None:
     for name, parameter in net_of("alexnet").named_parameters():
         layer = name.partition(".")[0]
