@@ -1,3 +1,6 @@
+import pickle
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +170,28 @@ def turn(rule, name):
     """The weight and its velocity lie column by column, from here on."""
     rule.parameters[name].data = rule.parameters[name].detach().t().contiguous().t()
     rule.velocity[name] = rule.velocity[name].t().contiguous().t()
+
+
+def test_a_rule_can_be_copied_between_steps():
+    """What the kernel in C keeps are places in memory; the copy's weights lie elsewhere."""
+    net = nn.Linear(6, 6)
+    rule = Momentum(net.named_parameters())
+
+    def step(rule):
+        for weight in rule.parameters.values():
+            weight.grad = torch.ones_like(weight)
+        rule.step(0.1)
+
+    step(rule)
+    other, read = deepcopy(rule), pickle.loads(pickle.dumps(rule))
+    before = [weight.clone() for weight in net.parameters()]
+    for each in (other, read):
+        step(each)
+    assert all(map(torch.equal, net.parameters(), before))
+    step(rule)
+    for each in (other, read):
+        for one, two in zip(each.parameters.values(), net.parameters(), strict=True):
+            assert torch.equal(one, two)
 
 
 CHANGES = {

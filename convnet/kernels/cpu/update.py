@@ -61,6 +61,10 @@ class Update:
         self._told: list[object] = []  # what the array was made of
         self._array: ctypes.Array[_Move] | None = None
 
+    def __reduce__(self) -> tuple[type["Update"], tuple[()]]:
+        """A copy begins anew: its weights lie elsewhere."""
+        return Update, ()
+
     def __call__(self, moves: Sequence[Move]) -> list[Move]:
         """Moves each weight once: the small ones by one call, a large one by all threads. What C doesn't take is left
         as it is, and given back."""
