@@ -211,7 +211,9 @@ class _TiledConv(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled():  # someone will differentiate the gradient
             inputs = [each for each, wants in zip((x, weight), wanted, strict=False) if wants]
-            found = iter(torch.autograd.grad(plain(x, weight, None, padding, stride), inputs, g, create_graph=True))
+            found = iter(
+                torch.autograd.grad(plain(x, weight.to(x.dtype), None, padding, stride), inputs, g, create_graph=True)
+            )
             dx, dw = (next(found) if wants else None for wants in wanted[:2])
         else:
             dx, dw = OPS.tiled_conv_backward(x, weight, g, padding, stride, wanted[0], wanted[1])

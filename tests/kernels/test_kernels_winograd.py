@@ -100,6 +100,23 @@ def test_second_derivatives_and_transforms() -> None:
     torch.compiler.reset()
 
 
+def test_second_derivatives_in_bfloat16_of_float32_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As autocast leaves them, which is over when gradients are computed."""
+    monkeypatch.setattr(winograd, "_has_slow_bf16", lambda: True)
+    x, weight = randn(2, 16, 6, 6).bfloat16(), randn(16, 16, 3, 3, seed=1) / 12
+    found = []
+    for form in (lambda x, w: ops.tiled_conv(x, w, None, 1), lambda x, w: F.conv2d(x, w, padding=1)):
+        own = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = form(*own)
+        slopes = torch.autograd.grad(y.float().pow(3).sum(), own, create_graph=True)
+        energy = torch.stack([slope.float().square().sum() for slope in slopes]).sum()
+        found.append(torch.autograd.grad(energy, own))
+    for one, other, wanted in zip(*found, own, strict=True):
+        assert one.dtype == wanted.dtype
+        assert float((one - other).float().norm() / other.float().norm()) < 0.05  # of numbers of 8 bits, summed twice
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_it_serves_training_and_evaluating(training: bool) -> None:
     layer, x = Conv2d(64, 64, 3, padding=1).train(training), randn(4, 64, 32, 32)
