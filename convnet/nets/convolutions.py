@@ -66,8 +66,9 @@ class Columns(nn.ModuleList):
             return False
         if x.device.type != "cpu" or not in_bf16(x):
             return False
-        first = next(self.parameters())
-        return not winograd.serves(x[:, : first.shape[1]], first, self.padding)
+        first = self[0]
+        assert isinstance(first, nn.Conv2d)
+        return not winograd.serves(x[:, : first.in_channels], first.weight, self.padding)
 
 
 class ConnectedColumns(nn.ModuleList):

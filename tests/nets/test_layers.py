@@ -366,6 +366,15 @@ def test_columns_are_a_grouped_convolution(n: int) -> None:
     assert next(iter(columns.state_dict())) == "0.weight"
 
 
+def test_columns_with_weights_of_anothers_making() -> None:
+    """Whose first parameter is another one."""
+    columns, x = Columns(2, 8, 12, 3, padding=1).bfloat16(), randn(2, 8, 5, 5).bfloat16()
+    expected = columns(x)
+    for conv in columns:
+        nn.utils.parametrizations.weight_norm(conv)
+    torch.testing.assert_close(columns(x), expected, atol=0.02, rtol=0.02)
+
+
 def test_check_images_names_what_it_got_and_the_rule() -> None:
     three, one = layers.Net(), layers.Net()
     three.in_channels, one.in_channels = 3, 1
