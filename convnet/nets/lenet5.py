@@ -270,8 +270,14 @@ class LeNet5(Net):
             return None
         loss, wrong, gradients = found
         for weight, gradient in zip(weights, gradients, strict=True):
-            if weight.requires_grad:
-                weight.grad = gradient if weight.grad is None else weight.grad + gradient
+            if not weight.requires_grad:
+                continue
+            if weight.grad is not None:
+                weight.grad.detach().add_(gradient)
+            elif gradient.stride() == weight.stride():
+                weight.grad = gradient
+            else:  # the kernels' of several maps, channels-last
+                weight.grad = torch.empty_like(weight).copy_(gradient)
         return loss, wrong
 
     def _weights_of_one_pass(self, images: Tensor) -> list[Tensor] | None:

@@ -352,6 +352,25 @@ def test_eq_9_is_the_plain_one(j: float) -> None:
         lenet5.loss(features, codes, labels + 1, j)
 
 
+@needs_compiler
+def test_gradients_lie_as_weights_and_add_up_where_they_are() -> None:
+    """As autograd's do: C1's kernels of coloured pictures lie channels-last, and who holds a gradient sees the sum."""
+    net, other = (FP32.take(create_model("lenet5", in_channels=3, seed=0)).train() for _ in range(2))
+    assert not net.get_parameter("c1.weight").is_contiguous()
+    held: list[list[Tensor | None]] = []
+    for seed in range(2):
+        images, labels = randn(11, 3, 32, 32, seed=seed), torch.arange(11) % 10
+        assert net.loss_and_gradients(images, labels, 20.0) is not None
+        rbf_loss(other(images), labels, 20.0).backward()
+        for one, two in zip(net.parameters(), other.parameters(), strict=True):
+            assert one.grad is not None
+            assert two.grad is not None
+            close(one.grad, two.grad)
+            assert one.grad.stride() == two.grad.stride()
+        held.append([weight.grad for weight in net.parameters()])
+    assert all(map(torch.equal, *held))
+
+
 def turned(net: Net) -> None:
     """F6's weights lie column by column."""
     weight = net.get_parameter("f6.weight")
