@@ -62,7 +62,7 @@ def takes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> bool:
     in_bf16 = x.dtype == torch.bfloat16 and (autocast or weight.dtype == torch.bfloat16) and _has_slow_bf16()
     fits = in_bf16 or (x.dtype == weight.dtype == torch.float32 and not autocast)
     fits = fits and x.device.type == weight.device.type == "cpu" and x.ndim == 4
-    maps_out, maps_in, size, width = weight.shape
+    maps_out, maps_in, size, width = map(int, weight.shape)  # in a trace they are tensors, which no dict finds
     if not fits or size != width or (size, stride) not in KERNELS:
         return False
     if x.shape[1] != maps_in or min(maps_in, maps_out) < FEWEST:
@@ -74,7 +74,7 @@ def saves(pictures: Sequence[int], kernels: Sequence[int], padding: int, stride:
           ) -> bool:  # fmt: skip
     """Whether products and transforms take less than the direct sums. pictures: (N, C, H, W); kernels: (K, C, s, s).
     rate: of direct sums, in times that of products in float32."""
-    maps_out, maps_in, size = kernels[:3]
+    maps_out, maps_in, size = map(int, kernels[:3])
     height, width = sides(pictures, size, padding, stride)
     products, read = (KERNELS[size, stride] + TILE - 1) ** 2, stride**2 * maps_in
     tiles = pictures[0] * -(-height // TILE) * -(-width // TILE)
@@ -224,17 +224,22 @@ class _TiledConv(torch.autograd.Function):
 _apply_tiled_conv: Callable[..., Tensor] = _TiledConv.apply
 
 
-def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int) -> Tensor:
+def _tiled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1) -> Tensor:
+    """stride: isn't said by programs that were kept before it was known."""
+    return _apply_tiled_conv(x, weight, bias, padding, stride)
+
+
+def _tiled_conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int = 1) -> Tensor:
     return empty(x, weight, padding, stride)
 
 
 operation(
-    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
-    _apply_tiled_conv,
+    "tiled_conv(Tensor x, Tensor weight, Tensor? bias, int padding, int stride=1) -> Tensor",
+    _tiled_conv,
     plain,
 )
 kernel(
-    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding, int stride) -> Tensor",
+    "tiled_conv_forward(Tensor x, Tensor weight, Tensor? bias, int padding, int stride=1) -> Tensor",
     forward,
     _tiled_conv_fake,
 )
