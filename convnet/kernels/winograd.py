@@ -7,10 +7,10 @@ The pictures' gradient is such a convolution of the results' gradients with the 
 G^T [sum over tiles of (A g A^T) * (B^T d B)] G. At stride 2 each of the four pictures of every other row and column is
 convolved with every other row and column of the kernel. Plain form: F.conv2d.
 
-It rounds by 7e-7 (3 x 3) and 1.5e-6 (5 x 5) of the results' size in the mean at 64 maps, by 1.4e-6 and 1.9e-6 at 256.
-Direct sums round by 2e-7 or 9e-7, as the processor adds them up (AVX2, AVX-512). Of whole nets on photos, the largest
-error of a logit against float64, as a part of the largest logit: VGG-D 1.8e-6 (direct on AVX-512: 2.4e-6), AlexNet
-1.3e-6 (1.5e-6), ZFNet 1.7e-6 (1.5e-6), GoogLeNet 7e-7 (6e-7), the 13 % net 1.7e-6 (1.5e-6).
+In the mean it rounds by 6e-7 to 7e-7 of the results' mean size (3 x 3) and 2.2e-6 to 2.5e-6 (5 x 5), at 64 to 256 maps;
+the kernels' gradient by 7e-7 and 2.5e-6. Direct sums round by 2e-7 to 1e-6, as the processor adds them up. Of whole
+nets on photos, the largest error of a logit against float64, as a part of the largest logit: VGG-D 1.3e-6 (direct on
+AVX-512: 2.4e-6), AlexNet 1.1e-6 (1.5e-6), ZFNet 1.0e-6 (1.5e-6), GoogLeNet 7e-7 (6e-7), the 13 % net 1.9e-6 (1.5e-6).
 
 Paper: Lavin and Gray, Fast algorithms for convolutional neural networks (2015). The points: 0, +-3/4, +-3/2, infinity
 for 3 x 3; 0, +-1/2, +-1, +-2, infinity for 5 x 5.

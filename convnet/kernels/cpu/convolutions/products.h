@@ -20,12 +20,13 @@ typedef struct {
     int64_t of_row, of_vector;
 } Out;
 
-/* out[row][v] = the sum over depths of left[row][depth] * right[depth][v], for so many rows and vectors v; `more`: += */
+/* out[row][v] = the sum over depths of left[row][depth] * right[depth][v], for so many rows and vectors v; `more`: +=, after
+   the sum: sums of sums round less. */
 ALWAYS void block(int rows, int wide, const Left l, const float *left, const Right r, const float *right, const Out o,
                   float *out, int more) {
     V sum[ROWS][WIDE];
     for (int i = 0; i < rows; i++)
-        for (int v = 0; v < wide; v++) sum[i][v] = more ? at(out + i * o.of_row + v * o.of_vector) : (V){0};
+        for (int v = 0; v < wide; v++) sum[i][v] = (V){0};
     for (int64_t k = 0; k < l.blocks; k++, left += l.of_block) {
         const float *own = left;
         for (int64_t d = 0; d < l.n; d++, own += l.of_n, right += r.of_depth) {
@@ -36,7 +37,10 @@ ALWAYS void block(int rows, int wide, const Left l, const float *left, const Rig
         }
     }
     for (int i = 0; i < rows; i++)
-        for (int v = 0; v < wide; v++) put(out + i * o.of_row + v * o.of_vector, sum[i][v]);
+        for (int v = 0; v < wide; v++) {
+            float *place = out + i * o.of_row + v * o.of_vector;
+            put(place, more ? at(place) + sum[i][v] : sum[i][v]);
+        }
 }
 
 /* All rows from `row` on that come by so many at once, of `wide` vectors; the first row that is left. */

@@ -18,6 +18,7 @@
 #include "products.h"
 
 #define TILE 4
+#define AT_ONCE (32 / LANES) /* vectors of maps that are summed up together: kernels of so many lie near, and sums of sums round less */
 #define SIDE 8                                 /* the most pixels that a row of a tile reads */
 
 typedef struct {
@@ -276,7 +277,6 @@ ALWAYS void forward(int pairs, const Convolution *c, const float *x, const float
                     float *work, int64_t first, int64_t last) {
     const int side = 2 * pairs + 2;
     const int64_t in = depth(&c->in), out = depth(&c->out), matrix = rows(c->tiles) * LANES;
-    const Left left = {LANES, LANES, 1, in, matrix};
     const Right right = {LANES, in * LANES * LANES};
     const Out to = {LANES, matrix};
     float *products = work + side * side * in * matrix;
@@ -284,8 +284,11 @@ ALWAYS void forward(int pairs, const Convolution *c, const float *x, const float
         const int64_t end = tile + c->tiles < last ? tile + c->tiles : last;
         taken(points, pairs, side, c, &c->in, x, work, tile, end, 0, in);
         for (int p = 0; p < side * side; p++)
-            multiply(left, work + p * in * matrix, end - tile, right, kernel + p * in * out * LANES * LANES, out, to,
-                     products + p * out * matrix, 0);
+            for (int64_t v = 0; v < in; v += AT_ONCE) {
+                const Left left = {LANES, LANES, 1, in - v < AT_ONCE ? in - v : AT_ONCE, matrix};
+                multiply(left, work + (p * in + v) * matrix, end - tile, right,
+                         kernel + (p * in * out + v) * LANES * LANES, out, to, products + p * out * matrix, v > 0);
+            }
         given(pairs, c, products, bias, y, tile, end);
     }
 }
