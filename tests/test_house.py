@@ -105,7 +105,7 @@ LINES = {
     "evaluation": 1860,
     "export": 1460,
     "io": 2090,
-    "kernels": 3070,
+    "kernels": 3080,
     "nets/": 1910,
     "report": 690,
     "results": 940,

@@ -36,6 +36,7 @@ TRANSFORM = 20  # multiply-adds that take as long as the transform of a value of
 KERNEL_TRANSFORM = 55  # and as that of a kernel's: measured with AVX2 and AVX-512
 BF16_RATE = 3  # at which direct sums are done, in times float32's, with what the casts take
 TILES = 48  # at once, a multiple of 8: their values stay in a core's cache, and all kernels are read each time
+SUMS = 2**25  # floats: of a kernel's gradients at once, where threads are many
 KERNEL_VALUES, WORK, VECTORS = range(3)  # what winograd.c counts
 
 
@@ -166,13 +167,22 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
 def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int) -> Tensor:
     c = _convolution(x, g, weight.shape[2], padding // stride, (stride, 1), False)
     x, g, found = _channels_last(x), _channels_last(g), torch.empty_like(_channels_last(weight))
-    sums = x.new_empty(_count(c, KERNEL_VALUES))
+    n_tiles, vectors, values = len(x) * c.down * c.across, _count(c, VECTORS), _count(c, KERNEL_VALUES)
+    n_threads = torch.get_num_threads()
+    groups = max(1, min(n_threads, n_tiles // TILES, SUMS // values))  # of tiles, each with sums of its own
+    beside = min(vectors, -(-n_threads // groups))  # of maps: each looks at all tiles of its group
+    sums = x.new_empty(groups, values)
 
     def part(first: int, last: int) -> None:
-        _call("winograd_weights", c, x, g, sums, x.new_empty(_count(c, WORK)), len(x) * c.down * c.across, first, last)
+        for job in range(first, last):
+            group, k = divmod(job, beside)
+            tiles = n_tiles * group // groups, n_tiles * (group + 1) // groups
+            maps = vectors * k // beside, vectors * (k + 1) // beside
+            _call("winograd_weights", c, x, g, sums[group], x.new_empty(_count(c, WORK)), *tiles, *maps)
 
-    in_parts(_count(c, VECTORS), part)
-    in_parts(len(weight), lambda first, last: _call("winograd_gradients", c, sums, found, first, last))
+    in_parts(groups * beside, part)
+    total = sums[0] if groups == 1 else sums.sum(0)
+    in_parts(len(weight), lambda first, last: _call("winograd_gradients", c, total, found, first, last))
     return torch.empty_like(weight).copy_(found)
 
 

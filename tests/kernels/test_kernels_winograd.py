@@ -68,6 +68,30 @@ def test_many_tiles_go_through_in_parts(size: int, stride: int, monkeypatch: pyt
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.std()))  # other sums
 
 
+@pytest.mark.parametrize("n_threads", [2, 5])
+@pytest.mark.parametrize("most", [0, winograd.SUMS])
+@pytest.mark.parametrize(("size", "stride"), list(winograd.KERNELS))
+def test_threads_share_the_work(
+    size: int, stride: int, n_threads: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By tiles, where the sums of each find room, else by maps."""
+    monkeypatch.setattr(winograd, "SUMS", most)
+    x, weight, padding = randn(9, 17, 31, 30), randn(35, 17, size, size, seed=1), size // 2 // stride * stride
+    exact = [each.double().requires_grad_() for each in (x, weight)]
+    expected = F.conv2d(exact[0], exact[1], padding=padding, stride=stride)
+    g = randn(*expected.shape, seed=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        near(winograd.forward(x, weight, None, padding, stride), expected, size**2 * 17)
+        dx, dweight = winograd.backward(x, weight, g, padding, stride)
+    finally:
+        torch.set_num_threads(before)
+    wanted = torch.autograd.grad(expected, exact, g.double())
+    near(dx, wanted[0], size**2 * 35)
+    near(dweight, wanted[1], g[:, 0].numel())
+
+
 def test_only_what_is_wanted_is_computed() -> None:
     x, weight = randn(1, 16, 8, 8), randn(16, 16, 3, 3, seed=1).requires_grad_()
     y = ops.tiled_conv(x, weight, None, 1)

@@ -301,16 +301,16 @@ void winograd_forward(const Convolution *c, const float *x, const float *kernel,
         forward(3, c, x, kernel, bias, y, work, first, last);
 }
 
-/* Of vectors v_first to v_last - 1 of the results' maps: the sums over all tiles of the products of their gradients' values
+/* Of vectors v_first to v_last - 1 of the results' maps: the sums over tiles first to last - 1 of the products of their gradients' values
    and the pictures' points. */
 ALWAYS void weights(int pairs, const Convolution *c, const float *x, const float *g, float *sum, float *work,
-                    int64_t n_tiles, int64_t v_first, int64_t v_last) {
+                    int64_t first, int64_t last, int64_t v_first, int64_t v_last) {
     const int side = 2 * pairs + 2;
     const int64_t in = depth(&c->in), out = v_last - v_first, matrix = rows(c->tiles) * LANES;
     const int64_t column = depth(&c->out) * LANES * LANES;
     float *slopes = work + side * side * in * matrix;
-    for (int64_t tile = 0; tile < n_tiles; tile += c->tiles) {
-        const int64_t end = tile + c->tiles < n_tiles ? tile + c->tiles : n_tiles;
+    for (int64_t tile = first; tile < last; tile += c->tiles) {
+        const int64_t end = tile + c->tiles < last ? tile + c->tiles : last;
         const Left left = {1, end - tile, LANES, 1, 0};
         const Right right = {LANES, matrix};
         const Out to = {LANES, column};
@@ -319,14 +319,14 @@ ALWAYS void weights(int pairs, const Convolution *c, const float *x, const float
         for (int p = 0; p < side * side; p++)
             for (int64_t v = 0; v < out; v++)
                 multiply(left, slopes + (p * out + v) * matrix, LANES, right, work + p * in * matrix, in, to,
-                         sum + p * in * column + (v_first + v) * LANES * LANES, tile > 0);
+                         sum + p * in * column + (v_first + v) * LANES * LANES, tile > first);
     }
 }
 
-void winograd_weights(const Convolution *c, const float *x, const float *g, float *sum, float *work, int64_t n_tiles,
-                      int64_t v_first, int64_t v_last) {
+void winograd_weights(const Convolution *c, const float *x, const float *g, float *sum, float *work, int64_t first,
+                      int64_t last, int64_t v_first, int64_t v_last) {
     if (pairs(c) == 2)
-        weights(2, c, x, g, sum, work, n_tiles, v_first, v_last);
+        weights(2, c, x, g, sum, work, first, last, v_first, v_last);
     else
-        weights(3, c, x, g, sum, work, n_tiles, v_first, v_last);
+        weights(3, c, x, g, sum, work, first, last, v_first, v_last);
 }
