@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convnet.kernels.cpu import compiled
-from convnet.kernels.cpu.compiled import function
-from convnet.kernels.cpu.parts import in_parts
+from convnet.kernels.cpu.parts import call, in_parts, pixels
 from convnet.kernels.plain import Context
 from convnet.kernels.register import OPS, kernel, operation
 
@@ -37,27 +36,27 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> bool:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     """(N, C, H, H), weights (h, h, K, C, s, s), bias (K, h, h) -> (N, K, h, h), channels-last."""
-    own, lying = _channels_last(x), _lying(weight)
+    own, lying = pixels(x), _lying(weight)
     y = own.new_empty(len(x), *bias.shape[1:], len(bias)).copy_(bias.detach().permute(1, 2, 0))
     shape = _shape(x, weight, padding)
-    in_parts(len(x), lambda first, last: _call("local_forward", shape, own, lying, y, first, last))
+    in_parts(len(x), lambda first, last: call("local_forward", shape, own, lying, y, first, last))
     return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
 def backward(x: Tensor, weight: Tensor, g: Tensor, padding: int, of_x: bool, of_weight: bool) -> tuple[Tensor, Tensor]:
     """The gradients of x and of the weight from g, that of the results; what isn't wanted is left empty."""
-    own, g, lying = _channels_last(x), _channels_last(g), _lying(weight)
+    own, g, lying = pixels(x), pixels(g), _lying(weight)
     shape = _shape(x, weight, padding)
     dx, dweight = empty_gradients(x, weight)
     if of_x:
         lanes = F.pad(g.permute(2, 3, 1, 0), (0, shape.lanes - len(g))).contiguous()
         summed = own.new_zeros(*x.shape[2:], x.shape[1], shape.lanes)
         vectors = shape.lanes // WHOLE
-        in_parts(vectors, lambda first, last: _call("local_pictures", shape, lanes, lying, summed, first, last))
+        in_parts(vectors, lambda first, last: call("local_pictures", shape, lanes, lying, summed, first, last))
         dx.copy_(summed[..., : len(x)].permute(3, 2, 0, 1))
     if of_weight:
         dweight.zero_()  # for what is beyond the edges
-        in_parts(len(weight) ** 2, lambda first, last: _call("local_weights", shape, own, g, dweight, first, last))
+        in_parts(len(weight) ** 2, lambda first, last: call("local_weights", shape, own, g, dweight, first, last))
     return dx, dweight
 
 
@@ -95,15 +94,6 @@ def _shape(x: Tensor, weight: Tensor, padding: int) -> _Shape:
 
 def _lying(weight: Tensor) -> Tensor:
     return weight.detach().permute(AS_READ).contiguous()
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.detach().float().contiguous(memory_format=torch.channels_last)
-
-
-def _call(name: str, shape: _Shape, *values: Tensor | int) -> None:
-    places = (ctypes.c_int64(v) if isinstance(v, int) else ctypes.c_void_p(v.data_ptr()) for v in values)
-    function(name)(ctypes.byref(shape), *places)
 
 
 class _Local(torch.autograd.Function):

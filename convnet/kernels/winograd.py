@@ -25,7 +25,7 @@ from torch import Tensor
 
 from convnet.kernels.cpu import compiled
 from convnet.kernels.cpu.compiled import function
-from convnet.kernels.cpu.parts import in_parts
+from convnet.kernels.cpu.parts import call, in_parts, pixels
 from convnet.kernels.plain import Context
 from convnet.kernels.register import OPS, constant, kernel, operation
 
@@ -152,13 +152,13 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
     """Fills y, channels-last. turned: x are results' gradients and y the pictures'."""
     strides = (1, stride) if turned else (stride, 1)
     c = _convolution(x, y, weight.shape[2], before, strides, turned)
-    x, weight = _channels_last(x), _channels_last(weight)
+    x, weight = pixels(x), pixels(weight)
     bias = None if bias is None else bias.detach().float().contiguous()
     kernels = x.new_empty(_count(c, KERNEL_VALUES))
-    in_parts(_count(c, VECTORS), lambda first, last: _call("winograd_kernels", c, weight, kernels, first, last))
+    in_parts(_count(c, VECTORS), lambda first, last: call("winograd_kernels", c, weight, kernels, first, last))
 
     def part(first: int, last: int) -> None:
-        _call("winograd_forward", c, x, kernels, bias, y, x.new_empty(_count(c, WORK)), first, last)
+        call("winograd_forward", c, x, kernels, bias, y, x.new_empty(_count(c, WORK)), first, last)
 
     in_parts(len(x) * c.down * c.across, part)
     return y
@@ -166,7 +166,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, before
 
 def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int) -> Tensor:
     c = _convolution(x, g, weight.shape[2], padding // stride, (stride, 1), False)
-    x, g, found = _channels_last(x), _channels_last(g), torch.empty_like(_channels_last(weight))
+    x, g, found = pixels(x), pixels(g), torch.empty_like(pixels(weight))
     n_tiles, vectors, values = len(x) * c.down * c.across, _count(c, VECTORS), _count(c, KERNEL_VALUES)
     n_threads = torch.get_num_threads()
     groups = max(1, min(n_threads, n_tiles // TILES, SUMS // values))  # of tiles, each with sums of its own
@@ -178,25 +178,12 @@ def _of_weight(x: Tensor, weight: Tensor, g: Tensor, padding: int, stride: int) 
             group, k = divmod(job, beside)
             tiles = n_tiles * group // groups, n_tiles * (group + 1) // groups
             maps = vectors * k // beside, vectors * (k + 1) // beside
-            _call("winograd_weights", c, x, g, sums[group], x.new_empty(_count(c, WORK)), *tiles, *maps)
+            call("winograd_weights", c, x, g, sums[group], x.new_empty(_count(c, WORK)), *tiles, *maps)
 
     in_parts(groups * beside, part)
     total = sums[0] if groups == 1 else sums.sum(0)
-    in_parts(len(weight), lambda first, last: _call("winograd_gradients", c, total, found, first, last))
+    in_parts(len(weight), lambda first, last: call("winograd_gradients", c, total, found, first, last))
     return torch.empty_like(weight).copy_(found)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.detach().float().contiguous(memory_format=torch.channels_last)
-
-
-def _call(name: str, c: _Convolution, *values: Tensor | int | None) -> None:
-    """Of winograd.c."""
-    places = (
-        ctypes.c_int64(v) if isinstance(v, int) else ctypes.c_void_p(None if v is None else v.data_ptr())
-        for v in values
-    )
-    function(name)(ctypes.byref(c), *places)
 
 
 def _count(c: _Convolution, of: int) -> int:

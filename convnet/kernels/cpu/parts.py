@@ -1,5 +1,6 @@
-"""Work in C in as many parts at once as torch has threads."""
+"""Work in C, in as many parts at once as torch has threads."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,9 @@ from functools import cache as once
 from itertools import pairwise
 
 import torch
+from torch import Tensor
+
+from convnet.kernels.cpu.compiled import function
 
 
 def in_parts(n: int, part: Callable[[int, int], None]) -> None:
@@ -19,6 +23,20 @@ def in_parts(n: int, part: Callable[[int, int], None]) -> None:
         part(*each)
     for other in others:
         other.result()
+
+
+def call(name: str, shape: ctypes.Structure, *values: Tensor | int | None) -> None:
+    """A function in C of a structure, the places of tensors (None: NULL) and int64 numbers."""
+    places = (
+        ctypes.c_int64(v) if isinstance(v, int) else ctypes.c_void_p(None if v is None else v.data_ptr())
+        for v in values
+    )
+    function(name)(ctypes.byref(shape), *places)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Pictures (N, C, H, W), or kernels, as C reads them: float32, the maps of a pixel together."""
+    return x.detach().float().contiguous(memory_format=torch.channels_last)
 
 
 @once
