@@ -57,9 +57,11 @@ def contiguous(net: nn.Module) -> Iterator[None]:
     others = [(weight, weight.data) for weight in net.parameters() if not weight.is_contiguous()]
     for weight, values in others:
         weight.data = values.contiguous()
-    yield
-    for weight, values in others:
-        weight.data = values.copy_(weight.data)
+    try:
+        yield
+    finally:
+        for weight, values in others:
+            weight.data = values.copy_(weight.data)
 
 
 def gaussian(

@@ -18,6 +18,7 @@ from convnet.kernels.plain import plain_response_norm
 from convnet.nets import layers
 from convnet.nets.cifar import LocallyConnected2d
 from convnet.nets.convolutions import Columns
+from convnet.nets.initial import contiguous
 from convnet.nets.layers import PAPER_LRN, within_map_norm
 from convnet.nets.lenet5 import RBF, TABLE, SparseConv2d, SubSampling, rbf_loss, scaled_tanh
 from convnet.nets.nin import NINNet
@@ -393,3 +394,19 @@ def test_check_images_names_what_it_got_and_the_rule() -> None:
         layers.check_images(torch.zeros(1, 1, 28, 28), one)
     with pytest.raises(UsageError, match=r"alexnet is on cpu, the pictures on meta; move one: net.to\(images.device\)"):
         layers.check_images(torch.zeros(1, 3, 224, 224, device="meta"), three)
+
+
+def test_weights_lie_as_before_after_an_error() -> None:
+    """They are filled contiguously; an error in between leaves their values and their order in memory."""
+    net = nn.Conv2d(3, 4, 5).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stride = net.weight.stride()
+
+    def interrupted() -> None:
+        with contiguous(net):
+            net.weight.data.fill_(2.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert net.weight.stride() == stride
+    assert bool((net.weight == 2).all())

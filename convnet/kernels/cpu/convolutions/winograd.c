@@ -18,8 +18,8 @@
 #include "products.h"
 
 #define TILE 4
-#define AT_ONCE (32 / LANES) /* vectors of maps that are summed up together: kernels of so many lie near, and sums of sums round less */
-#define SIDE 8                                 /* the most pixels that a row of a tile reads */
+#define SIDE 8               /* the most pixels that a row of a tile reads */
+#define AT_ONCE (32 / LANES) /* vectors of maps whose products are summed together: sums of sums round less */
 
 typedef struct {
     int64_t height, width, maps, stride; /* pictures, and the stride of the convolution in them */
